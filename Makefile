@@ -1,0 +1,71 @@
+# Everything runs in .venv, made on first use; `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := worker,flower,embedded,dev
+PYTHON ?= python3 python3.13 python3.12 python3.11
+# what is checked, as far as it exists
+CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
+
+.PHONY: help install demo test check eval bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
+
+install: $(STAMP) ## a virtual environment with everything; does nothing when it is up to date
+
+$(BIN)/python:
+	@found=; for python in $(PYTHON); do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "No Python 3.11, 3.12 or 3.13 was found (tried: $(PYTHON))."; \
+	    echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it: make install PYTHON=/path/to/python3.12"; exit 1; \
+	fi >&2; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    version=$$("$$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "$$found cannot make virtual environments. Debian, Ubuntu: apt-get install python$$version-venv"; exit 1; \
+	fi >&2; \
+	echo "Making $(VENV) with $$("$$found" --version)"; \
+	rm -rf $(VENV); "$$found" -m venv $(VENV)
+
+# pip's own log goes to a file; the larger downloads are shown as they begin
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing; the first time this downloads PyTorch, which takes minutes"
+	@: >$(VENV)/install.log; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	    --constraint constraints.txt --editable '.[$(EXTRAS)]' >>$(VENV)/install.log 2>&1 & pip=$$!; \
+	trap 'kill $$pip 2>/dev/null' INT TERM; \
+	tail --quiet --lines=+1 --follow --pid=$$pip --sleep-interval=0.5 $(VENV)/install.log 2>/dev/null \
+	    | sed -u -nE 's/^ *Downloading ([^-]+-[^-]+)-.*\(([0-9.]+ ?[MG]B)\)/  downloading \1, \2/p; s/^Installing collected.*/  unpacking/p' || true; \
+	if ! wait $$pip; then \
+	    tail -n 15 $(VENV)/install.log; echo "Installing failed; the whole log is $(VENV)/install.log"; exit 1; \
+	fi >&2
+	@touch $@; echo "Installed; the command is $(BIN)/vqa"
+
+demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; DEMO_EXIT=1 ends by itself
+	@$(BIN)/vqa demo $(if $(DEMO_EXIT),--exit)
+
+test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(STAMP) ## formatting, lint, types, import rules, the compose file
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict $(CODE)
+	@$(BIN)/lint-imports
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+eval: $(STAMP) ## how often the small model is right on questions that it has not seen
+	@$(BIN)/python -m bench.evaluate $(ARGS)
+
+bench: $(STAMP) ## answers a second, and how long they take
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what was made here, the virtual environment included
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

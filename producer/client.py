@@ -1,0 +1,130 @@
+"""The producer's client: submits jobs, and waits for their answers on the one reply list that it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+from producer.core import answer_of, chunks, outcome_of, still_open
+from producer.link import Link
+from producer.mailbox import Mailbox
+from producer.states import JobState
+from producer.waits import LOOK, POLL_S, Wait
+from vqa.answer import Answer
+from vqa.job import ImageSource, Job, Lane
+from vqa.ledger import State, WorkerInfo
+from vqa.outcome import Outcome
+from vqa.settings import QueueSettings
+
+
+class Client:
+    """Asks workers through Redis; threads may share one. Close it, or use it in a `with` statement.
+
+        with Client() as client:
+            print(client.ask("cat.jpg", "What is on the mat?").text)
+
+    Settings come from `VQA_` variables unless given, whole or by name: `Client(redis_url="redis://...")`. Every method
+    raises QueueUnavailable when Redis does not answer.
+    """
+
+    def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
+        given = settings.model_dump() if settings else {}
+        self._link = Link(QueueSettings(**(given | overrides)))
+        self._mailbox = Mailbox(self._link)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back. Jobs that are open go on; their answers can be read by any client."""
+        self._link.close()
+
+    @property
+    def settings(self) -> QueueSettings:
+        """What this client goes by."""
+        return self._link.settings
+
+    def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
+        """Submit one question about a picture and wait for its answer.
+
+        `fields` are the job's: timeout_s, max_new_tokens, lane, ... Raises what the job failed with; DeadlineExceeded
+        comes soon after its timeout at the latest, whether workers are up or not.
+        """
+        return self.answer(self.submit(Job.about(image, question, **fields)))
+
+    def submit(self, job: Job) -> str:
+        """Put a job on the queue; its id. The same id again is the same job: it is not run twice."""
+        self._link.submit([job])
+        return job.id
+
+    def submit_many(self, jobs: Iterable[Job]) -> list[str]:
+        """Put many jobs on the queue, several hundred in a round trip; their ids, in order.
+
+        When it raises, the jobs before the failing chunk are on the queue; submitting all of them again is harmless.
+        """
+        ids = []
+        for chunk in chunks(jobs):
+            self._link.submit(chunk)
+            ids += [job.id for job in chunk]
+        return ids
+
+    def answer(self, id: str, timeout_s: float | None = None) -> Answer:
+        """Wait for the answer to a job, whoever submitted it.
+
+        Raises what the job failed with, UnknownJob, or AnswerTimeout once `timeout_s` is over; without one it waits
+        until the job's deadline at most.
+        """
+        [(_, outcome)] = self.answers([id], timeout_s)
+        return answer_of(outcome)
+
+    def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> Iterator[tuple[str, Outcome]]:
+        """How jobs ended, each id once, as they end: an answer, or the error that `answer` would raise.
+
+        Ids that are open when `timeout_s` is over come last, with AnswerTimeout; without one the wait lasts until the
+        jobs' deadlines at most.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._mailbox.waiting(ids) as wait:
+            # what ended before the wait began is announced no more
+            before = iter(list(wait.pending))
+            while chunk := list(islice(before, LOOK)):
+                self._mailbox.look(chunk)
+                yield from self._arrived(wait)
+            yield from self._until_done(wait, end)
+
+    def cancel(self, id: str) -> bool:
+        """End an open job with Cancelled, waiting or running; False where it is not open."""
+        return self._link.cancel(id)
+
+    def states(self, ids: Iterable[str]) -> dict[str, JobState]:
+        """Where each job stands, without waiting."""
+        return self._link.states(list(ids))
+
+    def counts(self) -> dict[Lane, dict[State, int]]:
+        """How many jobs are open, by lane and state."""
+        return self._link.counts()
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that are up."""
+        return self._link.workers()
+
+    def _until_done(self, wait: Wait, end: float | None) -> Iterator[tuple[str, Outcome]]:
+        while wait.pending and (end is None or time.monotonic() < end):
+            soon = time.monotonic() + POLL_S
+            self._mailbox.turn(wait, soon if end is None else min(end, soon))
+            yield from self._arrived(wait)
+        # from here on nothing arrives, so that each id is told once
+        self._mailbox.forget(wait)
+        yield from self._arrived(wait)
+        yield from ((id, still_open()) for id in wait.pending)
+
+    def _arrived(self, wait: Wait) -> Iterator[tuple[str, Outcome]]:
+        while wait.arrived:
+            id, found = wait.arrived.popleft()
+            yield id, outcome_of(self._link.backend, found)

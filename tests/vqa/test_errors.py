@@ -1,0 +1,34 @@
+import inspect
+
+import pytest
+
+from vqa import errors
+from vqa.celery import make_app
+from vqa.errors import EngineError, TransientError, VQAError
+from vqa.outcome import decode, encode
+from vqa.settings import QueueSettings
+
+CLASSES = [member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, VQAError)]
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_every_error_comes_back_from_the_result_backend_as_itself(error: type[VQAError]) -> None:
+    backend = make_app(QueueSettings()).backend
+    back = decode(backend, encode(backend, "1", error("what happened"), attempts=2, last_error="EngineError: x"))
+    assert type(back) is error
+    assert str(back) == "what happened"
+    assert (back.attempts, back.last_error) == (2, "EngineError: x")
+
+
+def test_only_transient_errors_are_worth_a_retry() -> None:
+    assert {error for error in CLASSES if error.retry} == {TransientError, EngineError}
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_the_tree_in_the_docstring_names_every_class(error: type[VQAError]) -> None:
+    assert f" {error.__name__} " in errors.__doc__.replace("\n", " ") or error is VQAError
+
+
+def test_codes_are_the_class_names_as_bulk_files_write_them() -> None:
+    assert errors.DeadlineExceeded.code() == "deadline_exceeded"
+    assert errors.VQAError.code() == "vqaerror"

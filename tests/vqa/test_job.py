@@ -1,0 +1,117 @@
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
+from vqa.store import reference
+
+
+def png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+texts = st.text(min_size=1, max_size=50)
+parts = st.one_of(
+    st.builds(TextPart, text=texts),
+    st.builds(ImagePart, image=st.one_of(st.binary(max_size=40), st.binary().map(reference))),
+)
+jobs = st.builds(
+    Job,
+    messages=st.lists(
+        st.builds(
+            Message,
+            role=st.sampled_from(["system", "user", "assistant"]),
+            content=st.lists(parts, min_size=1).map(tuple),
+        ),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+    max_new_tokens=st.integers(1, 32_768),
+    temperature=st.floats(0, 2),
+    stop=st.lists(texts, max_size=8).map(tuple),
+    timeout_s=st.none() | st.floats(0.001, 86_400),
+    lane=st.sampled_from(["interactive", "bulk"]),
+    retry=st.none() | st.builds(RetryPolicy, attempts=st.integers(1, 100)),
+    metadata=st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=4),
+)
+
+
+@given(jobs)
+def test_a_job_survives_the_way_through_json(job: Job) -> None:
+    assert Job.from_json(job.to_json()) == job
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_whatever_is_not_a_job_is_one_named_error(anything: object) -> None:
+    with pytest.raises(InvalidJob):
+        Job.from_json(json.dumps(anything))
+
+
+@given(st.binary())
+def test_bytes_that_are_no_job_are_one_named_error(anything: bytes) -> None:
+    with pytest.raises(InvalidJob):
+        Job.from_json(anything)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"lane": "fast"}, "lane"),
+        ({"id": "with space"}, "id"),
+        ({"id": "newline\n"}, "id"),
+        ({"retry": {"attempts": 0}}, "retry.attempts"),
+        ({"retry": {"tries": 2}}, "retry.tries"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"stop": ["x"] * 9}, "stop"),
+    ],
+)
+def test_a_misspelt_or_impossible_field_is_refused_by_its_name(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidJob, match=named.replace(".", r"\.")):
+        Job.about(png(), "What is it?", **fields)
+
+
+def test_a_refusal_does_not_repeat_the_users_words() -> None:
+    with pytest.raises(InvalidJob) as caught:
+        Job(messages=[{"role": "user", "content": "secret question"}], metadata={"a": {"secret": "question"}})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_newer_format_is_refused_by_its_own_error() -> None:
+    with pytest.raises(UnsupportedVersion, match="format 2"):
+        Job.from_json({"version": 2, "whatever": "a later vqa writes"})
+
+
+@pytest.mark.parametrize("image", ["http://example.org/a.png", "file:///etc/passwd", "/etc/passwd", "sha256:xyz"])
+def test_an_image_on_the_wire_is_bytes_or_a_reference_and_nothing_that_is_fetched(image: str) -> None:
+    with pytest.raises(InvalidJob, match="nothing fetched"):
+        Job.from_json({"messages": [{"role": "user", "content": [{"type": "image", "image": image}]}]})
+
+
+def test_an_address_given_as_a_picture_is_refused_at_the_producer() -> None:
+    with pytest.raises(BadImage, match="not fetched"):
+        Job.about("https://example.org/a.png", "What is it?")
+
+
+def test_pictures_are_replaced_by_their_references_and_words_stay() -> None:
+    data = png()
+    job = Job.about(data, "What is it?").with_images({data: reference(data)})
+    assert [part.image for part in job.images()] == [reference(data)]
+    assert job.messages[0].content[1] == TextPart(text="What is it?")
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_retry_is_never_later_than_the_cap(attempt: int, base_s: float, cap_s: float) -> None:
+    assert 0 <= RetryPolicy(base_s=base_s, cap_s=cap_s).longest_delay_s(attempt) <= cap_s

@@ -1,0 +1,48 @@
+import pytest
+
+from vqa import Job, RetryPolicy, SettingsError
+from vqa.settings import NAMES, QueueSettings
+
+
+def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQA_REDIS_URI", "redis://localhost")
+    with pytest.raises(SettingsError, match="VQA_REDIS_URI is not a setting.*VQA_REDIS_URL"):
+        QueueSettings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VQA_REDIS_URL", "localhost:6379"),
+        ("VQA_LEASE_S", "soon"),
+        ("VQA_RESULT_TTL_S", "-1"),
+        ("VQA_BULK_RETRY", '{"tries": 3}'),
+        ("VQA_BULK_RETRY", "3 times"),
+        ("VQA_FLOWER_PASSWORD", "short"),
+    ],
+)
+def test_a_bad_value_stops_the_process_and_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as caught:
+        QueueSettings()
+    assert "short" not in str(caught.value)
+
+
+def test_a_name_of_a_worker_is_no_error_at_a_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQA_SLOTS", "16")
+    QueueSettings()
+
+
+def test_a_job_that_names_no_timeout_or_retries_gets_its_lanes() -> None:
+    settings = QueueSettings(bulk_timeout_s=7.0, bulk_retry=RetryPolicy(attempts=9))
+    job = Job(messages=[{"role": "user", "content": "?"}], lane="bulk")
+    resolved = settings.resolved(job)
+    assert (resolved.timeout_s, resolved.retry) == (7.0, RetryPolicy(attempts=9))
+    own = settings.resolved(job.model_copy(update={"timeout_s": 1.0, "retry": RetryPolicy(attempts=1)}))
+    assert (own.timeout_s, own.retry) == (1.0, RetryPolicy(attempts=1))
+
+
+def test_every_field_of_the_queue_is_in_the_table_of_names() -> None:
+    assert {f"VQA_{field.upper()}" for field in QueueSettings.model_fields} <= set(NAMES)

@@ -1,0 +1,51 @@
+"""What producers and workers must agree on: jobs, answers, errors, settings and the ledger. No torch, no model."""
+
+from vqa.answer import Answer, Timings, Usage
+from vqa.errors import (
+    AnswerTimeout,
+    BadImage,
+    Cancelled,
+    DeadlineExceeded,
+    EngineError,
+    ImageMissing,
+    InvalidJob,
+    JobGivenUp,
+    NotReady,
+    PermanentError,
+    PromptTooLong,
+    QueueUnavailable,
+    SettingsError,
+    TransientError,
+    UnknownJob,
+    UnsupportedVersion,
+    VQAError,
+)
+from vqa.job import ImagePart, Job, Message, RetryPolicy, TextPart
+
+__all__ = [
+    "Answer",
+    "AnswerTimeout",
+    "BadImage",
+    "Cancelled",
+    "DeadlineExceeded",
+    "EngineError",
+    "ImageMissing",
+    "ImagePart",
+    "InvalidJob",
+    "Job",
+    "JobGivenUp",
+    "Message",
+    "NotReady",
+    "PermanentError",
+    "PromptTooLong",
+    "QueueUnavailable",
+    "RetryPolicy",
+    "SettingsError",
+    "TextPart",
+    "Timings",
+    "TransientError",
+    "UnknownJob",
+    "UnsupportedVersion",
+    "Usage",
+    "VQAError",
+]

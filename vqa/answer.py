@@ -1,0 +1,54 @@
+"""The answer: the text a job got, with usage and timings. Frozen types with one door in and out of JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vqa.job import Frozen
+
+FinishReason = Literal["stop", "length"]
+
+
+class Usage(Frozen):
+    """Tokens in and out; pictures count as the tokens they become."""
+
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in and out together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Timings(Frozen):
+    """Where an answered job spent its time, in seconds; what is in none of the parts was spent on the way."""
+
+    #: accepted until this attempt was taken, earlier attempts and their delays included
+    queued_s: float = Field(ge=0)
+    #: fetching and decoding its pictures
+    media_s: float = Field(ge=0)
+    #: handed to the engine until the engine was done, waiting for a slot included
+    engine_s: float = Field(ge=0)
+    #: accepted until answered
+    total_s: float = Field(ge=0)
+
+
+class Answer(Frozen):
+    """What a job got."""
+
+    id: str
+    text: str
+    #: `stop` is an end of text or a stop string; `length` is max_new_tokens
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    model: str
+    #: the Celery node that answered, such as card0@host
+    worker: str
+    #: 1 where the first attempt succeeded
+    attempt: int = Field(ge=1)
+    #: the error of the attempt before, as `Class: message`
+    last_error: str | None = None

@@ -1,0 +1,85 @@
+"""The Celery app that producers and workers share, and the message that wakes a worker up for a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Producer, Queue
+
+from vqa.job import LANES, Lane
+from vqa.settings import QueueSettings
+
+#: the one task
+TASK = "vqa.answer"
+
+#: Celery's own default queue: jobs that other apps send without naming a lane
+DEFAULT_QUEUE = "celery"
+
+_QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
+
+#: Celery's task protocol 2 with no arguments: the id in the headers is the whole message
+_BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+
+
+def make_app(settings: QueueSettings) -> Celery:
+    """Celery, set up for jobs that take seconds on a card; each setting with its reason."""
+    app = Celery("vqa", broker=settings.redis_url, backend=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        # nothing but JSON is read or written: no message can run code
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        # a process owns one card and one copy of the weights; its threads wait for the engine
+        worker_pool="threads",
+        # a message is acknowledged when its job is closed, so kombu's copy outlives a killed worker
+        task_acks_late=True,
+        # one message a thread: more would wait here while another card idles
+        worker_prefetch_multiplier=1,
+        # interactive before bulk at every pop; foreign messages last
+        task_queues=_QUEUES,
+        task_default_queue=DEFAULT_QUEUE,
+        broker_transport_options={
+            "queue_order_strategy": "priority",
+            # how long a pop blocks: bounds the wait of a lane that was just left out of one
+            "polling_interval": 0.1,
+            # a Redis that answers nothing is an error, not a hang
+            "socket_timeout": settings.redis_timeout_s,
+            "socket_connect_timeout": min(settings.redis_timeout_s, 5.0),
+            "socket_keepalive": True,
+        },
+        redis_socket_timeout=settings.redis_timeout_s,
+        redis_socket_connect_timeout=min(settings.redis_timeout_s, 5.0),
+        redis_socket_keepalive=True,
+        broker_connection_retry_on_startup=True,
+        # never stop trying: a worker outlives a Redis that is away for an hour
+        broker_connection_max_retries=None,
+        # a job whose message was pushed back by a lost connection is refused by the ledger if it still runs here
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # an answer that meets a Redis in trouble is written when it is back, not lost
+        result_backend_always_retry=True,
+        result_expires=settings.result_ttl_s,
+        # Flower's live view; the events carry ids and states, no user's words
+        worker_send_task_events=True,
+        task_send_sent_event=False,
+        # "started" is an event, not a write to the result backend
+        task_track_started=False,
+        # logs are set up by the worker's own lifecycle
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+def publish(producer: Producer, id: str, lane: Lane) -> None:
+    """Send the wake-up for a job that the ledger holds. With `producer.batch()` around, several in one round trip."""
+    headers: dict[str, Any] = {"lang": "py", "task": TASK, "id": id, "root_id": id, "retries": 0, "ignore_result": True}
+    # the anonymous exchange delivers to the list of that name: no binding to look up
+    producer.publish(
+        _BODY,
+        exchange="",
+        routing_key=lane,
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers=headers,
+        correlation_id=id,
+    )

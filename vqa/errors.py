@@ -1,0 +1,109 @@
+"""Everything that can go wrong with a job, as one tree; the class says whether another attempt is worth it.
+
+    VQAError
+    ├── TransientError            another attempt may succeed
+    │   └── EngineError           the engine failed on this prompt, or its process is going down
+    ├── PermanentError            the same job would fail again
+    │   ├── InvalidJob            not a job: a misspelt field, a value out of range
+    │   │   └── UnsupportedVersion    written by a newer vqa than this worker
+    │   ├── BadImage              not a picture we read, or over the limits on bytes and pixels
+    │   ├── ImageMissing          its picture is not (or no longer) in the image store
+    │   ├── PromptTooLong         more tokens than a slot holds
+    │   ├── DeadlineExceeded      its timeout ran out, waiting or running
+    │   ├── Cancelled             somebody asked for it to stop
+    │   └── JobGivenUp            its attempts are used up by workers that vanished
+    ├── AnswerTimeout             the caller stopped waiting; the job itself goes on
+    ├── UnknownJob                no job of that id is open, and no outcome of it is kept
+    ├── QueueUnavailable          Redis did not answer
+    ├── SettingsError             a setting is wrong; the message names the variable
+    └── NotReady                  a worker could not load its model or does not fit its card
+
+Messages never hold a question, an answer or a picture: Flower and the logs show them. Constructors take the message
+alone, so that Celery's result backend can rebuild the class at the producer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+
+class VQAError(Exception):
+    """Root of the tree. `attempts` and `last_error` are filled in where an outcome is read."""
+
+    retry: ClassVar[bool] = False
+    #: attempts that the job had when it ended; 0 where it never ran or the error is not an outcome
+    attempts: int = 0
+    #: the transient error of the attempt before the last, as `Class: message`
+    last_error: str | None = None
+
+    @classmethod
+    def code(cls) -> str:
+        """The class's name as bulk files and HTTP write it: `DeadlineExceeded` is `deadline_exceeded`."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class TransientError(VQAError):
+    """Another attempt may succeed: the job is retried as its retry policy says."""
+
+    retry = True
+
+
+class EngineError(TransientError):
+    """The engine failed on this prompt, or the process that held it is going down."""
+
+
+class PermanentError(VQAError):
+    """The same job would fail again."""
+
+
+class InvalidJob(PermanentError):
+    """Not a job: a misspelt field, a value out of range, no question."""
+
+
+class UnsupportedVersion(InvalidJob):
+    """The job was written by a newer vqa than the worker that took it; upgrade the workers first."""
+
+
+class BadImage(PermanentError):
+    """Not a picture that we read, or over the limits on bytes and pixels."""
+
+
+class ImageMissing(PermanentError):
+    """The job's picture is not, or no longer, in the image store."""
+
+
+class PromptTooLong(PermanentError):
+    """The prompt and its answer need more tokens (or memory) than a slot holds."""
+
+
+class DeadlineExceeded(PermanentError):
+    """The job's timeout ran out, while it waited or while it ran."""
+
+
+class Cancelled(PermanentError):
+    """Somebody asked for the job to stop."""
+
+
+class JobGivenUp(PermanentError):
+    """Workers vanished under the job until its attempts were used up."""
+
+
+class AnswerTimeout(VQAError):
+    """The caller's own wait ended; the job goes on and its answer can be collected later."""
+
+
+class UnknownJob(VQAError):
+    """No job of that id is open, and no outcome of it is kept."""
+
+
+class QueueUnavailable(VQAError):
+    """Redis did not answer in time; whatever was accepted before is kept."""
+
+
+class SettingsError(VQAError):
+    """A setting is wrong; the message names the variable."""
+
+
+class NotReady(VQAError):
+    """A worker could not load its model, or its slots do not fit its card."""

@@ -1,0 +1,186 @@
+"""The job: what a producer asks and a worker answers. Frozen types with one door in and out of JSON.
+
+Knows nothing of Redis, Celery or models. Every field is checked where a job is made, so a misspelt one is refused at
+the producer and never travels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
+
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
+from vqa.image import from_data_url, read_image, to_data_url
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+
+#: the version of the job format that this code writes; a worker refuses a newer one
+VERSION = 1
+
+_REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def _image_from_json(value: object) -> object:
+    if not isinstance(value, str) or _REFERENCE.fullmatch(value):
+        return value
+    if value[:5].lower() == "data:":
+        try:
+            return from_data_url(value)
+        except BadImage as error:
+            raise ValueError(str(error)) from None
+    raise ValueError("an image is bytes, a data: URL or a reference into the image store (sha256:...), nothing fetched")
+
+
+def _image_to_json(value: str | bytes) -> str:
+    return to_data_url(value) if isinstance(value, bytes) else value
+
+
+ImageSource = str | Path | bytes | BinaryIO | Image.Image
+ImageContent = Annotated[
+    bytes | str,
+    BeforeValidator(_image_from_json),
+    PlainSerializer(_image_to_json, return_type=str),
+    Field(description="sha256:<64 hex digits> in the image store, or data:image/TYPE;base64,<bytes>"),
+]
+
+
+class Frozen(BaseModel):
+    """Immutable, and a field that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class TextPart(Frozen):
+    """Words of a message."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(Frozen):
+    """A picture of a message: its encoded bytes, or where the image store keeps them."""
+
+    type: Literal["image"] = "image"
+    image: ImageContent
+
+
+class Message(Frozen):
+    """One turn of the chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: tuple[Annotated[TextPart | ImagePart, Field(discriminator="type")], ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_text(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("content"), str):
+            return {**data, "content": ({"type": "text", "text": data["content"]},)}
+        return data
+
+
+class RetryPolicy(Frozen):
+    """How often and how soon a job is tried again after a transient error.
+
+    The delay before attempt n + 1 is drawn from 0 to min(cap_s, base_s * 2**(n - 1)): full jitter, as in "Exponential
+    Backoff And Jitter" (AWS Architecture Blog, 2015).
+    """
+
+    attempts: int = Field(default=3, ge=1, le=100)
+    base_s: float = Field(default=1.0, ge=0)
+    cap_s: float = Field(default=60.0, ge=0)
+
+    def longest_delay_s(self, attempt: int) -> float:
+        """The upper end of the jitter after attempt number `attempt` (from 1)."""
+        # 2**63 is past any cap; a larger exponent would overflow a float
+        return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 63))
+
+
+class Job(Frozen):
+    """A question about pictures, or any chat with images in it."""
+
+    VERSION: ClassVar[int] = VERSION
+
+    version: int = Field(default=VERSION, ge=1)
+    id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=r"^[A-Za-z0-9._:@+-]{1,128}$")
+    messages: tuple[Message, ...] = Field(min_length=1)
+    max_new_tokens: int = Field(default=256, ge=1, le=32_768)
+    #: 0 is greedy: the same prompt gets the same answer
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    #: generation ends before the first of these; they are not part of the answer
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=8)
+    #: seconds from acceptance to the deadline; the lane's default where None
+    timeout_s: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    lane: Lane = "interactive"
+    #: the lane's default where None
+    retry: RetryPolicy | None = None
+    #: the caller's own words about the job; carried along, never shown to the model
+    metadata: Mapping[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict, max_length=16
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidJob(explain(error)) from None
+
+    @classmethod
+    def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
+        """A job of one picture and one question. Raises BadImage or InvalidJob."""
+        parts = (ImagePart(image=read_image(image)), TextPart(text=question))
+        return cls(messages=(Message(role="user", content=parts),), **fields)
+
+    @classmethod
+    def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Self:
+        """The job in a JSON document or in what one was parsed into.
+
+        Raises UnsupportedVersion when a newer vqa wrote it, InvalidJob for anything else that is not a job.
+        """
+        try:
+            fields = json.loads(data) if isinstance(data, str | bytes) else data
+        except ValueError:
+            raise InvalidJob("a job is one JSON object; this is not JSON") from None
+        if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
+            raise InvalidJob(f"a job is one JSON object, not {type(fields).__name__}")
+        version = fields.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
+            raise UnsupportedVersion(f"the job is of format {version}, this worker reads up to {VERSION}; upgrade it")
+        return cls(**fields)
+
+    def to_json(self) -> bytes:
+        """One JSON document."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    def images(self) -> Iterator[ImagePart]:
+        """The pictures in the order in which the model sees them."""
+        return (part for message in self.messages for part in message.content if isinstance(part, ImagePart))
+
+    def with_images(self, contents: Mapping[bytes, str]) -> Self:
+        """The same job with each picture's bytes replaced by the reference that `contents` has for them."""
+
+        def replaced(message: Message) -> Message:
+            parts = (
+                ImagePart(image=contents[part.image])
+                if isinstance(part, ImagePart) and isinstance(part.image, bytes)
+                else part
+                for part in message.content
+            )
+            return message.model_copy(update={"content": tuple(parts)})
+
+        return self.model_copy(update={"messages": tuple(map(replaced, self.messages))})
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line: where and what, and nothing of the values (they may be a user's words)."""
+    return "; ".join(
+        f"{'.'.join(map(str, entry['loc'])) or 'job'}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in error.errors(include_input=False, include_url=False, include_context=False)
+    )

@@ -1,0 +1,136 @@
+"""Settings from the environment: the one table of `VQA_` names, and what producers and workers both need.
+
+A value that does not fit, or a `VQA_` name that is not in the table, raises SettingsError naming the variable: a typing
+error never turns into a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSetting
+
+from vqa.errors import SettingsError
+from vqa.job import Job, Lane, RetryPolicy
+
+PREFIX = "VQA_"
+
+#: every name, whoever reads it; the README's table is checked against this one
+NAMES: Mapping[str, str] = {
+    "VQA_REDIS_URL": "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS",
+    "VQA_REDIS_TIMEOUT_S": "how long a call to Redis may take before it counts as failed",
+    "VQA_RESULT_TTL_S": "how long an outcome is kept for reading",
+    "VQA_INTERACTIVE_TIMEOUT_S": "timeout of an interactive job that names none",
+    "VQA_BULK_TIMEOUT_S": "timeout of a bulk job that names none",
+    "VQA_INTERACTIVE_RETRY": 'retry policy of an interactive job that names none, as JSON: {"attempts": 3}',
+    "VQA_BULK_RETRY": "the same for a bulk job",
+    "VQA_IMAGE_MAX_BYTES": "a picture with more bytes is refused",
+    "VQA_IMAGE_MAX_PIXELS": "a picture with more pixels is refused",
+    "VQA_LEASE_S": "a worker that has not renewed for so long has lost its jobs; renewed every third of it",
+    "VQA_FLOWER_USER": "user of Flower's pages",
+    "VQA_FLOWER_PASSWORD": "password of Flower's pages; drawn at random by the demo when unset",
+    "VQA_FLOWER_ADDRESS": "address that Flower listens on; /metrics there asks for no password",
+    "VQA_FLOWER_PORT": "port that Flower listens on",
+    "VQA_ENGINE": "pipeline (any image-text-to-text model) or echo (no model: for tests and queue load)",
+    "VQA_MODEL": "model by hub name or local folder",
+    "VQA_REVISION": "the model's commit or tag on the hub",
+    "VQA_CARDS": "cards to use, such as 0,1; all where unset; cpu for none",
+    "VQA_SLOTS": "concurrent jobs a card: 16, or by card 0=16,1=8; from free memory where unset",
+    "VQA_SLOT_TOKENS": "tokens of prompt and answer together that a slot holds",
+    "VQA_REPLICAS": "loaded pipelines on a card, for models small enough",
+    "VQA_MICROBATCH": "most prompts that a pipeline runs together; half the slots where unset",
+    "VQA_MICROBATCH_WAIT_MS": "how long a microbatch that is not full waits for another prompt",
+    "VQA_DTYPE": "auto, float32, float16 or bfloat16",
+    "VQA_MAX_IMAGE_TOKENS": "a picture is scaled down to at most so many tokens of 32 x 32 pixels",
+    "VQA_TRUST_REMOTE_CODE": "run code that comes with the model; off unless set",
+    "VQA_MEDIA_THREADS": "threads that decode pictures",
+    "VQA_READY_TIMEOUT_S": "a worker that is not ready after so long is given up",
+    "VQA_RESTARTS": "a card whose worker died so often in a row is given up",
+    "VQA_DRAIN_S": "how long a stopping worker finishes what it holds before it gives the rest back",
+    "VQA_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
+    "VQA_ECHO_DELAY_S": "how long the echo engine takes for an answer",
+    "VQA_ECHO_LOAD_S": "how long the echo engine takes to be ready",
+}
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raise SettingsError for the first `VQA_` name that is not in the table, with the nearest one that is."""
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in NAMES:
+            near = difflib.get_close_matches(name.upper(), NAMES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; `vqa settings` lists the names"
+            raise SettingsError(f"{name} is not a setting of vqa{hint}")
+
+
+class Settings(BaseSettings):
+    """Read from `VQA_` variables, or given by field name; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    def __init__(self, **values: Any) -> None:
+        refuse_unknown(os.environ)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+        except UnreadableSetting as error:
+            field = str(error).split('"')[1]
+            raise SettingsError(f"{PREFIX}{field.upper()}: not valid JSON") from None
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        f"{PREFIX}{'.'.join(map(str, entry['loc'])).upper()}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+class QueueSettings(Settings):
+    """What producers and workers must agree on."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_timeout_s: float = Field(default=30.0, gt=0)
+    result_ttl_s: int = Field(default=86_400, ge=1)
+    interactive_timeout_s: float = Field(default=60.0, gt=0)
+    bulk_timeout_s: float = Field(default=86_400.0, gt=0)
+    interactive_retry: RetryPolicy = RetryPolicy(attempts=3, base_s=1, cap_s=60)
+    bulk_retry: RetryPolicy = RetryPolicy(attempts=5, base_s=2, cap_s=300)
+    image_max_bytes: int = Field(default=20 * 2**20, ge=1)
+    image_max_pixels: int = Field(default=50_000_000, ge=1)
+    lease_s: float = Field(default=9.0, ge=0.3)
+    flower_user: str = "vqa"
+    flower_password: str | None = Field(default=None, min_length=8)
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65_535)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        if urlsplit(url).scheme not in {"redis", "rediss"} or not urlsplit(url).hostname:
+            raise ValueError("a Redis address is redis://[user:password@]host[:port][/number], or rediss:// for TLS")
+        return url
+
+    def resolved(self, job: Job) -> Job:
+        """The job with its lane's defaults written into it, so that it means the same to every reader."""
+        return job.model_copy(
+            update={
+                "timeout_s": job.timeout_s or self.timeout_s(job.lane),
+                "retry": job.retry or self.retry(job.lane),
+            }
+        )
+
+    def timeout_s(self, lane: Lane) -> float:
+        """Seconds that a job on `lane` has when it names none."""
+        return self.interactive_timeout_s if lane == "interactive" else self.bulk_timeout_s
+
+    def retry(self, lane: Lane) -> RetryPolicy:
+        """The retry policy of a job on `lane` that names none."""
+        return self.interactive_retry if lane == "interactive" else self.bulk_retry

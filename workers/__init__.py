@@ -1,0 +1,1 @@
+"""Answers: one Celery worker process a card, each with one loaded model."""

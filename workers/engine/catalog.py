@@ -1,0 +1,19 @@
+"""The engines there are. Each is imported when it is made, so that the echo engine needs no torch."""
+
+from __future__ import annotations
+
+from workers.engine.base import Engine
+from workers.engine.settings import EngineSettings
+
+
+def make_engine(settings: EngineSettings, slots: int) -> Engine:
+    """The engine that `settings` names, not started, for a card with `slots`."""
+    match settings.engine:
+        case "echo":
+            from workers.engine.echo import EchoEngine
+
+            return EchoEngine(settings, slots)
+        case "pipeline":
+            from workers.engine.pipeline import PipelineEngine
+
+            return PipelineEngine(settings, slots)

@@ -1,0 +1,94 @@
+"""From a model's name to one loaded `transformers.pipeline("image-text-to-text")`, without torchvision.
+
+The released torchvision does not import beside every torch build, and transformers asks for it on behalf of videos
+only: so pictures go through the image processor's Pillow backend, and Qwen3-VL's processor is built without its video
+part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+from transformers.processing_utils import ProcessorMixin
+
+from vqa.errors import NotReady
+from workers.engine.settings import EngineSettings
+
+_QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+
+
+class PictureProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor for text and pictures; transformers reads the parts to load from this signature."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        for name in ("image", "video"):
+            self._name_token(name, f"<|{name}_pad|>", tokenizer)
+        for name in ("vision_start", "vision_end"):
+            self._name_token(name, f"<|{name}|>", tokenizer)
+        # past Qwen3VLProcessor's own, which insists on a video processor
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
+
+    def _name_token(self, name: str, token: str, tokenizer: Any) -> None:
+        setattr(self, f"{name}_token", token)
+        setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+
+
+def load(settings: EngineSettings) -> ImageTextToTextPipeline:
+    """The pipeline that `settings` names, on the process's card where it has one. Raises NotReady.
+
+    Each call loads its own model, tokenizer and processor: none of them can be shared by threads.
+    """
+    try:
+        return _load(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    except torch.OutOfMemoryError:
+        raise NotReady(
+            f"{settings.model} (VQA_MODEL) does not fit the card's free memory; take a smaller model, or fewer "
+            f"replicas (VQA_REPLICAS={settings.replicas})"
+        ) from None
+    except ImportError as error:
+        raise NotReady(f"{settings.model} (VQA_MODEL) needs a package: {_first_line(error)}") from error
+    except Exception as error:
+        # transformers, the hub's client and safetensors raise of many kinds; the cause is kept for the log
+        raise NotReady(
+            f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; check the name, the network and "
+            f"HF_TOKEN, or give a local folder"
+        ) from error
+
+
+def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
+    origin: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    config = AutoConfig.from_pretrained(settings.model, **origin)
+    processor = _load_processor(settings, config.model_type, origin)
+    dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
+    model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, config=config, dtype=dtype, **origin)
+    loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)
+    assert isinstance(loaded, ImageTextToTextPipeline)
+    return loaded
+
+
+def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:
+    kind = PictureProcessor if model_type in _QWEN3_VL else AutoProcessor
+    processor = kind.from_pretrained(settings.model, backend="pil", **origin)
+    # decoding continues at the right end of a row; right-padded rows give wrong answers and no error
+    processor.tokenizer.padding_side = "left"
+    _cap_pictures(processor.image_processor, settings.max_image_tokens)
+    return processor
+
+
+def _cap_pictures(image_processor: Any, max_image_tokens: int) -> None:
+    """Lower the most pixels of a picture, where the processor has such a number (Qwen's do); never raise it."""
+    size = dict(image_processor.size or {})
+    patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
+    if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
+        most = max_image_tokens * (patch * merge) ** 2
+        if size["longest_edge"] > most:
+            least = min(size["shortest_edge"], most)
+            image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

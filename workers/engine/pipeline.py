@@ -1,0 +1,93 @@
+"""The pipeline engine: any model that `transformers.pipeline("image-text-to-text")` loads, in microbatches.
+
+Static batching: a microbatch is decoded until its last row has ended, though each row's answer is given at its own
+end. Replicas (each with its own model, tokenizer and thread) take microbatches from one queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from vqa.errors import EngineError
+from workers.engine.base import Completion, Prompt
+from workers.engine.clock import Clock
+from workers.engine.held import Holdings
+from workers.engine.replica import Replica
+from workers.engine.settings import EngineSettings
+from workers.engine.waiting import Waiting
+
+#: a thread that is stuck in CUDA cannot be ended; the process has to go without it
+_JOIN_S = 10.0
+
+
+class PipelineEngine:
+    """The engine protocol over `settings.replicas` loaded pipelines."""
+
+    def __init__(self, settings: EngineSettings, slots: int) -> None:
+        self.model = settings.model
+        self._settings = settings
+        # replicas share the card's slots
+        self._microbatch = max(1, min(settings.microbatch_of(slots), slots // settings.replicas))
+        self._clock = Clock("deadlines")
+        self._holdings = Holdings(self._clock)
+        self._waiting = Waiting(settings.microbatch_wait_ms / 1000, settings.max_image_tokens)
+        self._threads: list[threading.Thread] = []
+        self._on_crash: Callable[[BaseException], None] = lambda error: None
+
+    def start(self, on_crash: Callable[[BaseException], None]) -> None:
+        """Load the replicas one after another and let each answer a tiny picture. Raises NotReady."""
+        self._on_crash = on_crash
+        self._clock.start()
+        for number in range(self._settings.replicas):
+            ready: Future[None] = Future()
+            thread = threading.Thread(target=self._live, args=(ready,), name=f"engine-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+            try:
+                ready.result()
+            except BaseException:
+                # one replica that cannot load, or an interrupt while it does: none is to go on
+                self.stop()
+                raise
+
+    def submit(self, prompt: Prompt) -> Future[Completion]:
+        """Queue a prompt."""
+        held = self._holdings.hold(prompt)
+        if not held.settled:
+            self._waiting.add(held)
+        return held.future
+
+    def cancel(self, id: str) -> None:
+        """Fail the prompt with Cancelled; if it runs, its row ends with the step."""
+        self._holdings.cancel(id)
+
+    def stop(self) -> None:
+        """Fail what is held with EngineError, and end the threads after the step they are in."""
+        self._close(EngineError("the engine is stopping"))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_S)
+        self._clock.stop()
+
+    def _live(self, ready: Future[None]) -> None:
+        try:
+            replica = Replica(self._settings, self._microbatch)
+            replica.warm_up()
+        except BaseException as error:
+            # whatever it is, `start` raises it
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        try:
+            replica.serve(self._waiting)
+        except BaseException as error:
+            # nothing of what escapes is known to be harmless, so every prompt is let go and the worker told
+            if self._close(EngineError(f"the engine crashed ({type(error).__name__})")):
+                self._on_crash(error)
+
+    def _close(self, error: EngineError) -> bool:
+        first = self._holdings.close(error)
+        self._waiting.close()
+        return first

@@ -1,0 +1,165 @@
+"""One loaded pipeline and the one thread that touches it: it answers microbatches, and a failure stays its prompt's."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteriaList
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
+from vqa.errors import EngineError, NotReady, PromptTooLong, VQAError
+from workers.engine.base import Prompt, Turn
+from workers.engine.encoding import Encoder
+from workers.engine.held import Held
+from workers.engine.loading import load
+from workers.engine.row import Row, RowEnds
+from workers.engine.settings import EngineSettings
+from workers.engine.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+#: how long a microbatch stays smaller after the memory ran out
+_SMALLER_FOR_S = 300.0
+
+
+class _Fate(Enum):
+    DONE = auto()
+    OUT_OF_MEMORY = auto()
+    FAILED = auto()
+
+
+class Replica:
+    """A loaded pipeline. Every method is for the thread that made it."""
+
+    def __init__(self, settings: EngineSettings, microbatch: int) -> None:
+        """Load. Raises NotReady."""
+        # its methods have no types
+        self.pipe: Any = load(settings)
+        self._encoder = Encoder(self.pipe, settings.slot_tokens)
+        self._end_ids = _end_ids(self.pipe)
+        self._microbatch = microbatch
+        self._smaller = microbatch
+        self._smaller_until = 0.0
+
+    @property
+    def limit(self) -> int:
+        """Prompts that the next microbatch may have."""
+        return self._smaller if time.monotonic() < self._smaller_until else self._microbatch
+
+    def warm_up(self) -> None:
+        """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
+        picture = Image.new("RGB", (64, 64), "white")
+        held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
+        self.answer([held])
+        if error := held.future.exception():
+            raise NotReady(f"the model is loaded but does not answer: {error}")
+
+    def serve(self, waiting: Waiting) -> None:
+        """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""
+        while (microbatch := waiting.take(self.limit)) is not None:
+            self.answer(microbatch)
+
+    def answer(self, microbatch: Sequence[Held]) -> None:
+        """Settle every prompt of the microbatch."""
+        rows = [row for held in microbatch if (row := self._row(held)) is not None]
+        by_kind = sorted(rows, key=lambda row: row.encoded.kind)
+        work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.encoded.kind))
+        while work:
+            if rows := [row for row in work.popleft() if not row.held.settled]:
+                work.extendleft(self._generate(rows))
+
+    def _row(self, held: Held) -> Row | None:
+        if held.settled:
+            return None
+        try:
+            encoded = self._encoder.encode(held.prompt)
+        except VQAError as error:
+            held.fail(error)
+            return None
+        return Row(held, encoded, self.pipe.tokenizer, self._end_ids)
+
+    def _generate(self, rows: list[Row]) -> list[list[Row]]:
+        """Run rows together; what is returned is to be run again, in smaller microbatches."""
+        fate, reason = self._attempt(rows)
+        if fate is _Fate.OUT_OF_MEMORY:
+            torch.cuda.empty_cache()
+        unsettled = [row for row in rows if not row.held.settled]
+        if fate is _Fate.DONE or not unsettled:
+            return []
+        if len(rows) > 1:
+            log.warning("a microbatch of %d failed (%s): run again in smaller ones", len(rows), reason)
+        if fate is _Fate.OUT_OF_MEMORY:
+            return self._halve(rows, unsettled)
+        if len(rows) > 1:
+            return [[row] for row in unsettled]
+        rows[0].held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
+        return []
+
+    def _halve(self, rows: list[Row], unsettled: list[Row]) -> list[list[Row]]:
+        if len(rows) == 1:
+            rows[0].held.fail(
+                PromptTooLong(f"{rows[0].encoded.prompt_tokens} tokens of prompt do not fit the card's free memory")
+            )
+            return []
+        half = len(rows) // 2
+        self._smaller, self._smaller_until = half, time.monotonic() + _SMALLER_FOR_S
+        return [unsettled[at : at + half] for at in range(0, len(unsettled), half)]
+
+    def _attempt(self, rows: list[Row]) -> tuple[_Fate, str]:
+        # what was raised is let go of here: its traceback would keep the microbatch's tensors
+        try:
+            self._run(rows)
+        except (RuntimeError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                return _Fate.OUT_OF_MEMORY, "out of memory"
+            if _is_poisoned(error):
+                raise
+            return _Fate.FAILED, type(error).__name__
+        except Exception as error:
+            # whatever a model's own code raises on a prompt
+            log.debug("generate failed", exc_info=True)
+            return _Fate.FAILED, type(error).__name__
+        return _Fate.DONE, ""
+
+    def _run(self, rows: list[Row]) -> None:
+        for row in rows:
+            row.restart()
+        prompts = [row.held.prompt for row in rows]
+        temperature = prompts[0].temperature
+        how = {
+            "max_new_tokens": max(prompt.max_new_tokens for prompt in prompts),
+            "num_beams": 1,
+            "stopping_criteria": StoppingCriteriaList([RowEnds(rows)]),
+            **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
+        }
+        inputs = self._encoder.together([row.encoded for row in rows])
+        with torch.inference_mode():
+            made = self.pipe.forward({**inputs, "text": ""}, generate_kwargs=how)
+        if len(made["generated_sequence"]) != len(rows) or not all(row.held.settled for row in rows):
+            raise EngineError(f"{len(made['generated_sequence'])} answers came for {len(rows)} prompts")
+
+
+def _end_ids(pipe: ImageTextToTextPipeline) -> frozenset[int]:
+    """The tokens that end a text, by the model's generation config and by its tokenizer."""
+    config: Any = pipe.model.generation_config
+    tokenizer: Any = pipe.tokenizer
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def _is_poisoned(error: BaseException) -> bool:
+    """Whether the process's CUDA context is lost: every later call would fail too."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) or "illegal memory" in str(error)

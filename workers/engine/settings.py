@@ -1,0 +1,50 @@
+"""What an engine needs to know: which model, how many prompts together, how large they may be.
+
+Knows nothing of processes, cards' numbers or Redis.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from vqa.settings import Settings
+
+#: a picture costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
+PIXELS_PER_TOKEN = 32 * 32
+
+
+class EngineSettings(Settings):
+    """Read from `VQA_` variables, or given by field name; frozen."""
+
+    engine: Literal["pipeline", "echo"] = "pipeline"
+    model: str = Field(default="Qwen/Qwen3-VL-30B-A3B-Instruct", min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
+    #: tokens of prompt and answer together
+    slot_tokens: int = Field(default=4096, ge=64)
+    max_image_tokens: int = Field(default=1024, ge=4)
+    replicas: int = Field(default=1, ge=1, le=64)
+    #: None is half the slots
+    microbatch: int | None = Field(default=None, ge=1, le=1024)
+    microbatch_wait_ms: float = Field(default=5.0, ge=0, le=10_000)
+    echo_delay_s: float = Field(default=0.0, ge=0)
+    echo_load_s: float = Field(default=0.0, ge=0)
+
+    @field_validator("model")
+    @classmethod
+    def _is_named(cls, model: str) -> str:
+        if not model.strip() or "://" in model:
+            raise ValueError("a model is a hub name such as Qwen/Qwen3-VL-4B-Instruct, or a local folder")
+        return model
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Pixels that the model sees of a picture at most."""
+        return self.max_image_tokens * PIXELS_PER_TOKEN
+
+    def microbatch_of(self, slots: int) -> int:
+        """Most prompts that one pipeline runs together when its card has `slots`."""
+        return self.microbatch if self.microbatch is not None else max(1, slots // 2)

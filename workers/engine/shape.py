@@ -1,0 +1,98 @@
+"""What a model will take of a card's memory, read from its config.json: no torch, no weights opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqa.errors import NotReady
+from workers.engine.settings import EngineSettings
+
+_WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Bytes of a loaded model, and of one token in its cache."""
+
+    weights_bytes: int
+    kv_token_bytes: int
+
+
+def read_shape(settings: EngineSettings, on_card: bool) -> ModelShape:
+    """The shape of the model that `settings` names, as it is loaded on a card or on the CPU. Raises NotReady."""
+    config = json.loads(_file(settings, "config.json").read_text())
+    stored = _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
+    # as loading.py has it: a CPU computes in float32 unless told otherwise
+    loaded = _WIDTHS[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
+    weights = _stored_bytes(settings) * loaded // stored
+    return ModelShape(weights_bytes=weights, kv_token_bytes=kv_elements(config) * loaded)
+
+
+def kv_elements(config: Mapping[str, Any]) -> int:
+    """Numbers that one token leaves in the cache: a key and a value in each layer and each kv head."""
+    text = _text(config)
+    try:
+        heads = text["num_attention_heads"]
+        head_dim = text.get("head_dim") or text["hidden_size"] // heads
+        return 2 * int(text["num_hidden_layers"] * (text.get("num_key_value_heads") or heads) * head_dim)
+    except (KeyError, TypeError) as error:
+        raise NotReady(f"the model's config.json lacks {error}; give the slots (VQA_SLOTS=16)") from None
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def _stored_bytes(settings: EngineSettings) -> int:
+    try:
+        index = json.loads(_file(settings, "model.safetensors.index.json").read_text())
+        return int(index["metadata"]["total_size"])
+    except (NotReady, KeyError):
+        return sum(_weight_files(settings))
+
+
+def _weight_files(settings: EngineSettings) -> Iterator[int]:
+    folder = Path(settings.model)
+    if folder.is_dir():
+        yield from (file.stat().st_size for file in folder.glob("*.safetensors"))
+        return
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        url = hf_hub_url(settings.model, "model.safetensors", revision=settings.revision)
+        yield get_hf_file_metadata(url).size or 0
+    except Exception:
+        # the hub's client raises of many kinds; the file may be on this machine already
+        yield _file(settings, "model.safetensors").stat().st_size
+
+
+def _file(settings: EngineSettings, name: str) -> Path:
+    """The file in the model's folder, in the hub's cache or fetched from the hub. Raises NotReady."""
+    folder = Path(settings.model)
+    if folder.is_dir():
+        if (folder / name).is_file():
+            return folder / name
+        raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not a model's folder")
+    if folder.is_absolute() or settings.model.startswith((".", "~")) or settings.model.count("/") > 1:
+        raise NotReady(f"there is no folder {folder} (VQA_MODEL)")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(settings.model, name, revision=settings.revision, local_files_only=True))
+    except Exception:
+        # not in the cache yet, whatever the client says about it
+        pass
+    try:
+        return Path(hf_hub_download(settings.model, name, revision=settings.revision))
+    except Exception as error:
+        # the client's and the network's errors are of many kinds; the first line says which
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise NotReady(
+            f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "
+            f"network and HF_TOKEN, or give a local folder"
+        ) from None

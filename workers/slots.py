@@ -1,0 +1,167 @@
+"""How many slots a card gets, worked out before anything is loaded.
+
+From the model's config.json and NVML's free memory (or the machine's, without a card): CUDA is never opened and torch
+never imported, so that a supervisor can plan for cards that its workers will own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqa.errors import NotReady, SettingsError
+from workers.engine.settings import EngineSettings
+from workers.engine.shape import ModelShape, read_shape
+
+GIB = 2**30
+
+#: more are hardly faster in the pipeline engine, and each needs a thread
+MOST_SLOTS = 64
+#: without a card, and for the echo engine
+DEFAULT_SLOTS = 16
+
+#: what prefill, logits and the libraries take beside weights and cache, at least and as a part of what is free
+_RESERVE_BYTES = GIB
+_RESERVE_PART = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """What goes where in a card's memory; `str()` of it is the line that is printed at start."""
+
+    slots: int
+    weights_bytes: int = 0
+    kv_slot_bytes: int = 0
+    reserve_bytes: int = 0
+    #: before anything is loaded; None where nothing is loaded
+    free_bytes: int | None = None
+    #: a number or UUID as NVML has it; None is the CPU
+    card: int | str | None = None
+
+    @property
+    def left_bytes(self) -> int:
+        """What nothing has been planned for."""
+        taken = self.weights_bytes + self.slots * self.kv_slot_bytes + self.reserve_bytes
+        return (self.free_bytes or 0) - taken
+
+    @property
+    def fits(self) -> int:
+        """The most slots that fit; negative where not even the weights do."""
+        room = (self.free_bytes or 0) - self.weights_bytes - self.reserve_bytes
+        return room // max(1, self.kv_slot_bytes)
+
+    def __str__(self) -> str:
+        if self.free_bytes is None:
+            return f"{self.slots} slots, no model"
+        return (
+            f"{_place(self.card)}: {self.slots} slots; {_gib(self.free_bytes)} free = weights "
+            f"{_gib(self.weights_bytes)} + {self.slots} x {self.kv_slot_bytes / 2**20:.1f} MiB cache + "
+            f"{_gib(self.reserve_bytes)} for activations + {_gib(self.left_bytes)} left"
+        )
+
+
+def parse_slots(text: str) -> int | Mapping[int, int]:
+    """`16` for every card, or `0=16,1=8` by card. Raises SettingsError."""
+    if re.fullmatch(r"\s*\d+\s*", text):
+        return _number(text)
+    entries = [re.fullmatch(r"\s*(\d+)\s*=\s*(\d+)\s*", entry) for entry in text.split(",")]
+    by_card = {int(entry[1]): _number(entry[2]) for entry in entries if entry}
+    if len(by_card) < len(entries):
+        raise SettingsError("VQA_SLOTS: slots are a number for every card, such as 16, or one each: 0=16,1=8")
+    return by_card
+
+
+def slots_of(slots: int | Mapping[int, int] | None, card: int | None) -> int | None:
+    """What `parse_slots` made of the setting says of `card`; None where the card's memory decides."""
+    if isinstance(slots, Mapping):
+        return None if card is None else slots.get(card)
+    return slots
+
+
+def plan_slots(settings: EngineSettings, card: int | str | None, slots: int | None = None) -> SlotPlan:
+    """The plan for one card (NVML's number or UUID; None is the CPU), with `slots` of them where the user says so.
+
+    Raises NotReady when they do not fit, naming what would.
+    """
+    if settings.engine == "echo":
+        return SlotPlan(slots or DEFAULT_SLOTS)
+    shape = read_shape(settings, on_card=card is not None)
+    return fit_slots(settings, shape, free_bytes(card), card, slots)
+
+
+def fit_slots(
+    settings: EngineSettings, shape: ModelShape, free: int, card: int | str | None, slots: int | None = None
+) -> SlotPlan:
+    """The arithmetic of `plan_slots`. Raises NotReady."""
+
+    def planned(slots: int) -> SlotPlan:
+        return SlotPlan(
+            slots,
+            weights_bytes=shape.weights_bytes * settings.replicas,
+            kv_slot_bytes=shape.kv_token_bytes * settings.slot_tokens,
+            reserve_bytes=max(_RESERVE_BYTES, int(free * _RESERVE_PART)),
+            free_bytes=free,
+            card=card,
+        )
+
+    fits = planned(0).fits
+    if fits < 1:
+        raise NotReady(_too_large(planned(1), settings))
+    if slots is not None and slots > fits:
+        raise NotReady(
+            f"{slots} slots of {settings.slot_tokens} tokens do not fit {_place(card)}: they lack "
+            f"{_gib(-planned(slots).left_bytes)} ({planned(fits)}); {fits} slots fit (VQA_SLOTS), or {slots} of "
+            f"{settings.slot_tokens * fits // slots} tokens (VQA_SLOT_TOKENS)"
+        )
+    return planned(slots or min(fits, DEFAULT_SLOTS if card is None else MOST_SLOTS))
+
+
+def free_bytes(card: int | str | None) -> int:
+    """Memory that nobody uses: the card's by NVML, else the machine's. Raises NotReady."""
+    if card is None:
+        return _machine_free()
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        by = pynvml.nvmlDeviceGetHandleByIndex if isinstance(card, int) else pynvml.nvmlDeviceGetHandleByUUID
+        return int(pynvml.nvmlDeviceGetMemoryInfo(by(card)).free)
+    except pynvml.NVMLError as error:
+        raise NotReady(f"cannot read the memory of card {card} (VQA_CARDS; cpu for none): {error}") from None
+
+
+def _machine_free() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        # not Linux: what there is in all is the best that can be said
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _too_large(plan: SlotPlan, settings: EngineSettings) -> str:
+    weights = _gib(plan.weights_bytes) + (f" ({settings.replicas} replicas)" if settings.replicas > 1 else "")
+    fewer = " or fewer replicas (VQA_REPLICAS)" if settings.replicas > 1 else ""
+    return (
+        f"{settings.model} does not fit {_place(plan.card)}: its weights take {weights}, one slot of "
+        f"{settings.slot_tokens} tokens {_gib(plan.kv_slot_bytes)}, activations {_gib(plan.reserve_bytes)}, and "
+        f"{_gib(plan.free_bytes or 0)} is free; take a smaller model (VQA_MODEL){fewer}, or smaller slots "
+        f"(VQA_SLOT_TOKENS)"
+    )
+
+
+def _number(text: str) -> int:
+    if not 1 <= int(text) <= 1024:
+        raise SettingsError("VQA_SLOTS: a card has 1 to 1024 slots")
+    return int(text)
+
+
+def _place(card: int | str | None) -> str:
+    return "the CPU" if card is None else f"card {card}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"

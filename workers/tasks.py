@@ -1,0 +1,83 @@
+"""The one task, `vqa.answer`: what Celery delivers becomes one attempt at one job."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.request import Request
+from redis.exceptions import RedisError
+
+from vqa.celery import TASK
+from vqa.errors import VQAError
+from vqa.job import Lane
+from vqa.ledger import Lease
+from workers.attempt import Attempts, Delayed
+
+log = logging.getLogger(__name__)
+
+
+class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
+    """A delivered message that shows its id alone: in events, in `inspect` and in logs no word of a user is seen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr, self._kwargsrepr = f"({self.id})", "{}"
+        # the tracer's log records take theirs from here
+        self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    @property
+    def argsrepr(self) -> str:
+        """What Flower shows as arguments."""
+        return self._argsrepr
+
+    @property
+    def kwargsrepr(self) -> str:
+        """What Flower shows as keyword arguments."""
+        return self._kwargsrepr
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """What remote control, and by it Flower's page of a worker, shows."""
+        info: dict[str, Any] = super().info(safe=True)
+        return info
+
+
+class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
+    """Bound to the process's `Attempts` when the worker has loaded its model."""
+
+    name = TASK
+    Request = PrivateRequest
+    #: outcomes are written by the ledger's `close`, with the attempt as its fence; Celery writes none
+    ignore_result = True
+    #: one log line for an expected failure
+    throws = (VQAError,)
+    #: what Flower shows of a return value, which is None
+    resultrepr_maxsize = 1
+    attempts: Attempts
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Answer the job of this task's id, or adopt the one that another Celery app put into the message."""
+        body = args[0] if args else kwargs.get("job")
+        routing_key = (self.request.delivery_info or {}).get("routing_key")
+        lane: Lane = "interactive" if routing_key == "interactive" else "bulk"
+        try:
+            if self.attempts.crashed.is_set():
+                raise Reject(requeue=True)
+            lease = self.attempts.take(self.request.id, body, lane)
+            if not isinstance(lease, Lease):
+                log.debug("message of job %s is not needed: %s", self.request.id, lease)
+                raise Ignore
+            self.attempts.run(lease)
+        except Delayed as delayed:
+            # Flower shows a retry; Celery publishes nothing, the ledger holds the job
+            raise Retry(exc=delayed.error, when=delayed.delay_s) from None
+        except RedisError as error:
+            log.warning("job %s goes back to the queue: %s", self.request.id, type(error).__name__)
+            raise Reject(requeue=True) from None
+
+
+def register(app: Celery, attempts: Attempts) -> None:
+    """Let this app's workers answer with these attempts."""
+    app.tasks[TASK].attempts = attempts
