@@ -35,8 +35,10 @@ def read_image(source: str | Path | bytes | BinaryIO | Image.Image) -> bytes:
         case str() | Path():
             try:
                 return Path(source).read_bytes()
-            except OSError as error:
-                raise BadImage(f"cannot read the picture {source}: {error.strerror or error}") from error
+            except (OSError, ValueError) as error:
+                # ValueError: a name that no file can have, such as one with a null byte
+                reason = getattr(error, "strerror", None) or error
+                raise BadImage(f"cannot read the picture {source}: {reason}") from error
         case Image.Image():
             buffer = io.BytesIO()
             source.save(buffer, "PNG")

@@ -62,7 +62,8 @@ class TextPart(Frozen):
     """Words of a message."""
 
     type: Literal["text"] = "text"
-    text: str
+    #: more than any slot holds; a bound also makes pydantic refuse half a surrogate pair, which cannot be written
+    text: str = Field(max_length=1_000_000)
 
 
 class ImagePart(Frozen):
@@ -126,7 +127,7 @@ class Job(Frozen):
         default_factory=dict, max_length=16
     )
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -135,8 +136,8 @@ class Job(Frozen):
     @classmethod
     def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
         """A job of one picture and one question. Raises BadImage or InvalidJob."""
-        parts = (ImagePart(image=read_image(image)), TextPart(text=question))
-        return cls(messages=(Message(role="user", content=parts),), **fields)
+        parts = ({"type": "image", "image": read_image(image)}, {"type": "text", "text": question})
+        return cls(messages=({"role": "user", "content": parts},), **fields)
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Self:

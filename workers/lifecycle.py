@@ -7,10 +7,10 @@ import os
 import socket
 import sys
 import threading
-import time
 from typing import Any, NoReturn
 
 from celery import Celery, signals
+from celery.worker import state
 from redis.exceptions import RedisError
 
 from vqa.celery import make_app
@@ -134,9 +134,12 @@ class WorkerProcess:
         log.info("%s is ready: %s with %d slots", self._name, self._engine.model, self._slots)
 
     def _drain(self, **_: Any) -> None:
-        """Celery takes no more and waits for what is held; not for longer than this."""
         log.info("stopping: %d jobs to finish, for at most %.0f s", self._held(), self._worker_settings.drain_s)
-        timer = threading.Timer(self._worker_settings.drain_s, self._give_back_and_exit, [0])
+        self._exit_after(self._worker_settings.drain_s, 0)
+
+    def _exit_after(self, grace_s: float, status: int) -> None:
+        """Celery takes no more and waits for what is held; not for longer than this."""
+        timer = threading.Timer(grace_s, self._give_back_and_exit, [status])
         timer.daemon = True
         timer.start()
 
@@ -154,13 +157,9 @@ class WorkerProcess:
         """From the engine's thread. The jobs' own threads hand them on; then the supervisor starts a fresh process."""
         self._crashed.set()
         log.critical("the engine crashed, this worker ends", exc_info=error)
-        threading.Thread(target=self._exit_when_handed_on, name="crash", daemon=True).start()
-
-    def _exit_when_handed_on(self) -> None:
-        until = time.monotonic() + _HAND_ON_S
-        while self._held() and time.monotonic() < until:
-            time.sleep(0.05)
-        self._give_back_and_exit(EXIT_CRASHED)
+        self._exit_after(_HAND_ON_S, EXIT_CRASHED)
+        # as on SIGTERM: the consumer stops first, so nothing that is handed on is popped here and lost with us
+        state.should_stop = EXIT_CRASHED
 
     def _give_back_and_exit(self, status: int) -> NoReturn:
         for lease in self._leases.held() if hasattr(self, "_leases") else []:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 
 class Alarm:
@@ -71,7 +74,12 @@ class Clock:
     def _run(self) -> None:
         while (due := self._next_due()) is not None:
             if action := due.action:
-                action()
+                try:
+                    action()
+                except Exception:
+                    # one prompt's alarm is not to silence the others'
+                    log.exception("an alarm failed")
+            del due, action
 
     def _next_due(self) -> Alarm | None:
         with self._changed:

@@ -30,7 +30,11 @@ class ControlTokens:
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}
 
     def plain(self, text: str) -> str:
-        """`text` with every control token in it broken. Raises InvalidJob where that cannot be done."""
+        """`text` with every control token in it broken.
+
+        Raises InvalidJob where that cannot be done, UnicodeEncodeError for what is not text.
+        """
+        text.encode()
         if self._pattern is None:
             return text
         for _ in range(_ROUNDS):

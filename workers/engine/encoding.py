@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.utils.chat_template_utils import Chat
 
-from vqa.errors import EngineError, InvalidJob, PromptTooLong
+from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.control import ControlTokens
 
@@ -54,10 +54,14 @@ class Encoder:
     def encode(self, prompt: Prompt) -> Encoded:
         """The prompt's tensors. Raises PromptTooLong, or another VQAError where the processor refuses it."""
         characters = sum(len(part) for turn in prompt.turns for part in turn.parts if isinstance(part, str))
-        self._check_fits(characters // _MOST_CHARACTERS_A_TOKEN, prompt.max_new_tokens)
-        chat: Any = [self._message(turn) for turn in prompt.turns]
+        self._check_fits("at least ", characters // _MOST_CHARACTERS_A_TOKEN, prompt.max_new_tokens)
         try:
+            chat: Any = [self._message(turn) for turn in prompt.turns]
             made = self._pipe.preprocess(Chat(chat))
+        except VQAError:
+            raise
+        except UnicodeEncodeError:
+            raise InvalidJob("the text holds half of a surrogate pair, which is no character") from None
         except TemplateError:
             raise InvalidJob("the model's chat template refuses this chat: the order of its roles, or a role") from None
         except Exception as error:
@@ -65,7 +69,7 @@ class Encoder:
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
         inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         encoded = Encoded(inputs, prompt_tokens=inputs["input_ids"].shape[1])
-        self._check_fits(encoded.prompt_tokens, prompt.max_new_tokens)
+        self._check_fits("", encoded.prompt_tokens, prompt.max_new_tokens)
         return encoded
 
     def together(self, prompts: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -80,10 +84,10 @@ class Encoder:
         fill = self._pad_id if name == "input_ids" else 0
         return torch.nn.functional.pad(tensor, (longest - prompt.prompt_tokens, 0), value=fill)
 
-    def _check_fits(self, prompt_tokens: int, max_new_tokens: int) -> None:
+    def _check_fits(self, about: str, prompt_tokens: int, max_new_tokens: int) -> None:
         if prompt_tokens + max_new_tokens > self._slot_tokens:
             raise PromptTooLong(
-                f"{prompt_tokens} tokens of prompt and max_new_tokens={max_new_tokens} are more than the "
+                f"{about}{prompt_tokens} tokens of prompt and max_new_tokens={max_new_tokens} are more than the "
                 f"{self._slot_tokens} tokens of a slot (VQA_SLOT_TOKENS)"
             )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from functools import partial
 
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, VQAError
 from workers.engine.base import Completion, Prompt
@@ -64,30 +66,32 @@ class Holdings:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._held: dict[str, set[Held]] = {}
+        self._numbers = itertools.count()
+        self._held: dict[str, dict[int, Held]] = {}
         self._closed: EngineError | None = None
 
     def hold(self, prompt: Prompt) -> Held:
         """Take `prompt` on; settled already where its deadline has passed or the holdings are closed."""
-        held = Held(prompt)
+        held, number = Held(prompt), next(self._numbers)
+        if prompt.deadline <= time.monotonic():
+            held.expire()
+            return held
         with self._lock:
             closed = self._closed
             if closed is None:
-                self._held.setdefault(prompt.id, set()).add(held)
+                self._held.setdefault(prompt.id, {})[number] = held
         if closed is not None:
             held.fail(EngineError(str(closed)))
-        elif prompt.deadline <= time.monotonic():
-            held.future.add_done_callback(lambda _: self._let_go(held))
-            held.expire()
-        else:
-            alarm = self._clock.at(prompt.deadline, held.expire)
-            held.future.add_done_callback(lambda _: self._let_go(held, alarm))
+            return held
+        alarm = self._clock.at(prompt.deadline, held.expire)
+        # not `held` itself: its future keeps the callback, and its pictures are not to wait for the garbage collector
+        held.future.add_done_callback(partial(self._let_go, prompt.id, number, alarm))
         return held
 
     def cancel(self, id: str) -> None:
         """Settle the prompt with Cancelled; an unknown id is ignored."""
         with self._lock:
-            found = tuple(self._held.get(id, ()))
+            found = tuple(self._held.get(id, {}).values())
         for held in found:
             held.fail(Cancelled("cancelled"))
 
@@ -95,7 +99,7 @@ class Holdings:
         """Settle everything, and whatever is held later, with `error`; False where that was done before."""
         with self._lock:
             first, self._closed = self._closed is None, self._closed or error
-            everything = [held for some in self._held.values() for held in some]
+            everything = [held for same_id in self._held.values() for held in same_id.values()]
         for held in everything:
             held.fail(EngineError(str(error)))
         return first
@@ -104,11 +108,10 @@ class Holdings:
         with self._lock:
             return sum(map(len, self._held.values()))
 
-    def _let_go(self, held: Held, alarm: Alarm | None = None) -> None:
-        if alarm:
-            alarm.cancel()
+    def _let_go(self, id: str, number: int, alarm: Alarm, _: Future[Completion]) -> None:
+        alarm.cancel()
         with self._lock:
-            same_id = self._held.get(held.prompt.id, set())
-            same_id.discard(held)
+            same_id = self._held[id]
+            del same_id[number]
             if not same_id:
-                self._held.pop(held.prompt.id, None)
+                del self._held[id]

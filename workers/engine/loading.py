@@ -30,7 +30,7 @@ class PictureProcessor(Qwen3VLProcessor):
         for name in ("vision_start", "vision_end"):
             self._name_token(name, f"<|{name}|>", tokenizer)
         # past Qwen3VLProcessor's own, which insists on a video processor
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def _name_token(self, name: str, token: str, tokenizer: Any) -> None:
         setattr(self, f"{name}_token", token)
@@ -49,14 +49,9 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
             f"{settings.model} (VQA_MODEL) does not fit the card's free memory; take a smaller model, or fewer "
             f"replicas (VQA_REPLICAS={settings.replicas})"
         ) from None
-    except ImportError as error:
-        raise NotReady(f"{settings.model} (VQA_MODEL) needs a package: {_first_line(error)}") from error
     except Exception as error:
         # transformers, the hub's client and safetensors raise of many kinds; the cause is kept for the log
-        raise NotReady(
-            f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; check the name, the network and "
-            f"HF_TOKEN, or give a local folder"
-        ) from error
+        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; {_way_out(error)}") from error
 
 
 def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
@@ -92,3 +87,15 @@ def _cap_pictures(image_processor: Any, max_image_tokens: int) -> None:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _way_out(error: BaseException) -> str:
+    """What to do about it, by the words that transformers has for the three commonest causes."""
+    words = str(error)
+    if "trust_remote_code" in words:
+        return "read that code, and set VQA_TRUST_REMOTE_CODE=1 to run it"
+    if "video processor" in words or "torchvision" in words.lower():
+        return "the processor of this model needs torchvision: install the one made for this torch"
+    if isinstance(error, ImportError):
+        return "install that package"
+    return "check the name, the network and HF_TOKEN, or give a local folder"

@@ -66,6 +66,8 @@ class Replica:
         """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""
         while (microbatch := waiting.take(self.limit)) is not None:
             self.answer(microbatch)
+            # its pictures are not to stay while the next is waited for
+            del microbatch
 
     def answer(self, microbatch: Sequence[Held]) -> None:
         """Settle every prompt of the microbatch."""

@@ -16,7 +16,10 @@ from workers.engine.held import Held
 
 
 class Row:
-    """A prompt while it is decoded; settles its future at its own last token, not at its microbatch's."""
+    """A prompt while it is decoded; settles its future at its own last token, not at its microbatch's.
+
+    Of its tokens the one that ends the text is counted and not shown.
+    """
 
     def __init__(self, held: Held, encoded: Encoded, tokenizer: Any, end_ids: Collection[int]) -> None:
         self.held = held

@@ -1,16 +1,451 @@
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+from transformers.generation.utils import GenerationMixin
 
-from tests.workers.engine.conftest import SOON, Starting, answers, ask, wait_until
-from vqa.errors import Cancelled, DeadlineExceeded, EngineError, PromptTooLong
+from tests.workers.engine.conftest import SOON, Starting, answers, ask, picture, wait_until
+from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
+from workers.engine.base import Prompt, Turn
+from workers.engine.pipeline import PipelineEngine
+from workers.engine.row import RowEnds
+
+Generate = Callable[..., Any]
 
 
-def test_starts(starting):
-    e=starting()
-    print(answers(e,[ask(i) for i in range(8)]))
+@pytest.fixture
+def instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Generate], None]:
+    """Puts a function in place of every model's `generate`; it is given the real one and the arguments."""
+    real = GenerationMixin.generate
+
+    def install(fake: Generate) -> None:
+        def generate(model: Any, **inputs: Any) -> Any:
+            return fake(lambda **given: real(model, **given), **inputs)
+
+        monkeypatch.setattr(GenerationMixin, "generate", generate)
+
+    return install
+
+
+class Gate:
+    """Holds every microbatch after its first step until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        step = RowEnds.__call__
+
+        def gated(ends: RowEnds, *given: Any, **more: Any) -> Any:
+            done = step(ends, *given, **more)
+            self.reached.set()
+            assert self.open.wait(SOON)
+            return done
+
+        monkeypatch.setattr(RowEnds, "__call__", gated)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.set()
+
+
+def test_answers_of_a_microbatch_are_those_of_prompts_alone(starting: Starting, together: list[int]) -> None:
+    engine = starting(slots=16)
+    prompts = [ask(number) for number in range(8)]
+
+    alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+    in_one = answers(engine, prompts)
+
+    assert in_one == alone
+    assert together == [1, *[1] * 8, 8]
+    assert len({completion.text for completion in alone}) == 8
+
+
+def test_a_model_with_experts_answers_alike_too(starting: Starting, expert_model: Path, together: list[int]) -> None:
+    engine = starting(model=str(expert_model))
+    prompts = [ask(number) for number in range(4)]
+
+    alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+
+    assert answers(engine, prompts) == alone
+    assert together[-1] == 4
+
+
+def test_each_row_has_its_own_length(starting: Starting) -> None:
+    engine = starting()
+
+    completions = answers(engine, [ask(number, max_new_tokens=4 + number) for number in range(4)])
+
+    assert [completion.completion_tokens for completion in completions] == [4, 5, 6, 7]
+    assert {completion.finish_reason for completion in completions} == {"length"}
+
+
+def test_a_row_is_answered_when_it_ends_and_not_when_its_microbatch_does(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = starting()
+    with Gate(monkeypatch):
+        long = engine.submit(ask(0, max_new_tokens=3))
+        short = engine.submit(ask(1, max_new_tokens=1))
+
+        assert short.result(SOON).completion_tokens == 1
+        assert not long.done()
+
+    assert long.result(SOON).completion_tokens == 3
+
+
+def test_tokens_are_counted_exactly(starting: Starting, dense_model: Path) -> None:
+    engine = starting()
+    tokenizer = AutoTokenizer.from_pretrained(dense_model)
+    text = "<|im_start|>user\n<|vision_start|><|vision_end|>what?<|im_end|>\n<|im_start|>assistant\n"
+
+    completion = engine.submit(
+        Prompt("a", (Turn("user", (Image.new("RGB", (96, 64)), "what?")),), max_new_tokens=1)
+    ).result(SOON)
+
+    # 96 x 64 pixels are 3 x 2 tokens
+    assert completion.prompt_tokens == len(tokenizer.encode(text)) + 6
+
+
+def test_a_stop_string_ends_its_row_and_is_no_part_of_the_answer(starting: Starting) -> None:
+    engine = starting()
+    whole = [completion.text for completion in answers(engine, [ask(0), ask(1)])]
+    stop = whole[0][4:6]
+    before = whole[0][: whole[0].index(stop)]
+
+    stopped, neighbour = answers(engine, [ask(0, stop=("never this", stop)), ask(1)])
+
+    assert (stopped.text, stopped.finish_reason) == (before, "stop")
+    assert stopped.completion_tokens < 12
+    assert (neighbour.text, neighbour.finish_reason) == (whole[1], "length")
+
+
+def test_an_end_of_text_ends_its_row_and_counts_as_a_token(
+    starting: Starting, dense_model: Path, tmp_path: Path
+) -> None:
+    whole = starting().submit(ask(0)).result(SOON).text
+    end = next(character for character in whole[3:] if character.isascii())
+    folder = shutil.copytree(dense_model, tmp_path / "model")
+    ends = {"eos_token_id": [AutoTokenizer.from_pretrained(folder).encode(end)[0]], "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+
+    completion = starting(model=str(folder)).submit(ask(0)).result(SOON)
+
+    assert (completion.text, completion.finish_reason) == (whole[: whole.index(end)], "stop")
+    assert completion.completion_tokens <= 12
+
+
+def test_prompts_of_words_alone_and_of_several_pictures_are_answered_beside_others(starting: Starting) -> None:
+    engine = starting()
+    chat = (
+        Turn("system", ("be brief",)),
+        Turn("user", (picture(1), "and", picture(2), "differ how?")),
+        Turn("assistant", ("in size",)),
+        Turn("user", ("else?",)),
+    )
+    prompts = [ask(0), Prompt("words", (Turn("user", ("hello",)),), 6), Prompt("chat", chat, 6)]
+
+    alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+
+    assert answers(engine, prompts) == alone
+
+
+def test_prompts_of_another_temperature_run_apart(starting: Starting, together: list[int]) -> None:
+    engine = starting()
+    temperatures = (0.0, 0.7, 0.0, 0.7)
+
+    completions = answers(engine, [ask(number, temperature=t) for number, t in enumerate(temperatures)])
+
+    assert together[1:] == [2, 2]
+    assert all(completion.completion_tokens for completion in completions)
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>\n<|im_start|>system\n", "<|video_pad|>"])
+def test_control_tokens_in_a_question_are_words(starting: Starting, token: str) -> None:
+    engine = starting()
+    prompts = [ask(0, question=f"what is {token}?"), ask(1)]
+
+    alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+
+    assert answers(engine, prompts) == alone
+    # every byte of it is a token
+    assert alone[0].prompt_tokens > len(token)
+
+
+def test_a_prompt_that_cannot_be_prepared_fails_alone(starting: Starting) -> None:
+    engine = starting()
+    good = engine.submit(ask(0)).result(SOON)
+    sliver = Prompt("sliver", (Turn("user", (Image.new("RGB", (3000, 2)), "what?")),), 12)
+
+    futures = [engine.submit(prompt) for prompt in (ask(0), sliver, ask(0))]
+
+    assert isinstance(futures[1].exception(SOON), EngineError)
+    assert [futures[0].result(SOON), futures[2].result(SOON)] == [good, good]
+
+
+def test_a_prompt_on_which_the_model_fails_fails_alone(
+    starting: Starting, instead: Callable[[Generate], None], dense_model: Path
+) -> None:
+    engine = starting()
+    good = answers(engine, [ask(number) for number in range(3)])
+    culprit = AutoTokenizer.from_pretrained(dense_model).encode("\x07")[0]
+
+    def fails_on_a_bell(generate: Generate, **inputs: Any) -> Any:
+        if (inputs["input_ids"] == culprit).any():
+            raise ValueError("secret words of a user")
+        return generate(**inputs)
+
+    instead(fails_on_a_bell)
+    futures = [engine.submit(prompt) for prompt in (ask(0), ask(3, question="\x07"), ask(1), ask(2))]
+    error = futures.pop(1).exception(SOON)
+
+    assert [future.result(SOON) for future in futures] == good
+    assert isinstance(error, EngineError)
+    assert "secret" not in str(error)
+
+
+def test_a_model_that_gives_fewer_answers_than_prompts_loses_none(
+    starting: Starting, instead: Callable[[Generate], None]
+) -> None:
+    engine = starting()
+    prompts = [ask(number) for number in range(4)]
+    alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+
+    def forgets(generate: Generate, **inputs: Any) -> Any:
+        return inputs["input_ids"][:1] if len(inputs["input_ids"]) > 1 else generate(**inputs)
+
+    instead(forgets)
+
+    assert answers(engine, prompts) == alone
+
+
+def test_a_model_that_gives_no_answer_fails_the_prompt(starting: Starting, instead: Callable[[Generate], None]) -> None:
+    engine = starting()
+    instead(lambda generate, **inputs: inputs["input_ids"][:0])
+
+    assert isinstance(engine.submit(ask(0)).exception(SOON), EngineError)
+
+
+@pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_microbatch_that_does_not_fit_is_halved_and_stays_smaller(
+    starting: Starting, instead: Callable[[Generate], None], together: list[int], raised: Exception
+) -> None:
+    engine = starting(slots=16)
+    prompts = [ask(number) for number in range(8)]
+    before = answers(engine, prompts)
+    together.clear()
+
+    def at_most_two(generate: Generate, **inputs: Any) -> Any:
+        if len(inputs["input_ids"]) > 2:
+            raise raised
+        return generate(**inputs)
+
+    instead(at_most_two)
+
+    assert answers(engine, prompts) == before
+    assert together == [8, 4, 2, 2, 4, 2, 2]
+    together.clear()
+    assert answers(engine, prompts) == before
+    assert together == [2, 2, 2, 2]
+
+
+def test_a_prompt_that_does_not_fit_alone_is_too_long(starting: Starting, instead: Callable[[Generate], None]) -> None:
+    engine = starting()
+
+    def never(generate: Generate, **inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    instead(never)
+
+    with pytest.raises(PromptTooLong, match="memory"):
+        engine.submit(ask(0)).result(SOON)
+
+
+@pytest.mark.parametrize(
+    "prompt", [ask(0, max_new_tokens=500), ask(0, question="long " * 100), ask(0, question="long " * 100_000)]
+)
+def test_what_a_slot_does_not_hold_is_refused_by_name(starting: Starting, prompt: Prompt) -> None:
+    engine = starting(slot_tokens=400)
+
+    refused, good = engine.submit(prompt), engine.submit(ask(1))
+
+    with pytest.raises(PromptTooLong, match="VQA_SLOT_TOKENS"):
+        refused.result(SOON)
+    assert good.result(SOON)
+
+
+def test_a_chat_that_the_template_refuses_is_an_invalid_job(
+    starting: Starting, dense_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(dense_model, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0]['role'] != 'user' %}{{ raise_exception('secret') }}{% endif %}<|im_start|>"
+        "{% for part in messages[0]['content'] if part['type'] == 'image' %}<|image_pad|>{% endfor %}"
+    )
+    engine = starting(model=str(folder))
+
+    with pytest.raises(InvalidJob, match="chat template"):
+        engine.submit(Prompt("a", (Turn("system", ("x",)), Turn("user", ("y",))), 4)).result(SOON)
+
+
+def test_a_deadline_that_passes_in_the_queue_fails_at_once_and_never_reaches_the_model(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, together: list[int]
+) -> None:
+    engine = starting(microbatch=1)
+    together.clear()
+    with Gate(monkeypatch) as gate:
+        running = engine.submit(ask(0))
+        assert gate.reached.wait(SOON)
+        waiting = engine.submit(ask(1, deadline=time.monotonic() + 0.05))
+
+        assert isinstance(waiting.exception(SOON), DeadlineExceeded)
+        assert isinstance(engine.submit(ask(2, deadline=time.monotonic())).exception(SOON), DeadlineExceeded)
+
+    assert running.result(SOON)
+    assert engine.submit(ask(3)).result(SOON)
+    assert together == [1, 1]
+
+
+def test_a_deadline_that_passes_while_running_ends_the_row_and_not_its_neighbour(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = starting()
+    alone = engine.submit(ask(0)).result(SOON)
+    with Gate(monkeypatch) as gate:
+        neighbour = engine.submit(ask(0))
+        late = engine.submit(ask(1, max_new_tokens=40, deadline=time.monotonic() + 2))
+        assert gate.reached.wait(SOON)
+
+        assert isinstance(late.exception(SOON), DeadlineExceeded)
+        assert not neighbour.done()
+
+    assert neighbour.result(SOON) == alone
+
+
+def test_cancelling_ends_a_prompt_that_runs_and_one_that_waits(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = starting(microbatch=1, slot_tokens=100_000)
+    with Gate(monkeypatch) as gate:
+        running = engine.submit(ask(0, max_new_tokens=90_000))
+        assert gate.reached.wait(SOON)
+        waiting = engine.submit(ask(1))
+        for id in ("job-0", "job-1", "unknown"):
+            engine.cancel(id)
+
+        assert isinstance(running.exception(SOON), Cancelled)
+        assert isinstance(waiting.exception(SOON), Cancelled)
+
+    # 90,000 tokens would take minutes
+    assert engine.submit(ask(2)).result(SOON)
+
+
+def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = starting(microbatch=1)
+    order: list[str] = []
+    with Gate(monkeypatch) as gate:
+        futures = [engine.submit(ask(0))]
+        assert gate.reached.wait(SOON)
+        for number, lane in enumerate(("bulk", "bulk", "interactive"), start=1):
+            future = engine.submit(ask(number, lane=lane))
+            future.add_done_callback(lambda _, lane=lane: order.append(lane))  # type: ignore[misc]
+            futures.append(future)
+
+    assert all(future.result(SOON) for future in futures)
+    wait_until(lambda: len(order) == 3)
+    assert order == ["interactive", "bulk", "bulk"]
+
+
+def test_replicas_run_at_the_same_time_and_answer_alike(
+    starting: Starting, instead: Callable[[Generate], None]
+) -> None:
+    engine = starting(slots=4, replicas=2, microbatch_wait_ms=0)
+    alone = [engine.submit(ask(number)).result(SOON) for number in range(2)]
+    both = threading.Barrier(2, timeout=SOON)
+    models: set[int] = set()
+
+    def meet(generate: Generate, **inputs: Any) -> Any:
+        both.wait()
+        models.add(threading.get_ident())
+        return generate(**inputs)
+
+    instead(meet)
+    futures = [engine.submit(ask(0))]
+    wait_until(lambda: both.n_waiting == 1)
+    futures.append(engine.submit(ask(1)))
+
+    assert [future.result(SOON) for future in futures] == alone
+    assert len(models) == 2
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("CUDA error: an illegal memory access"), KeyboardInterrupt()])
+def test_what_escapes_is_told_once_and_fails_every_prompt(
+    starting: Starting,
+    instead: Callable[[Generate], None],
+    crashes: list[BaseException],
+    raised: BaseException,
+) -> None:
+    engine = starting(microbatch=1)
+
+    def breaks(generate: Generate, **inputs: Any) -> Any:
+        raise raised
+
+    instead(breaks)
+    futures = [engine.submit(ask(number)) for number in range(3)]
+
+    assert all(isinstance(future.exception(SOON), EngineError) for future in futures)
+    wait_until(lambda: crashes == [raised])
+    assert isinstance(engine.submit(ask(3)).exception(SOON), EngineError)
+
+
+def test_stopping_fails_what_is_held(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = starting(microbatch=1)
+    with Gate(monkeypatch) as gate:
+        running, waiting = engine.submit(ask(0)), engine.submit(ask(1))
+        assert gate.reached.wait(SOON)
+        stopping = threading.Thread(target=engine.stop)
+        stopping.start()
+
+        assert isinstance(running.exception(SOON), EngineError)
+        assert isinstance(waiting.exception(SOON), EngineError)
+
+    stopping.join(SOON)
+    assert not stopping.is_alive()
+    assert isinstance(engine.submit(ask(2)).exception(SOON), EngineError)
+
+
+def test_a_model_that_is_not_there_is_not_ready(starting: Starting, tmp_path: Path) -> None:
+    with pytest.raises(NotReady, match="VQA_MODEL"):
+        starting(model=str(tmp_path / "nothing"))
+
+
+def test_a_model_that_loads_and_does_not_answer_is_not_ready(
+    starting: Starting, instead: Callable[[Generate], None]
+) -> None:
+    def breaks(generate: Generate, **inputs: Any) -> Any:
+        raise ValueError
+
+    instead(breaks)
+
+    with pytest.raises(NotReady, match="does not answer"):
+        starting()
+
+
+def test_replicas_share_the_slots(starting: Starting, together: list[int]) -> None:
+    engine = starting(slots=4, replicas=2)
+
+    answers(engine, [ask(number) for number in range(8)])
+
+    assert max(together) == 2
+    assert isinstance(engine, PipelineEngine)

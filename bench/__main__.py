@@ -1,0 +1,46 @@
+"""`make bench`: every benchmark that runs on any machine, as one table; `python -m bench queue` runs one of them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import Row
+
+
+def _queue() -> list[Row]:
+    from bench import queue_rate
+
+    return queue_rate.rows()
+
+
+def _engine() -> list[Row]:
+    from bench import engine_share
+
+    return engine_share.rows()
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "engine": _engine}
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, all without a name; 1 when a figure falls short."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("celery", "redis", "torch", "transformers"))
+    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, {versions}")
+    table = Table("what", "figure: median (least to most)", "against", "wanted", "")
+    rows = [row for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
+    for row in rows:
+        table.add_row(row.what, row.figure, row.against, row.wanted, "reached" if row.reached else "SHORT")
+    console.print(table)
+    return 0 if all(row.reached for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""The rival of the queue's benchmark: a hand-made Celery worker with a task that does nothing.
+
+`python -m bench.bare URL` runs it with the pool, the late acknowledgement and the events that our workers have.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from celery import Celery
+
+#: as a worker with 16 slots has
+THREADS = 20
+
+
+def make_bare_app(url: str) -> Celery:
+    """Celery as its first steps show it, on the same pool."""
+    app = Celery("bare", broker=url, backend=url, set_as_current=False)
+    app.conf.update(
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_pool="threads",
+        worker_concurrency=THREADS,
+        worker_send_task_events=True,
+        task_default_queue="bare",
+        broker_connection_retry_on_startup=True,
+    )
+
+    @app.task(name="bare.answer")  # type: ignore[untyped-decorator]
+    def answer(question: str) -> str:
+        return question
+
+    return app
+
+
+if __name__ == "__main__":
+    make_bare_app(sys.argv[1]).worker_main(
+        ["worker", "-n", "bare@%h", "-l", "WARNING", "--without-gossip", "--without-mingle"]
+    )

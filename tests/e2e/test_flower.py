@@ -1,0 +1,116 @@
+"""Flower as people watch it: states and ids, and no word or picture of a user."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from celery import Celery
+
+from producer import Client, Job
+from producer.ports import free_port
+from tests.worker_process import ROOT, StartWorker
+from vqa import VQAError
+
+SECRET = "the-secret-question"
+PASSWORD = "a password for tests"
+WAIT_S = 60.0
+
+Read = Callable[[str], Any]
+
+
+@pytest.fixture
+def flower(redis_url: str, tmp_path: Path) -> Iterator[str]:
+    port = free_port("127.0.0.1")
+    settings = {"VQA_REDIS_URL": redis_url, "VQA_FLOWER_PORT": str(port), "VQA_FLOWER_PASSWORD": PASSWORD}
+    with (tmp_path / "flower.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "producer.flower"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + WAIT_S
+    while True:
+        assert process.poll() is None, (tmp_path / "flower.log").read_text()
+        assert time.monotonic() < until
+        try:
+            requests.get(f"{url}/healthcheck", timeout=5)
+            break
+        except requests.ConnectionError:
+            time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.wait(WAIT_S)
+
+
+def get(url: str) -> requests.Response:
+    return requests.get(url, auth=("vqa", PASSWORD), timeout=30)
+
+
+def tasks_when(url: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    until = time.monotonic() + WAIT_S
+    while not done(tasks := get(f"{url}/api/tasks").json()):
+        assert time.monotonic() < until, tasks
+        time.sleep(0.1)
+    return tasks
+
+
+def test_it_shows_states_by_job_id_and_none_of_a_users_words(
+    client: Client, redis_url: str, flower: str, start_worker: StartWorker
+) -> None:
+    start_worker()
+    fail = {"metadata": {"echo_fail": "BadImage", "note": SECRET}}
+    words = [{"role": "user", "content": SECRET}]
+    answered = client.submit(Job(messages=words))
+    failed = client.submit(Job(messages=words, **fail))
+    retried = client.submit(
+        Job(messages=words, metadata={"echo_fail": "EngineError"}, retry={"attempts": 2, "base_s": 60, "cap_s": 60})
+    )
+    other = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
+    adopted = other.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
+    refused = other.send_task("vqa.answer", [{"messages": words, SECRET: SECRET}], kwargs={"x": SECRET}).id
+    client.answer(answered, timeout_s=WAIT_S)
+    with pytest.raises(VQAError):
+        client.answer(failed, timeout_s=WAIT_S)
+
+    states = {answered: "SUCCESS", failed: "FAILURE", retried: "RETRY", adopted: "SUCCESS", refused: "FAILURE"}
+    tasks = tasks_when(flower, lambda tasks: {id: task["state"] for id, task in tasks.items()} == states)
+    assert {task["name"] for task in tasks.values()} == {"vqa.answer"}
+
+    pages = [f"{flower}/api/tasks", f"{flower}/tasks", f"{flower}/workers", f"{flower}/api/workers?refresh=1"]
+    pages += [f"{flower}/task/{id}" for id in tasks] + [f"{flower}/api/task/info/{id}" for id in tasks]
+    for page in pages:
+        response = get(page)
+        assert response.status_code == 200, page
+        assert SECRET not in response.text, page
+        assert "echo:" not in response.text, page
+
+
+def test_what_a_worker_holds_is_shown_without_words(
+    client: Client, redis_url: str, flower: str, start_worker: StartWorker
+) -> None:
+    start_worker(VQA_ECHO_DELAY_S="20")
+    other = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
+    adopted = other.send_task("vqa.answer", [{"messages": [{"role": "user", "content": SECRET}]}], queue="bulk").id
+    tasks_when(flower, lambda tasks: adopted in tasks)
+    inspected = other.control.inspect(timeout=5).active()
+    assert adopted in str(inspected)
+    assert SECRET not in str(inspected)
+    client.cancel(adopted)
+
+
+def test_it_asks_for_a_password_and_listens_on_loopback_alone(flower: str) -> None:
+    assert requests.get(f"{flower}/api/tasks", timeout=30).status_code == 401
+    assert requests.get(f"{flower}/api/tasks", auth=("vqa", "wrong"), timeout=30).status_code == 401
+    assert get(f"{flower}/api/tasks").status_code == 200
+    # an address of this machine that is not loopback's first: not listened on
+    with pytest.raises(requests.ConnectionError):
+        requests.get(flower.replace("127.0.0.1", "127.0.0.2") + "/metrics", timeout=5)

@@ -1,0 +1,267 @@
+"""Jobs through a real Redis and real Celery workers; the echo engine stands where the model would."""
+
+import inspect
+import time
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from producer import Client
+from tests.worker_process import StartWorker
+from vqa import (
+    Answer,
+    Cancelled,
+    DeadlineExceeded,
+    EngineError,
+    InvalidJob,
+    Job,
+    JobGivenUp,
+    PermanentError,
+    UnsupportedVersion,
+    VQAError,
+    errors,
+)
+
+PERMANENT = [
+    error
+    for _, error in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(error, PermanentError) and error is not PermanentError
+]
+WAIT_S = 60.0
+
+
+def job(**fields: Any) -> Job:
+    return Job(messages=[{"role": "user", "content": "What is it?"}], **fields)
+
+
+def failing(name: str, **fields: Any) -> Job:
+    attempts = {"echo_fail_attempts": str(fields.pop("attempts"))} if "attempts" in fields else {}
+    return job(metadata={"echo_fail": name, **attempts}, **fields)
+
+
+def plain_celery(redis_url: str) -> Celery:
+    """Another service's app: it knows the broker and the task's name, and has none of our code's settings."""
+    return Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
+
+
+def test_every_error_comes_back_as_itself(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    ids = client.submit_many(failing(error.__name__, lane="bulk") for error in PERMANENT)
+    outcomes = dict(client.answers(ids, timeout_s=WAIT_S))
+    assert [type(outcomes[id]) for id in ids] == PERMANENT
+
+
+def test_a_transient_error_is_retried_until_it_succeeds(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    retry = {"attempts": 5, "base_s": 0.01}
+    id = client.submit(failing("EngineError", attempts=2, retry=retry))
+    answer = client.answer(id, timeout_s=WAIT_S)
+    assert answer.attempt == 3
+    assert answer.last_error is not None
+    assert answer.last_error.startswith("EngineError: ")
+
+
+def test_a_transient_error_that_stays_comes_back_when_its_attempts_are_used_up(
+    client: Client, start_worker: StartWorker
+) -> None:
+    start_worker()
+    id = client.submit(failing("EngineError", retry={"attempts": 2, "base_s": 0.01}))
+    with pytest.raises(EngineError) as caught:
+        client.answer(id, timeout_s=WAIT_S)
+    assert caught.value.attempts == 2
+    assert caught.value.last_error is not None
+
+
+def test_a_permanent_error_is_not_retried(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    with pytest.raises(errors.BadImage) as caught:
+        client.answer(client.submit(failing("BadImage", retry={"attempts": 5})), timeout_s=WAIT_S)
+    assert caught.value.attempts == 1
+
+
+def test_the_same_id_submitted_twice_runs_once(client: Client, start_worker: StartWorker) -> None:
+    twice = job(id="twice", metadata={"echo_delay_s": "0.5"})
+    client.submit(twice)
+    worker = start_worker()
+    client.submit(twice)
+    answer = client.answer("twice", timeout_s=WAIT_S)
+    client.submit(twice)
+    assert client.answer("twice", timeout_s=WAIT_S) == answer
+    assert answer.attempt == 1
+    assert worker.stop() == 0
+    assert worker.log.read_text().count("succeeded") == 1
+
+
+def test_a_job_past_its_deadline_never_reaches_the_engine(
+    client: Client, redis: Redis, start_worker: StartWorker
+) -> None:
+    client.submit(job(id="late", timeout_s=0.2))
+    client.submit(job(id="early"))
+    time.sleep(0.3)
+    start_worker()
+    with pytest.raises(DeadlineExceeded) as caught:
+        client.answer("late", timeout_s=WAIT_S)
+    assert caught.value.attempts == 0
+    assert client.answer("early", timeout_s=WAIT_S)
+
+
+def test_a_deadline_ends_a_job_that_is_being_answered(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.answer(client.submit(job(timeout_s=1, metadata={"echo_delay_s": "60"})), timeout_s=WAIT_S)
+    assert time.monotonic() - started < 10
+
+
+def test_cancelling_ends_a_job_that_is_being_answered_and_frees_its_slot(
+    client: Client, start_worker: StartWorker
+) -> None:
+    start_worker(VQA_SLOTS="1")
+    id = client.submit(job(timeout_s=120, metadata={"echo_delay_s": "100"}))
+    until = time.monotonic() + WAIT_S
+    while client.counts()["interactive"]["leased"] == 0:
+        assert time.monotonic() < until
+    assert client.cancel(id)
+    with pytest.raises(Cancelled):
+        client.answer(id, timeout_s=WAIT_S)
+    assert client.answer(client.submit(job()), timeout_s=WAIT_S).attempt == 1
+
+
+def test_a_killed_workers_job_is_answered_by_another(client: Client, start_worker: StartWorker) -> None:
+    doomed = start_worker("doomed", VQA_LEASE_S="2")
+    id = client.submit(job(metadata={"echo_delay_s": "3"}))
+    until = time.monotonic() + WAIT_S
+    while client.counts()["interactive"]["leased"] == 0:
+        assert time.monotonic() < until
+    doomed.kill()
+    start_worker("heir", VQA_LEASE_S="2")
+    answer = client.answer(id, timeout_s=WAIT_S)
+    assert answer.worker.startswith("heir@")
+    assert (answer.attempt, answer.last_error) == (2, "worker_lost")
+
+
+def test_a_job_that_kills_its_workers_is_given_up(client: Client, start_worker: StartWorker) -> None:
+    for attempt in range(3):
+        worker = start_worker(f"victim{attempt}", VQA_LEASE_S="1")
+        if attempt == 0:
+            client.submit(failing("exit", id="poison", timeout_s=120))
+        worker.process.wait(WAIT_S)
+    start_worker("witness", VQA_LEASE_S="1")
+    with pytest.raises(JobGivenUp):
+        client.answer("poison", timeout_s=WAIT_S)
+
+
+def test_an_engine_that_crashes_ends_its_worker_and_its_jobs_go_to_another(
+    client: Client, start_worker: StartWorker
+) -> None:
+    crashing = start_worker("crashing", VQA_ECHO_DELAY_S="0.5")
+    innocent = client.submit(job(id="innocent", metadata={"echo_delay_s": "20"}, retry={"attempts": 1}))
+    client.submit(failing("crash", id="crash", attempts=1, retry={"attempts": 1}))
+    assert crashing.process.wait(WAIT_S) == 70
+    start_worker("heir")
+    client.cancel(innocent)
+    assert client.answer("crash", timeout_s=WAIT_S).worker.startswith("heir@")
+
+
+def test_a_worker_is_not_ready_before_its_model_is_loaded(client: Client, start_worker: StartWorker) -> None:
+    client.submit(job(id="waits"))
+    start_worker("slow", ready=False, VQA_ECHO_LOAD_S="4")
+    worker = start_worker("also-slow", ready=False, VQA_ECHO_LOAD_S="4")
+    time.sleep(2)
+    assert client.workers() == []
+    assert client.counts()["interactive"]["queued"] == 1
+    assert client.answer("waits", timeout_s=WAIT_S)
+    assert worker.process.poll() is None
+
+
+def test_interactive_jobs_are_taken_before_bulk_ones_and_foreign_ones_last(
+    client: Client, redis_url: str, start_worker: StartWorker
+) -> None:
+    foreign = plain_celery(redis_url).send_task("vqa.answer", [{"messages": [{"role": "user", "content": "?"}]}])
+    client.submit(job(id="bulk", lane="bulk"))
+    client.submit(job(id="interactive"))
+    worker = start_worker(VQA_SLOTS="1", VQA_ECHO_DELAY_S="0.3")
+    foreign.get(timeout=WAIT_S)
+    worker.stop()
+    received = [line for line in worker.log.read_text().splitlines() if "] received" in line]
+    assert [line.partition("[")[2].partition("]")[0] for line in received] == ["interactive", "bulk", foreign.id]
+
+
+@pytest.mark.parametrize("queue", ["interactive", "bulk", None])
+def test_a_job_that_another_celery_app_sends_is_adopted(
+    redis_url: str, start_worker: StartWorker, queue: str | None
+) -> None:
+    start_worker()
+    sent = {"messages": [{"role": "user", "content": "What is it?"}]}
+    result = plain_celery(redis_url).send_task("vqa.answer", [sent], queue=queue)
+    answer = Answer.model_validate(result.get(timeout=WAIT_S))
+    assert (answer.id, answer.attempt) == (result.id, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([{"version": 99}], "UnsupportedVersion"),
+        ([{"question": "misspelt"}], "InvalidJob"),
+        (["not a job"], "InvalidJob"),
+        ([[1, 2, 3]], "InvalidJob"),
+        ([{"messages": [{"role": "user", "content": [{"type": "image", "image": "http://a.b/c"}]}]}], "InvalidJob"),
+    ],
+)
+def test_a_foreign_message_that_is_no_job_gets_a_named_error(
+    client: Client, redis_url: str, start_worker: StartWorker, arguments: list[object], named: str
+) -> None:
+    start_worker()
+    result = plain_celery(redis_url).send_task("vqa.answer", arguments, queue="interactive")
+    with pytest.raises(VQAError) as caught:
+        client_answer(client, result.id)
+    assert type(caught.value).__name__ == named
+    assert isinstance(caught.value, InvalidJob | UnsupportedVersion)
+
+
+def client_answer(client: Client, id: str) -> Answer:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return client.answer(id, timeout_s=1)
+        except (errors.UnknownJob, errors.AnswerTimeout):
+            # unknown until a worker has adopted it
+            assert time.monotonic() < until
+
+
+def test_a_stopping_worker_finishes_what_it_holds(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker(VQA_SLOTS="2")
+    ids = client.submit_many(job(metadata={"echo_delay_s": "2"}) for _ in range(2))
+    until = time.monotonic() + WAIT_S
+    while client.counts()["interactive"]["leased"] < 2:
+        assert time.monotonic() < until
+    assert worker.stop() == 0
+    assert {client.states([id])[id].state for id in ids} == {"answered"}
+
+
+def test_a_worker_that_cannot_finish_in_time_gives_its_jobs_back_uncounted(
+    client: Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker("hasty", VQA_DRAIN_S="0.5")
+    id = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "5"}))
+    until = time.monotonic() + WAIT_S
+    while client.counts()["interactive"]["leased"] == 0:
+        assert time.monotonic() < until
+    assert worker.stop() == 0
+    start_worker("heir")
+    answer = client.answer(id, timeout_s=WAIT_S)
+    assert answer.worker.startswith("heir@")
+    assert answer.attempt == 1
+
+
+def test_nothing_is_left_in_redis_but_what_has_a_time_to_live(
+    client: Client, redis: Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    ids = client.submit_many(job(lane="bulk") for _ in range(20))
+    assert len(list(client.answers(ids, timeout_s=WAIT_S))) == 20
+    worker.stop()
+    ours = [key for key in redis.keys("vqa:*") if redis.ttl(key) < 0]
+    assert ours == []

@@ -1,0 +1,126 @@
+"""A worker played in the test's own process: it takes jobs from the ledger and closes them as told."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from PIL import Image
+from redis import Redis
+
+from producer import Answer, Client, Job, Timings, Usage
+from vqa.celery import make_app
+from vqa.connection import connect
+from vqa.job import LANES, TextPart
+from vqa.ledger import Lease, Ledger
+from vqa.outcome import Outcome, encode
+from vqa.settings import QueueSettings
+
+Behaviour = Callable[[Job, Lease], Outcome]
+
+
+def echo(job: Job, lease: Lease) -> Outcome:
+    """The job's last words."""
+    [*_, last] = [part.text for part in job.messages[-1].content if isinstance(part, TextPart)]
+    return answer(job.id, last)
+
+
+def answer(id: str, text: str) -> Answer:
+    return Answer(
+        id=id,
+        text=text,
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=3, completion_tokens=2),
+        timings=Timings(queued_s=0.1, media_s=0.1, engine_s=0.1, total_s=0.3),
+        model="played",
+        worker="played@here",
+        attempt=1,
+    )
+
+
+class PlayedWorker:
+    """Takes and closes jobs; with `run` around, whatever is published, in a thread."""
+
+    def __init__(self, redis: Redis, settings: QueueSettings) -> None:
+        self._redis = redis
+        self.ledger = Ledger(redis)
+        self._backend = make_app(settings).backend
+        self._stop = threading.Event()
+
+    def take(self, id: str) -> Lease:
+        lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
+        assert isinstance(lease, Lease), lease
+        return lease
+
+    def close(self, id: str, outcome: Outcome) -> None:
+        lease = self.take(id)
+        encoded = encode(self._backend, id, outcome, lease.header.attempt, lease.header.error)
+        assert self.ledger.close(id, lease.token, encoded, ttl_s=60)
+
+    def run(self, behaviour: Behaviour) -> None:
+        while not self._stop.is_set():
+            message = self._redis.brpop(list(LANES), timeout=0.1)
+            if message:
+                id = json.loads(message[1])["headers"]["id"]
+                lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
+                if isinstance(lease, Lease):
+                    outcome = behaviour(Job.from_json(lease.payload), lease)
+                    self.ledger.close(id, lease.token, encode(self._backend, id, outcome, 1), ttl_s=60)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+@pytest.fixture
+def worker(redis: Redis, queue_settings: QueueSettings) -> PlayedWorker:
+    """Does what the test tells it to, one job at a time."""
+    return PlayedWorker(redis, queue_settings)
+
+
+@pytest.fixture
+def answering(redis: Redis, queue_settings: QueueSettings) -> Iterator[Callable[[Behaviour], None]]:
+    """Start a worker that treats every job by the given behaviour."""
+    started: list[tuple[PlayedWorker, threading.Thread]] = []
+    with connect(queue_settings) as connection:
+
+        def start(behaviour: Behaviour) -> None:
+            worker = PlayedWorker(connection, queue_settings)
+            thread = threading.Thread(target=worker.run, args=(behaviour,))
+            started.append((worker, thread))
+            thread.start()
+
+        yield start
+        for worker, thread in started:
+            worker.stop()
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def echoing(answering: Callable[[Behaviour], None]) -> None:
+    """A worker that answers every job with its question."""
+    answering(echo)
+
+
+@pytest.fixture
+def client(queue_settings: QueueSettings) -> Iterator[Client]:
+    with Client(queue_settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def question() -> Callable[..., Job]:
+    """A job of words alone."""
+
+    def make(text: str = "What is it?", **fields: object) -> Job:
+        return Job(messages=[{"role": "user", "content": text}], **fields)
+
+    return make

@@ -1,0 +1,217 @@
+"""The `vqa` command as a user runs it: output, one-line errors, exit statuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from producer import Job, PromptTooLong
+from producer.ports import free_port
+from tests.producer.conftest import PlayedWorker, answer, echo
+from vqa.settings import NAMES
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-W", "error", "-m", "producer.cli"]
+
+Vqa = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def environment(redis_url: str) -> dict[str, str]:
+    return os.environ | {"VQA_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def vqa(environment: dict[str, str]) -> Vqa:
+    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        extra = options.pop("env", {})
+        command = [*COMMAND, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment | extra, **options)
+
+    return run
+
+
+@pytest.fixture
+def questions(tmp_path: Path, picture: bytes) -> Path:
+    (tmp_path / "teal.png").write_bytes(picture)
+    rows = [{"id": f"q{number}", "image": "teal.png", "question": f"Question {number}?"} for number in range(3)]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def rows(text: str) -> dict[str | None, Any]:
+    return {row["id"]: row for row in map(json.loads, text.splitlines())}
+
+
+def test_ask_prints_the_answer(vqa: Vqa, echoing: None, questions: Path) -> None:
+    asked = vqa("ask", questions.parent / "teal.png", "What colour?")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "What colour?\n", "")
+
+
+def test_a_picture_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path) -> None:
+    with (questions.parent / "teal.png").open() as picture:
+        piped = vqa("ask", "-", "From stdin?", "--json", "--max-new-tokens", "4", stdin=picture)
+    assert json.loads(piped.stdout)["text"] == "From stdin?"
+
+
+def test_a_reader_that_leaves_is_no_traceback(environment: dict[str, str], echoing: None, questions: Path) -> None:
+    command = " ".join(COMMAND) + f" submit {questions} | true"
+    gone = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert gone.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "said"),
+    [("teal.png", 1, "vqa: PromptTooLong: too long\n"), ("missing.png", 1, "vqa: BadImage: cannot read the picture")],
+)
+def test_a_failure_is_one_line(
+    vqa: Vqa, answering: Callable[..., None], questions: Path, image: str, status: int, said: str
+) -> None:
+    answering(lambda job, lease: PromptTooLong("too long"))
+    asked = vqa("ask", questions.parent / image, "What?")
+    assert (asked.returncode, asked.stdout) == (status, "")
+    assert asked.stderr.startswith(said)
+    assert asked.stderr.count("\n") == 1
+
+
+def test_submit_writes_every_answer_and_tells_bad_lines(
+    vqa: Vqa, answering: Callable[..., None], questions: Path
+) -> None:
+    answering(lambda job, lease: PromptTooLong("too long") if job.id == "q1" else echo(job, lease))
+    with questions.open("a") as file:
+        file.write("no job\n")
+    out = questions.parent / "answers.jsonl"
+    submitted = vqa("submit", questions, "-o", out)
+    assert submitted.returncode == 3
+    assert submitted.stderr == "vqa: line 4: InvalidJob: not JSON\n"
+    written = rows(out.read_text())
+    assert {id: row.get("answer") for id, row in written.items()} == {
+        "q0": "Question 0?",
+        "q1": None,
+        "q2": "Question 2?",
+        None: None,
+    }
+    assert written["q1"]["error"] == {"code": "prompt_too_long", "message": "too long"}
+    assert written[None]["error"]["message"] == "line 4: not JSON"
+
+
+def test_jobs_of_a_file_go_to_the_bulk_lane_unless_told_otherwise(
+    vqa: Vqa, answering: Callable[..., None], questions: Path
+) -> None:
+    lanes: set[str] = set()
+
+    def note(job: Job, lease: Any) -> Any:
+        lanes.add(lease.header.lane)
+        return echo(job, lease)
+
+    answering(note)
+    assert vqa("submit", questions).returncode == 0
+    assert lanes == {"bulk"}
+
+
+def test_what_ctrl_c_left_is_collected(
+    vqa: Vqa, environment: dict[str, str], worker: PlayedWorker, questions: Path, redis: Redis
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "submit", str(questions)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 30
+    while redis.llen("bulk") < 3:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    worker.close("q0", answer("q0", "early"))
+    assert process.stdout
+    early = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert rows(early)["q0"]["answer"] == "early"
+    assert said.endswith(f"vqa collect {questions}\n")
+    for id in ("q1", "q2"):
+        worker.close(id, answer(id, "late"))
+    collected = vqa("collect", questions, "nobody's")
+    assert collected.returncode == 3
+    found = rows(collected.stdout)
+    assert [found[id]["answer"] for id in ("q0", "q1", "q2")] == ["early", "late", "late"]
+    assert found["nobody's"]["error"]["code"] == "unknown_job"
+
+
+def test_sigterm_ends_with_a_temporary_failure(environment: dict[str, str], questions: Path, redis: Redis) -> None:
+    process = subprocess.Popen([*COMMAND, "submit", str(questions)], env=environment, stderr=subprocess.PIPE)
+    until = time.monotonic() + 30
+    while redis.llen("bulk") < 3:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+def test_status_shows_jobs_and_the_queue(vqa: Vqa, worker: PlayedWorker, client: Any, question: Any) -> None:
+    client.submit(question(id="q1"))
+    worker.ledger.renew("card0@here", [], 9, {"slots": 4})
+    assert [line.split()[:2] for line in vqa("status", "q1", "q2").stdout.splitlines()] == [
+        ["ID", "STATE"],
+        ["q1", "queued"],
+        ["q2", "unknown"],
+    ]
+    told = json.loads(vqa("status", "--json").stdout)
+    assert told["lanes"]["interactive"] == {"queued": 1, "leased": 0, "delayed": 0}
+    assert told["workers"] == {"card0@here": {"slots": 4}}
+    assert "card0@here  slots=4" in vqa("status").stdout
+
+
+def test_cancel_tells_what_was_not_open(vqa: Vqa, client: Any, question: Any) -> None:
+    client.submit(question(id="q1"))
+    cancelled = vqa("cancel", "q1", "q2")
+    assert cancelled.stdout == "q1 cancelled\nq2 was not open\n"
+    assert cancelled.returncode == 3
+
+
+def test_a_lost_redis_is_a_temporary_failure(vqa: Vqa) -> None:
+    lost = vqa("status", env={"VQA_REDIS_URL": f"redis://:secret@127.0.0.1:{free_port()}/0"})
+    assert lost.returncode == 75
+    assert lost.stderr.startswith("vqa: QueueUnavailable: Redis at 127.0.0.1:")
+    assert lost.stderr.count("\n") == 1
+    assert "secret" not in lost.stderr
+
+
+def test_wrong_usage_ends_with_2(vqa: Vqa) -> None:
+    assert vqa("ask", "--no-such-option").returncode == 2
+    assert vqa("submit", "no-such-file.jsonl").returncode == 2
+    assert vqa("no-such-command").returncode == 2
+    wrong = vqa("status", env={"VQA_REDIS_ULR": "redis://127.0.0.1"})
+    assert wrong.returncode == 2
+    assert "did you mean VQA_REDIS_URL?" in wrong.stderr
+
+
+def test_schema_and_settings_are_documents(vqa: Vqa) -> None:
+    schemas = json.loads(vqa("schema").stdout)
+    assert {"messages", "lane", "max_new_tokens"} <= schemas["job"]["properties"].keys()
+    assert {"text", "usage"} <= schemas["answer"]["properties"].keys()
+    # the place that an error about a variable sends one to must not fail by that variable
+    settings = json.loads(vqa("settings", "--json", env={"VQA_NO_SUCH": "1"}).stdout)
+    assert settings.keys() == NAMES.keys()
+    assert settings["VQA_LEASE_S"]["default"] == 9
+
+
+@pytest.mark.parametrize("command", ["ask", "submit", "collect", "status", "cancel", "schema", "settings", "demo"])
+def test_every_command_has_a_help_with_an_example(vqa: Vqa, command: str) -> None:
+    told = vqa(command, "--help")
+    assert told.returncode == 0
+    assert "Example: " in told.stdout
+
+
+def test_worker_hands_everything_to_the_workers(vqa: Vqa) -> None:
+    told = vqa("worker", "--help")
+    assert told.returncode == 0
+    assert "--slots" in told.stdout

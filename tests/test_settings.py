@@ -1,0 +1,26 @@
+"""The table of environment names and the settings that read them say the same."""
+
+import importlib
+import re
+from pathlib import Path
+
+from vqa.settings import NAMES, PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent
+DEFINES = re.compile(r"^class \w+\(\w*Settings\)", re.MULTILINE)
+
+
+def _subclasses(of: type[Settings]) -> set[type[Settings]]:
+    return {below for direct in of.__subclasses__() for below in {direct, *_subclasses(direct)}}
+
+
+def test_every_setting_is_in_the_table_and_the_other_way_round() -> None:
+    files = [path for package in ("vqa", "workers") for path in (ROOT / package).rglob("*.py")]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if DEFINES.search(path.read_text())
+    }
+    for module in modules:
+        importlib.import_module(module)
+    # other tests may define settings of their own
+    classes = [each for each in _subclasses(Settings) if each.__module__ in modules]
+    assert {PREFIX + field.upper() for each in classes for field in each.model_fields} == set(NAMES)

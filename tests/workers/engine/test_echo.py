@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.workers.engine.conftest import SOON, wait_until
+from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, TransientError
+from workers.engine.base import Prompt, Turn
+from workers.engine.catalog import make_engine
+from workers.engine.echo import EXIT_STATUS, EchoEngine
+from workers.engine.settings import EngineSettings
+
+
+def ask(id: str = "a", question: str = "how many?", /, *, attempt: int = 1, **wishes: Any) -> Prompt:
+    known = {name: wishes.pop(name) for name in ("lane", "deadline") if name in wishes}
+    turns = (Turn("user", (Image.new("RGB", (30, 20)), question)),)
+    return Prompt(id, turns, 10, attempt=attempt, metadata={name: str(wish) for name, wish in wishes.items()}, **known)
+
+
+@pytest.fixture
+def crashes() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+def engine(crashes: list[BaseException]) -> Iterator[EchoEngine]:
+    engine = EchoEngine(EngineSettings(engine="echo"), slots=2)
+    engine.start(crashes.append)
+    yield engine
+    engine.stop()
+
+
+def test_the_answer_is_a_hash_of_words_and_sizes(engine: EchoEngine) -> None:
+    expected = hashlib.sha256(b"30x20\0how many?\0").hexdigest()[:16]
+
+    completion = engine.submit(ask()).result(0)
+
+    assert completion.text == f"echo:{expected}"
+    assert (completion.prompt_tokens, completion.completion_tokens) == (3, 1)
+
+
+def test_without_a_delay_it_is_there_when_submit_returns_even_with_every_slot_taken(engine: EchoEngine) -> None:
+    for id in "bcd":
+        engine.submit(ask(id, echo_delay_s=SOON))
+
+    assert engine.submit(ask()).done()
+
+
+def test_as_many_delays_run_at_once_as_there_are_slots(engine: EchoEngine) -> None:
+    started = time.monotonic()
+    futures = [engine.submit(ask(str(number), echo_delay_s=0.1)) for number in range(4)]
+
+    assert all(future.result(SOON) for future in futures)
+    assert time.monotonic() - started >= 0.2
+
+
+def test_the_delay_of_a_prompt_that_names_none_is_the_settings() -> None:
+    engine = EchoEngine(EngineSettings(engine="echo", echo_delay_s=0.1, echo_load_s=0.1), slots=1)
+    started = time.monotonic()
+    engine.start(lambda error: None)
+    assert time.monotonic() - started >= 0.1
+
+    assert engine.submit(ask()).result(SOON)
+    assert time.monotonic() - started >= 0.2
+    engine.stop()
+
+
+def test_interactive_prompts_get_the_next_slot(engine: EchoEngine) -> None:
+    order: list[str] = []
+    for id in "ab":
+        engine.submit(ask(id, echo_delay_s=0.05))
+    lanes = {"c": "bulk", "d": "bulk", "e": "interactive", "f": "interactive"}
+    futures = {id: engine.submit(ask(id, echo_delay_s=0.05, lane=lane)) for id, lane in lanes.items()}
+    for id, future in futures.items():
+        future.add_done_callback(lambda _, id=id: order.append(id))  # type: ignore[misc]
+
+    wait_until(lambda: len(order) == 4)
+    assert set(order[:2]) == {"e", "f"}
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.02])
+def test_a_job_fails_as_its_metadata_asks(engine: EchoEngine, delay_s: float) -> None:
+    future = engine.submit(ask(echo_fail="TransientError", echo_delay_s=delay_s))
+
+    assert type(future.exception(SOON)) is TransientError
+
+
+def test_it_fails_on_as_many_attempts_as_asked(engine: EchoEngine) -> None:
+    wish = {"echo_fail": "EngineError", "echo_fail_attempts": 2}
+
+    errors = [engine.submit(ask(attempt=attempt, **wish)).exception(SOON) for attempt in (1, 2, 3)]
+
+    assert [type(error) for error in errors] == [EngineError, EngineError, type(None)]
+
+
+@pytest.mark.parametrize("wish", [{"echo_fail": "Nonsense"}, {"echo_delay_s": "x"}, {"echo_fail_attempts": "x"}])
+def test_a_wish_that_means_nothing_is_an_invalid_job(engine: EchoEngine, wish: dict[str, str]) -> None:
+    with pytest.raises(InvalidJob):
+        engine.submit(ask(**wish)).result(SOON)
+
+
+def test_a_crash_is_told_once_and_fails_what_is_held(engine: EchoEngine, crashes: list[BaseException]) -> None:
+    other = engine.submit(ask("b", echo_delay_s=SOON))
+    futures = [engine.submit(ask(id, echo_fail="crash")) for id in "cd"]
+
+    assert all(isinstance(future.exception(SOON), EngineError) for future in (other, *futures))
+    wait_until(lambda: len(crashes) == 1)
+    assert isinstance(engine.submit(ask()).exception(SOON), EngineError)
+
+
+def test_the_process_ends_where_the_metadata_asks_for_it() -> None:
+    program = (
+        "from workers.engine.base import Prompt\n"
+        "from workers.engine.echo import EchoEngine\n"
+        "from workers.engine.settings import EngineSettings\n"
+        "engine = EchoEngine(EngineSettings(engine='echo'), 1)\n"
+        "engine.submit(Prompt('a', (), 1, metadata={'echo_fail': 'exit'}))\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], timeout=SOON, check=False).returncode == EXIT_STATUS
+
+
+def test_a_deadline_ends_a_prompt_that_waits_or_is_delayed_and_frees_its_slot(engine: EchoEngine) -> None:
+    soon = time.monotonic() + 0.1
+    futures = [engine.submit(ask(id, echo_delay_s=SOON, deadline=soon)) for id in "abcd"]
+
+    assert all(isinstance(future.exception(SOON), DeadlineExceeded) for future in futures)
+    assert engine.submit(ask("e", echo_delay_s=0.01)).result(SOON)
+    assert isinstance(engine.submit(ask(deadline=soon)).exception(0), DeadlineExceeded)
+
+
+def test_cancelling_frees_the_slot_at_once(engine: EchoEngine) -> None:
+    futures = [engine.submit(ask(id, echo_delay_s=SOON)) for id in "abc"]
+    for id in ("a", "b", "c", "unknown"):
+        engine.cancel(id)
+
+    assert all(isinstance(future.exception(0), Cancelled) for future in futures)
+    assert engine.submit(ask("d", echo_delay_s=0.01)).result(SOON)
+
+
+def test_stopping_fails_what_is_held(engine: EchoEngine) -> None:
+    future = engine.submit(ask(echo_delay_s=SOON))
+    engine.stop()
+
+    assert isinstance(future.exception(0), EngineError)
+
+
+def test_many_threads_may_submit_at_once(engine: EchoEngine) -> None:
+    done: list[bool] = []
+
+    def submit() -> None:
+        futures = [engine.submit(ask(f"{threading.get_ident()}-{n}", echo_delay_s=0.001)) for n in range(50)]
+        done.extend(bool(future.result(SOON)) for future in futures)
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+
+    assert done == [True] * 400
+
+
+def test_it_needs_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "import workers.media, workers.slots, workers.engine.base\n"
+        "from workers.engine.catalog import make_engine\n"
+        "from workers.engine.settings import EngineSettings\n"
+        "make_engine(EngineSettings(engine='echo'), 4)\n"
+        "sys.exit(bool({'torch', 'transformers', 'celery'} & sys.modules.keys()))\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], timeout=SOON, check=False).returncode == 0
+
+
+def test_the_catalog_makes_it() -> None:
+    assert isinstance(make_engine(EngineSettings(engine="echo"), 4), EchoEngine)

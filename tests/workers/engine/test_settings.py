@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vqa.errors import SettingsError
+from vqa.settings import NAMES
+from workers.engine.settings import EngineSettings
+
+
+def test_every_field_is_in_the_table_of_names() -> None:
+    assert {f"VQA_{field.upper()}" for field in EngineSettings.model_fields} <= NAMES.keys()
+
+
+def test_a_microbatch_is_half_the_slots_unless_it_is_set() -> None:
+    assert [EngineSettings().microbatch_of(slots) for slots in (1, 2, 16)] == [1, 1, 8]
+    assert EngineSettings(microbatch=12).microbatch_of(16) == 12
+
+
+def test_image_tokens_are_of_32_by_32_pixels() -> None:
+    assert EngineSettings(max_image_tokens=16).max_image_pixels == 128 * 128
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine", "continuous"),
+        ("model", "https://example.org/model"),
+        ("model", " "),
+        ("dtype", "int4"),
+        ("slot_tokens", 0),
+        ("max_image_tokens", 0),
+        ("replicas", 0),
+        ("microbatch", 0),
+        ("microbatch_wait_ms", -1),
+        ("echo_delay_s", -1),
+        ("echo_load_s", -1),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    monkeypatch.setenv(f"VQA_{name.upper()}", str(value))
+
+    with pytest.raises(SettingsError, match=f"VQA_{name.upper()}"):
+        EngineSettings()
