@@ -57,7 +57,7 @@ check: $(STAMP) ## formatting, lint, types, import rules, the compose file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict $(CODE)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 eval: $(STAMP) ## how often the small model is right on questions that it has not seen
@@ -67,5 +67,5 @@ bench: $(STAMP) ## answers a second, and how long they take
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what was made here, the virtual environment included
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

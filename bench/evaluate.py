@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make eval", description=__doc__)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--model", default=str(TINY), help="folder or hub name (default: the bundled model)")
+    parser.add_argument("--cards", default="cpu", help="a card's number (default: cpu)")
     options = parser.parse_args(arguments)
-    asked, right = ask(options.questions, options.model)
+    asked, right = ask(options.questions, options.model, options.cards)
     shares = {family: right[family] / asked[family] for family in sorted(asked)}
     for family, share in shares.items():
         print(f"{family:10} {share:7.1%}  {right[family]} of {asked[family]}")
@@ -37,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if overall >= OVERALL and min(shares.values()) >= A_FAMILY else 1
 
 
-def ask(questions: int, model: str) -> tuple[Counter[str], Counter[str]]:
+def ask(questions: int, model: str, cards: str) -> tuple[Counter[str], Counter[str]]:
     """How many were asked, and how many answered as expected, by family."""
     asked: Counter[str] = Counter()
     right: Counter[str] = Counter()
-    with EmbeddedRedis() as server, Client(redis_url=server.url) as client, worker(client, VQA_MODEL=model):
+    settings = {"VQA_MODEL": model, "VQA_CARDS": cards}
+    with EmbeddedRedis() as server, Client(redis_url=server.url) as client, worker(client, **settings):
         items = dict(enumerate(held_out(questions)))
         jobs = (
             Job.about(items[n].image, items[n].question, id=f"eval-{n}", lane="bulk", max_new_tokens=16) for n in items

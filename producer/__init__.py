@@ -1,7 +1,79 @@
-"""Asking: clients that put jobs on the queue and wait for their answers. No torch, no model."""
+"""Asking: clients that put jobs on the queue and wait for their answers. No torch, no model.
 
-from producer.client import Client
-from vqa import *  # noqa: F403
-from vqa import __all__ as _shared
+Names are imported when they are first used, so that the `vqa` command starts without Celery and Redis.
+"""
 
-__all__ = ["Client", *_shared]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from producer.aio import AsyncClient
+    from producer.client import Client
+    from producer.states import JobState
+    from vqa import (
+        Answer,
+        AnswerTimeout,
+        BadImage,
+        Cancelled,
+        DeadlineExceeded,
+        EngineError,
+        ImageMissing,
+        ImagePart,
+        InvalidJob,
+        Job,
+        JobGivenUp,
+        Message,
+        NotReady,
+        PermanentError,
+        PromptTooLong,
+        QueueUnavailable,
+        RetryPolicy,
+        SettingsError,
+        TextPart,
+        Timings,
+        TransientError,
+        UnknownJob,
+        UnsupportedVersion,
+        Usage,
+        VQAError,
+    )
+
+__all__ = [
+    "Answer",
+    "AnswerTimeout",
+    "AsyncClient",
+    "BadImage",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "EngineError",
+    "ImageMissing",
+    "ImagePart",
+    "InvalidJob",
+    "Job",
+    "JobGivenUp",
+    "JobState",
+    "Message",
+    "NotReady",
+    "PermanentError",
+    "PromptTooLong",
+    "QueueUnavailable",
+    "RetryPolicy",
+    "SettingsError",
+    "TextPart",
+    "Timings",
+    "TransientError",
+    "UnknownJob",
+    "UnsupportedVersion",
+    "Usage",
+    "VQAError",
+]
+
+_OWN = {"AsyncClient": "producer.aio", "Client": "producer.client", "JobState": "producer.states"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_OWN.get(name, "vqa")), name)

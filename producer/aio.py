@@ -1,28 +1,26 @@
-"""The same client for asyncio. Waiting is asynchronous; short exchanges run in a few threads, as kombu has no asyncio."""
+"""The same client for asyncio: waiting is asynchronous, short exchanges run in threads, as kombu has no asyncio."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from itertools import islice
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
-from producer.core import answer_of, chunks, outcome_of, parse_look, parse_replies, queue_look, reaching, still_open
+from producer.core import answer_of
 from producer.link import Link
+from producer.mailbox import AsyncMailbox
 from producer.states import JobState
-from producer.waits import LOOK, POLL_S, SHORTEST_BLOCK_S, Wait, Waits
+from producer.waits import Window, arrived, remaining, soon
 from vqa.answer import Answer
-from vqa.connection import connect_async
-from vqa.errors import QueueUnavailable
 from vqa.job import ImageSource, Job, Lane
 from vqa.ledger import State, WorkerInfo
 from vqa.outcome import Outcome
 from vqa.settings import QueueSettings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: short exchanges with Redis that run at once
@@ -32,18 +30,17 @@ _THREADS = 4
 class AsyncClient:
     """`Client` for asyncio, method by method; see there. One belongs to one event loop, and its tasks share it.
 
-        async with AsyncClient() as client:
-            print((await client.ask("cat.jpg", "What is on the mat?")).text)
+    async with AsyncClient() as client:
+        print((await client.ask("cat.jpg", "What is on the mat?")).text)
+
+    Cancelling a task that waits does not cancel its job.
     """
 
     def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
         given = settings.model_dump() if settings else {}
         self._link = Link(QueueSettings(**(given | overrides)))
-        self._redis = connect_async(self._link.settings)
         self._threads = ThreadPoolExecutor(_THREADS, "vqa-producer")
-        self._waits = Waits()
-        self._reader: asyncio.Task[None] | None = None
-        self._next_poll = 0.0
+        self._mailbox = AsyncMailbox(self._link, self._threads)
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,13 +52,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """See `Client.close`."""
-        if self._reader:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
         try:
+            await self._mailbox.close()
             await self._threaded(self._link.close)
         finally:
-            await self._redis.aclose()
             self._threads.shutdown(wait=False)
 
     @property
@@ -71,24 +65,67 @@ class AsyncClient:
 
     async def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
         """See `Client.ask`."""
-        job = await self._threaded(lambda: Job.about(image, question, **fields))
+        job = await self._threaded(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job) -> str:
         """See `Client.submit`."""
-        await self._threaded(lambda: self._link.submit([job]))
+        await self._threaded(self._link.submit, [job])
         return job.id
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """See `Client.submit_many`."""
-        return await self._threaded(lambda: self._link.submit_many(jobs))
+        return await self._threaded(self._link.submit_many, jobs)
+
+    async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
+        """See `Client.ask_many`."""
+        window = Window(jobs, in_flight)
+        with self._mailbox.waiting() as wait:
+            while wait.pending or not window.done:
+                while chunk := await self._threaded(window.due, len(wait.pending)):
+                    await self._threaded(self._link.submit, chunk)
+                    await self._mailbox.add(wait, [job.id for job in chunk])
+                if wait.pending:
+                    await self._mailbox.turn(wait, soon())
+                for pair in arrived(self._link.backend, wait):
+                    yield pair
+        for pair in remaining(self._link.backend, wait):
+            yield pair
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """See `Client.answer`."""
-        async with aclosing(self.answers([id], timeout_s)) as outcomes:
-            [(_, outcome)] = [pair async for pair in outcomes]
+        [(_, outcome)] = [pair async for pair in self.answers([id], timeout_s)]
         return answer_of(outcome)
 
-    async def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> AsyncIterator[tuple[str, Outcome]]:
+    async def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> AsyncGenerator[tuple[str, Outcome]]:
         """See `Client.answers`."""
-        ...
+        with self._mailbox.waiting(ids) as wait:
+            for step in wait.steps(timeout_s):
+                if isinstance(step, list):
+                    await self._mailbox.look(step)
+                else:
+                    await self._mailbox.turn(wait, step)
+                for pair in arrived(self._link.backend, wait):
+                    yield pair
+        for pair in remaining(self._link.backend, wait):
+            yield pair
+
+    async def cancel(self, id: str) -> bool:
+        """See `Client.cancel`."""
+        return await self._threaded(self._link.cancel, id)
+
+    async def states(self, ids: Iterable[str]) -> dict[str, JobState]:
+        """See `Client.states`."""
+        return await self._threaded(self._link.states, list(ids))
+
+    async def counts(self) -> dict[Lane, dict[State, int]]:
+        """See `Client.counts`."""
+        return await self._threaded(self._link.counts)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """See `Client.workers`."""
+        return await self._threaded(self._link.workers)
+
+    async def _threaded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        # threads of its own: those of the event loop may all be busy with something long
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from producer.core import answer_of, chunks, outcome_of, still_open
+from producer.core import answer_of
 from producer.link import Link
 from producer.mailbox import Mailbox
 from producer.states import JobState
-from producer.waits import LOOK, POLL_S, Wait
+from producer.waits import Window, arrived, remaining, soon
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, Lane
 from vqa.ledger import State, WorkerInfo
@@ -68,11 +66,24 @@ class Client:
 
         When it raises, the jobs before the failing chunk are on the queue; submitting all of them again is harmless.
         """
-        ids = []
-        for chunk in chunks(jobs):
-            self._link.submit(chunk)
-            ids += [job.id for job in chunk]
-        return ids
+        return self._link.submit_many(jobs)
+
+    def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> Iterator[tuple[str, Outcome]]:
+        """Submit jobs and tell how they ended, as they end, with at most so many open at once.
+
+        The jobs are read as there is room, so there may be any number of them. Each ends by its deadline at the latest.
+        """
+        window = Window(jobs, in_flight)
+        with self._mailbox.waiting() as wait:
+            while wait.pending or not window.done:
+                while chunk := window.due(len(wait.pending)):
+                    self._link.submit(chunk)
+                    self._mailbox.add(wait, [job.id for job in chunk])
+                if wait.pending:
+                    self._mailbox.turn(wait, soon())
+                yield from arrived(self._link.backend, wait)
+        # another thread may have delivered the last ones after that
+        yield from remaining(self._link.backend, wait)
 
     def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """Wait for the answer to a job, whoever submitted it.
@@ -89,14 +100,14 @@ class Client:
         Ids that are open when `timeout_s` is over come last, with AnswerTimeout; without one the wait lasts until the
         jobs' deadlines at most.
         """
-        end = None if timeout_s is None else time.monotonic() + timeout_s
         with self._mailbox.waiting(ids) as wait:
-            # what ended before the wait began is announced no more
-            before = iter(list(wait.pending))
-            while chunk := list(islice(before, LOOK)):
-                self._mailbox.look(chunk)
-                yield from self._arrived(wait)
-            yield from self._until_done(wait, end)
+            for step in wait.steps(timeout_s):
+                if isinstance(step, list):
+                    self._mailbox.look(step)
+                else:
+                    self._mailbox.turn(wait, step)
+                yield from arrived(self._link.backend, wait)
+        yield from remaining(self._link.backend, wait)
 
     def cancel(self, id: str) -> bool:
         """End an open job with Cancelled, waiting or running; False where it is not open."""
@@ -113,18 +124,3 @@ class Client:
     def workers(self) -> list[WorkerInfo]:
         """The workers that are up."""
         return self._link.workers()
-
-    def _until_done(self, wait: Wait, end: float | None) -> Iterator[tuple[str, Outcome]]:
-        while wait.pending and (end is None or time.monotonic() < end):
-            soon = time.monotonic() + POLL_S
-            self._mailbox.turn(wait, soon if end is None else min(end, soon))
-            yield from self._arrived(wait)
-        # from here on nothing arrives, so that each id is told once
-        self._mailbox.forget(wait)
-        yield from self._arrived(wait)
-        yield from ((id, still_open()) for id in wait.pending)
-
-    def _arrived(self, wait: Wait) -> Iterator[tuple[str, Outcome]]:
-        while wait.arrived:
-            id, found = wait.arrived.popleft()
-            yield id, outcome_of(self._link.backend, found)

@@ -96,14 +96,14 @@ def _checked(id: str, data: bytes, settings: QueueSettings) -> str:
     return reference(data)
 
 
-def chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
     """The jobs in lists that a round trip carries, limited in number and in bytes of pictures."""
     chunk: list[Job] = []
     size = 0
     for job in jobs:
         chunk.append(job)
         size += sum(len(part.image) for part in job.images())
-        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+        if len(chunk) == most or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

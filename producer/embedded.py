@@ -6,7 +6,6 @@ import importlib.util
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from producer.child import Child
+from producer.ports import free_port
 from vqa.errors import QueueUnavailable
 
 #: EXPIRE ... GT, on which the image store rests
@@ -89,7 +89,7 @@ class EmbeddedRedis:
 
     def _start(self, server: Path, deadline: float) -> bool:
         """Whether the server answers; False when its port was taken meanwhile. Raises QueueUnavailable."""
-        port, password = _free_port(), secrets.token_urlsafe(24)
+        port, password = free_port(), secrets.token_urlsafe(24)
         folder = Path(tempfile.mkdtemp(prefix="vqa-redis-"))
         # a file that only this user reads, in a folder of the same kind: a command line is everyone's to see
         configuration = folder / "redis.conf"
@@ -128,10 +128,3 @@ def _raise_unless_taken(server: Path, log: IO[bytes]) -> None:
     if "already in use" not in said:
         last = " | ".join(line.strip() for line in said.splitlines()[-3:])
         raise QueueUnavailable(f"{server} did not start: {last or 'it said nothing'}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -42,7 +42,7 @@ def read_examples(folder: Path) -> list[Example]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); the demo needs a checkout of vqa-queue") from None
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); the demo needs a checkout") from None
     return [Example.parse(line, folder) for line in lines if line.strip()]
 
 

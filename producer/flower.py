@@ -50,7 +50,7 @@ def serve(settings: QueueSettings) -> None:
 def main() -> int:
     """Settings from the environment; the process's exit status."""
     try:
-        serve(QueueSettings.load())
+        serve(QueueSettings())
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return 2

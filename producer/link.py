@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from producer.core import (
     UNREACHED,
     Found,
     Submission,
+    chunks,
     parse_look,
     prepare,
     queue_look,
@@ -42,13 +44,11 @@ class Link:
         self.backend = self._app.backend
 
     def close(self) -> None:
-        """Give the connections back; the reply list goes too, and what is pushed later expires."""
-        try:
-            with reaching(self.settings):
-                self.redis.delete(self.reply_list)
-        finally:
-            self.redis.close()
-            self._app.close()
+        """Give the connections back; the reply list goes too, or expires."""
+        with suppress(*UNREACHED):
+            self.redis.delete(self.reply_list)
+        self.redis.close()
+        self._app.close()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Keep the pictures, accept the jobs, send their wake-ups, in this order, each in one round trip."""
@@ -59,6 +59,14 @@ class Link:
             wakeups = zip(submission.wakeups, verdicts, strict=True)
             # one that is open may have lost its message; a message too many is refused by the ledger
             self._publish([wakeup for wakeup, verdict in wakeups if verdict != "closed"])
+
+    def submit_many(self, jobs: Iterable[Job]) -> list[str]:
+        """Submit in chunks; the ids in order."""
+        ids = []
+        for chunk in chunks(jobs):
+            self.submit(chunk)
+            ids += [job.id for job in chunk]
+        return ids
 
     def _keep_pictures(self, submission: Submission) -> None:
         if submission.keep_s:

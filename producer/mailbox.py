@@ -1,15 +1,21 @@
-"""How threads that wait for answers share one reply list: one of them at a time reads, and hands out what it finds."""
+"""How all that wait for answers share one reply list: one of them at a time reads, and hands out what it finds."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 
-from producer.core import parse_replies, reaching
+from producer.core import parse_look, parse_replies, queue_look, reaching
 from producer.link import Link
-from producer.waits import LOOK, POLL_S, SHORTEST_BLOCK_S, Wait, Waits
+from producer.waits import LOOK, Wait, Waits
+from vqa.connection import connect_async
+
+#: looks of one event loop at once, each on a connection of its own
+_LOOKS = 4
 
 
 class Mailbox:
@@ -23,27 +29,28 @@ class Mailbox:
         self._stirred: dict[Wait, threading.Condition] = {}
         self._asleep: set[Wait] = set()
         self._reading = False
-        self._next_poll = 0.0
 
     @contextmanager
-    def waiting(self, ids: Iterable[str]) -> Iterator[Wait]:
+    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
         """Hear of these jobs from now on."""
         stirred = threading.Condition(self._lock)
         # called where the lock is held
-        wait = Wait(ids, stirred.notify)
+        wait = Wait(stirred.notify)
         with self._lock:
             self._stirred[wait] = stirred
-            self._waits.add(wait)
+            self._waits.add(wait, ids)
         try:
             yield wait
         finally:
-            self.forget(wait)
+            with self._lock:
+                del self._stirred[wait]
+                self._waits.remove(wait)
 
-    def forget(self, wait: Wait) -> None:
-        """Nothing arrives for `wait` after this."""
+    def add(self, wait: Wait, ids: Sequence[str]) -> None:
+        """Hear of these jobs, too; what ended already is read at once."""
         with self._lock:
-            self._stirred.pop(wait, None)
-            self._waits.remove(wait)
+            self._waits.add(wait, ids)
+        self.look(ids)
 
     def look(self, ids: Sequence[str]) -> None:
         """Read what has become of these jobs and hand it out."""
@@ -84,14 +91,86 @@ class Mailbox:
                     return
 
     def _read(self, until: float) -> None:
-        settings, now = self._link.settings, time.monotonic()
-        block_s = max(SHORTEST_BLOCK_S, min(until - now, self._next_poll - now, settings.redis_timeout_s / 2))
-        with reaching(settings):
+        block_s = self._waits.block_s(self._link.settings, until)
+        with reaching(self._link.settings):
             reply = self._link.redis.blmpop(block_s, 1, self._link.reply_list, direction="LEFT", count=LOOK)
         with self._lock:
-            ids = self._waits.wanted(parse_replies(reply))
-            if time.monotonic() >= self._next_poll:
-                self._next_poll = time.monotonic() + POLL_S
-                ids = list(dict.fromkeys(ids + self._waits.next_polled()))
+            ids = self._waits.next_looked_at(parse_replies(reply))
         if ids:
             self.look(ids)
+
+
+class AsyncMailbox:
+    """The same for the tasks of one event loop; the reader is a task that lasts as long as anybody waits."""
+
+    def __init__(self, link: Link, threads: Executor) -> None:
+        self._link = link
+        self._threads = threads
+        self._redis = connect_async(link.settings)
+        self._waits = Waits()
+        self._stirred: dict[Wait, asyncio.Event] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._looks = asyncio.Semaphore(_LOOKS)
+
+    async def close(self) -> None:
+        """Stop reading and give the connections back."""
+        self._waits.fail(RuntimeError("the client was closed while this waited"))
+        if self._reader:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        await self._redis.aclose()
+
+    @contextmanager
+    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
+        """See `Mailbox.waiting`."""
+        stirred = asyncio.Event()
+        wait = Wait(stirred.set)
+        self._stirred[wait] = stirred
+        self._waits.add(wait, ids)
+        try:
+            yield wait
+        finally:
+            del self._stirred[wait]
+            self._waits.remove(wait)
+
+    async def add(self, wait: Wait, ids: Sequence[str]) -> None:
+        """See `Mailbox.add`."""
+        self._waits.add(wait, ids)
+        await self.look(ids)
+
+    async def look(self, ids: Sequence[str]) -> None:
+        """See `Mailbox.look`."""
+        async with self._looks:
+            with reaching(self._link.settings):
+                async with self._redis.pipeline() as pipe:
+                    queue_look(pipe, ids)
+                    found, overdue = parse_look(ids, await pipe.execute())
+            if overdue:
+                loop = asyncio.get_running_loop()
+                found |= await loop.run_in_executor(self._threads, self._link.close_overdue, overdue)
+        self._waits.deliver(found)
+
+    async def turn(self, wait: Wait, until: float) -> None:
+        """See `Mailbox.turn`."""
+        if self._reader is None and not wait.failure:
+            self._reader = asyncio.create_task(self._read())
+        stirred = self._stirred[wait]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stirred.wait(), until - time.monotonic())
+        stirred.clear()
+        if wait.failure:
+            raise wait.failure
+
+    async def _read(self) -> None:
+        try:
+            while self._waits:
+                block_s = self._waits.block_s(self._link.settings)
+                with reaching(self._link.settings):
+                    reply = await self._redis.blmpop(block_s, 1, self._link.reply_list, direction="LEFT", count=LOOK)
+                if ids := self._waits.next_looked_at(parse_replies(reply)):
+                    await self.look(ids)
+        except Exception as error:
+            # whoever waits raises it; the next wait starts another reader
+            self._waits.fail(error)
+        finally:
+            self._reader = None

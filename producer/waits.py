@@ -2,33 +2,89 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
-from producer.core import Found
-from vqa.errors import QueueUnavailable
+from celery.backends.base import Backend
+
+from producer.core import CHUNK, Found, chunks, outcome_of, still_open
+from vqa.job import Job
+from vqa.outcome import Outcome
+from vqa.settings import QueueSettings
 
 #: open jobs are looked at so often, whatever the reply list says: it may be lost, and it may be another client's
 POLL_S = 0.5
 #: Redis takes a shorter block for an endless one
-SHORTEST_BLOCK_S = 0.01
+_SHORTEST_BLOCK_S = 0.01
 #: ids in one look; of more, each poll takes the next ones in turn
 LOOK = 2000
+
+
+class Window:
+    """Jobs on their way in: a chunk is due while fewer than `in_flight` are open, and none is read ahead of that."""
+
+    def __init__(self, jobs: Iterable[Job], in_flight: int) -> None:
+        self._size = min(CHUNK, max(1, in_flight // 4))
+        self._chunks = chunks(jobs, self._size)
+        self._in_flight = in_flight
+        self.done = False
+
+    def due(self, open_jobs: int) -> list[Job]:
+        """The jobs to submit now that so many are open; none where it is full or at its end."""
+        if self.done or open_jobs > self._in_flight - self._size:
+            return []
+        chunk = next(self._chunks, [])
+        self.done = not chunk
+        return chunk
 
 
 class Wait:
     """One caller's wait for some jobs; `wake` is called when there is something for it."""
 
-    def __init__(self, ids: Iterable[str], wake: Callable[[], None]) -> None:
-        self.pending = dict.fromkeys(ids)
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.pending: dict[str, None] = {}
         self.arrived: deque[tuple[str, Found]] = deque()
-        self.failure: QueueUnavailable | None = None
+        self.failure: Exception | None = None
         self.wake = wake
 
     @property
     def stirred(self) -> bool:
         """Whether there is something that its caller has not seen."""
         return bool(self.arrived or self.failure)
+
+    def steps(self, timeout_s: float | None) -> Iterator[list[str] | float]:
+        """What its caller does until all ended or the time is over: look at some ids, or take a turn until (monotonic).
+
+        After each step its caller takes what `arrived`.
+        """
+        end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        # what ended before the wait began is announced no more
+        before = iter(list(self.pending))
+        while ids := list(islice(before, LOOK)):
+            yield ids
+        while self.pending and time.monotonic() < end:
+            yield min(end, soon())
+
+
+def soon() -> float:
+    """The monotonic time until which a turn may last when nothing else bounds it."""
+    return time.monotonic() + POLL_S
+
+
+def arrived(backend: Backend, wait: Wait) -> Iterator[tuple[str, Outcome]]:
+    """How jobs ended since this was last asked."""
+    while wait.arrived:
+        id, found = wait.arrived.popleft()
+        yield id, outcome_of(backend, found)
+
+
+def remaining(backend: Backend, wait: Wait) -> Iterator[tuple[str, Outcome]]:
+    """What is left of a wait that was given up, so that its caller is told of each id once."""
+    yield from arrived(backend, wait)
+    yield from ((id, still_open()) for id in wait.pending)
 
 
 class Waits:
@@ -37,14 +93,18 @@ class Waits:
     def __init__(self) -> None:
         #: by id, polled longest ago first
         self._of: dict[str, list[Wait]] = {}
+        #: monotonic
+        self._next_poll = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def add(self, wait: Wait) -> None:
-        """From now on `wait` hears of its jobs; what ended before, its caller looks up once."""
-        for id in wait.pending:
-            self._of.setdefault(id, []).append(wait)
+    def add(self, wait: Wait, ids: Iterable[str]) -> None:
+        """From now on `wait` hears of these jobs; what ended before, its caller looks up once."""
+        for id in ids:
+            if id not in wait.pending:
+                wait.pending[id] = None
+                self._of.setdefault(id, []).append(wait)
 
     def remove(self, wait: Wait) -> None:
         """The caller has gone."""
@@ -53,16 +113,21 @@ class Waits:
             if others:
                 self._of[id] = others
 
-    def wanted(self, ids: Iterable[str]) -> list[str]:
-        """Those of `ids` that somebody waits for; the rest is read from Redis when somebody asks."""
-        return [id for id in dict.fromkeys(ids) if id in self._of]
+    def block_s(self, settings: QueueSettings, until: float = math.inf) -> float:
+        """How long a read of the reply list may block, until (monotonic) at most."""
+        left_s = min(until, self._next_poll) - time.monotonic()
+        return max(_SHORTEST_BLOCK_S, min(left_s, settings.redis_timeout_s / 2))
 
-    def next_polled(self) -> list[str]:
-        """The ids whose turn it is to be looked at."""
-        turn = [id for id, _ in zip(self._of, range(LOOK), strict=False)]
-        for id in turn:
-            self._of[id] = self._of.pop(id)
-        return turn
+    def next_looked_at(self, announced: Iterable[str]) -> list[str]:
+        """The announced ids that somebody waits for (others are read when somebody asks), and those due for a poll."""
+        ids = dict.fromkeys(id for id in announced if id in self._of)
+        if time.monotonic() >= self._next_poll:
+            self._next_poll = time.monotonic() + POLL_S
+            polled = list(islice(self._of, LOOK))
+            for id in polled:
+                self._of[id] = self._of.pop(id)
+            ids |= dict.fromkeys(polled)
+        return list(ids)
 
     def deliver(self, found: Mapping[str, Found]) -> None:
         """Hand out how jobs ended."""
@@ -72,7 +137,7 @@ class Waits:
                 wait.arrived.append((id, end))
                 wait.wake()
 
-    def fail(self, error: QueueUnavailable) -> None:
+    def fail(self, error: Exception) -> None:
         """Tell everybody that reading failed."""
         for wait in {wait for waits in self._of.values() for wait in waits}:
             wait.failure = error

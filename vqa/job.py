@@ -109,7 +109,7 @@ class Job(Frozen):
 
     VERSION: ClassVar[int] = VERSION
 
-    version: int = Field(default=VERSION, ge=1)
+    version: int = Field(default=VERSION, ge=1, le=VERSION)
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=r"^[A-Za-z0-9._:@+-]{1,128}$")
     messages: tuple[Message, ...] = Field(min_length=1)
     max_new_tokens: int = Field(default=256, ge=1, le=32_768)
@@ -182,6 +182,20 @@ class Job(Frozen):
 def explain(error: ValidationError) -> str:
     """A validation error in one line: where and what, and nothing of the values (they may be a user's words)."""
     return "; ".join(
-        f"{'.'.join(map(str, entry['loc'])) or 'job'}: {entry['msg'].removeprefix('Value error, ')}"
+        f"{_place(entry)}: {entry['msg'].removeprefix('Value error, ')}"
         for entry in error.errors(include_input=False, include_url=False, include_context=False)
     )
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    # a key of metadata, or a field that does not exist, is the caller's own word: named where it looks like a field
+    misspelt = entry["type"] == "extra_forbidden"
+    words = (
+        str(part) if isinstance(part, int) or part in _FIELDS or (misspelt and _NAME.fullmatch(part)) else "?"
+        for part in entry["loc"]
+    )
+    return ".".join(words) or "job"
+
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_FIELDS = frozenset(name for model in (Job, Message, TextPart, ImagePart, RetryPolicy) for name in model.model_fields)

@@ -120,6 +120,8 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl)
   redis.call('PUBLISH', outcome_key, outcome)
   if header.reply ~= '' then
     redis.call('RPUSH', header.reply, id)
+    -- a client that never listens keeps so many; what is cut off is found by polling
+    redis.call('LTRIM', header.reply, -100000, -1)
     redis.call('PEXPIRE', header.reply, reply_ttl)
   end
   if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end

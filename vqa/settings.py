@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,41 +22,58 @@ from vqa.job import Job, Lane, RetryPolicy
 
 PREFIX = "VQA_"
 
+
+@dataclass(frozen=True)
+class Name:
+    """A variable's meaning, and what it stands at when it is not set ('' is unset)."""
+
+    default: str
+    meaning: str
+
+
 #: every name, whoever reads it; the README's table is checked against this one
-NAMES: Mapping[str, str] = {
-    "VQA_REDIS_URL": "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS",
-    "VQA_REDIS_TIMEOUT_S": "how long a call to Redis may take before it counts as failed",
-    "VQA_RESULT_TTL_S": "how long an outcome is kept for reading",
-    "VQA_INTERACTIVE_TIMEOUT_S": "timeout of an interactive job that names none",
-    "VQA_BULK_TIMEOUT_S": "timeout of a bulk job that names none",
-    "VQA_INTERACTIVE_RETRY": 'retry policy of an interactive job that names none, as JSON: {"attempts": 3}',
-    "VQA_BULK_RETRY": "the same for a bulk job",
-    "VQA_IMAGE_MAX_BYTES": "a picture with more bytes is refused",
-    "VQA_IMAGE_MAX_PIXELS": "a picture with more pixels is refused",
-    "VQA_LEASE_S": "a worker that has not renewed for so long has lost its jobs; renewed every third of it",
-    "VQA_FLOWER_USER": "user of Flower's pages",
-    "VQA_FLOWER_PASSWORD": "password of Flower's pages; drawn at random by the demo when unset",
-    "VQA_FLOWER_ADDRESS": "address that Flower listens on; /metrics there asks for no password",
-    "VQA_FLOWER_PORT": "port that Flower listens on",
-    "VQA_ENGINE": "pipeline (any image-text-to-text model) or echo (no model: for tests and queue load)",
-    "VQA_MODEL": "model by hub name or local folder",
-    "VQA_REVISION": "the model's commit or tag on the hub",
-    "VQA_CARDS": "cards to use, such as 0,1; all where unset; cpu for none",
-    "VQA_SLOTS": "concurrent jobs a card: 16, or by card 0=16,1=8; from free memory where unset",
-    "VQA_SLOT_TOKENS": "tokens of prompt and answer together that a slot holds",
-    "VQA_REPLICAS": "loaded pipelines on a card, for models small enough",
-    "VQA_MICROBATCH": "most prompts that a pipeline runs together; half the slots where unset",
-    "VQA_MICROBATCH_WAIT_MS": "how long a microbatch that is not full waits for another prompt",
-    "VQA_DTYPE": "auto, float32, float16 or bfloat16",
-    "VQA_MAX_IMAGE_TOKENS": "a picture is scaled down to at most so many tokens of 32 x 32 pixels",
-    "VQA_TRUST_REMOTE_CODE": "run code that comes with the model; off unless set",
-    "VQA_MEDIA_THREADS": "threads that decode pictures",
-    "VQA_READY_TIMEOUT_S": "a worker that is not ready after so long is given up",
-    "VQA_RESTARTS": "a card whose worker died so often in a row is given up",
-    "VQA_DRAIN_S": "how long a stopping worker finishes what it holds before it gives the rest back",
-    "VQA_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
-    "VQA_ECHO_DELAY_S": "how long the echo engine takes for an answer",
-    "VQA_ECHO_LOAD_S": "how long the echo engine takes to be ready",
+NAMES: Mapping[str, Name] = {
+    "VQA_REDIS_URL": Name(
+        "redis://127.0.0.1:6379/0",
+        "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS",
+    ),
+    "VQA_REDIS_TIMEOUT_S": Name("30", "how long a call to Redis may take before it counts as failed"),
+    "VQA_RESULT_TTL_S": Name("86400", "how long an outcome is kept for reading"),
+    "VQA_INTERACTIVE_TIMEOUT_S": Name("60", "timeout of an interactive job that names none"),
+    "VQA_BULK_TIMEOUT_S": Name("86400", "timeout of a bulk job that names none"),
+    "VQA_INTERACTIVE_RETRY": Name(
+        '{"attempts":3,"base_s":1.0,"cap_s":60.0}',
+        'retry policy of an interactive job that names none, as JSON: {"attempts": 3}',
+    ),
+    "VQA_BULK_RETRY": Name('{"attempts":5,"base_s":2.0,"cap_s":300.0}', "the same for a bulk job"),
+    "VQA_IMAGE_MAX_BYTES": Name("20971520", "a picture with more bytes is refused"),
+    "VQA_IMAGE_MAX_PIXELS": Name("50000000", "a picture with more pixels is refused"),
+    "VQA_LEASE_S": Name("9", "a worker that has not renewed for so long has lost its jobs; renewed every third of it"),
+    "VQA_FLOWER_USER": Name("vqa", "user of Flower's pages"),
+    "VQA_FLOWER_PASSWORD": Name("", "password of Flower's pages; drawn at random by the demo when unset"),
+    "VQA_FLOWER_ADDRESS": Name("127.0.0.1", "address that Flower listens on; /metrics there asks for no password"),
+    "VQA_FLOWER_PORT": Name("5555", "port that Flower listens on"),
+    "VQA_ENGINE": Name(
+        "pipeline", "pipeline (any image-text-to-text model) or echo (no model: for tests and queue load)"
+    ),
+    "VQA_MODEL": Name("Qwen/Qwen3-VL-30B-A3B-Instruct", "model by hub name or local folder"),
+    "VQA_REVISION": Name("", "the model's commit or tag on the hub"),
+    "VQA_CARDS": Name("", "cards to use, such as 0,1; all where unset; cpu for none"),
+    "VQA_SLOTS": Name("", "concurrent jobs a card: 16, or by card 0=16,1=8; from free memory where unset"),
+    "VQA_SLOT_TOKENS": Name("4096", "tokens of prompt and answer together that a slot holds"),
+    "VQA_REPLICAS": Name("1", "loaded pipelines on a card, for models small enough"),
+    "VQA_MICROBATCH": Name("", "most prompts that a pipeline runs together; half the slots where unset"),
+    "VQA_MICROBATCH_WAIT_MS": Name("5", "how long a microbatch that is not full waits for another prompt"),
+    "VQA_DTYPE": Name("auto", "auto, float32, float16 or bfloat16"),
+    "VQA_MAX_IMAGE_TOKENS": Name("1024", "a picture is scaled down to at most so many tokens of 32 x 32 pixels"),
+    "VQA_TRUST_REMOTE_CODE": Name("0", "run code that comes with the model; off unless set"),
+    "VQA_MEDIA_THREADS": Name("4", "threads that decode pictures"),
+    "VQA_READY_TIMEOUT_S": Name("1800", "a worker that is not ready after so long is given up"),
+    "VQA_RESTARTS": Name("5", "a card whose worker died so often in a row is given up"),
+    "VQA_DRAIN_S": Name("60", "how long a stopping worker finishes what it holds before it gives the rest back"),
+    "VQA_LOG_LEVEL": Name("INFO", "DEBUG, INFO, WARNING or ERROR"),
+    "VQA_ECHO_DELAY_S": Name("0", "how long the echo engine takes for an answer"),
+    "VQA_ECHO_LOAD_S": Name("0", "how long the echo engine takes to be ready"),
 }
 
 

@@ -57,14 +57,19 @@ class Attempts:
     crashed: threading.Event
 
     def take(self, id: str, body: object, lane: Lane) -> Lease | Refusal:
-        """The job of that id; one that the ledger does not know is adopted from the message's body, if it has one."""
+        """The job of that id; one that the ledger does not know is adopted from the message's body, if it has one.
+
+        Raises the error with which the job was closed here: past its deadline, or no job at all.
+        """
         token = uuid.uuid4().hex
         lease = self.ledger.take(id, self.worker, token, self.settings.lease_s)
         if lease == "unknown" and body is not None:
             self._adopt(id, body, lane)
             lease = self.ledger.take(id, self.worker, token, self.settings.lease_s)
         if lease == "late":
-            self._close(id, "", DeadlineExceeded("the job's timeout ran out while it was queued"), 0, None)
+            error = DeadlineExceeded("the job's timeout ran out while it was queued")
+            self._close(id, "", error, 0, None)
+            raise error
         return lease
 
     def run(self, lease: Lease) -> None:
@@ -181,7 +186,7 @@ class Attempts:
         except VQAError as error:
             if self.ledger.accept(id, lane, b"", self.settings.timeout_s(lane)) == "accepted":
                 self._close(id, "", error, 0, None)
-            return
+            raise
         self.ledger.accept(id, lane, job.to_json(), timeout_s)
 
     def _close(self, id: str, token: str, result: Outcome, attempts: int, last_error: str | None) -> None:

@@ -38,6 +38,7 @@ class Media:
     def __init__(self, threads: int, max_bytes: int, max_pixels: int, useful_pixels: int) -> None:
         """`max_*` are the limits over which a picture is refused, `useful_pixels` what the model sees of it at most."""
         self._limits = (max_bytes, max_pixels, useful_pixels)
+        self._closed = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="media")
 
     def decode(self, images: Sequence[bytes], deadline: float = math.inf) -> list[Image.Image]:
@@ -46,7 +47,7 @@ class Media:
         Raises BadImage, DeadlineExceeded, and EngineError once closed.
         """
         try:
-            pending = [self._pool.submit(decode, data, *self._limits) for data in images]
+            pending = [self._pool.submit(self._decode, data) for data in images]
         except RuntimeError:
             raise EngineError("the worker is stopping") from None
         timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
@@ -61,12 +62,19 @@ class Media:
                 picture.cancel()
 
     def close(self) -> None:
-        """Let go of the threads; what has not begun to be decoded is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads; what has not begun to be decoded fails with EngineError."""
+        # a future that the pool itself cancels would never wake who waits for it
+        self._closed = True
+        self._pool.shutdown(wait=False)
+
+    def _decode(self, data: bytes) -> Image.Image:
+        if self._closed:
+            raise EngineError("the worker is stopping")
+        return decode(data, *self._limits)
 
 
 def decode(data: bytes, max_bytes: int, max_pixels: int, useful_pixels: int) -> Image.Image:
-    """The picture in `data`: upright, RGB, at most about four times `useful_pixels`. Raises BadImage."""
+    """The picture in `data`: upright, RGB, at most about four times `useful_pixels`. Raises BadImage or EngineError."""
     image = open_image(data, max_bytes, max_pixels)
     width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -74,7 +82,7 @@ def decode(data: bytes, max_bytes: int, max_pixels: int, useful_pixels: int) -> 
     try:
         return _pixels(image, useful_pixels)
     except MemoryError:
-        raise
+        raise EngineError("the machine's memory ran out while a picture was decoded") from None
     except Exception as error:
         # Pillow's readers raise whatever damaged data makes them stumble over; their words never hold a user's
         reason = " ".join(str(error).split())[:200]

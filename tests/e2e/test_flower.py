@@ -58,13 +58,13 @@ def get(url: str) -> requests.Response:
 def tasks_when(url: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     until = time.monotonic() + WAIT_S
     while not done(tasks := get(f"{url}/api/tasks").json()):
-        assert time.monotonic() < until, tasks
+        assert time.monotonic() < until, {id: task["state"] for id, task in tasks.items()}
         time.sleep(0.1)
     return tasks
 
 
 def test_it_shows_states_by_job_id_and_none_of_a_users_words(
-    client: Client, redis_url: str, flower: str, start_worker: StartWorker
+    client: Client, other_app: Celery, flower: str, start_worker: StartWorker
 ) -> None:
     start_worker()
     fail = {"metadata": {"echo_fail": "BadImage", "note": SECRET}}
@@ -74,9 +74,8 @@ def test_it_shows_states_by_job_id_and_none_of_a_users_words(
     retried = client.submit(
         Job(messages=words, metadata={"echo_fail": "EngineError"}, retry={"attempts": 2, "base_s": 60, "cap_s": 60})
     )
-    other = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
-    adopted = other.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
-    refused = other.send_task("vqa.answer", [{"messages": words, SECRET: SECRET}], kwargs={"x": SECRET}).id
+    adopted = other_app.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
+    refused = other_app.send_task("vqa.answer", [{"messages": words, SECRET: SECRET}], kwargs={"x": SECRET}).id
     client.answer(answered, timeout_s=WAIT_S)
     with pytest.raises(VQAError):
         client.answer(failed, timeout_s=WAIT_S)
@@ -95,13 +94,12 @@ def test_it_shows_states_by_job_id_and_none_of_a_users_words(
 
 
 def test_what_a_worker_holds_is_shown_without_words(
-    client: Client, redis_url: str, flower: str, start_worker: StartWorker
+    client: Client, other_app: Celery, flower: str, start_worker: StartWorker
 ) -> None:
     start_worker(VQA_ECHO_DELAY_S="20")
-    other = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
-    adopted = other.send_task("vqa.answer", [{"messages": [{"role": "user", "content": SECRET}]}], queue="bulk").id
+    adopted = other_app.send_task("vqa.answer", [{"messages": [{"role": "user", "content": SECRET}]}], queue="bulk").id
     tasks_when(flower, lambda tasks: adopted in tasks)
-    inspected = other.control.inspect(timeout=5).active()
+    inspected = other_app.control.inspect(timeout=5).active()
     assert adopted in str(inspected)
     assert SECRET not in str(inspected)
     client.cancel(adopted)

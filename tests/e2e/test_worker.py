@@ -41,11 +41,6 @@ def failing(name: str, **fields: Any) -> Job:
     return job(metadata={"echo_fail": name, **attempts}, **fields)
 
 
-def plain_celery(redis_url: str) -> Celery:
-    """Another service's app: it knows the broker and the task's name, and has none of our code's settings."""
-    return Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
-
-
 def test_every_error_comes_back_as_itself(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     ids = client.submit_many(failing(error.__name__, lane="bulk") for error in PERMANENT)
@@ -177,9 +172,9 @@ def test_a_worker_is_not_ready_before_its_model_is_loaded(client: Client, start_
 
 
 def test_interactive_jobs_are_taken_before_bulk_ones_and_foreign_ones_last(
-    client: Client, redis_url: str, start_worker: StartWorker
+    client: Client, other_app: Celery, start_worker: StartWorker
 ) -> None:
-    foreign = plain_celery(redis_url).send_task("vqa.answer", [{"messages": [{"role": "user", "content": "?"}]}])
+    foreign = other_app.send_task("vqa.answer", [{"messages": [{"role": "user", "content": "?"}]}])
     client.submit(job(id="bulk", lane="bulk"))
     client.submit(job(id="interactive"))
     worker = start_worker(VQA_SLOTS="1", VQA_ECHO_DELAY_S="0.3")
@@ -191,11 +186,11 @@ def test_interactive_jobs_are_taken_before_bulk_ones_and_foreign_ones_last(
 
 @pytest.mark.parametrize("queue", ["interactive", "bulk", None])
 def test_a_job_that_another_celery_app_sends_is_adopted(
-    redis_url: str, start_worker: StartWorker, queue: str | None
+    other_app: Celery, start_worker: StartWorker, queue: str | None
 ) -> None:
     start_worker()
     sent = {"messages": [{"role": "user", "content": "What is it?"}]}
-    result = plain_celery(redis_url).send_task("vqa.answer", [sent], queue=queue)
+    result = other_app.send_task("vqa.answer", [sent], queue=queue)
     answer = Answer.model_validate(result.get(timeout=WAIT_S))
     assert (answer.id, answer.attempt) == (result.id, 1)
 
@@ -211,10 +206,10 @@ def test_a_job_that_another_celery_app_sends_is_adopted(
     ],
 )
 def test_a_foreign_message_that_is_no_job_gets_a_named_error(
-    client: Client, redis_url: str, start_worker: StartWorker, arguments: list[object], named: str
+    client: Client, other_app: Celery, start_worker: StartWorker, arguments: list[object], named: str
 ) -> None:
     start_worker()
-    result = plain_celery(redis_url).send_task("vqa.answer", arguments, queue="interactive")
+    result = other_app.send_task("vqa.answer", arguments, queue="interactive")
     with pytest.raises(VQAError) as caught:
         client_answer(client, result.id)
     assert type(caught.value).__name__ == named

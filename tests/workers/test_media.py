@@ -265,6 +265,38 @@ def test_decoding_is_off_the_callers_thread(media: Media, monkeypatch: pytest.Mo
     assert threads[0].startswith("media")
 
 
+def test_closing_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    media = Media(1, *limits())
+    begun, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(workers.media, "decode", lambda *_: (begun.set(), go.wait(SOON)))
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            media.decode([b"a", b"b"])
+        except EngineError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert begun.wait(SOON)
+    media.close()
+    go.set()
+    asking.join(SOON)
+
+    assert len(errors) == 1
+
+
+def test_memory_that_runs_out_is_worth_another_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs_out(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(workers.media, "_pixels", runs_out)
+
+    with pytest.raises(EngineError, match="memory"):
+        decode(encoded(halves(), "PNG"), *limits())
+
+
 def test_a_closed_one_lets_the_job_go_to_another_worker(media: Media) -> None:
     media.close()
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqa.errors import NotReady, SettingsError
@@ -111,6 +111,48 @@ def test_a_folder_without_config_is_not_ready(tmp_path: Path) -> None:
         plan_slots(EngineSettings(model=str(tmp_path)), None)
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A hub that has the large model's config and index; the files that were fetched. The cache is empty."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    fetched: list[str] = []
+
+    def download(model: str, name: str, revision: str | None) -> str:
+        if model != "some/model" or revision != "v1" or not (tmp_path / name).is_file():
+            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+        fetched.append(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    return fetched
+
+
+def test_a_hub_name_needs_two_small_files_of_the_named_revision(large_model: Path, hub: list[str]) -> None:
+    settings = EngineSettings(model="some/model", revision="v1")
+
+    assert read_shape(settings, on_card=True) == LARGE_SHAPE
+    assert hub == ["config.json", "model.safetensors.index.json"]
+
+
+def test_what_the_hub_does_not_have_is_not_ready(hub: list[str]) -> None:
+    with pytest.raises(NotReady, match="some/other"):
+        read_shape(EngineSettings(model="some/other", revision="v1"), on_card=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_not_ready(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("words of the client\nin many lines")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+
+    with pytest.raises(NotReady, match="cannot be reached"):
+        read_shape(EngineSettings(model="some/model"), on_card=True)
+
+
 def test_a_card_gets_the_slots_that_fit(large_model: Path, one_card: list[Any]) -> None:
     plan = plan_slots(EngineSettings(model=str(large_model)), 0)
 
@@ -171,6 +213,7 @@ def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
     tokens=st.integers(64, 32_768),
     slots=st.none() | st.integers(1, 1024),
 )
+@settings(deadline=None)
 def test_a_plan_always_fits(weights: int, kv: int, free: int, tokens: int, slots: int | None) -> None:
     settings = EngineSettings(slot_tokens=tokens)
     try:

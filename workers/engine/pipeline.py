@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
 from vqa.errors import EngineError
 from workers.engine.base import Completion, Prompt
 from workers.engine.clock import Clock
 from workers.engine.held import Holdings
+from workers.engine.preparation import Preparation
 from workers.engine.replica import Replica
 from workers.engine.settings import EngineSettings
 from workers.engine.waiting import Waiting
@@ -32,7 +35,8 @@ class PipelineEngine:
         self._microbatch = max(1, min(settings.microbatch_of(slots), slots // settings.replicas))
         self._clock = Clock("deadlines")
         self._holdings = Holdings(self._clock)
-        self._waiting = Waiting(settings.microbatch_wait_ms / 1000, settings.max_image_tokens)
+        self._waiting = Waiting(settings.microbatch_wait_ms / 1000)
+        self._preparation: Preparation | None = None
         self._threads: list[threading.Thread] = []
         self._on_crash: Callable[[BaseException], None] = lambda error: None
 
@@ -41,22 +45,25 @@ class PipelineEngine:
         self._on_crash = on_crash
         self._clock.start()
         for number in range(self._settings.replicas):
-            ready: Future[None] = Future()
+            ready: Future[ImageTextToTextPipeline] = Future()
             thread = threading.Thread(target=self._live, args=(ready,), name=f"engine-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
             try:
-                ready.result()
+                pipe = ready.result()
             except BaseException:
                 # one replica that cannot load, or an interrupt while it does: none is to go on
                 self.stop()
                 raise
+        self._preparation = Preparation(pipe, self._settings.slot_tokens, self._waiting)
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
         """Queue a prompt."""
         held = self._holdings.hold(prompt)
-        if not held.settled:
-            self._waiting.add(held)
+        if self._preparation is None:
+            held.fail(EngineError("the engine has not started"))
+        elif not held.settled:
+            self._preparation.prepare(held)
         return held.future
 
     def cancel(self, id: str) -> None:
@@ -71,7 +78,7 @@ class PipelineEngine:
                 thread.join(_JOIN_S)
         self._clock.stop()
 
-    def _live(self, ready: Future[None]) -> None:
+    def _live(self, ready: Future[ImageTextToTextPipeline]) -> None:
         try:
             replica = Replica(self._settings, self._microbatch)
             replica.warm_up()
@@ -79,7 +86,7 @@ class PipelineEngine:
             # whatever it is, `start` raises it
             ready.set_exception(error)
             return
-        ready.set_result(None)
+        ready.set_result(replica.pipe)
         try:
             replica.serve(self._waiting)
         except BaseException as error:
@@ -90,4 +97,6 @@ class PipelineEngine:
     def _close(self, error: EngineError) -> bool:
         first = self._holdings.close(error)
         self._waiting.close()
+        if self._preparation is not None:
+            self._preparation.close()
         return first

@@ -15,14 +15,14 @@ from PIL import Image
 from transformers import StoppingCriteriaList
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
-from vqa.errors import EngineError, NotReady, PromptTooLong, VQAError
+from vqa.errors import EngineError, NotReady, PromptTooLong
 from workers.engine.base import Prompt, Turn
 from workers.engine.encoding import Encoder
 from workers.engine.held import Held
 from workers.engine.loading import load
 from workers.engine.row import Row, RowEnds
 from workers.engine.settings import EngineSettings
-from workers.engine.waiting import Waiting
+from workers.engine.waiting import Ready, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -58,35 +58,30 @@ class Replica:
         """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
         picture = Image.new("RGB", (64, 64), "white")
         held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
-        self.answer([held])
-        if error := held.future.exception():
-            raise NotReady(f"the model is loaded but does not answer: {error}")
+        try:
+            self.answer([Ready(held, self._encoder.encode(held.prompt))])
+            held.future.result(0)
+        except Exception as error:
+            # a model that fails on this would fail on everything
+            raise NotReady(
+                f"{self.pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}"
+            ) from error
 
     def serve(self, waiting: Waiting) -> None:
         """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""
         while (microbatch := waiting.take(self.limit)) is not None:
             self.answer(microbatch)
-            # its pictures are not to stay while the next is waited for
+            # its tensors are not to stay while the next is waited for
             del microbatch
 
-    def answer(self, microbatch: Sequence[Held]) -> None:
+    def answer(self, microbatch: Sequence[Ready]) -> None:
         """Settle every prompt of the microbatch."""
-        rows = [row for held in microbatch if (row := self._row(held)) is not None]
+        rows = [Row(ready.held, ready.encoded, self.pipe.tokenizer, self._end_ids) for ready in microbatch]
         by_kind = sorted(rows, key=lambda row: row.encoded.kind)
         work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.encoded.kind))
         while work:
             if rows := [row for row in work.popleft() if not row.held.settled]:
                 work.extendleft(self._generate(rows))
-
-    def _row(self, held: Held) -> Row | None:
-        if held.settled:
-            return None
-        try:
-            encoded = self._encoder.encode(held.prompt)
-        except VQAError as error:
-            held.fail(error)
-            return None
-        return Row(held, encoded, self.pipe.tokenizer, self._end_ids)
 
     def _generate(self, rows: list[Row]) -> list[list[Row]]:
         """Run rows together; what is returned is to be run again, in smaller microbatches."""
@@ -119,14 +114,13 @@ class Replica:
         # what was raised is let go of here: its traceback would keep the microbatch's tensors
         try:
             self._run(rows)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            # of whatever kind a model's own code raises
             if _is_out_of_memory(error):
                 return _Fate.OUT_OF_MEMORY, "out of memory"
             if _is_poisoned(error):
                 raise
-            return _Fate.FAILED, type(error).__name__
-        except Exception as error:
-            # whatever a model's own code raises on a prompt
+            # not louder: the error's words may hold a user's
             log.debug("generate failed", exc_info=True)
             return _Fate.FAILED, type(error).__name__
         return _Fate.DONE, ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,50 +49,79 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _stored_bytes(settings: EngineSettings) -> int:
-    try:
-        index = json.loads(_file(settings, "model.safetensors.index.json").read_text())
-        return int(index["metadata"]["total_size"])
-    except (NotReady, KeyError):
-        return sum(_weight_files(settings))
-
-
-def _weight_files(settings: EngineSettings) -> Iterator[int]:
+    """The weights as they are stored: what is on this machine is asked before the hub is."""
+    for find in (_here, _from_hub):
+        if index := find(settings, "model.safetensors.index.json"):
+            return int(json.loads(index.read_text())["metadata"]["total_size"])
+        if find is _here and (weights := _here(settings, "model.safetensors")):
+            return weights.stat().st_size
     folder = Path(settings.model)
     if folder.is_dir():
-        yield from (file.stat().st_size for file in folder.glob("*.safetensors"))
-        return
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    try:
-        url = hf_hub_url(settings.model, "model.safetensors", revision=settings.revision)
-        yield get_hf_file_metadata(url).size or 0
-    except Exception:
-        # the hub's client raises of many kinds; the file may be on this machine already
-        yield _file(settings, "model.safetensors").stat().st_size
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _size_on_hub(settings, "model.safetensors")
 
 
 def _file(settings: EngineSettings, name: str) -> Path:
     """The file in the model's folder, in the hub's cache or fetched from the hub. Raises NotReady."""
     folder = Path(settings.model)
+    if found := _here(settings, name):
+        return found
     if folder.is_dir():
-        if (folder / name).is_file():
-            return folder / name
         raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not a model's folder")
     if folder.is_absolute() or settings.model.startswith((".", "~")) or settings.model.count("/") > 1:
         raise NotReady(f"there is no folder {folder} (VQA_MODEL)")
-    from huggingface_hub import hf_hub_download
+    if found := _from_hub(settings, name):
+        return found
+    raise NotReady(f"{settings.model} (VQA_MODEL) has no {name} on the hub: it is not a model for transformers")
+
+
+def _here(settings: EngineSettings, name: str) -> Path | None:
+    folder = Path(settings.model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(hf_hub_download(settings.model, name, revision=settings.revision, local_files_only=True))
-    except Exception:
-        # not in the cache yet, whatever the client says about it
-        pass
+        cached = try_to_load_from_cache(settings.model, name, revision=settings.revision)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _from_hub(settings: EngineSettings, name: str) -> Path | None:
+    """None where the hub has no such file. Raises NotReady where it cannot be asked."""
+    if Path(settings.model).is_dir():
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download(settings.model, name, revision=settings.revision))
-    except Exception as error:
-        # the client's and the network's errors are of many kinds; the first line says which
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    except LocalEntryNotFoundError:
         raise NotReady(
-            f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "
-            f"network and HF_TOKEN, or give a local folder"
+            f"{settings.model} (VQA_MODEL) is not on this machine, and the hub cannot be reached; check the network, "
+            f"or give a local folder"
         ) from None
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise _unreadable(settings, name, error) from None
+
+
+def _size_on_hub(settings: EngineSettings, name: str) -> int:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        return int(get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision)).size or 0)
+    except Exception as error:
+        raise _unreadable(settings, name, error) from None
+
+
+def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:
+    """The client's and the network's errors are of many kinds; their first line says which."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return NotReady(
+        f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "
+        f"network and HF_TOKEN, or give a local folder"
+    )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workers.engine.base import Prompt
 from workers.engine.held import Held
-from workers.engine.settings import PIXELS_PER_TOKEN
+
+if TYPE_CHECKING:
+    from workers.engine.encoding import Encoded
 
 #: one microbatch in so many is begun by bulk when both lanes wait
 BULK_TURN = 20
@@ -17,85 +20,101 @@ BULK_TURN = 20
 #: lengths may differ by this factor; past it padding and waiting for the longest cost more than a microbatch saves
 _ALIKE = 4.0
 
+#: seconds that a microbatch waits at most for prompts that are being encoded: to go without them would cost them a
+#: whole microbatch's time
+_PATIENCE_S = 0.5
 
-def about_tokens(prompt: Prompt, max_image_tokens: int) -> int:
-    """Roughly the tokens of a prompt, told without a tokenizer: four characters a token, 32 x 32 pixels a token."""
-    parts = [part for turn in prompt.turns for part in turn.parts]
-    text = sum(len(part) for part in parts if isinstance(part, str)) // 4
-    pixels = [part.width * part.height for part in parts if not isinstance(part, str)]
-    return 16 + text + sum(min(count // PIXELS_PER_TOKEN, max_image_tokens) for count in pixels)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A prompt that is encoded and can run."""
+
+    held: Held
+    encoded: Encoded
+    #: on `time.monotonic()`'s clock
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What was asked."""
+        return self.held.prompt
 
 
 class Waiting:
     """Lets replicas take microbatches: interactive first, beginning with the longest waiting, with what suits it."""
 
-    def __init__(self, wait_s: float, max_image_tokens: int) -> None:
+    def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
-        self._max_image_tokens = max_image_tokens
         self._changed = threading.Condition()
-        self._held: list[tuple[Held, int]] = []
+        self._ready: list[Ready] = []
+        self._expected = 0
         self._since_bulk = 0
         self._closed = False
 
-    def add(self, held: Held) -> None:
-        """Queue a prompt."""
-        entry = (held, about_tokens(held.prompt, self._max_image_tokens))
+    def expect(self) -> None:
+        """A prompt is being encoded; `arrived` is to follow."""
         with self._changed:
-            self._held.append(entry)
+            self._expected += 1
+
+    def arrived(self, ready: Ready | None) -> None:
+        """A prompt that was expected waits from now on; None where it ended on the way."""
+        with self._changed:
+            self._expected -= 1
+            if ready and not self._closed:
+                self._ready.append(ready)
             self._changed.notify_all()
 
     def close(self) -> None:
         """Every `take` returns None from now on."""
         with self._changed:
             self._closed = True
-            self._held.clear()
+            self._ready.clear()
             self._changed.notify_all()
 
-    def take(self, limit: int) -> list[Held] | None:
+    def take(self, limit: int) -> list[Ready] | None:
         """The next microbatch of at most `limit`; blocks until there is one, None when closed.
 
-        One that is not full waits a little, counted from when its first prompt came.
+        One that is not full waits a little, counted from when its first prompt was ready.
         """
         with self._changed:
             while not self._closed:
-                self._held = [entry for entry in self._held if not entry[0].settled]
-                if not self._held:
+                self._ready = [ready for ready in self._ready if not ready.held.settled]
+                if not self._ready:
                     self._changed.wait()
                     continue
                 chosen = self._choose(limit)
-                left_s = chosen[0].since + self._wait_s - time.monotonic()
+                wait_s = max(self._wait_s, _PATIENCE_S) if self._expected else self._wait_s
+                left_s = chosen[0].since + wait_s - time.monotonic()
                 if len(chosen) >= limit or left_s <= 0:
                     return self._remove(chosen)
                 self._changed.wait(left_s)
         return None
 
-    def _choose(self, limit: int) -> list[Held]:
+    def _choose(self, limit: int) -> list[Ready]:
         head = self._head()
-        suiting = sorted(
-            ((entry[0].prompt.lane != head[0].prompt.lane, _distance(head, entry), entry[0]) for entry in self._held),
-            key=lambda ranked: ranked[:2],
-        )
-        others = [held for _, distance, held in suiting if distance <= 1 and held is not head[0]]
-        return [head[0], *others[: limit - 1]]
+        distances = ((_distance(head, ready), ready) for ready in self._ready if ready is not head)
+        suiting = [(distance, ready) for distance, ready in distances if distance <= 1]
+        suiting.sort(key=lambda entry: (entry[1].prompt.lane != head.prompt.lane, entry[0]))
+        return [head, *(ready for _, ready in suiting[: limit - 1])]
 
-    def _head(self) -> tuple[Held, int]:
+    def _head(self) -> Ready:
         lane = "bulk" if self._since_bulk >= BULK_TURN - 1 else "interactive"
-        return next((entry for entry in self._held if entry[0].prompt.lane == lane), self._held[0])
+        return next((ready for ready in self._ready if ready.prompt.lane == lane), self._ready[0])
 
-    def _remove(self, chosen: list[Held]) -> list[Held]:
+    def _remove(self, chosen: list[Ready]) -> list[Ready]:
         mine = set(chosen)
-        self._held = [entry for entry in self._held if entry[0] not in mine]
-        bulk_waits = any(entry[0].prompt.lane == "bulk" for entry in self._held)
+        self._ready = [ready for ready in self._ready if ready not in mine]
+        bulk_waits = any(ready.prompt.lane == "bulk" for ready in self._ready)
         self._since_bulk = self._since_bulk + 1 if bulk_waits and chosen[0].prompt.lane != "bulk" else 0
         return chosen
 
 
-def _distance(one: tuple[Held, int], other: tuple[Held, int]) -> float:
+def _distance(one: Ready, other: Ready) -> float:
     """0 for prompts of equal lengths, over 1 for those that are better apart."""
-    if one[0].prompt.temperature != other[0].prompt.temperature:
+    if one.prompt.temperature != other.prompt.temperature:
         return math.inf
-    lengths: Iterable[tuple[int, int]] = (
-        (one[1], other[1]),
-        (one[0].prompt.max_new_tokens, other[0].prompt.max_new_tokens),
+    lengths = (
+        (one.encoded.prompt_tokens, other.encoded.prompt_tokens),
+        (one.prompt.max_new_tokens, other.prompt.max_new_tokens),
     )
     return max(abs(math.log(a / b, _ALIKE)) for a, b in lengths)

@@ -152,8 +152,10 @@ def crashes() -> list[BaseException]:
 
 
 @pytest.fixture
-def starting(dense_model: Path, crashes: list[BaseException]) -> Iterator[Starting]:
+def starting(dense_model: Path, crashes: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
     engines = []
+    # what is submitted at once runs together, on a slow machine too
+    monkeypatch.setattr("workers.engine.waiting._PATIENCE_S", SOON)
 
     def start(slots: int = 8, **settings: Any) -> PipelineEngine:
         given = {"model": str(dense_model), "microbatch_wait_ms": 100, **settings}

@@ -46,6 +46,7 @@ def test_no_text_holds_a_control_token(control: ControlTokens, tokenizer: Any, p
 
 
 @given(text=st.text())
+@settings(deadline=None)
 def test_ordinary_text_is_left_as_it_is(control: ControlTokens, text: str) -> None:
     if not any(token in text for token in (*SPECIAL, "<tool_call>", "<image>")):
         assert control.plain(text) == text

@@ -19,6 +19,7 @@ from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, Not
 from workers.engine.base import Prompt, Turn
 from workers.engine.pipeline import PipelineEngine
 from workers.engine.row import RowEnds
+from workers.engine.settings import EngineSettings
 
 Generate = Callable[..., Any]
 
@@ -285,6 +286,21 @@ def test_what_a_slot_does_not_hold_is_refused_by_name(starting: Starting, prompt
     assert good.result(SOON)
 
 
+def test_a_bad_prompt_is_told_while_the_model_is_busy(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = starting(microbatch=1)
+    with Gate(monkeypatch) as gate:
+        engine.submit(ask(0))
+        assert gate.reached.wait(SOON)
+
+        assert isinstance(engine.submit(ask(1, max_new_tokens=5000)).exception(SOON), PromptTooLong)
+
+
+def test_before_it_has_started_it_answers_nothing(dense_model: Path) -> None:
+    engine = PipelineEngine(EngineSettings(model=str(dense_model)), 4)
+
+    assert isinstance(engine.submit(ask(0)).exception(0), EngineError)
+
+
 def test_a_chat_that_the_template_refuses_is_an_invalid_job(
     starting: Starting, dense_model: Path, tmp_path: Path
 ) -> None:
@@ -361,6 +377,7 @@ def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pyt
             future = engine.submit(ask(number, lane=lane))
             future.add_done_callback(lambda _, lane=lane: order.append(lane))  # type: ignore[misc]
             futures.append(future)
+        wait_until(lambda: len(engine._waiting._ready) == 3)
 
     assert all(future.result(SOON) for future in futures)
     wait_until(lambda: len(order) == 3)

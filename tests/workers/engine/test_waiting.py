@@ -2,48 +2,57 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.engine.conftest import SOON, wait_until
 from vqa.errors import Cancelled
 from vqa.job import Lane
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Prompt
+from workers.engine.encoding import Encoded
 from workers.engine.held import Held
-from workers.engine.waiting import BULK_TURN, Waiting
+from workers.engine.waiting import BULK_TURN, Ready, Waiting
 
 NEVER_S = 1000.0
 
 
-def held(
-    id: str = "a", lane: Lane = "interactive", words: int = 10, max_new_tokens: int = 100, temperature: float = 0
-) -> Held:
-    turns = (Turn("user", ("four " * words,)),)
-    return Held(Prompt(id, turns, max_new_tokens, temperature=temperature, lane=lane))
+def ready(
+    id: str = "a", lane: Lane = "interactive", tokens: int = 10, max_new_tokens: int = 100, temperature: float = 0
+) -> Ready:
+    prompt = Prompt(id, (), max_new_tokens, temperature=temperature, lane=lane)
+    return Ready(Held(prompt), cast(Encoded, SimpleNamespace(prompt_tokens=tokens)))
 
 
-def waiting_with(*prompts: Held, wait_s: float = 0.0) -> Waiting:
-    waiting = Waiting(wait_s, max_image_tokens=1024)
+def add(waiting: Waiting, prompt: Ready) -> None:
+    waiting.expect()
+    waiting.arrived(prompt)
+
+
+def waiting_with(*prompts: Ready, wait_s: float = 0.0) -> Waiting:
+    waiting = Waiting(wait_s)
     for prompt in prompts:
-        waiting.add(prompt)
+        add(waiting, prompt)
     return waiting
 
 
 prompts = st.builds(
-    held,
+    ready,
     lane=st.sampled_from(["interactive", "bulk"]),
-    words=st.integers(0, 2000),
+    tokens=st.integers(1, 2000),
     max_new_tokens=st.integers(1, 2000),
     temperature=st.sampled_from([0.0, 0.5]),
 )
 
 
 @given(everything=st.lists(prompts, min_size=1, max_size=20), limit=st.integers(1, 6))
-def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[Held], limit: int) -> None:
+@settings(deadline=None)
+def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[Ready], limit: int) -> None:
     waiting = waiting_with(*everything)
-    taken: list[Held] = []
+    taken: list[Ready] = []
 
     while len(taken) < len(everything):
         microbatch = waiting.take(limit)
@@ -57,7 +66,8 @@ def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[H
 
 
 @given(everything=st.lists(prompts, min_size=1, max_size=20))
-def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everything: list[Held]) -> None:
+@settings(deadline=None)
+def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everything: list[Ready]) -> None:
     interactive = [prompt for prompt in everything if prompt.prompt.lane == "interactive"]
 
     microbatch = waiting_with(*everything).take(4)
@@ -67,7 +77,12 @@ def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everyth
 
 
 def test_the_nearest_lengths_run_together() -> None:
-    first, near, nearer, far = held("a", words=100), held("b", words=180), held("c", words=120), held("d", words=4000)
+    first, near, nearer, far = (
+        ready("a", tokens=100),
+        ready("b", tokens=180),
+        ready("c", tokens=120),
+        ready("d", tokens=4000),
+    )
     waiting = waiting_with(first, near, far, nearer)
 
     assert waiting.take(2) == [first, nearer]
@@ -76,13 +91,13 @@ def test_the_nearest_lengths_run_together() -> None:
 
 
 def test_interactive_prompts_join_before_bulk_ones_that_are_nearer() -> None:
-    first, bulk, interactive = held("a"), held("b", "bulk"), held("c", words=20)
+    first, bulk, interactive = ready("a"), ready("b", "bulk"), ready("c", tokens=20)
 
     assert waiting_with(first, bulk, interactive).take(2) == [first, interactive]
 
 
 def test_bulk_begins_one_microbatch_in_twenty() -> None:
-    waiting = waiting_with(held("bulk", "bulk"), *(held(str(number)) for number in range(30)))
+    waiting = waiting_with(ready("bulk", "bulk"), *(ready(str(number)) for number in range(30)))
 
     firsts = [microbatch[0].prompt.id for _ in range(BULK_TURN) if (microbatch := waiting.take(1))]
 
@@ -92,27 +107,46 @@ def test_bulk_begins_one_microbatch_in_twenty() -> None:
 
 def test_a_microbatch_that_is_not_full_waits_a_little() -> None:
     started = time.monotonic()
-    waiting = waiting_with(held(), wait_s=0.2)
+    waiting = waiting_with(ready(), wait_s=0.2)
 
     assert waiting.take(2)
     assert time.monotonic() - started >= 0.2
 
 
 def test_a_microbatch_goes_when_it_is_full() -> None:
-    waiting = waiting_with(held("a"), wait_s=NEVER_S)
-    taken: list[list[Held] | None] = []
+    waiting = waiting_with(ready("a"), wait_s=NEVER_S)
+    taken: list[list[Ready] | None] = []
     taker = threading.Thread(target=lambda: taken.append(waiting.take(2)))
     taker.start()
-    waiting.add(held("b"))
+    add(waiting, ready("b"))
     taker.join(SOON)
 
     assert [prompt.prompt.id for prompt in taken[0] or ()] == ["a", "b"]
 
 
+def test_a_microbatch_waits_for_prompts_that_are_being_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.waiting._PATIENCE_S", SOON)
+    waiting = waiting_with(ready("a"))
+    waiting.expect()
+    waiting.expect()
+    arrivals = [threading.Timer(0.05, waiting.arrived, [None]), threading.Timer(0.1, waiting.arrived, [ready("b")])]
+    for arrival in arrivals:
+        arrival.start()
+
+    assert [taken.prompt.id for taken in waiting.take(3) or ()] == ["a", "b"]
+
+
+def test_a_prompt_that_takes_long_to_encode_does_not_hold_up_the_others() -> None:
+    waiting = waiting_with(ready("a"))
+    waiting.expect()
+
+    assert waiting.take(2)
+
+
 def test_what_has_ended_is_not_taken() -> None:
-    gone, here = held("gone"), held("here")
+    gone, here = ready("gone"), ready("here")
     waiting = waiting_with(gone, here)
-    gone.fail(Cancelled("cancelled"))
+    gone.held.fail(Cancelled("cancelled"))
 
     assert waiting.take(4) == [here]
 
@@ -120,7 +154,7 @@ def test_what_has_ended_is_not_taken() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_closing_lets_whoever_waits_go(first: bool) -> None:
     waiting = waiting_with()
-    taken: list[list[Held] | None] = []
+    taken: list[list[Ready] | None] = []
     taker = threading.Thread(target=lambda: taken.append(waiting.take(2)))
     if first:
         waiting.close()

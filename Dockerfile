@@ -1,0 +1,37 @@
+# Two images: `docker build --target producer .` (small, no torch) and `docker build --target worker .`
+FROM python:3.12.12-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# a number, so that Kubernetes can tell that it is not root
+RUN useradd --create-home --uid 10001 vqa
+WORKDIR /src
+COPY constraints.txt ./
+
+FROM base AS producer
+COPY pyproject.toml README.md LICENSE ./
+COPY vqa vqa
+COPY producer producer
+COPY workers workers
+RUN pip install --constraint constraints.txt '.[flower]'
+USER 10001
+WORKDIR /home/vqa
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m", "producer.health", "queue"]
+ENTRYPOINT ["vqa"]
+
+FROM base AS worker
+# gigabytes, CUDA included: a layer of its own, which a change of our code leaves as it is
+RUN pip install --constraint constraints.txt torch transformers accelerate
+COPY pyproject.toml README.md LICENSE ./
+COPY vqa vqa
+COPY producer producer
+COPY workers workers
+RUN pip install --constraint constraints.txt '.[worker]'
+# a new volume takes its owner from the folder that it covers
+ENV HF_HOME=/models
+RUN install --directory --owner=10001 /models
+VOLUME /models
+USER 10001
+WORKDIR /home/vqa
+# a first start downloads the model
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60m CMD ["python", "-m", "producer.health", "worker"]
+# the supervisor gets SIGTERM itself and drains
+ENTRYPOINT ["python", "-m", "workers"]

@@ -1,0 +1,199 @@
+"""The `vqa` command. What a command needs is imported when it runs, so that `vqa --help` is there at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.options import AsJson, Lane, LaneName, MaxNewTokens, Output, Temperature, job_fields
+from producer.stopping import Stopped, stoppable
+
+app = typer.Typer(
+    name="vqa",
+    help="Ask vision-language models questions about pictures, through a queue on Redis (VQA_REDIS_URL).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+#: a lost Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL)
+TEMPORARY = 75
+INTERRUPTED = 130
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]
+
+
+@app.command()
+def ask(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file, or - for stdin.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job is given up.")] = None,
+    lane: Lane = LaneName.interactive,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question about one picture and wait for the answer.
+
+    Example: vqa ask cat.jpg "What is on the mat?"
+    """
+    from producer.client import Client
+
+    fields = job_fields(lane, max_new_tokens=max_new_tokens, temperature=temperature, timeout_s=timeout)
+    with Client() as client:
+        answer = client.ask(sys.stdin.buffer if image == "-" else image, question, **fields)
+    print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, allow_dash=True)],
+    output: Output = None,
+    lane: Lane = LaneName.bulk,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until a job is given up.")] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Most jobs on the queue at once.")] = 1000,
+) -> None:
+    """Submit a file of questions and write the answers as they finish.
+
+    A line of FILE is {"id": "q1", "image": "cat.jpg", "question": "What is on the mat?"}; other fields of a job may
+    follow. Pictures are found from the file's folder. Ids are shared by all who use the same Redis.
+
+    Example: vqa submit questions.jsonl -o answers.jsonl
+    """
+    from producer.bulk import submit as run
+
+    fields = job_fields(lane, max_new_tokens=max_new_tokens, temperature=temperature, timeout_s=timeout)
+    raise typer.Exit(run(file, output, in_flight, fields))
+
+
+@app.command()
+def collect(
+    names: Annotated[list[str], typer.Argument(metavar="FILE|ID...", show_default=False)],
+    output: Output = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs go on.")] = None,
+) -> None:
+    """Wait for the answers to jobs that were submitted before, by the bulk file or by id.
+
+    Example: vqa collect questions.jsonl -o answers.jsonl
+    """
+    from producer.bulk import collect as run
+
+    raise typer.Exit(run(names, output, timeout))
+
+
+@app.command()
+def status(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where jobs stand; without ids, how many are open and which workers are up.
+
+    Example: vqa status q1 q2
+    """
+    from producer import show
+    from producer.client import Client
+
+    with Client() as client:
+        if ids:
+            print(show.states(client.states(ids), as_json))
+        else:
+            print(show.overview(client.counts(), client.workers(), as_json))
+
+
+@app.command()
+def cancel(ids: Ids) -> None:
+    """Cancel jobs, waiting or running. Ends with 3 where one was not open.
+
+    Example: vqa cancel q1 q2
+    """
+    from producer.client import Client
+
+    with Client() as client:
+        done = {id: client.cancel(id) for id in ids}
+    for id, cancelled in done.items():
+        print(f"{id} {'cancelled' if cancelled else 'was not open'}")
+    raise typer.Exit(0 if all(done.values()) else 3)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schemas of job and answer.
+
+    Example: vqa schema > vqa.schema.json
+    """
+    from producer import show
+
+    print(show.schemas())
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """List the VQA_ variables with their defaults and meaning.
+
+    Example: VQA_REDIS_URL=redis://10.0.0.5:6379/0 vqa status
+    """
+    from producer import show
+
+    print(show.settings(as_json))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def worker(context: typer.Context) -> None:
+    """Start the workers of this machine; takes the arguments of `python -m workers`.
+
+    Example: vqa worker --help
+    """
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "workers", *context.args])
+
+
+@app.command()
+def demo(exit_after: Annotated[bool, typer.Option("--exit", help="End after the questions.")] = False) -> None:
+    """Start everything on this machine with the small model, and ask the example questions.
+
+    Example: vqa demo --exit
+    """
+    from producer.demo import run_demo
+
+    raise typer.Exit(run_demo(exit_after))
+
+
+def main() -> None:
+    """Run the command; errors are one line on stderr, and the exit status tells them apart."""
+    try:
+        with stoppable():
+            app()
+    except Stopped as stopped:
+        sys.exit(INTERRUPTED if stopped.number == signal.SIGINT else TEMPORARY)
+    except BrokenPipeError:
+        # whoever read the answers has gone; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(_tell(error))
+
+
+def _tell(error: Exception) -> int:
+    from vqa.errors import QueueUnavailable, SettingsError, VQAError
+
+    if not isinstance(error, VQAError | OSError):
+        raise error
+    print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
+    if isinstance(error, SettingsError):
+        return 2
+    return TEMPORARY if isinstance(error, QueueUnavailable) else 1
+
+
+if __name__ == "__main__":
+    main()

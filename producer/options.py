@@ -1,0 +1,30 @@
+"""Options that several commands of `vqa` have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class LaneName(StrEnum):
+    """Which jobs go first."""
+
+    interactive = "interactive"
+    bulk = "bulk"
+
+
+Lane = Annotated[LaneName, typer.Option(help="Which jobs go first: interactive before bulk.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
+Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the same answer every time.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="Where the answers go; stdout where unset.")
+]
+
+
+def job_fields(lane: LaneName, **fields: object) -> dict[str, object]:
+    """The fields of a job that were given."""
+    return {"lane": lane.value, **{name: value for name, value in fields.items() if value is not None}}
