@@ -1,6 +1,7 @@
 """The fast path is the same function as the unpatched forward pass."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_every_question_of_a_row_gets_the_logits_of_the_unpatched_model(
     size: tuple[int, int], system: str | None, first: bool
 ) -> None:
     torch.manual_seed(0)
-    config = build_config(TOKENIZER, SMALL)
+    config: Any = build_config(TOKENIZER, SMALL)
     config.text_config.initializer_range = config.vision_config.initializer_range = 0.2
     model = Qwen3VLForConditionalGeneration(config).eval()
     rows = [drawn_row(seed, size, 1 if first else 3, system if seed else None, first) for seed in range(2)]

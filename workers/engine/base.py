@@ -60,8 +60,8 @@ class Engine(Protocol):
     def start(self, on_crash: Callable[[BaseException], None]) -> None:
         """Load and warm up; return when prompts can be answered. Raises NotReady.
 
-        `on_crash` is called, from an engine's thread, with what escaped its loop; after that the engine is of no use
-        and every prompt it held has failed with EngineError.
+        `on_crash` is called, from an engine's thread, with what escaped its loop: the engine is of no use any more.
+        Then every prompt that it holds fails with EngineError, so whoever waits for one knows why by then.
         """
 
     def submit(self, prompt: Prompt) -> Future[Completion]:

@@ -75,6 +75,8 @@ class EchoEngine:
         self._clock = Clock("echo")
         self._holdings = Holdings(self._clock)
         self._on_crash: Callable[[BaseException], None] = lambda error: None
+        #: taken by the first crash, never let go
+        self._ending = threading.Lock()
 
     def start(self, on_crash: Callable[[BaseException], None]) -> None:
         """Wait as long as loading is said to take."""
@@ -152,6 +154,6 @@ class EchoEngine:
             held.fail(InvalidJob("metadata echo_fail is the name of an error, exit or crash"))
 
     def _crash(self) -> None:
-        error = RuntimeError("the job's metadata asked for this crash")
-        if self._holdings.close(EngineError("the engine crashed")):
-            self._on_crash(error)
+        if self._ending.acquire(blocking=False):
+            self._on_crash(RuntimeError("the job's metadata asked for this crash"))
+        self._holdings.close(EngineError("the engine crashed"))

@@ -95,14 +95,13 @@ class Holdings:
         for held in found:
             held.fail(Cancelled("cancelled"))
 
-    def close(self, error: EngineError) -> bool:
-        """Settle everything, and whatever is held later, with `error`; False where that was done before."""
+    def close(self, error: EngineError) -> None:
+        """Settle everything, and whatever is held later, with `error`; the first one stands."""
         with self._lock:
-            first, self._closed = self._closed is None, self._closed or error
+            self._closed = self._closed or error
             everything = [held for same_id in self._held.values() for held in same_id.values()]
         for held in everything:
             held.fail(EngineError(str(error)))
-        return first
 
     def __len__(self) -> int:
         with self._lock:

@@ -39,6 +39,8 @@ class PipelineEngine:
         self._preparation: Preparation | None = None
         self._threads: list[threading.Thread] = []
         self._on_crash: Callable[[BaseException], None] = lambda error: None
+        #: taken by the first thing that ends this engine, never let go
+        self._ending = threading.Lock()
 
     def start(self, on_crash: Callable[[BaseException], None]) -> None:
         """Load the replicas one after another and let each answer a tiny picture. Raises NotReady."""
@@ -72,6 +74,7 @@ class PipelineEngine:
 
     def stop(self) -> None:
         """Fail what is held with EngineError, and end the threads after the step they are in."""
+        self._ending.acquire(blocking=False)
         self._close(EngineError("the engine is stopping"))
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -90,13 +93,13 @@ class PipelineEngine:
         try:
             replica.serve(self._waiting)
         except BaseException as error:
-            # nothing of what escapes is known to be harmless, so every prompt is let go and the worker told
-            if self._close(EngineError(f"the engine crashed ({type(error).__name__})")):
+            # nothing of what escapes is known to be harmless, so the worker is told and every prompt let go
+            if self._ending.acquire(blocking=False):
                 self._on_crash(error)
+            self._close(EngineError(f"the engine crashed ({type(error).__name__})"))
 
-    def _close(self, error: EngineError) -> bool:
-        first = self._holdings.close(error)
+    def _close(self, error: EngineError) -> None:
+        self._holdings.close(error)
         self._waiting.close()
         if self._preparation is not None:
             self._preparation.close()
-        return first

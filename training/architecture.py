@@ -1,0 +1,105 @@
+"""The model's shape: a Qwen3-VL, dense, of about eleven million parameters.
+
+Knows the configuration and what the processor does to a picture's size; nothing of training.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig, Qwen3VLConfig
+
+from training.tokenizer import END, IMAGE, TEXT_END, VIDEO, VISION_END, VISION_START
+
+PATCH, MERGE = 16, 2
+CELL = PATCH * MERGE  # pixels a side of what one image token covers
+LEAST_PIXELS, MOST_PIXELS = 64 * 64, 256 * 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that matter; tests make it smaller."""
+
+    width: int = 256
+    text_layers: int = 6
+    text_heads: int = 4
+    key_heads: int = 2
+    head_width: int = 64
+    text_inner: int = 896
+    vision_width: int = 192
+    vision_layers: int = 6
+    vision_heads: int = 3
+    vision_inner: int = 640
+    deepstack: tuple[int, ...] = (1, 3)
+
+
+def build_config(tokenizer: Any, shape: Shape = Shape()) -> Qwen3VLConfig:
+    """The checkpoint's configuration for this tokenizer."""
+    number = tokenizer.convert_tokens_to_ids
+    half = shape.head_width // 2
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": shape.width,
+        "intermediate_size": shape.text_inner,
+        "num_hidden_layers": shape.text_layers,
+        "num_attention_heads": shape.text_heads,
+        "num_key_value_heads": shape.key_heads,
+        "head_dim": shape.head_width,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "mrope_section": [half - 2 * (half // 3), half // 3, half // 3],
+            "mrope_interleaved": True,
+        },
+        "pad_token_id": number(TEXT_END),
+        "bos_token_id": None,
+        "eos_token_id": number(END),
+        "tie_word_embeddings": True,
+    }
+    vision = {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_width,
+        "intermediate_size": shape.vision_inner,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.width,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": list(shape.deepstack),
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+    }
+    return Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=number(IMAGE),
+        video_token_id=number(VIDEO),
+        vision_start_token_id=number(VISION_START),
+        vision_end_token_id=number(VISION_END),
+        tie_word_embeddings=True,
+    )
+
+
+def generation_config(tokenizer: Any) -> GenerationConfig:
+    """Greedy, and where to stop."""
+    number = tokenizer.convert_tokens_to_ids
+    return GenerationConfig(
+        do_sample=False, eos_token_id=[number(END), number(TEXT_END)], pad_token_id=number(TEXT_END), max_new_tokens=16
+    )
+
+
+def image_settings() -> dict[str, Any]:
+    """The image processor's settings, as in preprocessor_config.json."""
+    return {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "merge_size": MERGE,
+        "patch_size": PATCH,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"longest_edge": MOST_PIXELS, "shortest_edge": LEAST_PIXELS},
+        "temporal_patch_size": 2,
+    }

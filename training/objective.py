@@ -1,0 +1,68 @@
+"""What training minimises: wrong answer tokens, and wrong guesses of what stands where.
+
+The second is read from each image token by a linear map that is thrown away afterwards: it teaches the vision part what
+a colour and a shape are long before the answers alone would. Also spoils pixels a little, as cameras and codecs do.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data import COLOUR_CLASSES, SHAPE_CLASSES, UNLABELLED, Batch
+from training.fast_path import FastPath, Fixed
+
+GROUNDING_WEIGHT = 0.5
+
+
+class Grounding(nn.Module):
+    """Names the colour and the shape whose middle an image token holds; class 0 is none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.colour, self.shape = nn.Linear(width, len(COLOUR_CLASSES) + 1), nn.Linear(width, len(SHAPE_CLASSES) + 1)
+
+    def loss(self, features: Tensor, cells: Tensor) -> Tensor:
+        """Of the colour and of the shape, added."""
+        colour = F.cross_entropy(self.colour(features).flatten(0, 1).float(), cells[..., 0].flatten())
+        shape = F.cross_entropy(self.shape(features).flatten(0, 1).float(), cells[..., 1].flatten())
+        return colour + shape
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Bytes (batch, height, width, 3) to what the processor gives: (batch, 3, height, width) in -1 to 1."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def spoiled(pixels: Tensor) -> Tensor:
+    """Grain and a change of brightness and contrast, other for every picture; half of them are left alone."""
+    shape = (len(pixels), 1, 1, 1)
+    amount = (torch.rand(shape, device=pixels.device) - 0.5).clamp(min=0) * 2
+    grain = torch.randn_like(pixels) * amount * 0.06
+    contrast = 1 + amount * 0.16 * (torch.rand(shape, device=pixels.device) - 0.5)
+    brightness = amount * 0.08 * (torch.rand(shape, device=pixels.device) - 0.5)
+    return pixels * contrast + grain + brightness
+
+
+def answer_logits(path: FastPath, fixed: Fixed, pixels: Tensor, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Logits where the next token may be an answer's (the segments), and the picture's features."""
+    hidden, features = path(fixed, pixels, ids, ids == pad)
+    return path.head(hidden[:, fixed.layout.shared : -1]), features
+
+
+def loss(path: FastPath, grounding: Grounding, fixed: Fixed, batch: Batch, pad: int) -> tuple[Tensor, Tensor]:
+    """The answers' loss and the grounding's."""
+    logits, features = answer_logits(path, fixed, spoiled(normalised(batch.pixels)), batch.ids, pad)
+    labels = batch.labels[:, fixed.layout.shared + 1 :]
+    answers = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNLABELLED)
+    return answers, grounding.loss(features, batch.cells)
+
+
+@torch.no_grad()
+def right(path: FastPath, fixed: Fixed, batch: Batch, pad: int) -> list[bool]:
+    """For one question a row: whether greedy decoding gives the answer and then stops."""
+    logits: Any = answer_logits(path, fixed, normalised(batch.pixels), batch.ids, pad)[0]
+    labels = batch.labels[:, fixed.layout.shared + 1 :]
+    hits: list[bool] = ((logits.argmax(-1) == labels) | (labels == UNLABELLED)).all(1).tolist()
+    return hits
