@@ -26,7 +26,7 @@ def make_bare_app(url: str) -> Celery:
         broker_connection_retry_on_startup=True,
     )
 
-    @app.task(name="bare.answer")  # type: ignore[untyped-decorator]
+    @app.task(name="bare.answer", shared=False)  # type: ignore[untyped-decorator]
     def answer(question: str) -> str:
         return question
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.figures import Row, alternately, rate
 from bench.stage import TINY, worker
 from producer import Client, Job
 from producer.embedded import EmbeddedRedis
-from training.questions import Item, held_out
+from training.questions import held_out
 from vqa.errors import VQAError
+from vqa.image import read_image
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
 from workers.engine.pipeline import PipelineEngine
@@ -20,28 +24,60 @@ from workers.media import Media
 SLOTS = 16
 #: what a worker process with 16 slots has in its hands: slots and look-ahead
 IN_FLIGHT = SLOTS + SLOTS // 4
-JOBS = 320
+JOBS = 240
+#: answers of 64 tokens take ten times as long
+LONG_JOBS = 48
 REPEATS = 5
+
+Question = tuple[bytes, str]
 
 
 def rows() -> list[Row]:
     """Measure."""
-    questions = [(_png(item), item.question) for item in held_out(JOBS)]
-    direct = Direct()
+    questions = [(read_image(item.image), item.question) for item in held_out(JOBS)]
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
-        model = {"VQA_MODEL": str(TINY), "VQA_SLOTS": str(SLOTS)}
-        with worker(client, **model):
-            through_celery, called, one_by_one = alternately(
-                REPEATS,
-                lambda: rate(JOBS, lambda: _ask_all(client, questions)),
-                lambda: rate(JOBS, lambda: direct.ask_all(questions)),
-                lambda: rate(JOBS // 4, lambda: _one_by_one(client, questions[: JOBS // 4])),
-            )
+        return _short_answers(client, questions) + _long_answers(client, questions[:LONG_JOBS])
+
+
+def _short_answers(client: Client, questions: list[Question]) -> list[Row]:
+    direct = Direct()
+    with worker(client, VQA_MODEL=str(TINY), VQA_SLOTS=str(SLOTS)):
+        through_celery, called, one_by_one = alternately(
+            REPEATS,
+            lambda: rate(JOBS, lambda: _ask_all(client, questions, 16)),
+            lambda: rate(JOBS, lambda: direct.ask_all(questions)),
+            lambda: rate(JOBS // 4, lambda: _one_by_one(client, questions[: JOBS // 4], 16)),
+        )
     direct.close()
     return [
         Row.ratio("Celery's share: jobs/s through Celery", through_celery, called, 0.9, "the engine called directly"),
-        Row.ratio("microbatching: 16 slots full", through_celery, one_by_one, 3, "one job in flight"),
+        Row.ratio("microbatching, answers of 2-3 tokens", through_celery, one_by_one, 3, "one job in flight"),
     ]
+
+
+def _long_answers(client: Client, questions: list[Question]) -> list[Row]:
+    with TemporaryDirectory() as folder, worker(client, VQA_MODEL=_endless(Path(folder)), VQA_SLOTS=str(SLOTS)):
+        together, one_by_one = alternately(
+            REPEATS,
+            lambda: rate(len(questions), lambda: _ask_all(client, questions, 64)),
+            lambda: rate(len(questions) // 6, lambda: _one_by_one(client, questions[: len(questions) // 6], 64)),
+        )
+    return [Row.ratio("microbatching, answers of 64 tokens", together, one_by_one, 3, "one job in flight")]
+
+
+def _endless(folder: Path) -> str:
+    """The bundled model with an end token that it never says, so that every answer has the length asked for."""
+    for file in TINY.iterdir():
+        (folder / file.name).symlink_to(file)
+    for name, change in (
+        ("generation_config.json", {"eos_token_id": None}),
+        ("config.json", {"eos_token_id": None}),
+        ("tokenizer_config.json", {"eos_token": "<|video_pad|>"}),
+    ):
+        content = json.loads((folder / name).read_text()) | change
+        (folder / name).unlink()
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
 
 
 class Direct:
@@ -55,12 +91,12 @@ class Direct:
         limits = QueueSettings()
         self._media = Media(4, limits.image_max_bytes, limits.image_max_pixels, settings.max_image_pixels)
 
-    def ask_all(self, questions: list[tuple[bytes, str]]) -> None:
+    def ask_all(self, questions: list[Question]) -> None:
         """Answer all of them."""
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
             list(threads.map(self._ask, range(len(questions)), questions))
 
-    def _ask(self, number: int, question: tuple[bytes, str]) -> str:
+    def _ask(self, number: int, question: Question) -> str:
         data, words = question
         (picture,) = self._media.decode([data])
         prompt = Prompt(id=str(number), turns=(Turn("user", (picture, words)),), max_new_tokens=16)
@@ -72,19 +108,15 @@ class Direct:
         self._media.close()
 
 
-def _png(item: Item) -> bytes:
-    from vqa.image import read_image
-
-    return read_image(item.image)
-
-
-def _ask_all(client: Client, questions: list[tuple[bytes, str]]) -> None:
-    ids = client.submit_many(Job.about(data, words, max_new_tokens=16, lane="bulk") for data, words in questions)
+def _ask_all(client: Client, questions: list[Question], tokens: int) -> None:
+    ids = client.submit_many(Job.about(data, words, max_new_tokens=tokens, lane="bulk") for data, words in questions)
     for _, outcome in client.answers(ids):
         if isinstance(outcome, VQAError):
             raise outcome
+        if tokens > 16 and outcome.usage.completion_tokens != tokens:
+            raise RuntimeError(f"an answer has {outcome.usage.completion_tokens} tokens, not {tokens}")
 
 
-def _one_by_one(client: Client, questions: list[tuple[bytes, str]]) -> None:
+def _one_by_one(client: Client, questions: list[Question], tokens: int) -> None:
     for data, words in questions:
-        client.ask(data, words, max_new_tokens=16)
+        client.ask(data, words, max_new_tokens=tokens)

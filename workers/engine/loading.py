@@ -16,6 +16,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.processing_utils import ProcessorMixin
 
 from vqa.errors import NotReady
+from workers.engine.patches import multiply_patches
 from workers.engine.settings import EngineSettings
 
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
@@ -60,6 +61,8 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     processor = _load_processor(settings, config.model_type, origin)
     dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
     model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, config=config, dtype=dtype, **origin)
+    if config.model_type in _QWEN3_VL:
+        multiply_patches(model)
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)
     assert isinstance(loaded, ImageTextToTextPipeline)
     return loaded
