@@ -51,9 +51,9 @@ class Run:
         if self._progress and self._bar is not None:
             self._progress.advance(self._bar)
 
-    @property
-    def status(self) -> int:
-        """The exit status of a command that came to its end."""
+    def end(self) -> int:
+        """Say how it went; the exit status of a command that came to its end."""
+        print(f"{self.writer.answered} answered, {self.writer.failed} failed", file=sys.stderr)
         return FAILED_ROWS if self.writer.failed else 0
 
 
@@ -72,7 +72,7 @@ def submit(file: Path, output: Path | None, in_flight: int, fields: dict[str, An
             where = f" -o {shlex.quote(str(output))}" if output else ""
             print(f"vqa: what was submitted goes on; for its answers: vqa collect {names}{where}", file=sys.stderr)
             raise
-        return run.status
+        return run.end()
 
 
 def collect(names: list[str], output: Path | None, timeout_s: float | None) -> int:
@@ -82,7 +82,7 @@ def collect(names: list[str], output: Path | None, timeout_s: float | None) -> i
         run = stack.enter_context(_run(output))
         ids = [id for name in names for id in _ids(run, name)]
         run.write(client.answers(ids, timeout_s))
-        return run.status
+        return run.end()
 
 
 def _ids(run: Run, name: str) -> Iterator[str]:

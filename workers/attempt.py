@@ -122,9 +122,9 @@ class Attempts:
             usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
             timings=Timings(
                 queued_s=lease.queued_s,
-                media_s=media_s,
-                engine_s=elapsed_s - media_s,
-                total_s=lease.queued_s + elapsed_s,
+                media_s=round(media_s, 4),
+                engine_s=round(elapsed_s - media_s, 4),
+                total_s=round(lease.queued_s + elapsed_s, 4),
             ),
             model=self.engine.model,
             worker=self.worker,

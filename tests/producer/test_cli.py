@@ -92,7 +92,7 @@ def test_submit_writes_every_answer_and_tells_bad_lines(
     out = questions.parent / "answers.jsonl"
     submitted = vqa("submit", questions, "-o", out)
     assert submitted.returncode == 3
-    assert submitted.stderr == "vqa: line 4: InvalidJob: not JSON\n"
+    assert submitted.stderr.splitlines()[0] == "vqa: line 4: InvalidJob: not JSON"
     written = rows(out.read_text())
     assert {id: row.get("answer") for id, row in written.items()} == {
         "q0": "Question 0?",

@@ -6,7 +6,7 @@ from vqa.settings import NAMES, QueueSettings
 
 def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQA_REDIS_URI", "redis://localhost")
-    with pytest.raises(SettingsError, match="VQA_REDIS_URI is not a setting.*VQA_REDIS_URL"):
+    with pytest.raises(SettingsError, match=r"VQA_REDIS_URI is not a setting.*VQA_REDIS_URL"):
         QueueSettings()
 
 

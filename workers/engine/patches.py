@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 
-class PatchProduct(nn.Linear):
-    """A Conv3d over patches of exactly its kernel's size: (patches, channels, time, height, width) in."""
+class PatchProduct(nn.Module):
+    """A Conv3d over patches of exactly its kernel's size: (patches, channels, time, height, width) in.
 
-    @classmethod
-    def of(cls, convolution: nn.Conv3d) -> PatchProduct:
-        """The same numbers, sharing the convolution's memory."""
-        weight = convolution.weight.flatten(1)
-        made = cls(weight.shape[1], weight.shape[0], device="meta")
-        made.weight = nn.Parameter(weight, requires_grad=False)
-        made.bias = convolution.bias
-        return made
+    Shares the convolution's memory.
+    """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, patches: Tensor) -> Tensor:
         """(patches, embedding)."""
-        return super().forward(input.flatten(1))
+        return linear(patches.flatten(1), self.weight, self.bias)
 
 
 def multiply_patches(model: Any) -> None:
     """Replace the patch embedding of a Qwen3-VL model in place."""
     embedding = model.model.visual.patch_embed
-    embedding.proj = PatchProduct.of(embedding.proj)
+    embedding.proj = PatchProduct(embedding.proj)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
@@ -34,7 +35,8 @@ class PipelineEngine:
     """The engine protocol over `settings.replicas` loaded pipelines."""
 
     def __init__(self, settings: EngineSettings, slots: int) -> None:
-        self.model = settings.model
+        # a folder's place on this machine is nothing to tell whoever reads an answer
+        self.model = Path(settings.model).name if Path(settings.model).is_dir() else settings.model
         self._settings = settings
         # replicas share the card's slots
         self._microbatch = max(1, min(settings.microbatch_of(slots), slots // settings.replicas))
