@@ -6,13 +6,14 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.batch import BadLine, Writer, open_lines, read_ids, read_jobs
 from producer.client import Client
 from producer.stopping import Stopped
-from vqa.errors import QueueUnavailable
+from vqa.errors import QueueUnavailable, SettingsError
 from vqa.job import Job
 from vqa.outcome import Outcome
 
@@ -59,6 +60,10 @@ class Run:
 
 def submit(file: Path, output: Path | None, in_flight: int, fields: dict[str, Any]) -> int:
     """Submit a file's jobs and write their answers as they finish; the exit status."""
+    _refuse_same(output, [str(file)])
+    if isinstance(sys.stdin, TextIOWrapper):
+        # as in files: what is not UTF-8 is a bad line, not the end of the run
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     with ExitStack() as stack:
         client = stack.enter_context(Client())
         lines = sys.stdin if str(file) == "-" else stack.enter_context(open_lines(file))
@@ -77,12 +82,19 @@ def submit(file: Path, output: Path | None, in_flight: int, fields: dict[str, An
 
 def collect(names: list[str], output: Path | None, timeout_s: float | None) -> int:
     """Wait for the answers to jobs named by id or by bulk file, and write them; the exit status."""
+    _refuse_same(output, names)
     with ExitStack() as stack:
         client = stack.enter_context(Client())
         run = stack.enter_context(_run(output))
         ids = [id for name in names for id in _ids(run, name)]
         run.write(client.answers(ids, timeout_s))
         return run.end()
+
+
+def _refuse_same(output: Path | None, names: Iterable[str]) -> None:
+    for name in names:
+        if output and output.exists() and Path(name).exists() and output.samefile(name):
+            raise SettingsError(f"{output} is the file of questions; name another one for the answers")
 
 
 def _ids(run: Run, name: str) -> Iterator[str]:

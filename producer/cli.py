@@ -53,7 +53,7 @@ def ask(
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, allow_dash=True)],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file of questions, or - for stdin.")],
     output: Output = None,
     lane: Lane = LaneName.bulk,
     max_new_tokens: MaxNewTokens = None,
@@ -71,7 +71,9 @@ def submit(
     from producer.bulk import submit as run
 
     fields = job_fields(lane, max_new_tokens=max_new_tokens, temperature=temperature, timeout_s=timeout)
-    raise typer.Exit(run(file, output, in_flight, fields))
+    if file != "-" and not Path(file).is_file():
+        raise typer.BadParameter(f"there is no file {file}", param_hint="FILE")
+    raise typer.Exit(run(Path(file), output, in_flight, fields))
 
 
 @app.command()

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from celery.backends.base import Backend
 from kombu.exceptions import KombuError
-from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
 
 from vqa.answer import Answer
+from vqa.connection import UNREACHED
 from vqa.errors import AnswerTimeout, BadImage, ImageMissing, QueueUnavailable, UnknownJob, VQAError
 from vqa.image import open_image
 from vqa.job import Job, Lane
@@ -28,9 +29,6 @@ CHUNK_BYTES = 32 * 2**20
 
 #: a job open for so long after its deadline is closed by whoever waits for it; workers and their janitor come first
 GRACE_MS = 1000
-
-#: what Redis and kombu raise when a call did not do its part
-UNREACHED = (RedisError, KombuError, OSError)
 
 #: the bytes of an outcome, or why there will be none
 Found = bytes | UnknownJob

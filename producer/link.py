@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from producer.core import (
-    UNREACHED,
     Found,
     Submission,
     chunks,
@@ -20,16 +18,13 @@ from producer.core import (
     unknown,
 )
 from producer.states import JobState, parse_states, queue_states
-from vqa.celery import make_app, publish
-from vqa.connection import connect
+from vqa.celery import make_app, wake
+from vqa.connection import UNREACHED, connect
 from vqa.errors import Cancelled, DeadlineExceeded, PermanentError
 from vqa.job import Job, Lane
 from vqa.ledger import Ledger, State, WorkerInfo, outcome_key
-from vqa.outcome import encode
+from vqa.outcome import close_with
 from vqa.settings import QueueSettings
-
-#: seconds before a wake-up that could not be sent is tried once more
-_PAUSES_S = (0.05, 0.5)
 
 
 class Link:
@@ -58,7 +53,7 @@ class Link:
             verdicts = self._ledger.accept_many(submission.calls)
             wakeups = zip(submission.wakeups, verdicts, strict=True)
             # one that is open may have lost its message; a message too many is refused by the ledger
-            self._publish([wakeup for wakeup, verdict in wakeups if verdict != "closed"])
+            wake(self._app, [wakeup for wakeup, verdict in wakeups if verdict != "closed"])
 
     def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Submit in chunks; the ids in order."""
@@ -73,19 +68,6 @@ class Link:
             with self.redis.pipeline(transaction=False) as pipe:
                 submission.queue_pictures(pipe)
                 submission.check_pictures(pipe.execute())
-
-    def _publish(self, wakeups: list[tuple[str, Lane]]) -> None:
-        # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                with self._app.producer_or_acquire() as producer, producer.batch(max(1, len(wakeups))):
-                    for id, lane in wakeups:
-                        publish(producer, id, lane)
-                return
-            except UNREACHED:
-                if pause_s is None:
-                    raise
-                time.sleep(pause_s)
 
     def look(self, ids: Sequence[str]) -> dict[str, Found]:
         """How those of `ids` ended that are not open any more."""
@@ -111,11 +93,7 @@ class Link:
             return self._end(id, Cancelled("the job was cancelled by a producer"))
 
     def _end(self, id: str, error: PermanentError) -> bool:
-        header = self._ledger.header(id)
-        if header is None:
-            return False
-        outcome = encode(self.backend, id, error, header.attempt, header.error)
-        return self._ledger.close(id, "", outcome, self.settings.result_ttl_s)
+        return close_with(self._ledger, self.backend, id, error, self.settings.result_ttl_s)
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Where each of `ids` stands."""

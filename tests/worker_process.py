@@ -23,6 +23,8 @@ class WorkerProcess:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("VQA_")}
         environment |= {"VQA_REDIS_URL": redis_url, "VQA_CARDS": "cpu", "VQA_ENGINE": "echo", "OMP_NUM_THREADS": "2"}
         command = [sys.executable, "-W", "error", "-W", "ignore:You're running the worker with superuser"]
+        # Celery's own write of a result, for a task that it does not know
+        command += ["-W", "ignore:Call to deprecated setex"]
         command += ["-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@%h"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from vqa.job import Frozen
+from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length"]
 
 
-class Usage(Frozen):
+class Outgoing(BaseModel):
+    """Immutable; a field that only a newer worker knows is passed over, since workers are upgraded first."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Usage(Outgoing):
     """Tokens in and out; pictures count as the tokens they become."""
 
     prompt_tokens: int = Field(ge=0)
@@ -23,7 +27,7 @@ class Usage(Frozen):
         return self.prompt_tokens + self.completion_tokens
 
 
-class Timings(Frozen):
+class Timings(Outgoing):
     """Where an answered job spent its time, in seconds; what is in none of the parts was spent on the way."""
 
     #: accepted until this attempt was taken, earlier attempts and their delays included
@@ -36,7 +40,7 @@ class Timings(Frozen):
     total_s: float = Field(ge=0)
 
 
-class Answer(Frozen):
+class Answer(Outgoing):
     """What a job got."""
 
     id: str

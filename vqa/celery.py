@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
 from kombu import Producer, Queue
 
+from vqa.connection import UNREACHED
 from vqa.job import LANES, Lane
 from vqa.settings import QueueSettings
 
 #: the one task
 TASK = "vqa.answer"
 
+BACKEND = "vqa.backend:OutcomeBackend"
+
 #: Celery's own default queue: jobs that other apps send without naming a lane
 DEFAULT_QUEUE = "celery"
 
 _QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
+
+#: seconds before wake-ups that could not be sent are tried once more
+_PAUSES_S = (0.05, 0.5)
 
 #: Celery's task protocol 2 with no arguments: the id in the headers is the whole message
 _BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
@@ -24,7 +32,7 @@ _BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 def make_app(settings: QueueSettings) -> Celery:
     """Celery, set up for jobs that take seconds on a card; each setting with its reason."""
-    app = Celery("vqa", broker=settings.redis_url, backend=settings.redis_url, set_as_current=False)
+    app = Celery("vqa", broker=settings.redis_url, backend=f"{BACKEND}+{settings.redis_url}", set_as_current=False)
     app.conf.update(
         # nothing but JSON is read or written: no message can run code
         task_serializer="json",
@@ -56,22 +64,38 @@ def make_app(settings: QueueSettings) -> Celery:
         broker_connection_max_retries=None,
         # a job whose message was pushed back by a lost connection is refused by the ledger if it still runs here
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # an answer that meets a Redis in trouble is written when it is back, not lost
+        # `AsyncResult.get()` goes on when Redis is away for a moment; outcomes are written by the ledger's `close`
         result_backend_always_retry=True,
         result_expires=settings.result_ttl_s,
         # Flower's live view; the events carry ids and states, no user's words
         worker_send_task_events=True,
         task_send_sent_event=False,
-        # "started" is an event, not a write to the result backend
-        task_track_started=False,
         # logs are set up by the worker's own lifecycle
         worker_hijack_root_logger=False,
     )
     return app
 
 
+def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
+    """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.UNREACHED.
+
+    Tried again on a fresh connection; a batch whose delivery is uncertain is sent once more, one too many is refused.
+    """
+    # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            with app.producer_or_acquire() as producer, producer.batch(max(1, len(jobs))):
+                for id, lane in jobs:
+                    publish(producer, id, lane)
+            return
+        except UNREACHED:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+
+
 def publish(producer: Producer, id: str, lane: Lane) -> None:
-    """Send the wake-up for a job that the ledger holds. With `producer.batch()` around, several in one round trip."""
+    """Put one wake-up on its lane; the message carries the id alone."""
     headers: dict[str, Any] = {"lang": "py", "task": TASK, "id": id, "root_id": id, "retries": 0, "ignore_result": True}
     # the anonymous exchange delivers to the list of that name: no binding to look up
     producer.publish(

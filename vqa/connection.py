@@ -6,14 +6,18 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from kombu.exceptions import KombuError
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from vqa.settings import QueueSettings
 
 #: what another try on a fresh connection may mend; every verb of the ledger may be sent twice
-PASSING = (ConnectionError, TimeoutError, BusyLoadingError)
+_PASSING = (ConnectionError, TimeoutError, BusyLoadingError)
+
+#: what Redis's client and kombu raise when a call did not do its part
+UNREACHED = (RedisError, KombuError, OSError)
 
 
 def _limits(settings: QueueSettings) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def _limits(settings: QueueSettings) -> dict[str, Any]:
         "socket_connect_timeout": min(settings.redis_timeout_s, 5.0),
         "socket_keepalive": True,
         "health_check_interval": 30,
-        "retry_on_error": list(PASSING),
+        "retry_on_error": list(_PASSING),
     }
 
 

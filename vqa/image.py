@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Pillow's names of the formats that workers decode
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+#: Pillow's modes that PNG can hold; pictures of others (CMYK, LAB, F) are sent as RGB
+_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
@@ -38,14 +41,22 @@ def read_image(source: str | Path | bytes | BinaryIO | Image.Image) -> bytes:
             except (OSError, ValueError) as error:
                 # ValueError: a name that no file can have, such as one with a null byte
                 reason = getattr(error, "strerror", None) or error
-                raise BadImage(f"cannot read the picture {source}: {reason}") from error
+                raise BadImage(f"cannot read the picture {str(source)[:200]}: {reason}") from error
         case Image.Image():
-            buffer = io.BytesIO()
-            source.save(buffer, "PNG")
-            return buffer.getvalue()
+            return _as_png(source)
         case _ if hasattr(source, "read"):
             return source.read()
     raise BadImage(f"a picture is a path, bytes, an open binary file or a PIL image, not {type(source).__name__}")
+
+
+def _as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
+    except (OSError, ValueError) as error:
+        # an image that is opened lazily and cut short, closed, or without pixels
+        raise BadImage(f"the PIL image cannot be written as PNG ({type(error).__name__})") from None
+    return buffer.getvalue()
 
 
 def open_image(data: bytes, max_bytes: int, max_pixels: int) -> ImageFile:

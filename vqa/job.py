@@ -11,10 +11,19 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
 from vqa.image import from_data_url, read_image, to_data_url
@@ -24,6 +33,12 @@ LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 #: the version of the job format that this code writes; a worker refuses a newer one
 VERSION = 1
+
+#: pictures of one job: all of them are in a worker's memory at once
+MOST_IMAGES = 64
+
+#: thirty days
+LONGEST_TIMEOUT_S = 30 * 86_400
 
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -95,8 +110,8 @@ class RetryPolicy(Frozen):
     """
 
     attempts: int = Field(default=3, ge=1, le=100)
-    base_s: float = Field(default=1.0, ge=0)
-    cap_s: float = Field(default=60.0, ge=0)
+    base_s: float = Field(default=1.0, ge=0, le=86_400)
+    cap_s: float = Field(default=60.0, ge=0, le=86_400)
 
     def longest_delay_s(self, attempt: int) -> float:
         """The upper end of the jitter after attempt number `attempt` (from 1)."""
@@ -107,8 +122,6 @@ class RetryPolicy(Frozen):
 class Job(Frozen):
     """A question about pictures, or any chat with images in it."""
 
-    VERSION: ClassVar[int] = VERSION
-
     version: int = Field(default=VERSION, ge=1, le=VERSION)
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=r"^[A-Za-z0-9._:@+-]{1,128}$")
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -118,7 +131,7 @@ class Job(Frozen):
     #: generation ends before the first of these; they are not part of the answer
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=8)
     #: seconds from acceptance to the deadline; the lane's default where None
-    timeout_s: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_TIMEOUT_S)
     lane: Lane = "interactive"
     #: the lane's default where None
     retry: RetryPolicy | None = None
@@ -126,6 +139,20 @@ class Job(Frozen):
     metadata: Mapping[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_workable(cls, temperature: float) -> float:
+        # what is nearly 0 makes infinities of the logits
+        if 0 < temperature < 0.01:
+            raise ValueError("0 (greedy), or 0.01 to 2")
+        return temperature
+
+    @model_validator(mode="after")
+    def _shows_a_few(self) -> Self:
+        if sum(1 for _ in self.images()) > MOST_IMAGES:
+            raise ValueError(f"a job shows at most {MOST_IMAGES} pictures")
+        return self
 
     def __init__(self, /, **fields: Any) -> None:
         try:
@@ -147,7 +174,7 @@ class Job(Frozen):
         """
         try:
             fields = json.loads(data) if isinstance(data, str | bytes) else data
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidJob("a job is one JSON object; this is not JSON") from None
         if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
             raise InvalidJob(f"a job is one JSON object, not {type(fields).__name__}")

@@ -52,7 +52,7 @@ function verbs.take(id, outcome, worker, token, lease)
   if not header then return {redis.call('EXISTS', outcome) == 1 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
     if header.state ~= 'queued' then return {'held'} end
-    if header.deadline <= now then return {'late', cjson.encode(header)} end
+    if header.deadline <= now then return {'late'} end
     header.attempt = header.attempt + 1
     header.worker = worker
     header.token = token
@@ -64,6 +64,8 @@ end
 
 -- worker, what it says of itself (JSON), lease in ms, then id and token of each job it holds; returns the ids it lost
 function verbs.renew(worker, about, lease, ...)
+  -- a script whose first write gives memory back may write more in a full Redis: leases live on while nothing else fits
+  redis.call('HDEL', 'vqa:workers', worker)
   local held = {...}
   local lost = {}
   for i = 1, #held, 2 do
@@ -85,19 +87,22 @@ function verbs.renew(worker, about, lease, ...)
   return lost
 end
 
--- id, token, delay in ms, error ('' keeps the last one), '1' if the attempt counts
+-- id, token, delay in ms, error ('' keeps the last one), '1' if the attempt counts; says 1 also where an equal call,
+-- whose reply was lost on the way, did it before
 function verbs.retry(id, token, delay, error, counted)
   local header, payload = read(KEYS[1])
   if not header then return 0 end
   if token == '' then
+    if header.state == 'queued' then return 1 end
     local due = redis.call('ZSCORE', set_of(header), id)
-    if header.state == 'queued' or not due or tonumber(due) > now then return 0 end
+    if not due or tonumber(due) > now then return 0 end
     if header.state == 'leased' then header.lost = header.lost + 1 end
   elseif header.token ~= token or header.state ~= 'leased' then
-    return 0
+    return header.retried == token and 1 or 0
   end
   if counted == '0' then header.attempt = header.attempt - 1 end
   if error ~= '' then header.error = error end
+  if token ~= '' then header.retried = token end
   if header.state == 'delayed' or token ~= '' then header.token = nil end
   if tonumber(delay) > 0 then
     move(id, header, 'delayed', now + delay)
@@ -111,8 +116,10 @@ end
 -- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in ms
 function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl)
   local header = read(KEYS[1])
-  if not header then return 0 end
-  if token ~= '' and (header.token ~= token or header.state ~= 'leased') then return 0 end
+  -- an equal call, whose reply was lost on the way, did it before
+  if not header then return redis.call('GET', outcome_key) == outcome and 1 or 0 end
+  -- a lease that ran out is still its holder's while nobody else has taken the job
+  if token ~= '' and header.token ~= token then return 0 end
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', set_of(header), id)
   redis.call('ZREM', 'vqa:deadlines', id)

@@ -72,6 +72,8 @@ class Header:
     reply: str = ""
     worker: str | None = None
     token: str | None = None
+    #: the token of the attempt that was last given back or put off
+    retried: str | None = None
     #: the last transient error, as `Class: message`
     error: str | None = None
 
@@ -195,6 +197,11 @@ class Ledger:
             if info.seen >= (seconds - within_s) * 1000:
                 found.append(info)
         return sorted(found, key=lambda info: info.name)
+
+    def gone(self, for_s: float) -> list[str]:
+        """The workers that are listed and have not renewed for so many seconds."""
+        living = {worker.name for worker in self.workers(for_s)}
+        return [worker.name for worker in self.workers(within_s=float("inf")) if worker.name not in living]
 
     def leave(self, worker: str) -> None:
         """Forget what a worker said of itself: it is stopping, or it is long gone."""

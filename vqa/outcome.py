@@ -13,6 +13,7 @@ from celery.backends.base import Backend
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
+from vqa.ledger import Ledger
 
 Outcome = Answer | VQAError
 
@@ -28,6 +29,14 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
         meta |= {"status": states.FAILURE, "result": error, "attempts": attempts, "last_error": last_error}
     encoded: str | bytes = backend.encode(meta)
     return encoded.encode() if isinstance(encoded, str) else encoded
+
+
+def close_with(ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float) -> bool:
+    """End an open job with an error, whoever holds it; False where it is not open."""
+    header = ledger.header(id)
+    if header is None:
+        return False
+    return ledger.close(id, "", encode(backend, id, error, header.attempt, header.error), ttl_s)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
+from redis.connection import parse_url
 
 from vqa.errors import SettingsError
-from vqa.job import Job, Lane, RetryPolicy
+from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
 
 PREFIX = "VQA_"
 
@@ -90,7 +91,12 @@ class Settings(BaseSettings):
     """Read from `VQA_` variables, or given by field name; frozen."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     def __init__(self, **values: Any) -> None:
@@ -115,15 +121,16 @@ class QueueSettings(Settings):
     """What producers and workers must agree on."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    redis_timeout_s: float = Field(default=30.0, gt=0)
-    result_ttl_s: int = Field(default=86_400, ge=1)
-    interactive_timeout_s: float = Field(default=60.0, gt=0)
-    bulk_timeout_s: float = Field(default=86_400.0, gt=0)
+    redis_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    result_ttl_s: int = Field(default=86_400, ge=1, le=366 * 86_400)
+    interactive_timeout_s: float = Field(default=60.0, gt=0, le=LONGEST_TIMEOUT_S)
+    bulk_timeout_s: float = Field(default=86_400.0, gt=0, le=LONGEST_TIMEOUT_S)
     interactive_retry: RetryPolicy = RetryPolicy(attempts=3, base_s=1, cap_s=60)
     bulk_retry: RetryPolicy = RetryPolicy(attempts=5, base_s=2, cap_s=300)
     image_max_bytes: int = Field(default=20 * 2**20, ge=1)
-    image_max_pixels: int = Field(default=50_000_000, ge=1)
-    lease_s: float = Field(default=9.0, ge=0.3)
+    #: Pillow itself refuses more than the upper limit
+    image_max_pixels: int = Field(default=50_000_000, ge=1, le=178_956_970)
+    lease_s: float = Field(default=9.0, ge=0.3, le=3600)
     flower_user: str = "vqa"
     flower_password: str | None = Field(default=None, min_length=8)
     flower_address: str = "127.0.0.1"
@@ -132,7 +139,11 @@ class QueueSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
-        if urlsplit(url).scheme not in {"redis", "rediss"} or not urlsplit(url).hostname:
+        try:
+            parts = parse_url(url)  # type: ignore[no-untyped-call]
+        except ValueError:
+            parts = {}
+        if urlsplit(url).scheme not in {"redis", "rediss"} or not parts.get("host"):
             raise ValueError("a Redis address is redis://[user:password@]host[:port][/number], or rediss:// for TLS")
         return url
 

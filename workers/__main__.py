@@ -14,7 +14,7 @@ from vqa.settings import PREFIX, QueueSettings
 from workers.cards import wanted_cards
 from workers.engine.settings import EngineSettings
 from workers.janitor import Janitor
-from workers.lifecycle import set_up_logging
+from workers.log import set_up_logging
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 

@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ from celery import Celery
 
 from vqa import outcome
 from vqa.answer import Answer, Timings, Usage
-from vqa.celery import publish
-from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, VQAError
+from vqa.celery import wake
+from vqa.errors import DeadlineExceeded, EngineError, JobGivenUp, VQAError
 from vqa.job import ImagePart, Job, Lane
 from vqa.ledger import Lease, Ledger, Refusal
-from vqa.outcome import Outcome
+from vqa.outcome import Outcome, close_with
 from vqa.settings import QueueSettings
 from vqa.store import ImageStore
 from workers.engine.base import Completion, Engine, Prompt, Turn
@@ -42,6 +41,13 @@ class Delayed(Exception):
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What another Celery app put into its message: a job, it may be."""
+
+    body: object
+
+
+@dataclass(frozen=True)
 class Attempts:
     """What a worker needs to answer jobs; one instance a process, used by all of its threads."""
 
@@ -56,19 +62,19 @@ class Attempts:
     #: set when the engine is of no use any more
     crashed: threading.Event
 
-    def take(self, id: str, body: object, lane: Lane) -> Lease | Refusal:
-        """The job of that id; one that the ledger does not know is adopted from the message's body, if it has one.
+    def take(self, id: str, foreign: Foreign | None, lane: Lane) -> Lease | Refusal:
+        """The job of that id; one that the ledger does not know is adopted where another app sent it.
 
         Raises the error with which the job was closed here: past its deadline, or no job at all.
         """
         token = uuid.uuid4().hex
         lease = self.ledger.take(id, self.worker, token, self.settings.lease_s)
-        if lease == "unknown" and body is not None:
-            self._adopt(id, body, lane)
+        if lease == "unknown" and foreign is not None:
+            self._adopt(id, foreign.body, lane)
             lease = self.ledger.take(id, self.worker, token, self.settings.lease_s)
         if lease == "late":
             error = DeadlineExceeded("the job's timeout ran out while it was queued")
-            self._close(id, "", error, 0, None)
+            close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s)
             raise error
         return lease
 
@@ -88,14 +94,14 @@ class Attempts:
             elif isinstance(result, VQAError) and result.retry:
                 result = self._retry(lease, result)
             if result is not None:
-                self._close(lease.id, lease.token, result, lease.header.attempt, lease.header.error)
+                self._close(lease, result)
         if isinstance(result, VQAError):
             raise result
 
     def give_back(self, lease: Lease) -> None:
         """Back to the queue at once, as if it had not been taken."""
         if self.ledger.retry(lease.id, lease.token, counted=False):
-            self._publish(lease)
+            wake(self.app, [(lease.id, lease.header.lane)])
 
     def _answer(self, lease: Lease) -> Answer:
         started = time.monotonic()
@@ -133,37 +139,40 @@ class Attempts:
         )
 
     def _turns(self, job: Job, deadline: float) -> tuple[Turn, ...]:
-        contents = [part.image for part in job.images()]
-        missing = [content for content in contents if isinstance(content, str)]
-        stored = dict(zip(missing, self.store.get_many(missing), strict=True))
-        data = [stored[content] if isinstance(content, str) else content for content in contents]
-        pictures = iter(self.media.decode(data, deadline))
+        # a picture that is shown several times is fetched and decoded once
+        names = list(dict.fromkeys(part.image for part in job.images()))
+        references = [name for name in names if isinstance(name, str)]
+        stored = dict(zip(references, self.store.get_many(references), strict=True))
+        decoded = self.media.decode([stored[name] if isinstance(name, str) else name for name in names], deadline)
+        pictures = dict(zip(names, decoded, strict=True))
         return tuple(
             Turn(
                 message.role,
-                tuple(next(pictures) if isinstance(part, ImagePart) else part.text for part in message.content),
+                tuple(pictures[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
             )
             for message in job.messages
         )
 
     def _complete(self, lease: Lease, prompt: Prompt) -> Completion:
-        if not self.leases.holds(lease):
-            raise Cancelled("the job was closed while its pictures were decoded")
         future = self.engine.submit(prompt)
+        # one that was closed before is not known to the engine when it is told
+        if not self.leases.holds(lease):
+            self.engine.cancel(prompt.id)
         try:
             return future.result(timeout=max(0.0, prompt.deadline - time.monotonic()))
         except FutureTimeout:
+            # the engine's own alarm comes first, unless its threads are starved or hang
             self.engine.cancel(prompt.id)
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
-        except CancelledError:
-            raise EngineError("the engine let the prompt go") from None
 
     def _retry(self, lease: Lease, error: VQAError) -> VQAError | None:
         policy = Job.from_json(lease.payload).retry or self.settings.retry(lease.header.lane)
         if lease.header.attempt >= policy.attempts:
             return error
         delay_s = random.uniform(0, policy.longest_delay_s(lease.header.attempt))
-        if self.ledger.retry(lease.id, lease.token, max(delay_s, 0.001), f"{type(error).__name__}: {error}"):
+        if self.ledger.retry(lease.id, lease.token, delay_s, f"{type(error).__name__}: {error}"):
+            if round(delay_s * 1000) == 0:
+                wake(self.app, [(lease.id, lease.header.lane)])
             raise Delayed(error, delay_s)
         return None
 
@@ -172,7 +181,7 @@ class Attempts:
         if lease.header.attempt >= LOST_ATTEMPTS:
             return JobGivenUp(f"given up after {lease.header.attempt} attempts: {type(error).__name__}: {error}")
         if self.ledger.retry(lease.id, lease.token, 0, f"{type(error).__name__}: {error}"):
-            self._publish(lease)
+            wake(self.app, [(lease.id, lease.header.lane)])
             raise Delayed(error, 0)
         return None
 
@@ -185,15 +194,11 @@ class Attempts:
             job = job.with_images(self.store.put_many(contents, timeout_s))
         except VQAError as error:
             if self.ledger.accept(id, lane, b"", self.settings.timeout_s(lane)) == "accepted":
-                self._close(id, "", error, 0, None)
+                close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s)
             raise
         self.ledger.accept(id, lane, job.to_json(), timeout_s)
 
-    def _close(self, id: str, token: str, result: Outcome, attempts: int, last_error: str | None) -> None:
-        encoded = outcome.encode(self.app.backend, id, result, attempts, last_error)
-        if not self.ledger.close(id, token, encoded, self.settings.result_ttl_s):
-            log.info("job %s was closed or taken elsewhere; this attempt's outcome is dropped", id)
-
-    def _publish(self, lease: Lease) -> None:
-        with self.app.producer_pool.acquire(block=True) as producer:
-            publish(producer, lease.id, lease.header.lane)
+    def _close(self, lease: Lease, result: Outcome) -> None:
+        encoded = outcome.encode(self.app.backend, lease.id, result, lease.header.attempt, lease.header.error)
+        if not self.ledger.close(lease.id, lease.token, encoded, self.settings.result_ttl_s):
+            log.info("job %s was closed or taken elsewhere; this attempt's outcome is dropped", lease.id)

@@ -23,7 +23,10 @@ def wanted_cards(cards: str) -> list[int | None]:
 
 
 def present_cards() -> list[int]:
-    """The numbers of the cards as nvidia-smi has them, less those that CUDA_VISIBLE_DEVICES hides."""
+    """The numbers of the cards as nvidia-smi has them, less those that CUDA_VISIBLE_DEVICES hides.
+
+    Raises SettingsError where it names them by UUID.
+    """
     try:
         import pynvml
     except ImportError:
@@ -36,7 +39,10 @@ def present_cards() -> list[int]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return list(range(count))
-    return [int(card) for card in visible.split(",") if card.strip().isdecimal() and int(card) < count]
+    shown = [card.strip() for card in visible.split(",") if card.strip()]
+    if not all(card.isdecimal() for card in shown):
+        raise SettingsError(f"CUDA_VISIBLE_DEVICES={visible}: name cards by number, as nvidia-smi does, or unset it")
+    return [int(card) for card in shown if int(card) < count]
 
 
 def pinned(card: int | None) -> dict[str, str]:

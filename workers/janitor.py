@@ -14,12 +14,12 @@ from typing import cast
 
 from celery import Celery
 from redis import Redis
-from redis.exceptions import RedisError
 
-from vqa import outcome
-from vqa.celery import publish
+from vqa.celery import wake
+from vqa.connection import UNREACHED
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
-from vqa.ledger import Header, Ledger, State
+from vqa.ledger import Ledger, State
+from vqa.outcome import close_with
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Janitor:
         while not self._stopping.wait(ROUND_S):
             try:
                 self.round()
-            except (RedisError, OSError) as error:
+            except UNREACHED as error:
                 log.warning("the janitor's round failed: %s; next one in %.0f s", type(error).__name__, ROUND_S)
             except Exception:
                 log.exception("the janitor's round failed; next one in %.0f s", ROUND_S)
@@ -74,17 +74,19 @@ class Janitor:
     def round(self) -> None:
         """Everything that is due, if no other janitor is at work."""
         judges = self._may_judge_leases()
-        if not self._locked():
-            return
+        if self._locked():
+            self._act(judges)
+        self._last_round = time.monotonic()
+
+    def _act(self, judges: bool) -> None:
         for id in self._ledger.due(None, _PORTION):
             self._close(id, DeadlineExceeded("the job's timeout ran out before it was answered"))
         for state in cast(tuple[State, ...], ("leased", "delayed") if judges else ("delayed",)):
             for id in self._ledger.due(state, _PORTION):
-                if self._ledger.retry(id, "", error="worker_lost" if state == "leased" else ""):
+                if self._ledger.retry(id, "", error="WorkerLost: its lease ran out" if state == "leased" else ""):
                     self._send_on(id)
-        for worker in self._ledger.workers(within_s=float("inf")):
-            if worker.seen < (time.time() - _GONE_S) * 1000:
-                self._ledger.leave(worker.name)
+        for name in self._ledger.gone(_GONE_S):
+            self._ledger.leave(name)
 
     def _may_judge_leases(self) -> bool:
         """Not within one lease time of Redis starting, or of a gap in our own rounds: workers could not renew then."""
@@ -92,7 +94,6 @@ class Janitor:
         uptime_s = cast(dict[str, int], self._redis.info("server"))["uptime_in_seconds"]
         if now - self._last_round > ROUND_S + 1.0:
             self._judges_from = now + self._settings.lease_s
-        self._last_round = now
         return now >= self._judges_from and uptime_s > self._settings.lease_s
 
     def _locked(self) -> bool:
@@ -108,16 +109,11 @@ class Janitor:
         if header is None or header.state != "queued":
             return
         if header.lost and header.attempt >= LOST_ATTEMPTS:
-            self._close(id, JobGivenUp(f"given up after {header.attempt} attempts: its workers vanished"), header)
+            self._close(id, JobGivenUp(f"given up after {header.attempt} attempts: its workers vanished"))
             return
         log.info("job %s is published again (%s)", id, header.error or "its delay ended")
-        with self._app.producer_pool.acquire(block=True) as producer:
-            publish(producer, id, header.lane)
+        wake(self._app, [(id, header.lane)])
 
-    def _close(self, id: str, error: VQAError, header: Header | None = None) -> None:
-        header = header or self._ledger.header(id)
-        if header is None:
-            return
-        encoded = outcome.encode(self._app.backend, id, error, header.attempt, header.error)
-        if self._ledger.close(id, "", encoded, self._settings.result_ttl_s):
+    def _close(self, id: str, error: VQAError) -> None:
+        if close_with(self._ledger, self._app.backend, id, error, self._settings.result_ttl_s):
             log.info("job %s is closed: %s", id, type(error).__name__)

@@ -85,9 +85,16 @@ class Leases:
                 self._listen(pubsub, due)
             except RedisError as error:
                 log.warning("leases are not renewed: %s; trying again", type(error).__name__)
-                pubsub.reset()
-                self._stopping.wait(min(1.0, self._lease_s / 3))
+                self._pause(pubsub)
+            except Exception:
+                # whatever it is, a worker that renews no more loses every job it holds
+                log.exception("leases are not renewed; trying again")
+                self._pause(pubsub)
         pubsub.close()
+
+    def _pause(self, pubsub: PubSub) -> None:
+        pubsub.reset()
+        self._stopping.wait(min(1.0, self._lease_s / 3))
 
     def _renew(self) -> None:
         leases = self.held()

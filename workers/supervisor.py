@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.cards import pinned
-from workers.lifecycle import EXIT_NEVER_READY
 from workers.settings import WorkerSettings
-from workers.supervisor_link import READY, environment
+from workers.supervisor_link import EXIT_NEVER_READY, READY, environment
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class Supervisor:
             card.state = "ready"
             log.info("%s: ready after %.1f s", card.name, now - card.started)
         elif said:
-            card.process.wait()
+            self._end(card.process)
             self._give_up(card, said)
         elif card.process.poll() is not None:
             status = card.process.returncode
@@ -120,9 +119,15 @@ class Supervisor:
             else:
                 self._ended(card, f"ended with status {status} before it was ready")
         elif now - card.started > self._settings.ready_timeout_s:
-            card.process.kill()
-            card.process.wait()
+            self._end(card.process, grace_s=0)
             self._give_up(card, f"not ready after {self._settings.ready_timeout_s:.0f} s (VQA_READY_TIMEOUT_S)")
+
+    def _end(self, process: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _ended(self, card: Card, how: str) -> None:
         card.failures += 1

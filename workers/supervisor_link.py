@@ -16,6 +16,9 @@ _VARIABLE = "_VQA_SUPERVISOR_FD"
 
 READY = "ready"
 
+#: exit status of a worker that would fail the same way again (sysexits.h: EX_CONFIG)
+EXIT_NEVER_READY = 78
+
 
 def environment(child_end: socket.socket) -> dict[str, str]:
     """What the child needs in its environment; pass the descriptor on as well."""

@@ -8,15 +8,18 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
-from redis.exceptions import RedisError
 
 from vqa.celery import TASK
+from vqa.connection import UNREACHED
 from vqa.errors import VQAError
 from vqa.job import Lane
 from vqa.ledger import Lease
-from workers.attempt import Attempts, Delayed
+from workers.attempt import Attempts, Delayed, Foreign
 
 log = logging.getLogger(__name__)
+
+#: the body of our own messages: the id is all there is
+_NOTHING = object()
 
 
 class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
@@ -55,17 +58,21 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
     throws = (VQAError,)
     #: what Flower shows of a return value, which is None
     resultrepr_maxsize = 1
-    attempts: Attempts
+    #: None until the model is loaded
+    attempts: Attempts | None = None
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Answer the job of this task's id, or adopt the one that another Celery app put into the message."""
-        body = args[0] if args else kwargs.get("job")
+        body = args[0] if args else kwargs.get("job", kwargs or _NOTHING)
         routing_key = (self.request.delivery_info or {}).get("routing_key")
         lane: Lane = "interactive" if routing_key == "interactive" else "bulk"
         try:
-            if self.attempts.crashed.is_set():
+            if self.attempts is None or self.attempts.crashed.is_set():
                 raise Reject(requeue=True)
-            lease = self.attempts.take(self.request.id, body, lane)
+            if not isinstance(self.request.id, str):
+                log.warning("a message whose task id is no text is dropped")
+                raise Ignore
+            lease = self.attempts.take(self.request.id, None if body is _NOTHING else Foreign(body), lane)
             if not isinstance(lease, Lease):
                 log.debug("message of job %s is not needed: %s", self.request.id, lease)
                 raise Ignore
@@ -73,7 +80,7 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
         except Delayed as delayed:
             # Flower shows a retry; Celery publishes nothing, the ledger holds the job
             raise Retry(exc=delayed.error, when=delayed.delay_s) from None
-        except RedisError as error:
+        except UNREACHED as error:
             log.warning("job %s goes back to the queue: %s", self.request.id, type(error).__name__)
             raise Reject(requeue=True) from None
 

@@ -185,6 +185,22 @@ def test_a_lost_redis_is_a_temporary_failure(vqa: Vqa) -> None:
     assert "secret" not in lost.stderr
 
 
+def test_questions_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path) -> None:
+    row = {"id": "piped", "image": str(questions.parent / "teal.png"), "question": "From stdin?"}
+    lines = questions.parent / "piped.jsonl"
+    lines.write_text(json.dumps(row) + "\n")
+    with lines.open() as file:
+        piped = vqa("submit", "-", stdin=file)
+    assert rows(piped.stdout)["piped"]["answer"] == "From stdin?"
+
+
+@pytest.mark.parametrize("command", ["submit", "collect"])
+def test_the_file_of_questions_is_not_overwritten(vqa: Vqa, questions: Path, command: str) -> None:
+    before = questions.read_text()
+    assert vqa(command, questions, "-o", questions).returncode == 2
+    assert questions.read_text() == before
+
+
 def test_wrong_usage_ends_with_2(vqa: Vqa) -> None:
     assert vqa("ask", "--no-such-option").returncode == 2
     assert vqa("submit", "no-such-file.jsonl").returncode == 2

@@ -1,8 +1,9 @@
 import inspect
+import json
 
 import pytest
 
-from vqa import errors
+from vqa import Answer, Timings, Usage, errors
 from vqa.celery import make_app
 from vqa.errors import EngineError, TransientError, VQAError
 from vqa.outcome import decode, encode
@@ -18,6 +19,23 @@ def test_every_error_comes_back_from_the_result_backend_as_itself(error: type[VQ
     assert type(back) is error
     assert str(back) == "what happened"
     assert (back.attempts, back.last_error) == (2, "EngineError: x")
+
+
+def test_an_answer_of_a_newer_worker_is_read_without_what_is_new() -> None:
+    backend = make_app(QueueSettings()).backend
+    answer = Answer(
+        id="1",
+        text="red",
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=3, completion_tokens=1),
+        timings=Timings(queued_s=0, media_s=0, engine_s=0, total_s=0),
+        model="m",
+        worker="w",
+        attempt=1,
+    )
+    written = json.loads(encode(backend, "1", answer))
+    written["result"]["confidence"] = 0.9
+    assert decode(backend, json.dumps(written).encode()) == answer
 
 
 def test_only_transient_errors_are_worth_a_retry() -> None:

@@ -33,7 +33,7 @@ jobs = st.builds(
         max_size=3,
     ).map(tuple),
     max_new_tokens=st.integers(1, 32_768),
-    temperature=st.floats(0, 2),
+    temperature=st.just(0.0) | st.floats(0.01, 2),
     stop=st.lists(texts, max_size=8).map(tuple),
     timeout_s=st.none() | st.floats(0.001, 86_400),
     lane=st.sampled_from(["interactive", "bulk"]),
@@ -69,6 +69,8 @@ def test_bytes_that_are_no_job_are_one_named_error(anything: bytes) -> None:
         ({"max_tokens": 5}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e-30}, "temperature"),
+        ({"retry": {"cap_s": 1e300}}, "retry.cap_s"),
         ({"lane": "fast"}, "lane"),
         ({"id": "with space"}, "id"),
         ({"id": "newline\n"}, "id"),
@@ -98,6 +100,25 @@ def test_a_newer_format_is_refused_by_its_own_error() -> None:
 def test_an_image_on_the_wire_is_bytes_or_a_reference_and_nothing_that_is_fetched(image: str) -> None:
     with pytest.raises(InvalidJob, match="nothing fetched"):
         Job.from_json({"messages": [{"role": "user", "content": [{"type": "image", "image": image}]}]})
+
+
+def test_a_job_with_too_many_pictures_is_refused_before_any_is_read() -> None:
+    picture = {"type": "image", "image": reference(b"")}
+    with pytest.raises(InvalidJob, match="64 pictures"):
+        Job(messages=[{"role": "user", "content": [picture] * 65}])
+
+
+def test_nesting_without_end_is_a_named_error() -> None:
+    with pytest.raises(InvalidJob):
+        Job.from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F", "YCbCr", "1", "I;16", "P", "LA"])
+def test_a_pil_image_of_any_mode_may_be_asked_about(mode: str) -> None:
+    job = Job.about(Image.new(mode, (4, 4)), "What is it?")
+    (part,) = job.images()
+    assert isinstance(part.image, bytes)
+    assert Image.open(io.BytesIO(part.image)).size == (4, 4)
 
 
 def test_an_address_given_as_a_picture_is_refused_at_the_producer() -> None:

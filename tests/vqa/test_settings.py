@@ -14,7 +14,12 @@ def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monke
     ("name", "value"),
     [
         ("VQA_REDIS_URL", "localhost:6379"),
+        ("VQA_REDIS_URL", "redis://localhost:port/0"),
+        ("VQA_REDIS_URL", "redis://localhost:99999/0"),
+        ("VQA_REDIS_URL", "redis://localhost/zero"),
         ("VQA_LEASE_S", "soon"),
+        ("VQA_LEASE_S", "inf"),
+        ("VQA_BULK_TIMEOUT_S", "3456000"),
         ("VQA_RESULT_TTL_S", "-1"),
         ("VQA_BULK_RETRY", '{"tries": 3}'),
         ("VQA_BULK_RETRY", "3 times"),

@@ -55,7 +55,12 @@ def test_a_job_whose_lease_ran_out_is_published_again(redis: Redis, ledger: Ledg
     rounds_until(janitor, lambda: redis.llen("bulk") == 1)
     header = ledger.header("a")
     assert header is not None
-    assert (header.state, header.lost, header.attempt, header.error) == ("queued", 1, 1, "worker_lost")
+    assert (header.state, header.lost, header.attempt, header.error) == (
+        "queued",
+        1,
+        1,
+        "WorkerLost: its lease ran out",
+    )
 
 
 def test_a_lease_that_is_renewed_is_left_alone(redis: Redis, ledger: Ledger, janitor: Janitor) -> None:

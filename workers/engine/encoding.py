@@ -58,17 +58,20 @@ class Encoder:
         try:
             chat: Any = [self._message(turn) for turn in prompt.turns]
             made = self._pipe.preprocess(Chat(chat))
+            inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+            encoded = Encoded(inputs, prompt_tokens=inputs["input_ids"].shape[1])
         except VQAError:
             raise
         except UnicodeEncodeError:
             raise InvalidJob("the text holds half of a surrogate pair, which is no character") from None
         except TemplateError:
             raise InvalidJob("the model's chat template refuses this chat: the order of its roles, or a role") from None
+        except (ValueError, TypeError) as error:
+            # deterministic: a picture in a turn that shows none, for example
+            raise InvalidJob(f"the model's processor refuses this chat ({type(error).__name__})") from None
         except Exception as error:
             # processors raise of many kinds, and their words may hold the user's
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
-        inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        encoded = Encoded(inputs, prompt_tokens=inputs["input_ids"].shape[1])
         self._check_fits("", encoded.prompt_tokens, prompt.max_new_tokens)
         return encoded
 

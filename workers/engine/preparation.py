@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
-from vqa.errors import VQAError
+from vqa.errors import EngineError, VQAError
 from workers.engine.encoding import Encoder
 from workers.engine.held import Held
 from workers.engine.waiting import Ready, Waiting
@@ -48,7 +48,12 @@ class Preparation:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, held: Held) -> None:
-        self._waiting.arrived(None if held.settled else self._encode(held))
+        ready = None
+        try:
+            ready = None if held.settled else self._encode(held)
+        finally:
+            # counted whatever happened: a prompt that never arrives would hold every microbatch up
+            self._waiting.arrived(ready)
 
     def _encode(self, held: Held) -> Ready | None:
         encoder = self._encoders.get()
@@ -57,5 +62,9 @@ class Preparation:
         except VQAError as error:
             held.fail(error)
             return None
+        except BaseException as error:
+            # nobody reads this thread's future: the prompt would wait for its deadline
+            held.fail(EngineError(f"preparing the prompt failed ({type(error).__name__})"))
+            raise
         finally:
             self._encoders.put(encoder)
