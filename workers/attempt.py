@@ -17,6 +17,7 @@ from celery import Celery
 from vqa import outcome
 from vqa.answer import Answer, Timings, Usage
 from vqa.celery import wake
+from vqa.connection import UNREACHED
 from vqa.errors import DeadlineExceeded, EngineError, JobGivenUp, VQAError
 from vqa.job import ImagePart, Job, Lane
 from vqa.ledger import Lease, Ledger, Refusal
@@ -86,6 +87,8 @@ class Attempts:
                 result = self._answer(lease)
             except VQAError as error:
                 result = error
+            except UNREACHED as error:
+                result = EngineError(f"its pictures could not be fetched from Redis ({type(error).__name__})")
             except Exception as error:
                 log.exception("job %s met a bug of ours", lease.id)
                 result = EngineError(f"the worker failed on it with {type(error).__name__}")

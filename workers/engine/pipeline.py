@@ -6,7 +6,6 @@ end. Replicas (each with its own model, tokenizer and thread) take microbatches 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,10 +24,6 @@ from workers.engine.waiting import Waiting
 
 #: a thread that is stuck in CUDA cannot be ended; the process has to go without it
 _JOIN_S = 10.0
-
-#: the model's thread asks for the interpreter after each of thousands of small operations; at Python's 5 ms it waits
-#: that long behind whichever thread decodes or encodes a picture
-_SWITCH_S = 0.0005
 
 
 class PipelineEngine:
@@ -52,7 +47,6 @@ class PipelineEngine:
     def start(self, on_crash: Callable[[BaseException], None]) -> None:
         """Load the replicas one after another and let each answer a tiny picture. Raises NotReady."""
         self._on_crash = on_crash
-        sys.setswitchinterval(_SWITCH_S)
         self._clock.start()
         for number in range(self._settings.replicas):
             ready: Future[ImageTextToTextPipeline] = Future()
