@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
-from redis.connection import parse_url
 
 from vqa.errors import SettingsError
 from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
@@ -139,11 +139,10 @@ class QueueSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
-        try:
-            parts = parse_url(url)  # type: ignore[no-untyped-call]
-        except ValueError:
-            parts = {}
-        if urlsplit(url).scheme not in {"redis", "rediss"} or not parts.get("host"):
+        parts = urlsplit(url)
+        # reading the port raises ValueError where it is none
+        known = parts.scheme in {"redis", "rediss"} and parts.hostname and parts.port != 0
+        if not known or not re.fullmatch(r"(/\d*)?", parts.path):
             raise ValueError("a Redis address is redis://[user:password@]host[:port][/number], or rediss:// for TLS")
         return url
 

@@ -116,7 +116,7 @@ def test_whatever_a_line_holds_it_is_one_job_or_one_bad_line(folder: Path, lines
         {"id": st.from_regex(r"[A-Za-z0-9._:@+-]{1,128}", fullmatch=True), "question": st.text(max_size=50)},
         optional={
             "max_new_tokens": st.integers(1, 32_768),
-            "temperature": st.floats(0, 2),
+            "temperature": st.just(0.0) | st.floats(0.01, 2),
             "lane": st.sampled_from(["interactive", "bulk"]),
             "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
             "timeout_s": st.floats(0.1, 1000),

@@ -133,6 +133,6 @@ def test_pictures_are_replaced_by_their_references_and_words_stay() -> None:
     assert job.messages[0].content[1] == TextPart(text="What is it?")
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1e6), st.floats(0, 1e6))
+@given(st.integers(1, 10_000), st.floats(0, 86_400), st.floats(0, 86_400))
 def test_a_retry_is_never_later_than_the_cap(attempt: int, base_s: float, cap_s: float) -> None:
     assert 0 <= RetryPolicy(base_s=base_s, cap_s=cap_s).longest_delay_s(attempt) <= cap_s
