@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.engine.conftest import SPECIAL, ask, picture
-from vqa.errors import EngineError, InvalidJob
+from vqa.errors import InvalidJob
 from workers.engine.base import Prompt, Turn
 from workers.engine.encoding import Encoder
 from workers.engine.loading import load
@@ -102,5 +102,5 @@ def test_the_processors_words_are_not_told(encoder: Encoder, pipe: Any, monkeypa
 
     monkeypatch.setattr(pipe, "preprocess", refuse)
 
-    with pytest.raises(EngineError, match=r"\(ValueError\)"):
+    with pytest.raises(InvalidJob, match=r"\(ValueError\)"):
         encoder.encode(ask(0))

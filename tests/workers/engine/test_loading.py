@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from tests.workers.engine.conftest import SOON, Starting, answers, ask
 from vqa.errors import NotReady
@@ -68,7 +69,8 @@ def test_a_processor_config_in_one_file_is_read_too(copy: Path, starting: Starti
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto is the checkpoint's own on a card")
 def test_on_the_cpu_it_computes_in_float32_unless_told(copy: Path, dtype: Any, expected: torch.dtype) -> None:
-    loaded(copy).model.to(torch.bfloat16).save_pretrained(copy)
+    # as a checkpoint on the hub is: what is loaded by us has its patch embedding replaced, and is not for saving
+    AutoModelForImageTextToText.from_pretrained(copy, dtype=torch.bfloat16).save_pretrained(copy)
 
     pipe = loaded(copy, dtype=dtype)
 

@@ -191,7 +191,7 @@ def test_a_prompt_that_cannot_be_prepared_fails_alone(starting: Starting) -> Non
 
     futures = [engine.submit(prompt) for prompt in (ask(0), sliver, ask(0))]
 
-    assert isinstance(futures[1].exception(SOON), EngineError)
+    assert isinstance(futures[1].exception(SOON), InvalidJob)
     assert [futures[0].result(SOON), futures[2].result(SOON)] == [good, good]
 
 
