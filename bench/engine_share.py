@@ -87,7 +87,7 @@ class Direct:
         settings = EngineSettings(model=str(TINY))
         self._engine = PipelineEngine(settings, SLOTS)
         self._crashed = threading.Event()
-        self._engine.start(lambda error: self._crashed.set())
+        self._engine.start(lambda error, ids: self._crashed.set())
         limits = QueueSettings()
         self._media = Media(4, limits.image_max_bytes, limits.image_max_pixels, settings.max_image_pixels)
 

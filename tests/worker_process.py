@@ -17,15 +17,20 @@ TINY = ROOT / "models" / "tiny-vl"
 class WorkerProcess:
     """One Celery worker process, started as a user would without the supervisor; its log is in a file."""
 
+    #: what Python is given before Celery's own arguments
+    program: tuple[str, ...] = (
+        *("-W", "error", "-W", "ignore:You're running the worker with superuser"),
+        # Celery's own write of a result, for a task that it does not know
+        *("-W", "ignore:Call to deprecated setex"),
+        *("-m", "celery"),
+    )
+
     def __init__(self, redis_url: str, name: str, log: Path, **variables: str) -> None:
         self.name = name
         self.log = log
         environment = {key: value for key, value in os.environ.items() if not key.startswith("VQA_")}
         environment |= {"VQA_REDIS_URL": redis_url, "VQA_CARDS": "cpu", "VQA_ENGINE": "echo", "OMP_NUM_THREADS": "2"}
-        command = [sys.executable, "-W", "error", "-W", "ignore:You're running the worker with superuser"]
-        # Celery's own write of a result, for a task that it does not know
-        command += ["-W", "ignore:Call to deprecated setex"]
-        command += ["-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@%h"]
+        command = [sys.executable, *self.program, "-A", "workers.app", "worker", "-n", f"{name}@%h"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--without-gossip", "--without-mingle"],

@@ -8,13 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 from celery import states
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 
 
-class OutcomeBackend(RedisBackend):  # type: ignore[misc]  # celery has no types
-    """Encodes, decodes and waits as its parent does."""
+class _Outcomes:
+    """Encodes, decodes and waits as its sibling does."""
 
     def _store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         if state == states.REVOKED:
             return result
-        return super()._store_result(task_id, result, state, *args, **kwargs)
+        return super()._store_result(task_id, result, state, *args, **kwargs)  # type: ignore[misc]
+
+
+class OutcomeBackend(_Outcomes, RedisBackend):  # type: ignore[misc]  # celery has no types
+    """For one Redis."""
+
+
+class SentinelOutcomeBackend(_Outcomes, SentinelBackend):  # type: ignore[misc]  # celery has no types
+    """For the master that Sentinels know."""

@@ -9,14 +9,12 @@ from typing import Any
 from celery import Celery
 from kombu import Producer, Queue
 
-from vqa.connection import UNREACHED
+from vqa.connection import PATIENCE_S, UNREACHED, sentinel_limits, socket_limits
 from vqa.job import LANES, Lane
 from vqa.settings import QueueSettings
 
 #: the one task
 TASK = "vqa.answer"
-
-BACKEND = "vqa.backend:OutcomeBackend"
 
 #: Celery's own default queue: jobs that other apps send without naming a lane
 DEFAULT_QUEUE = "celery"
@@ -27,13 +25,14 @@ _QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
 _PAUSES_S = (0.05, 0.5)
 
 #: Celery's task protocol 2 with no arguments: the id in the headers is the whole message
-_BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 
 def make_app(settings: QueueSettings) -> Celery:
     """Celery, set up for jobs that take seconds on a card; each setting with its reason."""
-    app = Celery("vqa", broker=settings.redis_url, backend=f"{BACKEND}+{settings.redis_url}", set_as_current=False)
+    app = Celery("vqa", set_as_current=False)
     app.conf.update(
+        **_places(settings),
         # nothing but JSON is read or written: no message can run code
         task_serializer="json",
         result_serializer="json",
@@ -47,18 +46,6 @@ def make_app(settings: QueueSettings) -> Celery:
         # interactive before bulk at every pop; foreign messages last
         task_queues=_QUEUES,
         task_default_queue=DEFAULT_QUEUE,
-        broker_transport_options={
-            "queue_order_strategy": "priority",
-            # how long a pop blocks: bounds the wait of a lane that was just left out of one
-            "polling_interval": 0.1,
-            # a Redis that answers nothing is an error, not a hang
-            "socket_timeout": settings.redis_timeout_s,
-            "socket_connect_timeout": min(settings.redis_timeout_s, 5.0),
-            "socket_keepalive": True,
-        },
-        redis_socket_timeout=settings.redis_timeout_s,
-        redis_socket_connect_timeout=min(settings.redis_timeout_s, 5.0),
-        redis_socket_keepalive=True,
         broker_connection_retry_on_startup=True,
         # never stop trying: a worker outlives a Redis that is away for an hour
         broker_connection_max_retries=None,
@@ -76,11 +63,40 @@ def make_app(settings: QueueSettings) -> Celery:
     return app
 
 
+def _places(settings: QueueSettings) -> dict[str, Any]:
+    """Where Celery's broker and result backend are, and how it speaks to them."""
+    address, limits = settings.address, socket_limits(settings)
+    urls, backend, sentinel = address.urls(), "OutcomeBackend", {}
+    places: dict[str, Any] = {f"redis_{name}": limit for name, limit in limits.items()}
+    options: dict[str, Any] = {
+        "queue_order_strategy": "priority",
+        # how long a pop blocks: bounds the wait of a lane that was just left out of one
+        "polling_interval": 0.1,
+        **limits,
+    }
+    if address.master is not None:
+        backend = "SentinelOutcomeBackend"
+        own = address.sentinel_options() | sentinel_limits(settings)
+        sentinel = {"master_name": address.master, "sentinel_kwargs": own}
+        options |= sentinel
+    if address.tls is not None:
+        # as settings and not in the urls, where Flower would not find them
+        places |= {"broker_use_ssl": dict(address.tls), "redis_backend_use_ssl": dict(address.tls)}
+    return places | {
+        "broker_url": ";".join(urls),
+        "broker_transport_options": options,
+        "result_backend": f"vqa.backend:{backend}+{';'.join(urls)}",
+        "result_backend_transport_options": sentinel,
+    }
+
+
 def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
     """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.UNREACHED.
 
-    Tried again on a fresh connection; a batch whose delivery is uncertain is sent once more, one too many is refused.
+    Tried again on a fresh connection, unless that took long already; a batch whose delivery is uncertain is sent once
+    more, one too many is refused.
     """
+    end = time.monotonic() + PATIENCE_S
     # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
     for pause_s in (*_PAUSES_S, None):
         try:
@@ -89,7 +105,7 @@ def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
                     publish(producer, id, lane)
             return
         except UNREACHED:
-            if pause_s is None:
+            if pause_s is None or time.monotonic() > end:
                 raise
             time.sleep(pause_s)
 
@@ -99,7 +115,7 @@ def publish(producer: Producer, id: str, lane: Lane) -> None:
     headers: dict[str, Any] = {"lang": "py", "task": TASK, "id": id, "root_id": id, "retries": 0, "ignore_result": True}
     # the anonymous exchange delivers to the list of that name: no binding to look up
     producer.publish(
-        _BODY,
+        BODY,
         exchange="",
         routing_key=lane,
         content_type="application/json",

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 from kombu.exceptions import KombuError
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
-from redis.retry import Retry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.exceptions import RedisError
+from redis.sentinel import Sentinel
 
+from vqa.patience import AsyncPatience, Patience
 from vqa.settings import QueueSettings
-
-#: what another try on a fresh connection may mend; every verb of the ledger may be sent twice
-_PASSING = (ConnectionError, TimeoutError, BusyLoadingError)
 
 #: what Redis's client and kombu raise when a call did not do its part
 UNREACHED = (RedisError, KombuError, OSError)
 
+#: seconds for which a call that failed is tried again, unless its caller says otherwise
+PATIENCE_S = 3.0
 
-def _limits(settings: QueueSettings) -> dict[str, Any]:
+#: a Sentinel that is silent costs so long before the next one is asked
+_SENTINEL_TIMEOUT_S = 1.0
+
+
+def socket_limits(settings: QueueSettings) -> dict[str, Any]:
+    """A Redis that answers nothing is an error, not a hang."""
     return {
         "socket_timeout": settings.redis_timeout_s,
         "socket_connect_timeout": min(settings.redis_timeout_s, 5.0),
         "socket_keepalive": True,
-        "health_check_interval": 30,
-        "retry_on_error": list(_PASSING),
     }
 
 
-def connect(settings: QueueSettings, patience: int = 3) -> redis.Redis:
-    """A pooled client; a call is tried `patience` times more, up to 1 s apart, before it raises."""
-    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), patience)
-    return redis.Redis.from_url(settings.redis_url, retry=retry, **_limits(settings))
+def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
+    """The same for a Sentinel, which is tried once: there are others to ask. In JSON: a worker shows its settings."""
+    limit_s = min(settings.redis_timeout_s, _SENTINEL_TIMEOUT_S)
+    return {"socket_timeout": limit_s, "socket_connect_timeout": limit_s, "retry": None}
 
 
-def connect_async(settings: QueueSettings, patience: int = 3) -> redis.asyncio.Redis:
+def connect(settings: QueueSettings, patience: float = PATIENCE_S) -> redis.Redis:
+    """A pooled client; a call that fails is tried again, up to 1 s apart, for `patience` seconds before it raises.
+
+    With patience or without, a call to a Redis that is silent fails after redis_timeout_s.
+    """
+    address = settings.address
+    options = address.options() | socket_limits(settings) | {"health_check_interval": 30, "retry": Patience(patience)}
+    if address.master is None:
+        [(host, port)] = address.hosts
+        return redis.Redis(host, port, **options)
+    own = address.sentinel_options() | sentinel_limits(settings)
+    watch = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    return cast(redis.Redis, watch.master_for(address.master, **options))  # type: ignore[no-untyped-call]
+
+
+def connect_async(settings: QueueSettings, patience: float = PATIENCE_S) -> redis.asyncio.Redis:
     """The same for asyncio."""
-    retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), patience)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_limits(settings))
+    address = settings.address
+    options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
+    options["retry"] = AsyncPatience(patience)
+    if address.master is None:
+        [(host, port)] = address.hosts
+        return redis.asyncio.Redis(host=host, port=port, **options)
+    own = address.sentinel_options() | sentinel_limits(settings)
+    watch = AsyncSentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    return cast(redis.asyncio.Redis, watch.master_for(address.master, **options))

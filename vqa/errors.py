@@ -11,10 +11,11 @@
     │   ├── PromptTooLong         more tokens than a slot holds
     │   ├── DeadlineExceeded      its timeout ran out, waiting or running
     │   ├── Cancelled             somebody asked for it to stop
-    │   └── JobGivenUp            its attempts are used up by workers that vanished
+    │   └── JobGivenUp            its attempts are used up; it is kept as a dead letter
     ├── AnswerTimeout             the caller stopped waiting; the job itself goes on
     ├── UnknownJob                no job of that id is open, and no outcome of it is kept
     ├── QueueUnavailable          Redis did not answer
+    ├── QueueFull                 there is no room for more jobs
     ├── SettingsError             a setting is wrong; the message names the variable
     └── NotReady                  a worker could not load its model or does not fit its card
 
@@ -86,7 +87,7 @@ class Cancelled(PermanentError):
 
 
 class JobGivenUp(PermanentError):
-    """Workers vanished under the job until its attempts were used up."""
+    """The job's attempts are used up; it is kept as a dead letter, to be retried by hand (`vqa dlq`)."""
 
 
 class AnswerTimeout(VQAError):
@@ -99,6 +100,10 @@ class UnknownJob(VQAError):
 
 class QueueUnavailable(VQAError):
     """Redis did not answer in time; whatever was accepted before is kept."""
+
+
+class QueueFull(VQAError):
+    """There is no room for more jobs, in number or in Redis's memory; nothing of this one was accepted."""
 
 
 class SettingsError(VQAError):

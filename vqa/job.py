@@ -40,6 +40,9 @@ MOST_IMAGES = 64
 #: thirty days
 LONGEST_TIMEOUT_S = 30 * 86_400
 
+#: of a job's id, which is the Celery task id, too
+ID_PATTERN = r"^[A-Za-z0-9._:@+-]{1,128}$"
+
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -123,7 +126,7 @@ class Job(Frozen):
     """A question about pictures, or any chat with images in it."""
 
     version: int = Field(default=VERSION, ge=1, le=VERSION)
-    id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=r"^[A-Za-z0-9._:@+-]{1,128}$")
+    id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=ID_PATTERN)
     messages: tuple[Message, ...] = Field(min_length=1)
     max_new_tokens: int = Field(default=256, ge=1, le=32_768)
     #: 0 is greedy: the same prompt gets the same answer

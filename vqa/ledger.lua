@@ -1,15 +1,23 @@
--- The open jobs. KEYS[i]: entries; ARGV[1]: the verb. Each verb is atomic; all times are this server's, in milliseconds.
+-- The open jobs and the dead letters. KEYS[i]: entries; ARGV[1]: the verb. Each verb is atomic; all times are this
+-- server's, in milliseconds.
 --
 -- vqa:job:{id}            the header (JSON), a newline, the job as it was submitted
 -- vqa:{state}:{lane}      sorted sets of ids: queued (since when), leased (until when), delayed (not before)
--- vqa:deadlines           sorted set of ids by deadline
+-- vqa:deadlines           sorted set of the ids of all open jobs by deadline
 -- vqa:workers             hash of node name -> what it says of itself, with the time
+-- vqa:dead:{id}           a dead letter: the same as an entry, with its reason; vqa:dead is their sorted set, by time
 --
 -- A header's token is drawn by whoever takes the job: only its holder may retry or close that attempt. An empty token
--- speaks for nobody's attempt: the janitor's moves of what is due, cancellation, closing what is past its deadline.
+-- speaks for nobody's attempt: cancellation, closing what is past its deadline, giving up.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- a job that has lost a worker is given so many attempts, the last one alone in its worker
+local LOST_ATTEMPTS = 3
+-- of a job's past the newest are kept
+local PAST = 20
+local WORKERS_MS = 3600000
 
 local function read(key)
   local entry = redis.call('GET', key)
@@ -18,8 +26,16 @@ local function read(key)
   return cjson.decode(string.sub(entry, 1, newline - 1)), string.sub(entry, newline + 1)
 end
 
+local function encode(header, payload)
+  return cjson.encode(header) .. '\n' .. payload
+end
+
 local function write(key, header, payload)
-  redis.call('SET', key, cjson.encode(header) .. '\n' .. payload)
+  redis.call('SET', key, encode(header, payload))
+end
+
+local function dead_key(id)
+  return 'vqa:dead:' .. id
 end
 
 local function set_of(header)
@@ -32,30 +48,75 @@ local function move(id, header, state, score)
   redis.call('ZADD', set_of(header), score, id)
 end
 
+local function open(key, id, header, payload)
+  write(key, header, payload)
+  redis.call('ZADD', set_of(header), now, id)
+  redis.call('ZADD', 'vqa:deadlines', header.deadline, id)
+end
+
+-- the attempt in hand has ended with this error
+local function past(header, error)
+  local history = header.history or {}
+  table.insert(history,
+    {attempt = header.attempt, worker = header.worker, taken = header.taken, ended = now, error = error})
+  if #history > PAST then table.remove(history, 1) end
+  header.history = history
+end
+
+local function keep_pictures(payload, ms)
+  -- words of a user may look like a reference: then a picture that is there is kept for longer than it need be
+  for reference in string.gmatch(payload, '"(sha256:%x+)"') do
+    redis.call('PEXPIRE', 'vqa:image:' .. reference, ms, 'GT')
+  end
+end
+
+-- returns how many of the oldest dead letters had to go
+local function bury(id, header, payload, reason, ttl, most)
+  header.state, header.reason, header.dead, header.token = 'dead', reason, now, nil
+  redis.call('SET', dead_key(id), encode(header, payload), 'PX', ttl)
+  redis.call('ZREMRANGEBYSCORE', 'vqa:dead', '-inf', now - ttl)
+  redis.call('ZADD', 'vqa:dead', now, id)
+  redis.call('PEXPIRE', 'vqa:dead', ttl)
+  keep_pictures(payload, ttl)
+  local over = redis.call('ZCARD', 'vqa:dead') - most
+  if over <= 0 then return 0 end
+  local oldest = redis.call('ZRANGE', 'vqa:dead', 0, over - 1)
+  for _, each in ipairs(oldest) do
+    redis.call('DEL', dead_key(each))
+    redis.call('ZREM', 'vqa:dead', each)
+  end
+  return over
+end
+
 local verbs = {}
 
--- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none)
-function verbs.accept(id, outcome, lane, payload, timeout, reply)
+-- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), most open jobs of a lane
+function verbs.accept(id, outcome, lane, payload, timeout, reply, most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return 'open' end
-  if redis.call('EXISTS', outcome) == 1 then return 'closed' end
-  local deadline = now + timeout
-  local header = {state = 'queued', lane = lane, accepted = now, deadline = deadline, attempt = 0, lost = 0, reply = reply}
-  write(KEYS[1], header, payload)
-  redis.call('ZADD', set_of(header), now, id)
-  redis.call('ZADD', 'vqa:deadlines', deadline, id)
+  if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
+  local count = 0
+  for _, state in ipairs({'queued', 'leased', 'delayed'}) do
+    count = count + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
+  end
+  if count >= tonumber(most) then return 'full' end
+  local header = {state = 'queued', lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
+  header.reply = reply
+  open(KEYS[1], id, header, payload)
   return 'accepted'
 end
 
--- id, outcome's key, worker, token, lease in ms; with the same token twice (an answer lost on the way) it is still one attempt
-function verbs.take(id, outcome, worker, token, lease)
+-- id, outcome's key, worker, token, lease in ms, '1' where nothing else runs in the worker; with the same token twice
+-- (an answer lost on the way) it is still one attempt
+function verbs.take(id, outcome, worker, token, lease, by_itself)
   local header, payload = read(KEYS[1])
-  if not header then return {redis.call('EXISTS', outcome) == 1 and 'closed' or 'unknown'} end
+  if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
     if header.state ~= 'queued' then return {'held'} end
     if header.deadline <= now then return {'late'} end
-    header.attempt = header.attempt + 1
-    header.worker = worker
-    header.token = token
+    local last = header.lost > 0 and header.attempt + 1 >= LOST_ATTEMPTS
+    if last and by_itself ~= '1' then return {'alone'} end
+    header.attempt, header.alone = header.attempt + 1, last or nil
+    header.worker, header.token, header.taken = worker, token, now
   end
   move(id, header, 'leased', now + lease)
   write(KEYS[1], header, payload)
@@ -79,31 +140,30 @@ function verbs.renew(worker, about, lease, ...)
     else
       -- its lease ran out and nobody has taken it since: it is this worker's again, and no worker was lost
       header.lost = header.lost - 1
+      table.remove(header.history)
+      if #header.history == 0 then header.history = nil end
       move(id, header, 'leased', now + lease)
       write(key, header, payload)
     end
   end
   redis.call('HSET', 'vqa:workers', worker, cjson.encode({seen = now}) .. '\n' .. about)
+  redis.call('PEXPIRE', 'vqa:workers', WORKERS_MS)
   return lost
 end
 
--- id, token, delay in ms, error ('' keeps the last one), '1' if the attempt counts; says 1 also where an equal call,
--- whose reply was lost on the way, did it before
-function verbs.retry(id, token, delay, error, counted)
+-- id, token, delay in ms, error ('' keeps the last one), what the attempt counts as: '0' it did not happen, '1' an
+-- attempt, 'lost' an attempt that lost its worker; says 1 also where an equal call, whose reply was lost, did it before
+function verbs.retry(id, token, delay, error, charge)
   local header, payload = read(KEYS[1])
   if not header then return 0 end
-  if token == '' then
-    if header.state == 'queued' then return 1 end
-    local due = redis.call('ZSCORE', set_of(header), id)
-    if not due or tonumber(due) > now then return 0 end
-    if header.state == 'leased' then header.lost = header.lost + 1 end
-  elseif header.token ~= token or header.state ~= 'leased' then
-    return header.retried == token and 1 or 0
+  if header.token ~= token or header.state ~= 'leased' then return header.retried == token and 1 or 0 end
+  if error ~= '' then
+    past(header, error)
+    header.error = error
   end
-  if counted == '0' then header.attempt = header.attempt - 1 end
-  if error ~= '' then header.error = error end
-  if token ~= '' then header.retried = token end
-  if header.state == 'delayed' or token ~= '' then header.token = nil end
+  if charge == '0' then header.attempt = header.attempt - 1 end
+  if charge == 'lost' then header.lost = header.lost + 1 end
+  header.retried, header.token = token, nil
   if tonumber(delay) > 0 then
     move(id, header, 'delayed', now + delay)
   else
@@ -113,9 +173,11 @@ function verbs.retry(id, token, delay, error, counted)
   return 1
 end
 
--- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in ms
-function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl)
-  local header = read(KEYS[1])
+-- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
+-- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Says 0 where
+-- the token does not hold it, else 1 and one more for each dead letter that had to go
+function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most)
+  local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost on the way, did it before
   if not header then return redis.call('GET', outcome_key) == outcome and 1 or 0 end
   -- a lease that ran out is still its holder's while nobody else has taken the job
@@ -132,7 +194,28 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl)
     redis.call('PEXPIRE', header.reply, reply_ttl)
   end
   if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end
-  return 1
+  if reason == '' then return 1 end
+  if header.state == 'leased' then past(header, error) end
+  return 1 + bury(id, header, payload, reason, dead_ttl, most)
 end
 
-return verbs[ARGV[1]](unpack(ARGV, 2))
+-- id, lane, what was set aside, reason, time to live in ms, how many dead letters there may be
+function verbs.set_aside(id, lane, raw, reason, ttl, most)
+  local header = {lane = lane, accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
+  return bury(id, header, raw, reason, ttl, most)
+end
+
+-- id, outcome's key, what pictures are kept for after a deadline, in ms: a dead letter is a job again, with its past
+function verbs.reopen(id, outcome, margin)
+  if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
+  local header, payload = read(dead_key(id))
+  if not header then return {'unknown'} end
+  local timeout = header.deadline - header.accepted
+  redis.call('DEL', dead_key(id), outcome)
+  redis.call('ZREM', 'vqa:dead', id)
+  local again = {state = 'queued', lane = header.lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
+  again.reply, again.history = header.reply, header.history
+  open(KEYS[1], id, again, payload)
+  keep_pictures(payload, timeout + margin)
+  return {'reopened', header.lane}
+end

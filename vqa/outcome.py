@@ -31,12 +31,13 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
     return encoded.encode() if isinstance(encoded, str) else encoded
 
 
-def close_with(ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float) -> bool:
-    """End an open job with an error, whoever holds it; False where it is not open."""
+def close_with(ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float, reason: str = "") -> bool:
+    """End an open job with an error, whoever holds it; False where it is not open. With a reason, as a dead letter."""
     header = ledger.header(id)
     if header is None:
         return False
-    return ledger.close(id, "", encode(backend, id, error, header.attempt, header.error), ttl_s)
+    encoded = encode(backend, id, error, header.attempt, header.error)
+    return ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error))
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
+from vqa.address import Address
 from vqa.errors import SettingsError
 from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
+from vqa.ledger import Limits
 
 PREFIX = "VQA_"
 
@@ -36,7 +36,8 @@ class Name:
 NAMES: Mapping[str, Name] = {
     "VQA_REDIS_URL": Name(
         "redis://127.0.0.1:6379/0",
-        "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS",
+        "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS, "
+        "sentinel://host;host2/0?master=NAME for Sentinel",
     ),
     "VQA_REDIS_TIMEOUT_S": Name("30", "how long a call to Redis may take before it counts as failed"),
     "VQA_RESULT_TTL_S": Name("86400", "how long an outcome is kept for reading"),
@@ -50,6 +51,10 @@ NAMES: Mapping[str, Name] = {
     "VQA_IMAGE_MAX_BYTES": Name("20971520", "a picture with more bytes is refused"),
     "VQA_IMAGE_MAX_PIXELS": Name("50000000", "a picture with more pixels is refused"),
     "VQA_LEASE_S": Name("9", "a worker that has not renewed for so long has lost its jobs; renewed every third of it"),
+    "VQA_QUEUE_MOST": Name("1000000", "open jobs of a lane; more are refused with QueueFull"),
+    "VQA_QUEUE_MEMORY": Name("0.8", "share of Redis's maxmemory, where it has one; over it jobs are refused, too"),
+    "VQA_DEAD_MOST": Name("10000", "dead letters that are kept; the oldest go first"),
+    "VQA_DEAD_TTL_S": Name("604800", "how long a dead letter and its pictures are kept"),
     "VQA_FLOWER_USER": Name("vqa", "user of Flower's pages"),
     "VQA_FLOWER_PASSWORD": Name("", "password of Flower's pages; drawn at random by the demo when unset"),
     "VQA_FLOWER_ADDRESS": Name("127.0.0.1", "address that Flower listens on; /metrics there asks for no password"),
@@ -70,11 +75,17 @@ NAMES: Mapping[str, Name] = {
     "VQA_TRUST_REMOTE_CODE": Name("0", "run code that comes with the model; off unless set"),
     "VQA_MEDIA_THREADS": Name("4", "threads that decode pictures"),
     "VQA_READY_TIMEOUT_S": Name("1800", "a worker that is not ready after so long is given up"),
+    "VQA_HANG_S": Name(
+        "60", "a worker whose engine gives no sign of life for so long is ended; five times as long in prefill"
+    ),
     "VQA_RESTARTS": Name("5", "a card whose worker died so often in a row is given up"),
     "VQA_DRAIN_S": Name("60", "how long a stopping worker finishes what it holds before it gives the rest back"),
     "VQA_LOG_LEVEL": Name("INFO", "DEBUG, INFO, WARNING or ERROR"),
     "VQA_ECHO_DELAY_S": Name("0", "how long the echo engine takes for an answer"),
     "VQA_ECHO_LOAD_S": Name("0", "how long the echo engine takes to be ready"),
+    "VQA_ECHO_JOURNAL": Name(
+        "", "file to which the echo engine appends a line of JSON when a prompt enters and leaves its slot: for tests"
+    ),
 }
 
 
@@ -131,6 +142,10 @@ class QueueSettings(Settings):
     #: Pillow itself refuses more than the upper limit
     image_max_pixels: int = Field(default=50_000_000, ge=1, le=178_956_970)
     lease_s: float = Field(default=9.0, ge=0.3, le=3600)
+    queue_most: int = Field(default=1_000_000, ge=1)
+    queue_memory: float = Field(default=0.8, gt=0, le=1)
+    dead_most: int = Field(default=10_000, ge=1)
+    dead_ttl_s: int = Field(default=604_800, ge=1, le=366 * 86_400)
     flower_user: str = "vqa"
     flower_password: str | None = Field(default=None, min_length=8)
     flower_address: str = "127.0.0.1"
@@ -139,12 +154,18 @@ class QueueSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
-        parts = urlsplit(url)
-        # reading the port raises ValueError where it is none
-        known = parts.scheme in {"redis", "rediss"} and parts.hostname and parts.port != 0
-        if not known or not re.fullmatch(r"(/\d*)?", parts.path):
-            raise ValueError("a Redis address is redis://[user:password@]host[:port][/number], or rediss:// for TLS")
+        Address.parse(url)
         return url
+
+    @property
+    def address(self) -> Address:
+        """What `redis_url` says."""
+        return Address.parse(self.redis_url)
+
+    @property
+    def limits(self) -> Limits:
+        """What the ledger keeps at most."""
+        return Limits(self.queue_most, self.dead_most, self.dead_ttl_s)
 
     def resolved(self, job: Job) -> Job:
         """The job with its lane's defaults written into it, so that it means the same to every reader."""

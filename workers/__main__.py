@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = WorkerSettings()
         queue_settings = QueueSettings()
-        EngineSettings()
+        engine_settings = EngineSettings()
         cards = wanted_cards(settings.cards)
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     janitor = Janitor(connect(queue_settings), make_app(queue_settings), queue_settings)
     janitor.start()
     try:
-        return Supervisor(cards, name, settings).run()
+        return Supervisor(cards, name, settings, engine_settings).run()
     finally:
         janitor.stop()
 

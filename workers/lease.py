@@ -17,7 +17,8 @@ from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from vqa.ledger import DROPPED, Lease, Ledger
+from vqa.entry import Lease
+from vqa.ledger import DROPPED, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,14 @@ class Leases:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._on_lost: Callable[[str], None] = lambda id: None
+        self._beats: Callable[[], bool] = lambda: True
 
-    def start(self, on_lost: Callable[[str], None]) -> None:
-        """Begin to renew; `on_lost` is told each id that is no longer this worker's."""
-        self._on_lost = on_lost
+    def start(self, on_lost: Callable[[str], None], beats: Callable[[], bool] = lambda: True) -> None:
+        """Begin to renew, as long as `beats` says that the engine lives.
+
+        `on_lost` is told each id that is no longer this worker's.
+        """
+        self._on_lost, self._beats = on_lost, beats
         self._thread.start()
 
     def stop(self) -> None:
@@ -81,7 +86,8 @@ class Leases:
                     pubsub.subscribe(DROPPED)
                 if time.monotonic() >= due:
                     due = time.monotonic() + self._lease_s / 3
-                    self._renew()
+                    if self._beats():
+                        self._renew()
                 self._listen(pubsub, due)
             except RedisError as error:
                 log.warning("leases are not renewed: %s; trying again", type(error).__name__)

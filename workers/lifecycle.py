@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from celery import Celery, signals
-from celery.worker import state
 from redis.exceptions import RedisError
 
 from vqa.celery import make_app
-from vqa.connection import UNREACHED, connect
+from vqa.connection import connect
 from vqa.errors import NotReady, SettingsError, VQAError
 from vqa.ledger import Ledger
 from vqa.settings import QueueSettings
-from vqa.store import ImageStore
+from workers import control
+from workers.aside import SetAside
+from workers.assembly import assemble
 from workers.attempt import Attempts
 from workers.cards import wanted_cards
+from workers.departure import Departure
+from workers.engine.base import Stall
 from workers.engine.catalog import make_engine
 from workers.engine.settings import EngineSettings
 from workers.janitor import Janitor
-from workers.lease import Leases
 from workers.log import set_up_logging
-from workers.media import Media
 from workers.settings import WorkerSettings
 from workers.slots import parse_slots, plan_slots, slots_of
-from workers.supervisor_link import EXIT_NEVER_READY, READY, SupervisorLink
+from workers.supervisor_link import EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY, READY, SupervisorLink
 from workers.tasks import AnswerTask, register
+from workers.transport import guard
+from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
-
-#: exit status of a worker whose engine crashed (sysexits.h: EX_SOFTWARE)
-EXIT_CRASHED = 70
 
 #: a call to Redis that is refused is tried for about a minute before the attempt is given up
 _PATIENCE = 60
 
-#: a crashed worker's threads have so long to hand their jobs on
-_HAND_ON_S = 5.0
+#: between two looks at the engine
+_LOOK_S = 0.5
 
 
 class WorkerProcess:
@@ -56,6 +55,9 @@ class WorkerProcess:
         self._link = SupervisorLink()
         self._redis = connect(settings, _PATIENCE)
         self._janitor = Janitor(self._redis, app, settings)
+        self._departure = Departure(guard(app, SetAside(app, Ledger(self._redis, settings.limits), settings)).stop)
+        control.register(control.Cancelling.of(app, settings))
+        self._draining = False
         #: None until the model is loaded
         self._attempts: Attempts | None = None
 
@@ -100,29 +102,13 @@ class WorkerProcess:
         """Celery waits for this before it consumes, answers pings or says "ready"."""
         self._link.watch()
         engine = make_engine(self._engine_settings, self._slots)
+        self._watchdog = Watchdog(engine.stall, self._on_stall, self._link.alive, _LOOK_S)
+        self._watchdog.start()
         engine.start(self._on_crash)
         self._require_redis_7()
-        about = {"slots": self._slots, "model": engine.model, "engine": self._engine_settings.engine}
-        lease_s = self._settings.lease_s
-        # a connection of their own, which gives up in time for the next try: renewals are what may not be late
-        hasty = self._settings.model_copy(update={"redis_timeout_s": min(self._settings.redis_timeout_s, lease_s / 3)})
-        self._attempts = Attempts(
-            worker=self._name,
-            settings=self._settings,
-            app=self._app,
-            ledger=Ledger(self._redis),
-            store=ImageStore(self._redis),
-            media=Media(
-                self._worker_settings.media_threads,
-                self._settings.image_max_bytes,
-                self._settings.image_max_pixels,
-                self._engine_settings.max_image_pixels,
-            ),
-            engine=engine,
-            leases=Leases(connect(hasty, patience=0), self._name, lease_s, about),
-            crashed=threading.Event(),
-        )
-        register(self._app, self._attempts)
+        attempts = assemble(self._app, self._redis, self._settings, engine, self._name, self._slots)
+        self._attempts = self._departure.attempts = attempts
+        register(self._app, attempts)
 
     def _require_redis_7(self) -> None:
         try:
@@ -135,19 +121,22 @@ class WorkerProcess:
 
     def _ready(self, **_: Any) -> None:
         assert self._attempts is not None
-        self._attempts.leases.start(on_lost=self._attempts.engine.cancel)
+        engine = self._attempts.answering.engine
+        self._attempts.leases.start(on_lost=engine.cancel, beats=lambda: not self._watchdog.stalled)
         self._janitor.start()
         self._link.say(READY)
-        log.info("%s is ready: %s with %d slots", self._name, self._attempts.engine.model, self._slots)
+        log.info("%s is ready: %s with %d slots", self._name, engine.model, self._slots)
 
     def _drain(self, **_: Any) -> None:
+        """On the first signal; a second one does not wait."""
+        if self._draining:
+            self._departure.begin(0, "asked a second time to stop")
+            return
+        self._draining = True
         held = len(self._attempts.leases.held()) if self._attempts else 0
-        log.info("stopping: %d jobs to finish, for at most %.0f s", held, self._worker_settings.drain_s)
-        self._exit_after(self._worker_settings.drain_s, 0)
-
-    def _exit_after(self, grace_s: float, status: int) -> None:
-        """Celery takes no more and waits for what is held; not for longer than this."""
-        timer = threading.Timer(grace_s, self._give_back_and_exit, [status])
+        grace_s = self._worker_settings.drain_s
+        log.info("stopping: %d jobs to finish, for at most %.0f s", held, grace_s)
+        timer = threading.Timer(grace_s, self._departure.begin, [0, "the time to drain (VQA_DRAIN_S) is over"])
         timer.daemon = True
         timer.start()
 
@@ -155,34 +144,20 @@ class WorkerProcess:
         if self._attempts is not None:
             self._janitor.stop()
             self._attempts.leases.stop()
-            self._attempts.engine.stop()
-            self._attempts.media.close()
+            self._attempts.answering.engine.stop()
+            self._attempts.answering.media.close()
 
-    def _on_crash(self, error: BaseException) -> None:
-        """From the engine's thread. The jobs' own threads hand them on; then the supervisor starts a fresh process."""
+    def _on_crash(self, error: BaseException, ids: Collection[str]) -> None:
+        """From the engine's thread."""
         log.critical("the engine crashed, this worker ends", exc_info=error)
-        if self._attempts is not None:
-            self._attempts.crashed.set()
-        self._exit_after(_HAND_ON_S, EXIT_CRASHED)
-        # as on SIGTERM: the consumer stops first, so nothing that is handed on is popped here and lost with us
-        state.should_stop = EXIT_CRASHED
+        self._departure.begin(EXIT_CRASHED, f"the engine crashed ({type(error).__name__})", ids)
 
-    def _give_back_and_exit(self, status: int) -> NoReturn:
-        try:
-            if self._attempts is not None:
-                self._give_back(self._attempts)
-            sys.stderr.flush()
-        finally:
-            # threads may be stuck in the model: an ordinary exit would wait for them
-            os._exit(status)
-
-    def _give_back(self, attempts: Attempts) -> None:
-        for lease in attempts.leases.held():
-            try:
-                attempts.give_back(lease)
-            except UNREACHED as error:
-                log.warning("job %s could not be given back: %s", lease.id, type(error).__name__)
-        attempts.leases.stop()
+    def _on_stall(self, stall: Stall) -> None:
+        """From the watchdog's thread."""
+        log.critical(
+            "the engine hangs, this worker ends: no sign of life for %.0f s in %s", stall.silent_s, stall.phase
+        )
+        self._departure.begin(EXIT_HUNG, f"the engine hung in {stall.phase}", stall.ids)
 
 
 def make_worker_app() -> Celery:

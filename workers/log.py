@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import socket
 
-
-class NoBodies(logging.Filter):
-    """Of a foreign message that Celery cannot use it logs headers and body, a user's words: what happened is kept."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record through, without those."""
-        if record.levelno >= logging.ERROR and "body" in str(record.msg):
-            record.msg = f"a foreign message is dropped: {str(record.msg).splitlines()[0].partition('%')[0].strip()}"
-            record.args, record.exc_info, record.exc_text = (), None, None
-        return True
+#: who warns with a traceback of what they go on from: a message put back, a broadcast that cannot be read
+_VERBOSE = ("celery.app.trace", "kombu.transport.redis")
 
 
 def set_up_logging(level: str) -> None:
     """Once a process, before anything is logged."""
-    logging.getLogger("celery.worker.consumer.consumer").addFilter(NoBodies())
+    for name in _VERBOSE:
+        logging.getLogger(name).addFilter(_in_one_line)
+    logging.getLogger("py.warnings").addFilter(_is_news)
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {socket.gethostname()} %(name)s: %(message)s")
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    if record.levelno == logging.WARNING:
+        record.exc_info = record.exc_text = None
+    return True
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # eight lines at each lost connection, about a setting that is set
+    return "worker_cancel_long_running_tasks_on_connection_loss" not in record.getMessage()

@@ -1,11 +1,13 @@
 """The line between a worker process and the supervisor that started it: how starting went, and whether it still lives.
 
-A socket pair. The worker writes one line (`ready`, or why it will never be); when the supervisor is gone, however it
-went, the worker's end reads end-of-file and the worker drains as on SIGTERM.
+A socket pair. The worker writes one line (`ready`, or why it will never be), and an empty one each time its watchdog
+has looked round; when the supervisor is gone, however it went, the worker's end reads end-of-file and the worker drains
+as on SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +20,10 @@ READY = "ready"
 
 #: exit status of a worker that would fail the same way again (sysexits.h: EX_CONFIG)
 EXIT_NEVER_READY = 78
+
+#: exit status of a worker whose engine crashed, or hung (sysexits.h: EX_SOFTWARE, EX_OSERR)
+EXIT_CRASHED = 70
+EXIT_HUNG = 71
 
 
 def environment(child_end: socket.socket) -> dict[str, str]:
@@ -42,6 +48,13 @@ class SupervisorLink:
         """Tell the supervisor how starting went."""
         if self._socket is not None:
             self._socket.sendall(line.replace("\n", " ").encode() + b"\n")
+
+    def alive(self) -> None:
+        """Tell the supervisor that this process runs. Never blocks and never raises."""
+        if self._socket is not None:
+            # full where the supervisor is stopped: what it has not read yet says the same
+            with contextlib.suppress(OSError):
+                self._socket.send(b"\n", socket.MSG_DONTWAIT)
 
     def _wait_for_end(self) -> None:
         assert self._socket is not None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 from vqa.celery import TASK
 from vqa.connection import UNREACHED
-from vqa.errors import VQAError
+from vqa.errors import Cancelled, VQAError
 from vqa.job import Lane
-from vqa.ledger import Lease
-from workers.attempt import Attempts, Delayed, Foreign
+from workers.adoption import Foreign
+from workers.attempt import Attempts, Delayed, Leaving
 
 log = logging.getLogger(__name__)
+
+#: before a message whose job Redis refused goes back
+_PAUSE_S = 1.0
 
 #: the body of our own messages: the id is all there is
 _NOTHING = object()
@@ -46,6 +51,16 @@ class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
         info: dict[str, Any] = super().info(safe=True)
         return info
 
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """What somebody cancelled is shown as revoked, not as failed."""
+        error = exc_info.exception
+        if not isinstance(getattr(error, "exc", error), Cancelled):
+            super().on_failure(exc_info, *args, **kwargs)
+            return
+        task_ready(self)
+        self.acknowledge()
+        self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+
 
 class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
     """Bound to the process's `Attempts` when the worker has loaded its model."""
@@ -67,21 +82,21 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
         routing_key = (self.request.delivery_info or {}).get("routing_key")
         lane: Lane = "interactive" if routing_key == "interactive" else "bulk"
         try:
-            if self.attempts is None or self.attempts.crashed.is_set():
-                raise Reject(requeue=True)
-            if not isinstance(self.request.id, str):
-                log.warning("a message whose task id is no text is dropped")
+            if self.attempts is None:
+                raise Leaving
+            refusal = self.attempts.answer(self.request.id, None if body is _NOTHING else Foreign(body), lane)
+            if refusal is not None:
+                log.debug("message of job %s is not needed: %s", self.request.id, refusal)
                 raise Ignore
-            lease = self.attempts.take(self.request.id, None if body is _NOTHING else Foreign(body), lane)
-            if not isinstance(lease, Lease):
-                log.debug("message of job %s is not needed: %s", self.request.id, lease)
-                raise Ignore
-            self.attempts.run(lease)
+        except Leaving:
+            raise Reject(requeue=True) from None
         except Delayed as delayed:
             # Flower shows a retry; Celery publishes nothing, the ledger holds the job
             raise Retry(exc=delayed.error, when=delayed.delay_s) from None
         except UNREACHED as error:
             log.warning("job %s goes back to the queue: %s", self.request.id, type(error).__name__)
+            # it comes back at once, and Redis may go on refusing
+            time.sleep(_PAUSE_S)
             raise Reject(requeue=True) from None
 
 

@@ -1,11 +1,23 @@
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
 
 from producer import Client
 from vqa.settings import QueueSettings
+
+#: seconds; for what takes a few on an idle machine
+WAIT_S = 60.0
+
+
+def until(condition: Callable[[], object], what: Callable[[], str] = str) -> None:
+    """Poll; fails the test after WAIT_S, saying `what` was seen."""
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from celery import Celery
 from producer import Client, Job
 from producer.ports import free_port
 from tests.worker_process import ROOT, StartWorker
-from vqa import VQAError
+from vqa import Cancelled, VQAError
 
 SECRET = "the-secret-question"
 PASSWORD = "a password for tests"
@@ -53,6 +53,17 @@ def flower(redis_url: str, tmp_path: Path) -> Iterator[str]:
 
 def get(url: str) -> requests.Response:
     return requests.get(url, auth=("vqa", PASSWORD), timeout=30)
+
+
+def post(url: str) -> None:
+    assert requests.post(url, auth=("vqa", PASSWORD), timeout=30).status_code == 200
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def tasks_when(url: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -103,6 +114,51 @@ def test_what_a_worker_holds_is_shown_without_words(
     assert adopted in str(inspected)
     assert SECRET not in str(inspected)
     client.cancel(adopted)
+
+
+def test_its_buttons_revoke_and_terminate_cancel_jobs(
+    client: Client, flower: str, start_worker: StartWorker, other_app: Celery
+) -> None:
+    workers = [start_worker(name, VQA_SLOTS="1", VQA_ECHO_DELAY_S="100") for name in ("one", "two")]
+    words = [{"role": "user", "content": SECRET}]
+    running = client.submit(Job(messages=words, timeout_s=120))
+    wait_until(lambda: client.counts()["interactive"]["leased"] == 1)
+    # three threads a worker hold them all
+    filling = client.submit_many(Job(messages=words, timeout_s=120) for _ in range(5))
+    wait_until(lambda: client.counts()["interactive"]["leased"] == 6)
+    waiting = client.submit(Job(messages=words, timeout_s=120))
+    foreign = other_app.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
+
+    post(f"{flower}/api/task/revoke/{waiting}")
+    post(f"{flower}/api/task/revoke/{foreign}")
+    for id in (running, *filling):
+        post(f"{flower}/api/task/revoke/{id}?terminate=true")
+    for id in (running, waiting, foreign, *filling):
+        with pytest.raises(Cancelled):
+            client.answer(id, timeout_s=WAIT_S)
+        assert not client.cancel(id)
+
+    # the slots are free, and the messages of what was cancelled before delivery are refused
+    after = client.submit(Job(messages=words, metadata={"echo_delay_s": "0"}))
+    assert client.answer(after, timeout_s=WAIT_S).attempt == 1
+    expected = dict.fromkeys([running, waiting, foreign, *filling], "REVOKED") | {after: "SUCCESS"}
+    tasks_when(flower, lambda tasks: {id: task["state"] for id, task in tasks.items()} == expected)
+    logs = [worker.log.read_text() for worker in workers]
+    assert sum(log.count("is cancelled by remote control") for log in logs) == 8
+    assert not any("Traceback" in log for log in logs)
+
+
+def test_what_is_revoked_is_told_to_whoever_waits_in_another_app(
+    client: Client, other_app: Celery, start_worker: StartWorker
+) -> None:
+    start_worker()
+    result = other_app.send_task(
+        "vqa.answer", [{"messages": [{"role": "user", "content": SECRET}], "metadata": {"echo_delay_s": "100"}}]
+    )
+    wait_until(lambda: client.counts()["bulk"]["leased"] == 1)
+    result.revoke(terminate=True)
+    with pytest.raises(Cancelled):
+        result.get(timeout=WAIT_S)
 
 
 def test_it_asks_for_a_password_and_listens_on_loopback_alone(flower: str) -> None:

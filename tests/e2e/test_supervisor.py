@@ -7,23 +7,43 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from producer import Client, Job
+from tests.e2e.conftest import WAIT_S, until
 from tests.worker_process import ROOT
 
-WAIT_S = 60.0
+Program = tuple[str, ...]
+ONE_CARD: Program = ("-m", "workers", "--cards", "cpu")
+#: a supervisor of two cards where there is none: two workers on the processor, under names of their own
+TWO_CARDS: Program = (
+    "-c",
+    """
+import sys
+from workers.engine.settings import EngineSettings
+from workers.log import set_up_logging
+from workers.settings import WorkerSettings
+from workers.supervisor import Supervisor
+
+set_up_logging("INFO")
+supervisor = Supervisor([None, None], None, WorkerSettings(), EngineSettings())
+for card, name in zip(supervisor._cards, ("bad", "good"), strict=True):
+    card.name = name
+sys.exit(supervisor.run())
+""",
+)
 
 
 class SupervisorProcess:
-    def __init__(self, redis_url: str, log: Path, *options: str, **variables: str) -> None:
+    def __init__(self, redis_url: str, log: Path, *options: str, program: Program, **variables: str) -> None:
         self.log = log
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VQA_")}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers", "--cards", "cpu", *options],
+                [sys.executable, *program, *options],
                 env=environment | {"VQA_REDIS_URL": redis_url} | variables,
                 cwd=ROOT,
                 stdout=output,
@@ -34,8 +54,9 @@ class SupervisorProcess:
     def said(self) -> str:
         return self.log.read_text()
 
-    def worker(self) -> psutil.Process:
-        (child,) = psutil.Process(self.process.pid).children()
+    def worker(self, node: str = "") -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        (child,) = (each for each in children if any(word.startswith(node) for word in each.cmdline() if "@%h" in word))
         return child
 
 
@@ -46,9 +67,9 @@ Supervise = Callable[..., SupervisorProcess]
 def supervise(redis_url: str, tmp_path: Path) -> Iterator[Supervise]:
     started: list[SupervisorProcess] = []
 
-    def start(*options: str, **variables: str) -> SupervisorProcess:
+    def start(*options: str, program: Program = ONE_CARD, **variables: str) -> SupervisorProcess:
         log = tmp_path / f"supervisor{len(started)}.log"
-        started.append(SupervisorProcess(redis_url, log, *options, **variables))
+        started.append(SupervisorProcess(redis_url, log, *options, program=program, **variables))
         return started[-1]
 
     yield start
@@ -58,20 +79,20 @@ def supervise(redis_url: str, tmp_path: Path) -> Iterator[Supervise]:
             supervisor.process.wait(WAIT_S)
 
 
-def until(condition: Callable[[], object], what: Callable[[], str] = str) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.05)
-
-
 def ready(supervisor: SupervisorProcess, times: int = 1) -> None:
     until(lambda: supervisor.said().count(": ready after") == times, supervisor.said)
 
 
+def job(**fields: Any) -> Job:
+    return Job(messages=[{"role": "user", "content": "?"}], **fields)
+
+
 def ask(client: Client) -> str:
-    id = client.submit(Job(messages=[{"role": "user", "content": "?"}]))
-    return client.answer(id, timeout_s=WAIT_S).worker
+    return client.answer(client.submit(job()), timeout_s=WAIT_S).worker
+
+
+def taken(client: Client) -> None:
+    until(lambda: client.counts()["interactive"]["leased"])
 
 
 def test_it_starts_a_worker_that_answers_and_stops_it_with_status_0(client: Client, supervise: Supervise) -> None:
@@ -113,6 +134,89 @@ def test_a_worker_that_keeps_dying_is_given_up_after_so_many_restarts(supervise:
         supervisor.worker().kill()
     assert supervisor.process.wait(WAIT_S) == 1
     assert "2 times in a row (VQA_RESTARTS)" in supervisor.said()
+
+
+def test_a_card_that_keeps_dying_is_given_up_while_the_other_goes_on(client: Client, supervise: Supervise) -> None:
+    supervisor = supervise(program=TWO_CARDS, VQA_ENGINE="echo", VQA_RESTARTS="1")
+    ready(supervisor, times=2)
+    supervisor.worker("bad").kill()
+    ready(supervisor, times=3)
+    supervisor.worker("bad").kill()
+    until(lambda: "bad: given up: was ended by SIGKILL, 2 times in a row" in supervisor.said(), supervisor.said)
+    assert "1 of 2 cards go on" in supervisor.said()
+    assert all(ask(client).startswith("good@") for _ in range(10))
+    supervisor.process.terminate()
+    assert supervisor.process.wait(WAIT_S) == 0
+
+
+@pytest.mark.parametrize(("fails", "named"), [("hang", "status 71 (its engine hung)"), ("crash", "70 (its engine cra")])
+def test_a_worker_whose_engine_fails_is_started_again_and_answers_the_job(
+    client: Client, supervise: Supervise, fails: str, named: str
+) -> None:
+    supervisor = supervise("--engine", "echo", VQA_HANG_S="2")
+    ready(supervisor)
+    failing = job(metadata={"echo_fail": fails, "echo_fail_attempts": "1"}, retry={"attempts": 1})
+    answer = client.answer(client.submit(failing), timeout_s=WAIT_S)
+    assert answer.attempt == 2
+    assert named in supervisor.said()
+    assert "starting again in 1 s" in supervisor.said()
+
+
+def test_a_worker_that_says_nothing_is_killed_and_started_again(client: Client, supervise: Supervise) -> None:
+    supervisor = supervise("--engine", "echo", VQA_HANG_S="2", VQA_LEASE_S="3")
+    ready(supervisor)
+    held = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "5"}))
+    taken(client)
+    supervisor.worker().send_signal(signal.SIGSTOP)
+    ready(supervisor, times=2)
+    assert client.answer(held, timeout_s=WAIT_S).attempt == 2
+    assert "was killed after it had said nothing for 10 s; starting again in 1 s" in supervisor.said()
+
+
+def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_silence(client: Client, supervise: Supervise) -> None:
+    supervisor = supervise("--engine", "echo", VQA_HANG_S="2")
+    ready(supervisor)
+    worker = supervisor.worker()
+    # as a container is frozen and thawed, one process after the other; longer than a worker may be silent
+    for process, number in (
+        (worker, signal.SIGSTOP),
+        (supervisor.process, signal.SIGSTOP),
+        (supervisor.process, signal.SIGCONT),
+        (worker, signal.SIGCONT),
+    ):
+        process.send_signal(number)
+        time.sleep(12 if process is supervisor.process and number == signal.SIGSTOP else 1)
+    assert ask(client)
+    time.sleep(2)
+    assert supervisor.worker() == worker
+    assert "said nothing" not in supervisor.said()
+
+
+def test_a_worker_that_drains_for_long_is_not_killed_for_silence(client: Client, supervise: Supervise) -> None:
+    supervisor = supervise("--engine", "echo", VQA_HANG_S="1")
+    ready(supervisor)
+    held = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "14"}))
+    taken(client)
+    supervisor.worker().send_signal(signal.SIGTERM)
+    assert client.answer(held, timeout_s=WAIT_S).attempt == 1
+    until(lambda: "ended with status 0" in supervisor.said(), supervisor.said)
+    assert "said nothing" not in supervisor.said()
+
+
+def test_a_second_signal_gives_back_at_once(client: Client, supervise: Supervise) -> None:
+    supervisor = supervise("--engine", "echo")
+    ready(supervisor)
+    held = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "50"}))
+    taken(client)
+    supervisor.process.terminate()
+    until(lambda: "1 jobs to finish" in supervisor.said(), supervisor.said)
+    started = time.monotonic()
+    supervisor.process.terminate()
+    assert supervisor.process.wait(WAIT_S) == 0
+    assert time.monotonic() - started < 10
+    assert "workers were killed" not in supervisor.said()
+    state = client.states([held])[held]
+    assert state.state == "queued"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.L
     import torch
 
     engine = PipelineEngine(EngineSettings(model=str(TINY), microbatch=16, microbatch_wait_ms=500), slots=32)
-    engine.start(lambda error: pytest.fail(f"the engine crashed: {error!r}"))
+    engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
     items = list(held_out(16))
 
     def peak(count: int) -> int:

@@ -1,18 +1,16 @@
-"""The verbs against a real Redis, and all of them at random against a small model."""
+"""Each verb against a real Redis; test_ledger_model.py has all of them at random."""
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
 from vqa.celery import make_app, publish
+from vqa.entry import Header, Lease
 from vqa.job import Job
-from vqa.ledger import DROPPED, LANES, Lease, Ledger, entry_key, outcome_key
+from vqa.ledger import DROPPED, Ledger, Limits, dead_key, entry_key, outcome_key
 from vqa.settings import QueueSettings
 
 LEASE_S = 60.0
-OPEN = {"queued", "leased", "delayed"}
+LOST = "WorkerLost: its lease ran out"
 
 
 @pytest.fixture
@@ -80,7 +78,7 @@ def test_a_close_leaves_the_outcome_and_nothing_else(ledger: Ledger, redis: Redi
 def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Redis) -> None:
     accept(ledger)
     take(ledger, token="old", lease_s=0)
-    assert ledger.retry("a", "")
+    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
     take(ledger, token="new")
     assert not ledger.close("a", "old", b"wrong", 60)
     assert not ledger.retry("a", "old")
@@ -89,37 +87,38 @@ def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Re
     assert redis.get(outcome_key("a")) == b"right"
 
 
-def test_an_empty_token_moves_only_what_is_due(ledger: Ledger) -> None:
+def test_only_what_is_due_is_moved(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger)
-    assert not ledger.retry("a", "")
+    assert ledger.expire("bulk", 10, LOST) == ([], [])
     ledger.retry("a", "t", delay_s=60)
-    assert not ledger.retry("a", "")
+    assert ledger.ripen("bulk", 10) == []
+    assert ledger.late(10) == []
 
 
 def test_a_lease_that_ran_out_is_revived_when_nobody_else_took_the_job(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger, lease_s=0)
-    assert ledger.retry("a", "", error="WorkerLost: its lease ran out")
+    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
     assert ledger.renew("worker", [("a", "t")], LEASE_S, {}) == []
     header = ledger.header("a")
     assert header is not None
-    assert (header.state, header.lost) == ("leased", 0)
+    assert (header.state, header.lost, header.history) == ("leased", 0, ())
     assert ledger.close("a", "t", b"outcome", 60)
 
 
 def test_a_give_back_does_not_count_as_an_attempt(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger)
-    assert ledger.retry("a", "t", counted=False)
+    assert ledger.retry("a", "t", charge="0")
     assert take(ledger, token="u").header.attempt == 1
 
 
 def test_a_verb_whose_reply_was_lost_may_be_sent_again(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger)
-    assert ledger.retry("a", "t", counted=False)
-    assert ledger.retry("a", "t", counted=False)
+    assert ledger.retry("a", "t", charge="0")
+    assert ledger.retry("a", "t", charge="0")
     take(ledger, token="u")
     assert ledger.close("a", "u", b"outcome", 60)
     assert ledger.close("a", "u", b"outcome", 60)
@@ -129,7 +128,7 @@ def test_a_verb_whose_reply_was_lost_may_be_sent_again(ledger: Ledger) -> None:
 def test_an_answer_counts_when_its_lease_ran_out_and_nobody_else_took_the_job(ledger: Ledger, redis: Redis) -> None:
     accept(ledger)
     take(ledger, lease_s=0)
-    assert ledger.retry("a", "", error="WorkerLost: its lease ran out")
+    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
     assert ledger.close("a", "t", b"answer", 60)
     assert redis.get(outcome_key("a")) == b"answer"
 
@@ -150,9 +149,8 @@ def test_a_retry_waits_in_the_ledger_and_remembers_the_error(ledger: Ledger) -> 
     take(ledger)
     assert ledger.retry("a", "t", delay_s=0.001, error="EngineError: x")
     assert ledger.counts()["bulk"] == {"queued": 0, "leased": 0, "delayed": 1}
-    while not ledger.due("delayed", 10):
+    while ledger.ripen("bulk", 10) != ["a"]:
         pass
-    assert ledger.retry("a", "")
     lease = take(ledger, token="u")
     assert (lease.header.attempt, lease.header.error) == (2, "EngineError: x")
 
@@ -199,100 +197,96 @@ def test_a_queued_text_job_costs_redis_under_two_kilobytes(
     assert (redis.info("memory")["used_memory"] - before) / 1000 < 2000
 
 
-class Verbs(RuleBasedStateMachine):
-    """One job and three workers; the model is who holds it and which outcome stands."""
-
-    redis: Redis
-
-    @initialize()
-    def fresh(self) -> None:
-        self.redis.flushall()
-        self.ledger = Ledger(self.redis)
-        self.state = "unknown"
-        self.holder: str | None = None
-        self.revivable: str | None = None
-        self.attempt = 0
-        self.retried: str | None = None
-        self.drawn = 0
-        self.outcomes: list[bytes] = []
-
-    @rule()
-    def accept(self) -> None:
-        expected = {"unknown": "accepted", "closed": "closed"}.get(self.state, "open")
-        assert self.ledger.accept("a", "bulk", b"{}", 3600) == expected
-        if expected == "accepted":
-            self.state = "queued"
-
-    @rule(lease_s=st.sampled_from([0.0, LEASE_S]))
-    def take(self, lease_s: float) -> None:
-        self.drawn += 1
-        lease = self.ledger.take("a", "worker", f"t{self.drawn}", lease_s)
-        if self.state == "queued":
-            assert isinstance(lease, Lease)
-            self.attempt += 1
-            assert lease.header.attempt == self.attempt
-            self.state, self.holder, self.due = "leased", f"t{self.drawn}", lease_s == 0
-            self.revivable = None
-        else:
-            assert lease == (self.state if self.state in {"unknown", "closed"} else "held")
-
-    @rule(back=st.integers(0, 2))
-    def renew(self, back: int) -> None:
-        token = f"t{max(0, self.drawn - back)}"
-        lost = self.ledger.renew("worker", [("a", token)], LEASE_S, {})
-        if (self.state == "leased" and token == self.holder) or (self.state == "queued" and token == self.revivable):
-            assert lost == []
-            self.state, self.holder, self.revivable, self.due = "leased", token, None, False
-        else:
-            assert lost == ["a"]
-
-    @rule(back=st.integers(0, 2), counted=st.booleans(), delay_s=st.sampled_from([0.0, 3600.0]))
-    def retry(self, back: int, counted: bool, delay_s: float) -> None:
-        token = f"t{max(0, self.drawn - back)}"
-        again = self.ledger.retry("a", token, delay_s, counted=counted)
-        holds = self.state == "leased" and token == self.holder
-        assert again == (holds or (self.state in OPEN and token == self.retried))
-        if holds:
-            self.attempt -= not counted
-            self.state, self.holder, self.retried = ("delayed" if delay_s else "queued"), None, token
-
-    @rule()
-    def janitor(self) -> None:
-        due = self.state == "leased" and self.due
-        assert self.ledger.retry("a", "") == (due or self.state == "queued")
-        if due:
-            self.state, self.holder, self.revivable = "queued", None, self.holder
-
-    @rule(back=st.integers(0, 2), forced=st.booleans())
-    def close(self, back: int, forced: bool) -> None:
-        token = "" if forced else f"t{max(0, self.drawn - back)}"
-        outcome = f"by {token}".encode()
-        closed = self.ledger.close("a", token, outcome, 3600)
-        before = self.state == "closed" and self.outcomes[-1] == outcome
-        holds = (self.state == "leased" and token == self.holder) or (
-            self.state == "queued" and token == self.revivable
-        )
-        mine = self.state in OPEN and (forced or holds)
-        assert closed == (mine or before)
-        if mine:
-            self.state = "closed"
-            self.outcomes.append(outcome)
-
-    @invariant()
-    def open_or_closed_and_never_both(self) -> None:
-        if not hasattr(self, "state"):
-            return
-        assert self.redis.exists(entry_key("a")) == (self.state in OPEN)
-        assert [self.redis.get(outcome_key("a"))] == (self.outcomes or [None])
-        where = {state for lane in LANES for state, count in self.ledger.counts()[lane].items() if count}
-        assert where == ({self.state} - {"unknown", "closed"})
+def test_a_job_that_lost_workers_has_its_last_attempt_alone(ledger: Ledger) -> None:
+    accept(ledger)
+    for token in ("one", "two"):
+        assert not take(ledger, token=token, lease_s=0).header.alone
+        assert ledger.expire("bulk", 10, LOST) == (["a"], [])
+    assert ledger.take("a", "worker", "three", LEASE_S) == "alone"
+    lease = ledger.take("a", "worker", "three", 0, alone=True)
+    assert isinstance(lease, Lease)
+    assert (lease.header.attempt, lease.header.alone) == (3, True)
+    assert [(past.attempt, past.worker, past.error) for past in lease.header.history] == [
+        (1, "worker", LOST),
+        (2, "worker", LOST),
+    ]
+    assert ledger.expire("bulk", 10, LOST) == ([], ["a"])
 
 
-def test_any_order_of_verbs_keeps_a_job_open_or_closed_never_both(redis: Redis) -> None:
-    Verbs.redis = redis
-    run_state_machine_as_test(
-        Verbs,
-        settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+def test_transient_errors_alone_never_make_a_job_run_alone(ledger: Ledger) -> None:
+    accept(ledger)
+    for attempt in range(1, 6):
+        assert not take(ledger, token=str(attempt)).header.alone
+        assert ledger.retry("a", str(attempt), error="EngineError: x")
+
+
+def test_an_attempt_that_is_charged_as_lost_counts_like_one_whose_worker_vanished(ledger: Ledger) -> None:
+    accept(ledger)
+    take(ledger)
+    assert ledger.retry("a", "t", error="EngineError: the engine crashed", charge="lost")
+    header = ledger.header("a")
+    assert header is not None
+    assert (header.attempt, header.lost, header.state) == (1, 1, "queued")
+
+
+def test_a_dead_letter_is_whole_and_keeps_its_pictures(ledger: Ledger, redis: Redis) -> None:
+    picture = "vqa:image:sha256:" + "a" * 64
+    redis.set(picture, b"x", ex=60)
+    payload = b'{"image":"sha256:' + b"a" * 64 + b'"}'
+    ledger.accept("a", "bulk", payload, 60)
+    take(ledger)
+    assert ledger.close("a", "t", b"outcome", 60, "worker_lost", "EngineError: x")
+    header, _, kept = (redis.get(dead_key("a")) or b"").partition(b"\n")
+    letter = Header.parse(header)
+    assert kept == payload
+    assert (letter.state, letter.reason, letter.lane, letter.attempt) == ("dead", "worker_lost", "bulk", 1)
+    assert [(past.worker, past.error) for past in letter.history] == [("worker", "EngineError: x")]
+    assert redis.ttl(picture) > 7 * 86_400 - 60
+    assert redis.ttl(outcome_key("a")) > 7 * 86_400 - 60
+    assert redis.zscore("vqa:dead", "a") == letter.dead
+    assert accept(ledger) == "closed"
+    redis.delete(outcome_key("a"))
+    assert (accept(ledger), ledger.take("a", "worker", "u", LEASE_S)) == ("closed", "closed")
+
+
+def test_a_dead_letter_is_a_job_again_with_its_past_and_its_timeout_anew(ledger: Ledger, redis: Redis) -> None:
+    accept(ledger, reply="vqa:reply:me")
+    take(ledger)
+    assert ledger.close("a", "t", b"outcome", 60, "worker_lost", "EngineError: x")
+    assert ledger.reopen("a", 3600) == "bulk"
+    assert ledger.reopen("a", 3600) == "open"
+    assert ledger.reopen("b", 3600) == "unknown"
+    assert not redis.exists(outcome_key("a"), dead_key("a"), "vqa:dead")
+    lease = take(ledger, token="u")
+    assert (lease.header.attempt, lease.header.reply, len(lease.header.history)) == (1, "vqa:reply:me", 1)
+    assert 59 < lease.remaining_s <= 60
+
+
+def test_the_oldest_dead_letters_go_first_and_loudly(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(redis, Limits(dead=2))
+    for id in ("a", "b", "c"):
+        accept(ledger, id)
+        ledger.close(id, "", b"outcome", 60, "worker_lost", "x")
+    assert redis.zrange("vqa:dead", 0, -1) == [b"b", b"c"]
+    assert not redis.exists(dead_key("a"))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_full_lane_takes_no_more_and_the_other_one_does(redis: Redis) -> None:
+    ledger = Ledger(redis, Limits(open_jobs=2))
+    assert [accept(ledger, id) for id in ("a", "b", "c", "a")] == ["accepted", "accepted", "full", "open"]
+    assert ledger.accept("c", "interactive", b"{}", 60) == "accepted"
+    take(ledger)
+    assert accept(ledger, "d") == "full"
+    ledger.close("a", "t", b"outcome", 60)
+    assert accept(ledger, "d") == "accepted"
+
+
+def test_an_entry_that_was_removed_by_hand_does_not_hold_up_the_others(ledger: Ledger, redis: Redis) -> None:
+    for id in ("a", "b"):
+        ledger.accept(id, "bulk", b"{}", 0)
+        take_late = ledger.take(id, "worker", "t", LEASE_S)
+        assert take_late == "late"
+    redis.delete(entry_key("a"))
+    assert ledger.late(1) == []
+    assert ledger.late(1) == ["b"]

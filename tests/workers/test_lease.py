@@ -1,10 +1,12 @@
 import queue
+import time
 from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
-from vqa.ledger import Lease, Ledger
+from vqa.entry import Lease
+from vqa.ledger import Ledger
 from workers.lease import Leases
 
 LEASE_S = 0.6
@@ -37,7 +39,7 @@ def test_what_is_held_is_renewed_before_its_lease_runs_out(redis: Redis, leases:
     until = float(redis.zscore("vqa:leased:bulk", "a") or 0)
     with leases.holding(lease):
         while float(redis.zscore("vqa:leased:bulk", "a") or 0) < until + 2 * LEASE_S * 1000:
-            assert Ledger(redis).due("leased", 1) == []
+            assert Ledger(redis).expire("bulk", 1, "WorkerLost") == ([], [])
         assert leases.holds(lease)
 
 
@@ -53,7 +55,7 @@ def test_a_job_closed_elsewhere_is_dropped_at_once(
 def test_a_job_that_another_worker_took_is_dropped_at_the_next_renewal(
     redis: Redis, lease: Lease, lost: "queue.Queue[str]"
 ) -> None:
-    while not Ledger(redis).retry("a", ""):
+    while not Ledger(redis).expire("bulk", 1, "WorkerLost")[0]:
         pass
     Ledger(redis).take("a", "other", "other token", 60)
     leases = Leases(redis, "worker", LEASE_S, {})
@@ -70,3 +72,13 @@ def test_a_worker_that_stops_is_no_longer_listed(redis: Redis) -> None:
         pass
     leases.stop()
     assert Ledger(redis).workers(within_s=5) == []
+
+
+def test_what_an_engine_that_hangs_holds_is_not_renewed(redis: Redis, lease: Lease) -> None:
+    leases = Leases(redis, "worker", LEASE_S, {})
+    with leases.holding(lease):
+        leases.start(on_lost=lambda id: None, beats=lambda: False)
+        until = time.monotonic() + WAIT_S
+        while Ledger(redis).expire("bulk", 1, "WorkerLost") != (["a"], []):
+            assert time.monotonic() < until
+    leases.stop()

@@ -5,10 +5,10 @@ Knows nothing of the queue: no Celery, no Redis, no ids but the one it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from PIL.Image import Image
 
@@ -39,6 +39,9 @@ class Prompt:
     #: from 1; with the metadata it lets the echo engine fail as a test asks
     attempt: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
+    #: it has lost workers before, and if it loses this one nobody else is to be hurt: while it is in a slot, in prefill
+    #: or in a microbatch, no other prompt is
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,43 @@ class Completion:
     completion_tokens: int
 
 
+#: what a computing thread is at
+Phase = Literal["load", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A thread that computes has given no sign of life for longer than its phase may take."""
+
+    phase: Phase
+    #: since its last sign of life
+    silent_s: float
+    #: the prompts in slots or in prefill: one of them may be why
+    ids: tuple[str, ...]
+    #: how long this phase may be silent
+    limit_s: float = 0.0
+
+
+#: told what escaped an engine's loop, and the ids of the prompts that raised it
+OnCrash = Callable[[BaseException, Collection[str]], None]
+
+
 class Engine(Protocol):
     """One loaded model, and the threads that alone touch it."""
 
     #: the model's name as answers carry it
     model: str
 
-    def start(self, on_crash: Callable[[BaseException], None]) -> None:
+    def start(self, on_crash: OnCrash) -> None:
         """Load and warm up; return when prompts can be answered. Raises NotReady.
 
-        `on_crash` is called, from an engine's thread, with what escaped its loop: the engine is of no use any more.
-        Then every prompt that it holds fails with EngineError, so whoever waits for one knows why by then.
+        `on_crash` is called once, from an engine's thread, with what escaped its loop and the ids of the prompts that
+        it was at: the engine is of no use any more. Then every prompt that it holds fails with EngineError, so whoever
+        waits for one knows why by then.
         """
+
+    def stall(self) -> Stall | None:
+        """Whether a thread that computes has been silent for longer than it may. For any thread, at any time."""
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
         """Queue a prompt. The future fails with a VQAError; a deadline that passes first, with DeadlineExceeded."""

@@ -2,9 +2,9 @@
 
 The answer to a prompt is `echo:` and the first 16 hex digits of the SHA-256 over its turns in order: each text as
 UTF-8, each picture as `WIDTHxHEIGHT`, each of them ended by a zero byte; so a test can say beforehand what it must be.
-A job's metadata may ask for more: `echo_delay_s` (seconds before the answer), and `echo_fail` (how the job fails: the
-name of a class in vqa.errors, `exit` to end the process, `crash` for an exception that escapes the engine), on its
-attempts up to `echo_fail_attempts` where that is set.
+A job's metadata may ask for more: `echo_delay_s` (seconds before the answer), and `echo_fail` (how the job fails then:
+the name of a class in vqa.errors, `exit` to end the process, `crash` for an exception that escapes the engine, `hang`
+to stop the engine's thread), on its attempts up to `echo_fail_attempts` where that is set.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import hashlib
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
 from vqa import errors
 from vqa.errors import EngineError, InvalidJob, VQAError
-from vqa.job import LANES
-from workers.engine.base import Completion, Prompt
-from workers.engine.clock import Alarm, Clock
+from workers.engine.admission import Admission
+from workers.engine.base import Completion, OnCrash, Prompt, Stall
+from workers.engine.clock import Clock
 from workers.engine.held import Held, Holdings
+from workers.engine.journal import Journal
+from workers.engine.pulse import Pulse
 from workers.engine.settings import EngineSettings
 
 #: exit status of a process that `echo_fail=exit` ends
 EXIT_STATUS = 70
+
+#: between two beats while slots are occupied; a fifth of VQA_HANG_S where that is less
+_BEAT_S = 0.2
 
 
 def echo_of(prompt: Prompt) -> str:
@@ -58,49 +61,58 @@ class _Asked:
         except ValueError:
             raise InvalidJob("metadata echo_delay_s and echo_fail_attempts are numbers") from None
 
+    @property
+    def at_once(self) -> bool:
+        """Whether it needs no time and no thread but the caller's."""
+        return self.delay_s <= 0 and self.failure not in ("crash", "hang")
+
 
 class EchoEngine:
     """Answers with a hash of the prompt; `slots` prompts spend their delay at once, the rest wait.
 
-    Without a delay the future is settled before `submit` returns: no slot, no other thread.
+    Without a delay the future is settled before `submit` returns: no slot, no other thread; unless a prompt is alone.
     """
 
     def __init__(self, settings: EngineSettings, slots: int) -> None:
+        """Raises NotReady where its journal cannot be written."""
         self.model = "echo"
-        self._delay_s = settings.echo_delay_s
-        self._load_s = settings.echo_load_s
-        self._lock = threading.Lock()
-        self._free = slots
-        self._waiting: dict[str, deque[tuple[Held, _Asked]]] = {lane: deque() for lane in LANES}
+        self._settings = settings
+        self._journal = Journal(settings.echo_journal) if settings.echo_journal else None
+        self._admission = Admission(slots, self._journal)
         self._clock = Clock("echo")
         self._holdings = Holdings(self._clock)
-        self._on_crash: Callable[[BaseException], None] = lambda error: None
+        self._pulse = Pulse(settings.hang_s)
+        self._beat_s = min(_BEAT_S, settings.hang_s / 5)
+        self._lock = threading.Lock()
+        #: whether an alarm for the next beat is set
+        self._beating = False
+        self._stopped = threading.Event()
+        self._on_crash: OnCrash = lambda error, ids: None
         #: taken by the first crash, never let go
         self._ending = threading.Lock()
 
-    def start(self, on_crash: Callable[[BaseException], None]) -> None:
+    def start(self, on_crash: OnCrash) -> None:
         """Wait as long as loading is said to take."""
         self._on_crash = on_crash
-        time.sleep(self._load_s)
+        self._pulse.beat("load")
+        time.sleep(self._settings.echo_load_s)
+        self._pulse.park()
         self._clock.start()
+
+    def stall(self) -> Stall | None:
+        """Whether the clock's thread, which stands for the one that computes, is silent for too long."""
+        stall = self._pulse.stall()
+        return stall and replace(stall, ids=self._admission.in_slots())
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
         """Queue a prompt, or answer it at once where it asks for no delay."""
         held = self._holdings.hold(prompt)
-        if held.settled:
-            return held.future
-        try:
-            asked = _Asked.by(prompt, self._delay_s)
-        except InvalidJob as error:
-            held.fail(error)
-            return held.future
-        if asked.delay_s > 0:
-            with self._lock:
-                self._waiting[prompt.lane].append((held, asked))
-            self._fill_slots()
-        else:
-            self._finish(held, asked)
-        return held.future
+        if not held.settled:
+            try:
+                self._submit(held, _Asked.by(prompt, self._settings.echo_delay_s))
+            except InvalidJob as error:
+                held.fail(error)
+        return held.future if self._journal is None else _following(held.future)
 
     def cancel(self, id: str) -> None:
         """Fail the prompt with Cancelled; its slot is free at once."""
@@ -108,30 +120,33 @@ class EchoEngine:
 
     def stop(self) -> None:
         """Fail what is held with EngineError."""
+        self._stopped.set()
         self._holdings.close(EngineError("the engine is stopping"))
         self._clock.stop()
+        self._pulse.park()
 
-    def _fill_slots(self) -> None:
-        while (entry := self._next()) is not None:
-            held, asked = entry
-            alarm = self._clock.at(time.monotonic() + asked.delay_s, partial(self._finish, held, asked))
-            held.future.add_done_callback(partial(self._leave_slot, alarm))
+    def _submit(self, held: Held, asked: _Asked) -> None:
+        if asked.at_once and self._admission.pass_through(held):
+            self._finish(held, asked)
+        else:
+            self._admission.enter(held, partial(self._begin, held, asked))
 
-    def _next(self) -> tuple[Held, _Asked] | None:
+    def _begin(self, held: Held, asked: _Asked) -> None:
+        alarm = self._clock.at(time.monotonic() + asked.delay_s, partial(self._finish, held, asked))
+        held.future.add_done_callback(lambda _: alarm.cancel())
         with self._lock:
-            for lane in LANES:
-                while self._free and self._waiting[lane]:
-                    entry = self._waiting[lane].popleft()
-                    if not entry[0].settled:
-                        self._free -= 1
-                        return entry
-        return None
+            beating, self._beating = self._beating, True
+        if not beating:
+            self._beat()
 
-    def _leave_slot(self, alarm: Alarm, _: Future[Completion]) -> None:
-        alarm.cancel()
+    def _beat(self) -> None:
         with self._lock:
-            self._free += 1
-        self._fill_slots()
+            self._beating = bool(self._admission.in_slots())
+            if not self._beating:
+                self._pulse.park()
+                return
+            self._pulse.beat("decode")
+        self._clock.at(time.monotonic() + self._beat_s, self._beat)
 
     def _finish(self, held: Held, asked: _Asked) -> None:
         if asked.failure:
@@ -146,14 +161,30 @@ class EchoEngine:
         if how == "exit":
             os._exit(EXIT_STATUS)
         elif how == "crash":
-            # the clock's thread is this engine's loop: the caller of submit is not to see it
-            self._clock.at(time.monotonic(), self._crash)
+            self._crash(held.prompt.id)
+        elif how == "hang":
+            self._stopped.wait()
         elif isinstance(kind, type) and issubclass(kind, VQAError):
             held.fail(kind("the job's metadata asked for this failure"))
         else:
-            held.fail(InvalidJob("metadata echo_fail is the name of an error, exit or crash"))
+            held.fail(InvalidJob("metadata echo_fail is the name of an error, exit, crash or hang"))
 
-    def _crash(self) -> None:
+    def _crash(self, id: str) -> None:
         if self._ending.acquire(blocking=False):
-            self._on_crash(RuntimeError("the job's metadata asked for this crash"))
+            self._on_crash(RuntimeError("the job's metadata asked for this crash"), (id,))
         self._holdings.close(EngineError("the engine crashed"))
+
+
+def _following(settled_first: Future[Completion]) -> Future[Completion]:
+    """A future for whoever waits, settled after the callbacks that the engine's own has so far."""
+    future: Future[Completion] = Future()
+    future.set_running_or_notify_cancel()
+
+    def follow(ended: Future[Completion]) -> None:
+        if (error := ended.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(ended.result())
+
+    settled_first.add_done_callback(follow)
+    return future

@@ -103,6 +103,9 @@ class Holdings:
         for held in everything:
             held.fail(EngineError(str(error)))
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._held
+
     def __len__(self) -> int:
         with self._lock:
             return sum(map(len, self._held.values()))

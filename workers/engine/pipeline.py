@@ -7,18 +7,20 @@ end. Replicas (each with its own model, tokenizer and thread) take microbatches 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import EngineError
-from workers.engine.base import Completion, Prompt
+from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.clock import Clock
 from workers.engine.held import Holdings
 from workers.engine.preparation import Preparation
-from workers.engine.replica import Replica
+from workers.engine.pulse import Pulse
+from workers.engine.replica import Replica, is_poisoned
 from workers.engine.settings import EngineSettings
 from workers.engine.waiting import Waiting
 
@@ -40,17 +42,20 @@ class PipelineEngine:
         self._waiting = Waiting(settings.microbatch_wait_ms / 1000)
         self._preparation: Preparation | None = None
         self._threads: list[threading.Thread] = []
-        self._on_crash: Callable[[BaseException], None] = lambda error: None
+        self._pulses: list[Pulse] = []
+        self._on_crash: OnCrash = lambda error, ids: None
         #: taken by the first thing that ends this engine, never let go
         self._ending = threading.Lock()
 
-    def start(self, on_crash: Callable[[BaseException], None]) -> None:
+    def start(self, on_crash: OnCrash) -> None:
         """Load the replicas one after another and let each answer a tiny picture. Raises NotReady."""
         self._on_crash = on_crash
         self._clock.start()
         for number in range(self._settings.replicas):
             ready: Future[ImageTextToTextPipeline] = Future()
-            thread = threading.Thread(target=self._live, args=(ready,), name=f"engine-{number}", daemon=True)
+            pulse = Pulse(self._settings.hang_s)
+            self._pulses.append(pulse)
+            thread = threading.Thread(target=self._live, args=(ready, pulse), name=f"engine-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
             try:
@@ -60,6 +65,13 @@ class PipelineEngine:
                 self.stop()
                 raise
         self._preparation = Preparation(pipe, self._settings.slot_tokens, self._waiting)
+
+    def stall(self) -> Stall | None:
+        """Whether a replica is silent for too long. All that run are named: they share the card that hangs."""
+        stalls = [stall for pulse in self._pulses if (stall := pulse.stall())]
+        if not stalls:
+            return None
+        return replace(max(stalls, key=lambda stall: stall.silent_s), ids=self._unsettled(self._pulses))
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
         """Queue a prompt."""
@@ -83,22 +95,29 @@ class PipelineEngine:
                 thread.join(_JOIN_S)
         self._clock.stop()
 
-    def _live(self, ready: Future[ImageTextToTextPipeline]) -> None:
+    def _live(self, ready: Future[ImageTextToTextPipeline], pulse: Pulse) -> None:
+        pulse.beat("load")
         try:
             replica = Replica(self._settings, self._microbatch)
             replica.warm_up()
         except BaseException as error:
             # whatever it is, `start` raises it
+            pulse.park()
             ready.set_exception(error)
             return
         ready.set_result(replica.pipe)
         try:
-            replica.serve(self._waiting)
+            replica.serve(self._waiting, pulse)
         except BaseException as error:
             # nothing of what escapes is known to be harmless, so the worker is told and every prompt let go
             if self._ending.acquire(blocking=False):
-                self._on_crash(error)
+                # a lost context is every replica's, and the one that hears of it first need not be the one that lost it
+                self._on_crash(error, self._unsettled(self._pulses if is_poisoned(error) else [pulse]))
             self._close(EngineError(f"the engine crashed ({type(error).__name__})"))
+            pulse.park()
+
+    def _unsettled(self, pulses: Sequence[Pulse]) -> tuple[str, ...]:
+        return tuple(id for pulse in pulses for id in pulse.ids if id in self._holdings)
 
     def _close(self, error: EngineError) -> None:
         self._holdings.close(error)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.encoding import Encoder
 from workers.engine.held import Held
 from workers.engine.loading import load
+from workers.engine.pulse import Pulse
 from workers.engine.row import Row, RowEnds
 from workers.engine.settings import EngineSettings
 from workers.engine.waiting import Ready, Waiting
@@ -48,6 +50,8 @@ class Replica:
         self._microbatch = microbatch
         self._smaller = microbatch
         self._smaller_until = 0.0
+        #: of its own until `serve` is given the one that is watched: warming up counts as loading
+        self._pulse = Pulse(settings.hang_s)
 
     @property
     def limit(self) -> int:
@@ -67,12 +71,16 @@ class Replica:
                 f"{self.pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}"
             ) from error
 
-    def serve(self, waiting: Waiting) -> None:
+    def serve(self, waiting: Waiting, pulse: Pulse) -> None:
         """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""
+        self._pulse = pulse
+        pulse.park()
         while (microbatch := waiting.take(self.limit)) is not None:
             self.answer(microbatch)
             # its tensors are not to stay while the next is waited for
             del microbatch
+            pulse.park()
+            waiting.done()
 
     def answer(self, microbatch: Sequence[Ready]) -> None:
         """Settle every prompt of the microbatch."""
@@ -118,7 +126,7 @@ class Replica:
             # of whatever kind a model's own code raises
             if _is_out_of_memory(error):
                 return _Fate.OUT_OF_MEMORY, "out of memory"
-            if _is_poisoned(error):
+            if is_poisoned(error) or _context_is_lost():
                 raise
             # not louder: the error's words may hold a user's
             log.debug("generate failed", exc_info=True)
@@ -126,14 +134,16 @@ class Replica:
         return _Fate.DONE, ""
 
     def _run(self, rows: list[Row]) -> None:
+        prompts = [row.held.prompt for row in rows]
+        ids = tuple(prompt.id for prompt in prompts)
+        self._pulse.beat("prefill", ids)
         for row in rows:
             row.restart()
-        prompts = [row.held.prompt for row in rows]
         temperature = prompts[0].temperature
         how = {
             "max_new_tokens": max(prompt.max_new_tokens for prompt in prompts),
             "num_beams": 1,
-            "stopping_criteria": StoppingCriteriaList([RowEnds(rows)]),
+            "stopping_criteria": StoppingCriteriaList([RowEnds(rows, partial(self._pulse.beat, "decode", ids))]),
             **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
         }
         inputs = self._encoder.together([row.encoded for row in rows])
@@ -156,6 +166,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
-def _is_poisoned(error: BaseException) -> bool:
-    """Whether the process's CUDA context is lost: every later call would fail too."""
+def is_poisoned(error: BaseException) -> bool:
+    """Whether the process's CUDA context is lost, for every replica: every later call would fail too."""
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) or "illegal memory" in str(error)
+
+
+def _context_is_lost() -> bool:
+    """By asking the card: an error that has other words may be why, and its prompts are to be known while they are."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False

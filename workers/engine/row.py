@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -77,13 +77,20 @@ class Row:
 
 
 class RowEnds(StoppingCriteria):
-    """Tells `generate` after each step which rows have ended: by token, stop string, length, deadline, cancellation."""
+    """Tells `generate` after each step which rows have ended: by token, stop string, length, deadline, cancellation.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    `on_step` is called first: the step was made.
+    """
+
+    def __init__(self, rows: Sequence[Row], on_step: Callable[[], None]) -> None:
         self._rows = rows
+        self._on_step = on_step
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         """One bool a row."""
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+        newest = input_ids[:, -1].tolist()
+        # only now: reading the tokens waits for the card
+        self._on_step()
+        for row, token in zip(self._rows, newest, strict=True):
             row.add(token)
         return torch.tensor([row.held.settled for row in self._rows], device=input_ids.device)

@@ -5,6 +5,7 @@ Knows nothing of processes, cards' numbers or Redis.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -30,8 +31,11 @@ class EngineSettings(Settings):
     #: None is half the slots
     microbatch: int | None = Field(default=None, ge=1, le=1024)
     microbatch_wait_ms: float = Field(default=5.0, ge=0, le=10_000)
+    #: one decode step; the other phases' limits follow from it (`workers.engine.pulse`)
+    hang_s: float = Field(default=60.0, ge=0.1, le=86_400)
     echo_delay_s: float = Field(default=0.0, ge=0)
     echo_load_s: float = Field(default=0.0, ge=0)
+    echo_journal: Path | None = None
 
     @field_validator("model")
     @classmethod

@@ -41,7 +41,11 @@ class Ready:
 
 
 class Waiting:
-    """Lets replicas take microbatches: interactive first, beginning with the longest waiting, with what suits it."""
+    """Lets replicas take microbatches: interactive first, beginning with the longest waiting, with what suits it.
+
+    A prompt that is to be alone is a microbatch of its own, taken when no replica runs another; until it is done no
+    other is taken.
+    """
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
@@ -49,6 +53,9 @@ class Waiting:
         self._ready: list[Ready] = []
         self._expected = 0
         self._since_bulk = 0
+        #: microbatches that were taken and are not done, and whether the one there is has to be alone
+        self._running = 0
+        self._alone = False
         self._closed = False
 
     def expect(self) -> None:
@@ -72,23 +79,37 @@ class Waiting:
             self._changed.notify_all()
 
     def take(self, limit: int) -> list[Ready] | None:
-        """The next microbatch of at most `limit`; blocks until there is one, None when closed.
+        """The next microbatch of at most `limit`; blocks until there is one, None when closed. `done` is to follow.
 
         One that is not full waits a little, counted from when its first prompt was ready.
         """
         with self._changed:
             while not self._closed:
                 self._ready = [ready for ready in self._ready if not ready.held.settled]
-                if not self._ready:
-                    self._changed.wait()
-                    continue
-                chosen = self._choose(limit)
-                wait_s = max(self._wait_s, _PATIENCE_S) if self._expected else self._wait_s
-                left_s = chosen[0].since + wait_s - time.monotonic()
-                if len(chosen) >= limit or left_s <= 0:
+                chosen = self._choose(limit) if self._ready else []
+                left_s = self._left_s(chosen, limit)
+                if left_s is None or left_s > 0:
+                    self._changed.wait(left_s)
+                else:
                     return self._remove(chosen)
-                self._changed.wait(left_s)
         return None
+
+    def done(self) -> None:
+        """A microbatch that was taken runs no more."""
+        with self._changed:
+            self._running -= 1
+            self._alone = False
+            self._changed.notify_all()
+
+    def _left_s(self, chosen: list[Ready], limit: int) -> float | None:
+        """Seconds until this microbatch may go; None where that depends on more than time."""
+        if not chosen or self._alone:
+            return None
+        head = chosen[0]
+        if head.prompt.alone:
+            return None if self._running else 0.0
+        wait_s = max(self._wait_s, _PATIENCE_S) if self._expected else self._wait_s
+        return 0.0 if len(chosen) >= limit else head.since + wait_s - time.monotonic()
 
     def _choose(self, limit: int) -> list[Ready]:
         head = self._head()
@@ -104,6 +125,8 @@ class Waiting:
     def _remove(self, chosen: list[Ready]) -> list[Ready]:
         mine = set(chosen)
         self._ready = [ready for ready in self._ready if ready not in mine]
+        self._running += 1
+        self._alone = chosen[0].prompt.alone
         bulk_waits = any(ready.prompt.lane == "bulk" for ready in self._ready)
         self._since_bulk = self._since_bulk + 1 if bulk_waits and chosen[0].prompt.lane != "bulk" else 0
         return chosen
@@ -111,7 +134,7 @@ class Waiting:
 
 def _distance(one: Ready, other: Ready) -> float:
     """0 for prompts of equal lengths, over 1 for those that are better apart."""
-    if one.prompt.temperature != other.prompt.temperature:
+    if one.prompt.alone or other.prompt.alone or one.prompt.temperature != other.prompt.temperature:
         return math.inf
     lengths = (
         (one.encoded.prompt_tokens, other.encoded.prompt_tokens),

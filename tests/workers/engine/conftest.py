@@ -145,14 +145,18 @@ class Starting(Protocol):
     def __call__(self, slots: int = 8, **settings: Any) -> PipelineEngine: ...
 
 
+#: what escaped, and the ids of the prompts that raised it
+Crashes = list[tuple[BaseException, tuple[str, ...]]]
+
+
 @pytest.fixture
-def crashes() -> list[BaseException]:
+def crashes() -> Crashes:
     """What `on_crash` of the test's engines was called with."""
     return []
 
 
 @pytest.fixture
-def starting(dense_model: Path, crashes: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
+def starting(dense_model: Path, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
     engines = []
     # what is submitted at once runs together, on a slow machine too
     monkeypatch.setattr("workers.engine.waiting._PATIENCE_S", SOON)
@@ -161,7 +165,7 @@ def starting(dense_model: Path, crashes: list[BaseException], monkeypatch: pytes
         given = {"model": str(dense_model), "microbatch_wait_ms": 100, **settings}
         engine = PipelineEngine(EngineSettings(**given), slots)
         engines.append(engine)
-        engine.start(crashes.append)
+        engine.start(lambda error, ids: crashes.append((error, tuple(ids))))
         return engine
 
     yield start

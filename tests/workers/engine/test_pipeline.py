@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import AutoTokenizer
 from transformers.generation.utils import GenerationMixin
 
-from tests.workers.engine.conftest import SOON, Starting, answers, ask, picture, wait_until
+from tests.workers.engine.conftest import SOON, Crashes, Starting, answers, ask, picture, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import OnCrash, Prompt, Turn
 from workers.engine.pipeline import PipelineEngine
 from workers.engine.row import RowEnds
 from workers.engine.settings import EngineSettings
@@ -410,7 +410,7 @@ def test_replicas_run_at_the_same_time_and_answer_alike(
 def test_what_escapes_is_told_once_and_fails_every_prompt(
     starting: Starting,
     instead: Callable[[Generate], None],
-    crashes: list[BaseException],
+    crashes: Crashes,
     raised: BaseException,
 ) -> None:
     engine = starting(microbatch=1)
@@ -422,8 +422,189 @@ def test_what_escapes_is_told_once_and_fails_every_prompt(
     futures = [engine.submit(ask(number)) for number in range(3)]
 
     assert all(isinstance(future.exception(SOON), EngineError) for future in futures)
-    wait_until(lambda: crashes == [raised])
+    wait_until(lambda: crashes == [(raised, ("job-0",))])
     assert isinstance(engine.submit(ask(3)).exception(SOON), EngineError)
+
+
+def test_a_lost_context_is_told_with_the_whole_microbatch_that_met_it(
+    starting: Starting, instead: Callable[[Generate], None], crashes: Crashes
+) -> None:
+    engine = starting()
+    raised = RuntimeError("CUDA error: device-side assert triggered")
+
+    def breaks(generate: Generate, **inputs: Any) -> Any:
+        raise raised
+
+    instead(breaks)
+    futures = [engine.submit(ask(number)) for number in range(3)]
+
+    assert all(isinstance(future.exception(SOON), EngineError) for future in futures)
+    wait_until(lambda: bool(crashes))
+    assert [(error, sorted(ids)) for error, ids in crashes] == [(raised, ["job-0", "job-1", "job-2"])]
+
+
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [
+        # every replica's calls fail from then on, and any of them may be the first to hear of it
+        (RuntimeError("CUDA error: an illegal memory access"), ["job-0", "job-1"]),
+        (KeyboardInterrupt(), ["job-1"]),
+    ],
+)
+def test_of_replicas_all_are_told_of_when_the_context_that_they_share_is_lost(
+    starting: Starting,
+    instead: Callable[[Generate], None],
+    crashes: Crashes,
+    raised: BaseException,
+    named: list[str],
+) -> None:
+    engine = starting(slots=2, replicas=2)
+    running, go_on = threading.Event(), threading.Event()
+
+    def second_breaks(generate: Generate, **inputs: Any) -> Any:
+        if running.is_set():
+            raise raised
+        running.set()
+        assert go_on.wait(SOON)
+        return generate(**inputs)
+
+    instead(second_breaks)
+    futures = [engine.submit(ask(0))]
+    assert running.wait(SOON)
+    futures.append(engine.submit(ask(1)))
+    assert all(isinstance(future.exception(SOON), EngineError) for future in futures)
+    go_on.set()
+
+    assert [(error, sorted(ids)) for error, ids in crashes] == [(raised, named)]
+
+
+def test_a_step_that_hangs_is_told_with_the_prompts_that_have_not_ended(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = starting(hang_s=0.3)
+    with Gate(monkeypatch) as gate:
+        ends_first = engine.submit(ask(0, max_new_tokens=1))
+        engine.submit(ask(1, max_new_tokens=3))
+        late = engine.submit(ask(2, max_new_tokens=4, deadline=time.monotonic() + SOON))
+        assert gate.reached.wait(SOON)
+        waits = engine.submit(ask(3))
+        wait_until(lambda: engine.stall() is not None)
+        stall = engine.stall()
+        engine.cancel("job-2")
+        later = engine.stall()
+
+    assert stall is not None
+    assert (stall.phase, stall.limit_s, sorted(stall.ids)) == ("decode", 0.3, ["job-1", "job-2"])
+    assert stall.silent_s > 0.3
+    assert later is not None
+    assert later.ids == ("job-1",)
+    assert ends_first.result(SOON)
+    assert isinstance(late.exception(SOON), Cancelled)
+    assert waits.result(SOON)
+    wait_until(lambda: engine.stall() is None)
+
+
+def test_prefill_may_take_longer_than_a_step(starting: Starting, instead: Callable[[Generate], None]) -> None:
+    engine = starting(hang_s=0.2)
+    began, go_on = threading.Event(), threading.Event()
+
+    def prefills_for_ever(generate: Generate, **inputs: Any) -> Any:
+        began.set()
+        assert go_on.wait(SOON)
+        return generate(**inputs)
+
+    instead(prefills_for_ever)
+    future = engine.submit(ask(0))
+    assert began.wait(SOON)
+    wait_until(lambda: engine.stall() is not None)
+    stall = engine.stall()
+    go_on.set()
+
+    assert stall is not None
+    assert (stall.phase, stall.limit_s, stall.ids) == ("prefill", 1.0, ("job-0",))
+    assert future.result(SOON)
+
+
+def test_an_engine_without_prompts_does_not_hang(starting: Starting) -> None:
+    engine = starting(hang_s=0.1)
+    assert engine.submit(ask(0)).result(SOON)
+    wait_until(lambda: engine._pulses[0].ids == ())
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        assert engine.stall() is None
+        time.sleep(0.01)
+
+
+def test_loading_may_take_long(starting: Starting, instead: Callable[[Generate], None]) -> None:
+    stalls: list[object] = []
+    engines: list[PipelineEngine] = []
+
+    def slow(generate: Generate, **inputs: Any) -> Any:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            stalls.extend(engine.stall() for engine in engines)
+            time.sleep(0.01)
+        return generate(**inputs)
+
+    instead(slow)
+    start = PipelineEngine.start
+
+    def noting(engine: PipelineEngine, on_crash: OnCrash) -> None:
+        engines.append(engine)
+        start(engine, on_crash)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PipelineEngine, "start", noting)
+        # warming up a model's first prompt compiles and allocates: that is loading, whatever phase it looks like
+        starting(hang_s=0.1)
+
+    assert len(stalls) > 10
+    assert set(stalls) == {None}
+
+
+def test_each_smaller_microbatch_is_a_sign_of_life(starting: Starting, instead: Callable[[Generate], None]) -> None:
+    engine = starting(slots=8, hang_s=0.4)
+    stalls: list[object] = []
+
+    def slow_and_too_large(generate: Generate, **inputs: Any) -> Any:
+        time.sleep(1.0)
+        stalls.append(engine.stall())
+        if len(inputs["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(**inputs)
+
+    instead(slow_and_too_large)
+
+    assert len(answers(engine, [ask(number) for number in range(4)])) == 4
+    assert stalls == [None] * 7
+
+
+def test_a_prompt_that_is_alone_has_no_company_on_any_replica(
+    starting: Starting, instead: Callable[[Generate], None]
+) -> None:
+    engine = starting(slots=8, replicas=2, microbatch_wait_ms=0)
+    lock = threading.Lock()
+    running: list[tuple[int, int]] = []
+    seen: list[tuple[tuple[int, int], ...]] = []
+
+    def watched(generate: Generate, **inputs: Any) -> Any:
+        microbatch = inputs["max_new_tokens"], len(inputs["input_ids"])
+        with lock:
+            running.append(microbatch)
+            seen.append(tuple(running))
+        try:
+            return generate(**inputs)
+        finally:
+            with lock:
+                running.remove(microbatch)
+
+    instead(watched)
+    # those that are alone are known by their length
+    prompts = [ask(n, alone=n % 3 == 0, max_new_tokens=5 if n % 3 == 0 else 4) for n in range(12)]
+
+    assert len(answers(engine, prompts)) == 12
+    assert [together for together in seen if (5, 1) in together] == [((5, 1),)] * 4
+    assert not any(tokens == 5 and rows > 1 for together in seen for tokens, rows in together)
 
 
 def test_stopping_fails_what_is_held(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,14 @@ NEVER_S = 1000.0
 
 
 def ready(
-    id: str = "a", lane: Lane = "interactive", tokens: int = 10, max_new_tokens: int = 100, temperature: float = 0
+    id: str = "a",
+    lane: Lane = "interactive",
+    tokens: int = 10,
+    max_new_tokens: int = 100,
+    temperature: float = 0,
+    alone: bool = False,
 ) -> Ready:
-    prompt = Prompt(id, (), max_new_tokens, temperature=temperature, lane=lane)
+    prompt = Prompt(id, (), max_new_tokens, temperature=temperature, lane=lane, alone=alone)
     return Ready(Held(prompt), cast(Encoded, SimpleNamespace(prompt_tokens=tokens)))
 
 
@@ -46,6 +51,7 @@ prompts = st.builds(
     max_new_tokens=st.integers(1, 2000),
     temperature=st.sampled_from([0.0, 0.5]),
 )
+some_alone = st.builds(ready, lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
 
 
 @given(everything=st.lists(prompts, min_size=1, max_size=20), limit=st.integers(1, 6))
@@ -61,6 +67,7 @@ def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[R
         assert len({prompt.prompt.temperature for prompt in microbatch}) == 1
         assert all(prompt.prompt.max_new_tokens <= 4 * microbatch[0].prompt.max_new_tokens for prompt in microbatch)
         taken += microbatch
+        waiting.done()
 
     assert len(taken) == len(set(taken))
 
@@ -163,3 +170,92 @@ def test_closing_lets_whoever_waits_go(first: bool) -> None:
     taker.join(SOON)
 
     wait_until(lambda: taken == [None])
+
+
+@given(everything=st.lists(some_alone, min_size=1, max_size=16), limit=st.integers(1, 4), replicas=st.integers(1, 3))
+@settings(deadline=None, max_examples=60)
+def test_a_prompt_that_is_alone_shares_nothing_whoever_else_runs(
+    everything: list[Ready], limit: int, replicas: int
+) -> None:
+    waiting = waiting_with(*everything)
+    lock, running, taken, shared = threading.Lock(), list[Ready](), list[Ready](), list[Ready]()
+
+    def replica() -> None:
+        while (microbatch := waiting.take(limit)) is not None:
+            with lock:
+                running.extend(microbatch)
+                taken.extend(microbatch)
+                if len(running) > 1:
+                    shared.extend(each for each in running if each.prompt.alone)
+            # lets the others come in, if they are let in
+            time.sleep(0.0005)
+            with lock:
+                running[:] = [each for each in running if each not in microbatch]
+                last = len(taken) == len(everything)
+            waiting.done()
+            if last:
+                waiting.close()
+
+    threads = [threading.Thread(target=replica) for _ in range(replicas)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert shared == []
+    assert len(taken) == len(set(taken)) == len(everything)
+
+
+def test_one_that_is_alone_waits_for_the_others_and_they_for_it() -> None:
+    waiting = waiting_with(ready("first"))
+    assert waiting.take(1)
+    story: list[str] = []
+    for prompt in (ready("alone", alone=True), ready("later")):
+        add(waiting, prompt)
+    takers = [
+        threading.Thread(target=lambda: story.extend(each.prompt.id for each in waiting.take(2) or ()))
+        for _ in range(2)
+    ]
+    for taker in takers:
+        taker.start()
+    story.append("first is done")
+    waiting.done()
+    wait_until(lambda: len(story) == 2)
+    story.append("alone is done")
+    waiting.done()
+    for taker in takers:
+        taker.join(SOON)
+
+    assert story == ["first is done", "alone", "alone is done", "later"]
+
+
+def test_one_that_ends_before_it_may_run_alone_holds_nobody_up() -> None:
+    waiting = waiting_with(ready("first"))
+    waiting.take(1)
+    alone = ready("alone", alone=True)
+    add(waiting, alone)
+    add(waiting, ready("later"))
+    alone.held.fail(Cancelled("cancelled"))
+
+    assert [each.prompt.id for each in waiting.take(1) or ()] == ["later"]
+
+
+def test_one_that_is_alone_does_not_wait_for_company() -> None:
+    waiting = waiting_with(ready(alone=True), wait_s=NEVER_S)
+
+    assert waiting.take(4)
+
+
+def test_bulk_that_is_alone_gets_its_turn_among_interactive_prompts_that_keep_coming() -> None:
+    waiting = waiting_with(ready("bulk", "bulk", alone=True), ready("0"))
+    order: list[str] = []
+
+    while "bulk" not in order:
+        microbatch = waiting.take(1)
+        assert microbatch is not None
+        order.append(microbatch[0].prompt.id)
+        add(waiting, ready(str(len(order))))
+        waiting.done()
+
+    assert len(order) == BULK_TURN

@@ -1,0 +1,207 @@
+"""deploy/redis-users.conf: everything works under it, and each user may do what it is for and no more."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import requests
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+from producer import Client
+from producer.ports import free_port
+from tests.redis_server import RedisServer
+from tests.worker_process import ROOT, WorkerProcess
+from vqa import Cancelled, DeadlineExceeded, Job
+from vqa.ledger import Ledger
+
+PICTURE = ROOT / "examples" / "pictures"
+PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower")}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    rules = (ROOT / "deploy" / "redis-users.conf").read_text()
+    for user, password in PASSWORDS.items():
+        rules = re.sub(rf"\b{user.upper()}_PASSWORD\b", password, rules)
+    with RedisServer(tmp_path_factory.mktemp("redis"), "enable-debug-command yes", *rules.splitlines()) as server:
+        yield server
+
+
+def _url(server: RedisServer, user: str) -> str:
+    return f"redis://vqa-{user}:{PASSWORDS[user]}@127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture
+def login(server: RedisServer) -> Iterator[Callable[[str], Redis]]:
+    """A connection as one of the users."""
+    with ExitStack() as connections:
+        yield lambda user: connections.enter_context(Redis.from_url(_url(server, user)))
+
+
+Login = Callable[[str], Redis]
+
+
+@pytest.fixture
+def worker(server: RedisServer, login: Login, tmp_path: Path) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(_url(server, "worker"), "worker", tmp_path / "worker.log", VQA_LEASE_S="2")
+    try:
+        worker.wait_ready(Ledger(login("operator")))
+        yield worker
+    finally:
+        worker.stop()
+
+
+@pytest.fixture
+def flower(server: RedisServer, tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    own = {"VQA_REDIS_URL": _url(server, "flower"), "VQA_FLOWER_PASSWORD": "password", "VQA_FLOWER_PORT": str(port)}
+    with (tmp_path / "flower.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "producer.flower"], env=os.environ | own, cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _refusals(login: Login) -> list[str]:
+    """What Redis refused since it started, as `user: command or key`."""
+    entries = cast(list[dict[str, Any]], login("operator").acl_log())
+    return [f"{entry['username']}: {entry['object']}" for entry in entries]
+
+
+def _soon(true: Callable[[], bool], timeout_s: float = 20) -> None:
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def _job(seconds: float = 0, **fields: Any) -> Job:
+    metadata = {"echo_delay_s": str(seconds)}
+    return Job(messages=[{"role": "user", "content": "?"}], metadata=metadata, **fields)
+
+
+def _ask_all_ways(client: Client) -> None:
+    assert client.ask(next(PICTURE.glob("*.*")), "?").text
+    ids = client.submit_many(_job(lane="bulk") for _ in range(20))
+    assert {id for id, _ in client.answers(ids)} == set(ids)
+    assert client.states(ids[:1])[ids[0]].state == "answered"
+    assert len(client.workers()) == 1
+    assert client.counts()["bulk"]["queued"] == 0
+    running = client.submit(_job(seconds=60))
+    _soon(lambda: client.states([running])[running].state == "leased")
+    assert client.cancel(running)
+    with pytest.raises(Cancelled):
+        client.answer(running)
+    with pytest.raises(DeadlineExceeded):
+        client.answer(client.submit(_job(seconds=60, timeout_s=0.5)))
+
+
+def _look_and_revoke(flower: str, client: Client) -> None:
+    def asks(path: str) -> Any:
+        return requests.get(f"{flower}/api/{path}", auth=("vqa", "password"), timeout=10).json()
+
+    def sees_a_worker() -> bool:
+        try:
+            return "worker" in str(asks("workers?refresh=1"))
+        except requests.ConnectionError:
+            return False
+
+    _soon(sees_a_worker)
+    assert {queue["name"] for queue in asks("queues/length")["active_queues"]} == {"interactive", "bulk", "celery"}
+    running = client.submit(_job(seconds=60))
+    _soon(lambda: running in asks("tasks"))
+    requests.post(f"{flower}/api/task/revoke/{running}?terminate=true", auth=("vqa", "password"), timeout=10)
+    with pytest.raises(Cancelled):
+        client.answer(running, timeout_s=20)
+
+
+def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
+    server: RedisServer, login: Login, worker: WorkerProcess, flower: str
+) -> None:
+    login("operator").acl_log_reset()
+    with Client(redis_url=_url(server, "producer")) as client:
+        _ask_all_ways(client)
+        _look_and_revoke(flower, client)
+    # a worker that is killed leaves work to the janitor, and messages to kombu
+    assert worker.stop() == 0
+    assert _refusals(login) == []
+
+
+ANYBODY = [
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("CONFIG", "GET", "*"),
+    ("CONFIG", "SET", "maxmemory", "1"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("RANDOMKEY",),
+    ("DEBUG", "SLEEP", "0"),
+    ("MONITOR",),
+    ("SHUTDOWN",),
+    ("ACL", "LIST"),
+    ("CLIENT", "LIST"),
+    ("SAVE",),
+    ("REPLICAOF", "NO", "ONE"),
+    ("SCRIPT", "FLUSH"),
+    ("SWAPDB", "0", "1"),
+    ("SELECT", "1"),
+    ("GET", "other:key"),
+    ("SET", "other:key", "1"),
+    ("PUBLISH", "other", "1"),
+    ("EVAL", "return 1", "0"),
+]
+PRODUCER = [
+    ("LRANGE", "interactive", "0", "-1"),
+    ("BRPOP", "interactive", "1"),
+    ("DEL", "interactive"),
+    ("LPUSH", "celery", "{}"),
+    ("HGETALL", "unacked"),
+    ("SADD", "_kombu.binding.celery", "x"),
+    ("SUBSCRIBE", "celery-task-meta-x"),
+    ("PUBLISH", "/0.celery.pidbox", "{}"),
+]
+FLOWER = [
+    ("INFO",),
+    ("GET", "vqa:job:x"),
+    ("GET", "celery-task-meta-x"),
+    ("LPUSH", "interactive", "{}"),
+    ("LRANGE", "interactive", "0", "-1"),
+    ("SUBSCRIBE", "celery-task-meta-x"),
+]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [(user, command) for user in ("producer", "worker", "flower") for command in ANYBODY]
+    + [("producer", command) for command in PRODUCER]
+    + [("flower", command) for command in FLOWER],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_what_a_user_is_not_for_is_refused(login: Login, user: str, command: tuple[str, ...]) -> None:
+    with pytest.raises(NoPermissionError):
+        login(user).execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("user", ["producer", "worker", "flower"])
+def test_a_script_has_no_more_rights_than_its_caller(login: Login, user: str) -> None:
+    script = login(user).register_script("return redis.call('SET', ARGV[1], '1')")
+    with pytest.raises(RedisError, match=r"can't access|NOPERM"):
+        script(args=["other:key"])
+    assert login("operator").exists("other:key") == 0
+
+
+def test_nobody_is_let_in_without_a_name(server: RedisServer) -> None:
+    with Redis(port=server.port) as nobody, pytest.raises(RedisError):
+        nobody.ping()

@@ -1,0 +1,56 @@
+"""A real worker whose engine hangs: it ends, says so, and only those that may be why have lost an attempt."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from producer import Client, Job
+from tests.broken_worker import LONG, BrokenWorker
+from tests.e2e.conftest import WAIT_S, until
+from tests.worker_process import TINY, StartWorker
+from workers.supervisor_link import EXIT_HUNG
+
+
+def job(question: str = "?", **fields: Any) -> Job:
+    return Job(messages=[{"role": "user", "content": question}], timeout_s=300, **fields)
+
+
+def leased(client: Client, count: int) -> Callable[[], bool]:
+    return lambda: client.counts()["interactive"]["leased"] == count
+
+
+def test_a_hung_workers_jobs_are_answered_by_another_and_those_without_a_slot_lose_no_attempt(
+    client: Client, start_worker: StartWorker
+) -> None:
+    hung = start_worker("hung", VQA_SLOTS="2", VQA_HANG_S="1", VQA_ECHO_DELAY_S="0.2")
+    client.submit(job(id="neighbour", metadata={"echo_delay_s": "6"}, retry={"attempts": 1}))
+    until(leased(client, 1))
+    hang = {"echo_fail": "hang", "echo_fail_attempts": "1"}
+    client.submit(job(id="culprit", metadata=hang, retry={"attempts": 1}))
+    until(leased(client, 2))
+    client.submit(job(id="waits", retry={"attempts": 1}))
+    assert hung.process.wait(WAIT_S) == EXIT_HUNG
+    start_worker("heir", VQA_ECHO_DELAY_S="0")
+    attempts = {id: client.answer(id, timeout_s=WAIT_S).attempt for id in ("culprit", "neighbour", "waits")}
+    assert attempts == {"culprit": 2, "neighbour": 2, "waits": 1}
+    log = hung.log.read_text()
+    assert "the engine hangs, this worker ends: no sign of life for" in log
+    assert "Traceback" not in log
+
+
+def test_a_model_that_hangs_ends_its_worker(
+    client: Client, redis_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    model = {"VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_MICROBATCH": "1"}
+    client.submit(job("word " * LONG, id="culprit"))
+    client.submit(job("What colour is it?", id="waits"))
+    hung = BrokenWorker(redis_url, "hung", tmp_path / "hung.log", BREAKS="hang", VQA_HANG_S="1", **model)
+    try:
+        assert hung.process.wait(WAIT_S) == EXIT_HUNG, hung.log.read_text()
+    finally:
+        hung.stop()
+    start_worker("heir", **model)
+    assert {id: client.answer(id, timeout_s=WAIT_S).attempt for id in ("culprit", "waits")} == {
+        "culprit": 2,
+        "waits": 1,
+    }

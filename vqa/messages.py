@@ -1,0 +1,46 @@
+"""Which jobs have lost their wake-up: the one place that reads Celery's lists.
+
+Redis gives a message out before kombu writes down who has it, so a worker that is killed between the two loses it. A
+job that is queued and has no message would wait for its deadline.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from redis import Redis
+
+from vqa.job import Lane
+
+#: messages that are read at once, from the oldest on
+_WINDOW = 1000
+#: windows that are read in search of a message that is still needed; with more, the next round goes on
+_WINDOWS = 20
+
+
+def heard_since(redis: Redis, lane: Lane) -> float | None:
+    """A time on Redis's clock, in ms: what was queued before it has no message on its lane. None: nothing has one.
+
+    Messages stand in the order in which their jobs were queued, but for producers that overtake each other and
+    messages that a worker put back: so the earliest of the oldest thousand counts, not the very oldest. One that a
+    worker has just popped is missing too; its job gets a message too many, which `take` refuses.
+    """
+    for number in range(_WINDOWS):
+        first = -(number + 1) * _WINDOW
+        raw = cast(list[bytes], redis.lrange(lane, first, first + _WINDOW - 1))
+        if ids := [id for item in raw if (id := _id_of(item)) is not None]:
+            scores = redis.zmscore(f"vqa:queued:{lane}", ids)
+            if queued := [score for score in scores if score is not None]:
+                return min(queued)
+        if len(raw) < _WINDOW:
+            return None
+    return 0.0
+
+
+def _id_of(raw: bytes) -> str | None:
+    try:
+        id = json.loads(raw)["headers"]["id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return id if isinstance(id, str) else None

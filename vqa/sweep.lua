@@ -1,0 +1,62 @@
+-- Verbs over what is due; the rest of the script that `ledger.lua` begins.
+
+local function each_due(set, limit, act)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)) do
+    local key = 'vqa:job:' .. id
+    local header, payload = read(key)
+    if header then
+      act(id, key, header, payload)
+    else
+      -- somebody removed the entry by hand: the others are not to wait for it
+      redis.call('ZREM', set, id)
+    end
+  end
+end
+
+-- most ids: those whose deadline has passed
+function verbs.late(limit)
+  local ids = {}
+  each_due('vqa:deadlines', limit, function(id) table.insert(ids, id) end)
+  return ids
+end
+
+-- lane, most ids, error: moves what was leased until now back to the queue; returns those ids, and those that had their
+-- last attempt, which are left as they are
+function verbs.expire(lane, limit, error)
+  local queued, last = {}, {}
+  each_due('vqa:leased:' .. lane, limit, function(id, key, header, payload)
+    if header.alone then
+      table.insert(last, id)
+      return
+    end
+    -- its token stays: until somebody else takes it, whoever had it may come back
+    past(header, error)
+    header.lost, header.error = header.lost + 1, error
+    move(id, header, 'queued', now)
+    write(key, header, payload)
+    table.insert(queued, id)
+  end)
+  return {queued, last}
+end
+
+-- lane, most ids: moves what was delayed until now to the queue; returns those ids
+function verbs.ripen(lane, limit)
+  local queued = {}
+  each_due('vqa:delayed:' .. lane, limit, function(id, key, header, payload)
+    move(id, header, 'queued', now)
+    write(key, header, payload)
+    table.insert(queued, id)
+  end)
+  return queued
+end
+
+-- lane, age in ms, queued before ('' for any time), most ids: those that have been queued for longer than the age are as
+-- if queued now; returns them
+function verbs.requeue(lane, age, before, limit)
+  local key = 'vqa:queued:' .. lane
+  local bound = now - age
+  if before ~= '' then bound = math.min(bound, before) end
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', bound), 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do redis.call('ZADD', key, now, id) end
+  return ids
+end

@@ -1,0 +1,151 @@
+"""What is due in the ledger, done once: deadlines, leases that ran out, delays that ended, lost messages.
+
+The janitor does it every two seconds, `vqa doctor --repair` by hand. Whatever is done twice is harmless: the ledger
+moves only what is due, and a wake-up too many is refused by `take`. What was moved and could not be published has lost
+its message, and is found as such.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, fields
+from typing import cast
+
+from celery import Celery
+from redis import Redis
+
+from vqa.celery import wake
+from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
+from vqa.job import LANES, Lane
+from vqa.ledger import Ledger
+from vqa.messages import heard_since
+from vqa.outcome import close_with
+from vqa.settings import QueueSettings
+
+log = logging.getLogger(__name__)
+
+#: reason of a dead letter whose last worker vanished, or was ended because of it
+WORKER_LOST = "worker_lost"
+
+#: a job that is queued for longer may have lost its message
+UNHEARD_S = 5.0
+
+#: moved by one call, so that Redis is not held up
+_PORTION = 500
+#: calls of a kind in one sweep; the rest is due in the next
+_PORTIONS = 20
+
+#: a worker that was not seen for so many leases is struck off the list
+_GONE_LEASES = 10
+
+_LOCK = "vqa:janitor"
+_LOCK_MS = 5000
+
+
+@dataclass(slots=True)
+class Swept:
+    """How many jobs a sweep acted on."""
+
+    #: closed, their deadline had passed
+    late: int = 0
+    #: published again, their worker had vanished
+    lost: int = 0
+    #: closed as dead letters, their last worker had vanished
+    given_up: int = 0
+    #: published, their delay had ended
+    delayed: int = 0
+    #: published again, their message was lost
+    unheard: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
+
+
+class Sweep:
+    """One who may sweep, with its name for the lock."""
+
+    def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
+        self._redis = redis
+        self._ledger = Ledger(redis, settings.limits)
+        self._app = app
+        self._settings = settings
+        self._name = uuid.uuid4().hex
+
+    def locked(self) -> bool:
+        """Whether it is this one's turn; it stays so for some seconds after each call."""
+        if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
+            return True
+        if self._redis.get(_LOCK) != self._name.encode():
+            return False
+        self._redis.pexpire(_LOCK, _LOCK_MS)
+        return True
+
+    def redis_is_settled(self) -> bool:
+        """Whether Redis has been up for a lease time: before, workers may not have been able to renew."""
+        uptime_s = cast(dict[str, int], self._redis.info("server"))["uptime_in_seconds"]
+        return uptime_s > self._settings.lease_s
+
+    def run(self, judges_leases: bool) -> Swept:
+        """Do what is due. Raises one of connection.UNREACHED."""
+        swept = Swept()
+        swept.late = self._close_late()
+        for lane in LANES:
+            if judges_leases:
+                self._expire(lane, swept)
+            swept.delayed += self._ripen(lane)
+            swept.unheard += self._publish_unheard(lane)
+        for name in self._ledger.gone(max(60.0, _GONE_LEASES * self._settings.lease_s)):
+            self._ledger.leave(name)
+        return swept
+
+    def _close_late(self) -> int:
+        closed = 0
+        for _ in range(_PORTIONS):
+            ids = self._ledger.late(_PORTION)
+            for id in ids:
+                closed += self._close(id, DeadlineExceeded("the job's timeout ran out before it was answered"))
+            if len(ids) < _PORTION:
+                break
+        return closed
+
+    def _expire(self, lane: Lane, swept: Swept) -> None:
+        for _ in range(_PORTIONS):
+            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out")
+            self._publish(queued, lane, "worker lost")
+            for id in last:
+                error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
+                swept.given_up += self._close(id, error, WORKER_LOST)
+            swept.lost += len(queued)
+            if len(queued) + len(last) < _PORTION:
+                break
+
+    def _ripen(self, lane: Lane) -> int:
+        count = 0
+        for _ in range(_PORTIONS):
+            ids = self._ledger.ripen(lane, _PORTION)
+            self._publish(ids, lane, "delay over")
+            count += len(ids)
+            if len(ids) < _PORTION:
+                break
+        return count
+
+    def _publish_unheard(self, lane: Lane) -> int:
+        ids = self._ledger.requeue(lane, UNHEARD_S, heard_since(self._redis, lane), _PORTION * _PORTIONS)
+        self._publish(ids, lane, "message lost")
+        return len(ids)
+
+    def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
+        if ids:
+            wake(self._app, [(id, lane) for id in ids])
+            log.info("%s: %d jobs published again (%s): %s", lane, len(ids), why, _some(ids))
+
+    def _close(self, id: str, error: VQAError, reason: str = "") -> bool:
+        closed = close_with(self._ledger, self._app.backend, id, error, self._settings.result_ttl_s, reason)
+        if closed:
+            log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
+        return closed
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")

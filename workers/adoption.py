@@ -1,0 +1,61 @@
+"""A job that another Celery app sent in its own message becomes one of the ledger's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from vqa.errors import UnsupportedVersion, VQAError
+from vqa.job import Job, Lane
+from vqa.ledger import Ledger
+from vqa.outcome import close_with
+from vqa.settings import QueueSettings
+from vqa.store import ImageStore
+
+#: reason of a dead letter that a newer vqa wrote
+UNSUPPORTED = "unsupported_version"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What another Celery app put into its message: a job, it may be."""
+
+    body: object
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What it takes to adopt; one instance a process, used by all of its threads."""
+
+    settings: QueueSettings
+    app: Celery
+    ledger: Ledger
+    store: ImageStore
+
+    def adopt(self, id: str, foreign: Foreign, lane: Lane) -> None:
+        """Accept the job. Raises the VQAError with which it was closed where it is none."""
+        try:
+            job, timeout_s = self._job(id, foreign.body, lane)
+        except VQAError as error:
+            self._refuse(id, foreign.body, lane, error)
+            raise
+        self.ledger.accept(id, lane, job.to_json(), timeout_s)
+
+    def _job(self, id: str, body: object, lane: Lane) -> tuple[Job, float]:
+        fields: Any = {**body, "id": id, "lane": lane} if isinstance(body, Mapping) else body
+        job = self.settings.resolved(Job.from_json(fields))
+        contents = [part.image for part in job.images() if isinstance(part.image, bytes)]
+        timeout_s = job.timeout_s or self.settings.timeout_s(lane)
+        return job.with_images(self.store.put_many(contents, timeout_s)), timeout_s
+
+    def _refuse(self, id: str, body: object, lane: Lane, error: VQAError) -> None:
+        # after an upgrade it can be read, and retried by hand
+        newer = isinstance(error, UnsupportedVersion)
+        payload = json.dumps(body).encode() if newer else b""
+        if self.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
+            reason = UNSUPPORTED if newer else ""
+            close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s, reason)

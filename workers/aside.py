@@ -1,0 +1,44 @@
+"""Where a message goes that no worker can use: among the dead letters. Its sender is told where that can be."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from celery import Celery
+
+from vqa.errors import InvalidJob
+from vqa.job import LANES, Lane
+from vqa.ledger import ASIDE_BYTES, Ledger
+from vqa.outcome import close_with
+from vqa.settings import QueueSettings
+from workers.guard import Malformed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Called with the message, its list and what is wrong with it. Raises one of connection.UNREACHED."""
+
+    app: Celery
+    ledger: Ledger
+    settings: QueueSettings
+
+    def __call__(self, raw: bytes, queue: str, malformed: Malformed) -> None:
+        """Keep it as a dead letter."""
+        reason = f"malformed: {malformed.reason}"
+        lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
+        id = malformed.id
+        if id is None or not self._tell(id, lane, raw, reason):
+            id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
+            self.ledger.set_aside(id, lane, raw, reason)
+        log.error("a message on %s is set aside as %s: %s", queue, id, malformed.reason)
+
+    def _tell(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
+        """End the job that it should have been, which nobody knows, so that whoever waits for it is told."""
+        if self.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
+            return False
+        error = InvalidJob(reason)
+        return close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s, reason)

@@ -1,0 +1,50 @@
+"""What answers jobs in this process, put together once the model is loaded."""
+
+from __future__ import annotations
+
+import threading
+
+from celery import Celery
+from redis import Redis
+
+from vqa.connection import connect
+from vqa.ledger import Ledger
+from vqa.settings import QueueSettings
+from vqa.store import ImageStore
+from workers.adoption import Adoption
+from workers.answering import Answering
+from workers.attempt import Attempts
+from workers.company import Company
+from workers.engine.base import Engine
+from workers.engine.settings import EngineSettings
+from workers.lease import Leases
+from workers.media import Media
+from workers.settings import WorkerSettings
+
+
+def assemble(app: Celery, redis: Redis, settings: QueueSettings, engine: Engine, worker: str, slots: int) -> Attempts:
+    """The attempts of the worker of that node name, with this engine, which has started."""
+    engine_settings = EngineSettings()
+    ledger = Ledger(redis, settings.limits)
+    store = ImageStore(redis)
+    about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
+    # a connection of their own, which gives up in time for the next try: renewals are what may not be late
+    hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
+    leases = Leases(connect(hasty, patience=0), worker, settings.lease_s, about)
+    media = Media(
+        WorkerSettings().media_threads,
+        settings.image_max_bytes,
+        settings.image_max_pixels,
+        engine_settings.max_image_pixels,
+    )
+    return Attempts(
+        worker=worker,
+        settings=settings,
+        app=app,
+        ledger=ledger,
+        adoption=Adoption(settings, app, ledger, store),
+        answering=Answering(worker, store, media, engine, leases),
+        leases=leases,
+        company=Company(),
+        leaving=threading.Event(),
+    )

@@ -1,0 +1,232 @@
+# mypy: disallow-untyped-calls=False
+"""How a worker pops messages from Celery's lists: kombu's Redis transport, in which nothing that comes ends the worker.
+
+As it is, kombu hands Celery whatever it popped. And what Redis answers to a pop, to its record or to an acknowledgement
+(it is a replica since a failover; no memory, no disk, no right) ends the worker, where a lost connection is made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache, partial
+from queue import Empty
+from typing import Any
+
+import kombu
+from celery import Celery
+from celery.app.amqp import AMQP
+from celery.worker.state import maybe_shutdown
+from kombu.transport import redis as plain
+from kombu.transport import virtual
+from redis import Redis
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+
+from vqa.connection import UNREACHED
+from workers.guard import Malformed
+from workers.intake import Aside, Intake
+
+log = logging.getLogger(__name__)
+
+#: what Celery answers with a new connection
+_LOST = (ConnectionError, TimeoutError, OSError)
+
+#: seconds between tries to connect: the first, what each adds, and the longest
+_PAUSES = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
+
+
+class QoS(plain.QoS):
+    """kombu's record of who has which message. A second net under the ledger: where it fails, the work goes on."""
+
+    channel: Channel
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Write it down, or hold it for its list."""
+        try:
+            super().append(message, delivery_tag)
+        except UNREACHED:
+            self._hold(message)
+            raise
+
+    def ack(self, delivery_tag: str) -> None:
+        """Strike it out; where Redis does not, the message comes once more after an hour, and is not needed."""
+        try:
+            # no transaction: a full Redis refuses those, and takes these two, which give memory back
+            with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
+        except UNREACHED as error:
+            self.channel.refused(error)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Put it back, now or once Redis takes it; without `requeue` it is struck out."""
+        if requeue:
+            try:
+                self.restore_by_tag(delivery_tag, leftmost=True)
+            except UNREACHED as error:
+                self.channel.refused(error)
+                if delivery_tag in self._delivered:
+                    self._hold(self._delivered[delivery_tag])
+            virtual.QoS.ack(self, delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Put back what was written down an hour ago."""
+        try:
+            super().restore_visible(*args, **kwargs)
+        except _LOST:
+            raise
+        except (RedisError, ValueError, TypeError) as error:
+            self.channel.refused(error)
+
+    def _hold(self, message: Any) -> None:
+        self.channel.intake.hold(message.delivery_info["routing_key"], _raw(message))
+
+
+class Channel(plain.Channel):
+    """Takes through the transport option `intake`."""
+
+    QoS = QoS
+    from_transport_options = (*plain.Channel.from_transport_options, "intake")  # type: ignore[assignment]
+    intake: Intake
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:
+        client: Redis = super()._create_client(asynchronous)
+        if asynchronous:
+            client.set_response_callback("BRPOP", self._popped)
+        return client
+
+    def _popped(self, reply: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
+        if not reply:
+            return None
+        message = self.intake.pop(reply[0].decode().partition(self.sep)[0], reply[1])
+        if self.intake.stopped:
+            self._put_back()
+        return None if message is None else (reply[0], message)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if not self.intake.shut and self._put_back() and not self.intake.stopped:
+            super()._brpop_start(timeout)
+
+    def _put_back(self) -> bool:
+        if not self.intake.in_hand:
+            return True
+        try:
+            with self.conn_or_acquire() as client:
+                self.intake.put_back(client)
+        except UNREACHED as error:
+            self.refused(error)
+            return False
+        return True
+
+    def refused(self, error: BaseException) -> None:
+        """Take nothing for a moment, and go on with new connections: the address may lead to a new master by then."""
+        self.intake.refused(error)
+        self.pool.disconnect()
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except _LOST:
+            raise
+        except RedisError as error:
+            self.refused(error)
+            self.client.connection.disconnect()
+            raise Empty from None
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
+        """Consume; what escapes from the callback ends the message, not the worker."""
+        guarded = callback if no_ack else partial(self._receive_message, callback)
+        return super().basic_consume(queue, no_ack, guarded, *args, **kwargs)
+
+    def _receive_message(self, callback: Callable[[Any], Any], message: Any) -> Any:
+        try:
+            return callback(message)
+        except _LOST:
+            raise
+        except RedisError as error:
+            self.refused(error)
+            self.basic_reject(message.delivery_tag, requeue=True)
+        except Exception as error:
+            id, queue = message.headers["id"], message.delivery_info["routing_key"]
+            log.error("the message of job %s is set aside, the worker failed on it: %s", id, type(error).__name__)
+            flaw = Malformed(f"the worker failed on it with {type(error).__name__}", id)
+            self.intake.set_aside(_raw(message), queue, flaw)
+            self.basic_ack(message.delivery_tag)
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        try:
+            return bool(super()._deliver_fanout_message(message, exchange))
+        except UNREACHED:
+            raise
+        except Exception as error:
+            log.warning("a broadcast that cannot be read is dropped: %s", type(error).__name__)
+            return True
+
+    def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
+        """Asked for while a connection is made."""
+        return self._ask(super().queue_declare, *args, **kwargs)
+
+    def queue_bind(self, *args: Any, **kwargs: Any) -> None:
+        """Asked for while a connection is made."""
+        self._ask(super().queue_bind, *args, **kwargs)
+
+    def _ask(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        while True:
+            try:
+                return ask(*args, **kwargs)
+            except _LOST:
+                raise
+            except RedisError as error:
+                self.refused(error)
+            self.intake.wait()
+            # raises where Celery was told to stop meanwhile
+            maybe_shutdown()
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Say to other channels that this one listens."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except _LOST:
+            raise
+        except RedisError as error:
+            self.refused(error)
+
+
+def _raw(message: Any) -> bytes:
+    return str(plain.dumps(message._raw)).encode()
+
+
+class Connection(kombu.Connection):
+    """Of a worker process."""
+
+    def get_transport_cls(self) -> Any:
+        """The url's transport, guarded."""
+        return _guarded(super().get_transport_cls())
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Try as often as it takes, more often than kombu: it ends at half a minute between two tries."""
+        return super().ensure_connection(*args, **_PAUSES | kwargs)
+
+
+@cache
+def _guarded(transport: type[plain.Transport]) -> type[plain.Transport]:
+    channel = transport.Channel
+    options = tuple(dict.fromkeys((*channel.from_transport_options, *Channel.from_transport_options)))
+    guarded = type("Channel", (Channel, channel), {"from_transport_options": options})
+    return type("Transport", (transport,), {"Channel": guarded})
+
+
+class WorkerAMQP(AMQP):  # type: ignore[misc]  # celery has no types
+    """What Celery makes its connections with."""
+
+    Connection = Connection
+
+
+def guard(app: Celery, aside: Aside) -> Intake:
+    """Let this app's connections take through an intake, which is returned. Before the first is made."""
+    intake = Intake(aside)
+    app.amqp_cls = WorkerAMQP
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "intake": intake}
+    return intake
