@@ -20,8 +20,6 @@ class WorkerProcess:
     #: what Python is given before Celery's own arguments
     program: tuple[str, ...] = (
         *("-W", "error", "-W", "ignore:You're running the worker with superuser"),
-        # Celery's own write of a result, for a task that it does not know
-        *("-W", "ignore:Call to deprecated setex"),
         *("-m", "celery"),
     )
 

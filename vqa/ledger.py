@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Literal, cast
 
@@ -59,6 +59,12 @@ class Limits:
     open_jobs: int = 1_000_000
     dead: int = 10_000
     dead_s: float = 7 * 86_400
+
+    @property
+    def unbounded(self) -> Limits:
+        """For a job whose message is there already: to refuse it would lose it."""
+        # as large as Lua counts exactly
+        return replace(self, open_jobs=2**53)
 
 
 def entry_key(id: str) -> str:

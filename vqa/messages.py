@@ -7,28 +7,33 @@ job that is queued and has no message would wait for its deadline.
 from __future__ import annotations
 
 import json
+import re
 from typing import cast
 
 from redis import Redis
 
-from vqa.job import Lane
+from vqa.job import ID_PATTERN, Lane
 
-#: messages that are read at once, from the oldest on
-_WINDOW = 1000
-#: windows that are read in search of a message that is still needed; with more, the next round goes on
-_WINDOWS = 20
+_ID = re.compile(ID_PATTERN)
+
+#: messages that are read at once, from the oldest on; other apps' may hold pictures
+_WINDOW = 100
+#: read in search of messages that are still needed; where there are more, the next round goes on
+_MOST_BYTES = 16 * 2**20
 
 
 def heard_since(redis: Redis, lane: Lane) -> float | None:
     """A time on Redis's clock, in ms: what was queued before it has no message on its lane. None: nothing has one.
 
     Messages stand in the order in which their jobs were queued, but for producers that overtake each other and
-    messages that a worker put back: so the earliest of the oldest thousand counts, not the very oldest. One that a
+    messages that a worker put back: so the earliest of the oldest hundred counts, not the very oldest. One that a
     worker has just popped is missing too; its job gets a message too many, which `take` refuses.
     """
-    for number in range(_WINDOWS):
-        first = -(number + 1) * _WINDOW
+    first = read = 0
+    while read < _MOST_BYTES:
+        first -= _WINDOW
         raw = cast(list[bytes], redis.lrange(lane, first, first + _WINDOW - 1))
+        read += sum(map(len, raw))
         if ids := [id for item in raw if (id := _id_of(item)) is not None]:
             scores = redis.zmscore(f"vqa:queued:{lane}", ids)
             if queued := [score for score in scores if score is not None]:
@@ -43,4 +48,4 @@ def _id_of(raw: bytes) -> str | None:
         id = json.loads(raw)["headers"]["id"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return id if isinstance(id, str) else None
+    return id if isinstance(id, str) and _ID.fullmatch(id) else None

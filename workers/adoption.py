@@ -55,7 +55,7 @@ class Adoption:
     def _refuse(self, id: str, body: object, lane: Lane, error: VQAError) -> None:
         # after an upgrade it can be read, and retried by hand
         newer = isinstance(error, UnsupportedVersion)
-        payload = json.dumps(body).encode() if newer else b""
+        payload = json.dumps(body, default=str).encode() if newer else b""
         if self.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
             reason = UNSUPPORTED if newer else ""
             close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s, reason)

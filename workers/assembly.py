@@ -25,7 +25,7 @@ from workers.settings import WorkerSettings
 def assemble(app: Celery, redis: Redis, settings: QueueSettings, engine: Engine, worker: str, slots: int) -> Attempts:
     """The attempts of the worker of that node name, with this engine, which has started."""
     engine_settings = EngineSettings()
-    ledger = Ledger(redis, settings.limits)
+    ledger = Ledger(redis, settings.limits.unbounded)
     store = ImageStore(redis)
     about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
     # a connection of their own, which gives up in time for the next try: renewals are what may not be late

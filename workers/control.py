@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 from celery import Celery
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 #: cancels the job of that id; False where it has ended. Raises one of UNREACHED
 Cancel = Callable[[str], bool]
 
-#: what is accepted here is closed at once: the limit on open jobs is not for it
-_NO_LIMIT = 2**53
-
 
 @dataclass(frozen=True)
 class Cancelling:
@@ -42,7 +39,7 @@ class Cancelling:
     @classmethod
     def of(cls, app: Celery, settings: QueueSettings) -> Self:
         """With a connection of its own: the consumer's thread waits for it, and has no minute to spare."""
-        return cls(app, settings, Ledger(connect(settings), replace(settings.limits, open_jobs=_NO_LIMIT)))
+        return cls(app, settings, Ledger(connect(settings), settings.limits.unbounded))
 
     def __call__(self, id: str) -> bool:
         """Cancel the job of that id, also one that nobody knows yet: its message may wait in Celery's lists."""

@@ -87,7 +87,7 @@ class Intake:
         self.in_hand.append((queue, raw))
 
     def put_back(self, redis: Redis) -> None:
-        """What is in hand, to the end of its list that is popped next. Raises one of UNREACHED; the rest stays in hand."""
+        """What is in hand, to where it is popped next. Raises one of UNREACHED, and the rest stays in hand."""
         while self.in_hand:
             queue, raw = self.in_hand[0]
             redis.rpush(queue, raw)

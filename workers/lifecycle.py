@@ -55,7 +55,9 @@ class WorkerProcess:
         self._link = SupervisorLink()
         self._redis = connect(settings, _PATIENCE)
         self._janitor = Janitor(self._redis, app, settings)
-        self._departure = Departure(guard(app, SetAside(app, Ledger(self._redis, settings.limits), settings)).stop)
+        # the consumer's thread waits for it, and has no minute to spare
+        aside = SetAside(app, Ledger(connect(settings), settings.limits.unbounded), settings)
+        self._departure = Departure(guard(app, aside).stop)
         control.register(control.Cancelling.of(app, settings))
         self._draining = False
         #: None until the model is loaded

@@ -8,6 +8,7 @@ As it is, kombu hands Celery whatever it popped. And what Redis answers to a pop
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from functools import cache, partial
 from queue import Empty
@@ -18,76 +19,24 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.worker.state import maybe_shutdown
 from kombu.transport import redis as plain
-from kombu.transport import virtual
 from redis import Redis
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import RedisError
 
 from vqa.connection import UNREACHED
 from workers.guard import Malformed
 from workers.intake import Aside, Intake
+from workers.record import LOST, Record, raw_of
 
 log = logging.getLogger(__name__)
-
-#: what Celery answers with a new connection
-_LOST = (ConnectionError, TimeoutError, OSError)
 
 #: seconds between tries to connect: the first, what each adds, and the longest
 _PAUSES = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
 
 
-class QoS(plain.QoS):
-    """kombu's record of who has which message. A second net under the ledger: where it fails, the work goes on."""
-
-    channel: Channel
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Write it down, or hold it for its list."""
-        try:
-            super().append(message, delivery_tag)
-        except UNREACHED:
-            self._hold(message)
-            raise
-
-    def ack(self, delivery_tag: str) -> None:
-        """Strike it out; where Redis does not, the message comes once more after an hour, and is not needed."""
-        try:
-            # no transaction: a full Redis refuses those, and takes these two, which give memory back
-            with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
-        except UNREACHED as error:
-            self.channel.refused(error)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Put it back, now or once Redis takes it; without `requeue` it is struck out."""
-        if requeue:
-            try:
-                self.restore_by_tag(delivery_tag, leftmost=True)
-            except UNREACHED as error:
-                self.channel.refused(error)
-                if delivery_tag in self._delivered:
-                    self._hold(self._delivered[delivery_tag])
-            virtual.QoS.ack(self, delivery_tag)
-        else:
-            self.ack(delivery_tag)
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what was written down an hour ago."""
-        try:
-            super().restore_visible(*args, **kwargs)
-        except _LOST:
-            raise
-        except (RedisError, ValueError, TypeError) as error:
-            self.channel.refused(error)
-
-    def _hold(self, message: Any) -> None:
-        self.channel.intake.hold(message.delivery_info["routing_key"], _raw(message))
-
-
 class Channel(plain.Channel):
     """Takes through the transport option `intake`."""
 
-    QoS = QoS
+    QoS = Record
     from_transport_options = (*plain.Channel.from_transport_options, "intake")  # type: ignore[assignment]
     intake: Intake
 
@@ -128,7 +77,7 @@ class Channel(plain.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except _LOST:
+        except LOST:
             raise
         except RedisError as error:
             self.refused(error)
@@ -143,16 +92,16 @@ class Channel(plain.Channel):
     def _receive_message(self, callback: Callable[[Any], Any], message: Any) -> Any:
         try:
             return callback(message)
-        except _LOST:
+        except LOST:
             raise
         except RedisError as error:
             self.refused(error)
             self.basic_reject(message.delivery_tag, requeue=True)
         except Exception as error:
             id, queue = message.headers["id"], message.delivery_info["routing_key"]
-            log.error("the message of job %s is set aside, the worker failed on it: %s", id, type(error).__name__)
+            log.error("the worker failed on the message of job %s: %s at %s", id, type(error).__name__, _place(error))
             flaw = Malformed(f"the worker failed on it with {type(error).__name__}", id)
-            self.intake.set_aside(_raw(message), queue, flaw)
+            self.intake.set_aside(raw_of(message), queue, flaw)
             self.basic_ack(message.delivery_tag)
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
@@ -176,7 +125,7 @@ class Channel(plain.Channel):
         while True:
             try:
                 return ask(*args, **kwargs)
-            except _LOST:
+            except LOST:
                 raise
             except RedisError as error:
                 self.refused(error)
@@ -188,14 +137,16 @@ class Channel(plain.Channel):
         """Say to other channels that this one listens."""
         try:
             super().maybe_refresh_binding_expiry()
-        except _LOST:
+        except LOST:
             raise
         except RedisError as error:
             self.refused(error)
 
 
-def _raw(message: Any) -> bytes:
-    return str(plain.dumps(message._raw)).encode()
+def _place(error: Exception) -> str:
+    # no traceback: the error's own words may be a user's
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 class Connection(kombu.Connection):

@@ -84,6 +84,7 @@ BAD = {
     "id-number": Bad(lambda at: packed(17, at=at), "its task id cannot be a job's", False),
     "id-dict": Bad(lambda at: packed({"id": at}), "its task id cannot be a job's", False),
     "id-long": Bad(lambda at: packed(at * 1000), "its task id cannot be a job's", False),
+    "id-surrogate": Bad(lambda at: packed("\ud800" + at), "its task id cannot be a job's", False),
     "id-slashes": Bad(lambda at: packed(f"../{at}"), "its task id cannot be a job's", False),
     "no-content-type": Bad(lambda at: packed(at, content_type=None), "its content type is not application/json"),
     "pickled-body": Bad(
@@ -177,7 +178,7 @@ def test_whoever_waits_for_a_malformed_message_hears_what_is_wrong(
 ) -> None:
     worker = start_worker()
     misspelt = other_app.send_task("vqa.misspelt", [WORDS], queue="interactive")
-    newer = other_app.send_task(TASK, [{"version": 99, **WORDS}], queue="bulk")
+    newer = other_app.send_task(TASK, [{"version": 99, "at": datetime.now(UTC), **WORDS}], queue="bulk")
     expired = other_app.send_task(TASK, [WORDS], queue="bulk", expires=datetime.now(UTC) - timedelta(seconds=5))
     linked = other_app.send_task(TASK, [WORDS], link=other_app.signature("x.y"), time_limit=5, countdown=1)
     sent = time.monotonic()

@@ -259,3 +259,12 @@ def test_nothing_is_left_in_redis_but_what_has_a_time_to_live(
     worker.stop()
     ours = [key for key in redis.keys("vqa:*") if redis.ttl(key) < 0]
     assert ours == []
+
+
+def test_a_foreign_job_is_adopted_on_a_full_lane_too(
+    client: Client, other_app: Celery, start_worker: StartWorker
+) -> None:
+    start_worker(VQA_SLOTS="4", VQA_QUEUE_MOST="1")
+    client.submit(job(lane="bulk", metadata={"echo_delay_s": "3"}))
+    sent = {"messages": [{"role": "user", "content": "What is it?"}]}
+    assert other_app.send_task("vqa.answer", [sent], queue="bulk").get(timeout=WAIT_S)["text"]

@@ -222,6 +222,16 @@ def test_what_the_worker_fails_on_is_set_aside(
     assert SECRET not in caplog.text
 
 
+def test_what_is_put_back_is_popped_next(consumer: Consumer, redis: Redis) -> None:
+    redis.lpush("bulk", *(foreign(f"job{number}") for number in range(5)))
+    consumer.drain_until(lambda: len(consumer.messages) == 1)
+    consumer.messages[0].requeue()
+    consumer.drain_until(lambda: len(consumer.messages) == 2)
+    assert consumer.ids() == ["job0", "job0"]
+    first, again = consumer.messages
+    assert first.delivery_tag != again.delivery_tag
+
+
 def test_a_lost_connection_is_celerys_to_mend(consumer: Consumer, redis: Redis) -> None:
     consumer.fails = ConnectionResetError()
     redis.lpush("bulk", foreign("job"))
@@ -234,19 +244,22 @@ def test_a_worker_that_must_connect_to_a_full_redis_goes_on_when_there_is_room(
     redis: Redis, queue_settings: QueueSettings, start_worker: StartWorker, full: Callable[[bool], None], app: Celery
 ) -> None:
     worker = start_worker()
+
+    def wait_until(done: Callable[[], bool]) -> None:
+        until = time.monotonic() + WAIT_S
+        while not done():
+            assert worker.process.poll() is None, worker.log.read_text()
+            assert time.monotonic() < until, worker.log.read_text()
+            time.sleep(0.01)
+
+    wait_until(lambda: any(client["cmd"] == "brpop" for client in redis.client_list()))
     full(True)
     redis.client_kill_filter(_type="normal", skipme=True)
-    until = time.monotonic() + WAIT_S
-    while worker.log.read_text().count("Connected to") < 2:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    time.sleep(1)
+    wait_until(lambda: worker.log.read_text().count("Connected to") == 2)
+    wait_until(lambda: "Redis refuses (OutOfMemoryError" in worker.log.read_text())
     full(False)
     ledger = Ledger(redis, queue_settings.limits)
     ledger.accept("after", "bulk", b'{"messages":[{"role":"user","content":"?"}]}', 60)
     wake(app, [("after", "bulk")])
-    while not redis.exists("celery-task-meta-after"):
-        assert worker.process.poll() is None, worker.log.read_text()
-        assert time.monotonic() < until, worker.log.read_text()
-        time.sleep(0.05)
+    wait_until(lambda: bool(redis.exists("celery-task-meta-after")))
     assert "Traceback" not in worker.log.read_text()
