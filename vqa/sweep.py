@@ -72,6 +72,10 @@ class Sweep:
         self._settings = settings
         self._name = uuid.uuid4().hex
 
+    def unlocked(self) -> bool:
+        """Whether it is nobody's turn."""
+        return not self._redis.exists(_LOCK)
+
     def locked(self) -> bool:
         """Whether it is this one's turn; it stays so for some seconds after each call."""
         if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):

@@ -50,7 +50,8 @@ class Janitor:
     def round(self) -> None:
         """Everything that is due, if no other janitor is at work."""
         judges = self._may_judge_leases()
-        if self._sweep.locked():
+        # one that may not judge leases yet does not keep those from it that may; what is done twice is harmless
+        if self._sweep.locked() if judges else self._sweep.unlocked():
             self._sweep.run(judges)
         self._last_round = time.monotonic()
 

@@ -40,6 +40,13 @@ class Channel(plain.Channel):
     from_transport_options = (*plain.Channel.from_transport_options, "intake")  # type: ignore[assignment]
     intake: Intake
 
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        # Celery closes a lost connection twice; the first time may leave a channel open, and the second would end the
+        # worker with an AttributeError
+        if self.connection is None or self.connection.client is None:
+            raise ConnectionError("the channel's connection is closed")
+        return super()._connparams(*args, **kwargs)
+
     def _create_client(self, asynchronous: bool = False) -> Redis:
         client: Redis = super()._create_client(asynchronous)
         if asynchronous:
