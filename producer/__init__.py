@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from producer.aio import AsyncClient
     from producer.client import Client
+    from producer.dead import DeadLetter
     from producer.states import JobState
     from vqa import (
         Answer,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         NotReady,
         PermanentError,
         PromptTooLong,
+        QueueFull,
         QueueUnavailable,
         RetryPolicy,
         SettingsError,
@@ -44,6 +46,7 @@ __all__ = [
     "BadImage",
     "Cancelled",
     "Client",
+    "DeadLetter",
     "DeadlineExceeded",
     "EngineError",
     "ImageMissing",
@@ -56,6 +59,7 @@ __all__ = [
     "NotReady",
     "PermanentError",
     "PromptTooLong",
+    "QueueFull",
     "QueueUnavailable",
     "RetryPolicy",
     "SettingsError",
@@ -68,7 +72,12 @@ __all__ = [
     "VQAError",
 ]
 
-_OWN = {"AsyncClient": "producer.aio", "Client": "producer.client", "JobState": "producer.states"}
+_OWN = {
+    "AsyncClient": "producer.aio",
+    "Client": "producer.client",
+    "DeadLetter": "producer.dead",
+    "JobState": "producer.states",
+}
 
 
 def __getattr__(name: str) -> Any:

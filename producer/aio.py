@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from producer.core import answer_of
+from producer.aio_mailbox import AsyncMailbox
+from producer.core import answer_of, chunks
+from producer.dead import DeadLetter, DeadLetters, Verdict
 from producer.link import Link
-from producer.mailbox import AsyncMailbox
+from producer.moment import Moment
+from producer.outage import Away
+from producer.room import Holdup
 from producer.states import JobState
-from producer.waits import Window, arrived, remaining, soon
+from producer.waits import Wait, Window, arrived, remaining
 from vqa.answer import Answer
+from vqa.entry import State, WorkerInfo
 from vqa.job import ImageSource, Job, Lane
-from vqa.ledger import State, WorkerInfo
 from vqa.outcome import Outcome
 from vqa.settings import QueueSettings
 
@@ -52,9 +56,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """See `Client.close`."""
+        self._link.closing.set()
         try:
             await self._mailbox.close()
-            await self._threaded(self._link.close)
+            await self._threaded(self._link.close, self._mailbox.outage.failing)
         finally:
             self._threads.shutdown(wait=False)
 
@@ -70,27 +75,48 @@ class AsyncClient:
 
     async def submit(self, job: Job) -> str:
         """See `Client.submit`."""
-        await self._threaded(self._link.submit, [job])
+        await self._threaded(self._link.submit, job)
         return job.id
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
-        """See `Client.submit_many`."""
-        return await self._threaded(self._link.submit_many, jobs)
+        """See `Client.submit_many`. While it waits for room it holds no thread."""
+        ids: list[str] = []
+        each, holdup = chunks(jobs), Holdup()
+        while rest := await self._threaded(_next, each):
+            ids += [job.id for job in rest]
+            while rest:
+                offered = await self._threaded(self._link.reach, rest)
+                if offered.rest:
+                    await self._mailbox.pause(holdup.pause_s(offered, len(rest)))
+                rest = offered.rest
+        return ids
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
         """See `Client.ask_many`."""
-        window = Window(jobs, in_flight)
+        window, holdup = Window(jobs, in_flight), Holdup()
         with self._mailbox.waiting() as wait:
             while wait.pending or not window.done:
                 while chunk := await self._threaded(window.due, len(wait.pending)):
-                    await self._threaded(self._link.submit, chunk)
-                    await self._mailbox.add(wait, [job.id for job in chunk])
-                if wait.pending:
-                    await self._mailbox.turn(wait, soon())
+                    await self._offer(chunk, window, holdup, wait)
+                    if window.slow:
+                        break
+                if wait.pending or not window.done:
+                    await self._mailbox.turn(wait, window.until())
                 for pair in arrived(self._link.backend, wait):
                     yield pair
         for pair in remaining(self._link.backend, wait):
             yield pair
+
+    async def _offer(self, chunk: Sequence[Job], window: Window, holdup: Holdup, wait: Wait) -> None:
+        try:
+            with self._mailbox.outage.exchange(short=False):
+                offered = await self._threaded(self._link.offer, chunk)
+        except Away as away:
+            window.hold(chunk, away.pause_s)
+            return
+        if offered.rest:
+            window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
+        await self._mailbox.add(wait, offered.taken_of(chunk))
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """See `Client.answer`."""
@@ -107,6 +133,8 @@ class AsyncClient:
                     await self._mailbox.turn(wait, step)
                 for pair in arrived(self._link.backend, wait):
                     yield pair
+            if wait.pending:
+                self._mailbox.outage.check()
         for pair in remaining(self._link.backend, wait):
             yield pair
 
@@ -126,6 +154,47 @@ class AsyncClient:
         """See `Client.workers`."""
         return await self._threaded(self._link.workers)
 
+    async def dead_letters(
+        self,
+        reason: str | None = None,
+        since: Moment | None = None,
+        before: Moment | None = None,
+        limit: int | None = 100,
+    ) -> list[DeadLetter]:
+        """See `Client.dead_letters`."""
+        return await self._dead(lambda dead: dead.newest(reason, since, before, limit))
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """See `Client.dead_letter`."""
+        return await self._dead(lambda dead: dead.read([id]).get(id))
+
+    async def count_dead(self) -> int:
+        """See `Client.count_dead`."""
+        return await self._dead(lambda dead: dead.count(self.settings.dead_ttl_s))
+
+    async def retry_dead(self, ids: Iterable[str]) -> dict[str, Verdict]:
+        """See `Client.retry_dead`."""
+        return await self._dead(lambda dead: dead.retry(ids))
+
+    async def purge_dead(self, ids: Iterable[str]) -> int:
+        """See `Client.purge_dead`."""
+        return await self._dead(lambda dead: dead.purge(ids))
+
+    async def picture_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
+        """See `Client.picture_sizes`."""
+        return await self._threaded(self._link.picture_sizes, list(references))
+
+    async def _dead(self, act: Callable[[DeadLetters], T]) -> T:
+        def run() -> T:
+            with self._link.dead_letters() as dead:
+                return act(dead)
+
+        return await self._threaded(run)
+
     async def _threaded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         # threads of its own: those of the event loop may all be busy with something long
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+
+def _next(each: Iterator[list[Job]]) -> Sequence[Job]:
+    return next(each, ())

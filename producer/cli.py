@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from producer.dlq import app as dlq
 from producer.options import AsJson, Lane, LaneName, MaxNewTokens, Output, Temperature, job_fields
 from producer.stopping import Stopped, stoppable
 
@@ -21,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(dlq)
 
-#: a lost Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL)
+#: a lost or a full Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL)
 TEMPORARY = 75
 INTERRUPTED = 130
 
@@ -126,6 +129,20 @@ def cancel(ids: Ids) -> None:
 
 
 @app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="First do once what the janitor does.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with settings, Redis, workers and jobs, and what to do. Ends with 1 where something is.
+
+    Example: vqa doctor --repair
+    """
+    from producer.doctor import examine
+
+    raise typer.Exit(examine(repair, as_json))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schemas of job and answer.
 
@@ -173,6 +190,7 @@ def demo(exit_after: Annotated[bool, typer.Option("--exit", help="End after the 
 
 def main() -> None:
     """Run the command; errors are one line on stderr, and the exit status tells them apart."""
+    logging.basicConfig(format="vqa: %(message)s", level=logging.WARNING)
     try:
         with stoppable():
             app()
@@ -187,14 +205,14 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    from vqa.errors import QueueUnavailable, SettingsError, VQAError
+    from vqa.errors import QueueFull, QueueUnavailable, SettingsError, VQAError
 
     if not isinstance(error, VQAError | OSError):
         raise error
     print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
     if isinstance(error, SettingsError):
         return 2
-    return TEMPORARY if isinstance(error, QueueUnavailable) else 1
+    return TEMPORARY if isinstance(error, QueueUnavailable | QueueFull) else 1
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from producer.core import answer_of
+from producer.dead import DeadLetter, Verdict
 from producer.link import Link
 from producer.mailbox import Mailbox
+from producer.moment import Moment
+from producer.outage import Away
+from producer.room import Holdup
 from producer.states import JobState
-from producer.waits import Window, arrived, remaining, soon
+from producer.waits import Wait, Window, arrived, remaining
 from vqa.answer import Answer
+from vqa.entry import State, WorkerInfo
 from vqa.job import ImageSource, Job, Lane
-from vqa.ledger import State, WorkerInfo
 from vqa.outcome import Outcome
 from vqa.settings import QueueSettings
 
@@ -40,8 +44,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back. Jobs that are open go on; their answers can be read by any client."""
-        self._link.close()
+        """Give the connections back. Jobs that are open go on; their answers can be read by any client.
+
+        Whoever waits in another thread gets RuntimeError.
+        """
+        self._link.closing.set()
+        self._mailbox.close()
+        self._link.close(self._mailbox.outage.failing)
 
     @property
     def settings(self) -> QueueSettings:
@@ -57,14 +66,18 @@ class Client:
         return self.answer(self.submit(Job.about(image, question, **fields)))
 
     def submit(self, job: Job) -> str:
-        """Put a job on the queue; its id. The same id again is the same job: it is not run twice."""
-        self._link.submit([job])
+        """Put a job on the queue; its id. The same id again is the same job: it is not run twice.
+
+        Raises QueueFull where its lane, or Redis's memory, is full; then nothing of it was accepted.
+        """
+        self._link.submit(job)
         return job.id
 
     def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Put many jobs on the queue, several hundred in a round trip; their ids, in order.
 
-        When it raises, the jobs before the failing chunk are on the queue; submitting all of them again is harmless.
+        Waits while there is no room. When it raises, the jobs before the failing chunk are on the queue; submitting all
+        of them again is harmless.
         """
         return self._link.submit_many(jobs)
 
@@ -72,18 +85,31 @@ class Client:
         """Submit jobs and tell how they ended, as they end, with at most so many open at once.
 
         The jobs are read as there is room, so there may be any number of them. Each ends by its deadline at the latest.
+        Waits while the queue is full, and while Redis is away for up to redis_timeout_s.
         """
-        window = Window(jobs, in_flight)
+        window, holdup = Window(jobs, in_flight), Holdup()
         with self._mailbox.waiting() as wait:
             while wait.pending or not window.done:
                 while chunk := window.due(len(wait.pending)):
-                    self._link.submit(chunk)
-                    self._mailbox.add(wait, [job.id for job in chunk])
-                if wait.pending:
-                    self._mailbox.turn(wait, soon())
+                    self._offer(chunk, window, holdup, wait)
+                    if window.slow:
+                        break
+                if wait.pending or not window.done:
+                    self._mailbox.turn(wait, window.until())
                 yield from arrived(self._link.backend, wait)
         # another thread may have delivered the last ones after that
         yield from remaining(self._link.backend, wait)
+
+    def _offer(self, chunk: Sequence[Job], window: Window, holdup: Holdup, wait: Wait) -> None:
+        try:
+            with self._mailbox.outage.exchange(short=False):
+                offered = self._link.offer(chunk)
+        except Away as away:
+            window.hold(chunk, away.pause_s)
+            return
+        if offered.rest:
+            window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
+        self._mailbox.add(wait, offered.taken_of(chunk))
 
     def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """Wait for the answer to a job, whoever submitted it.
@@ -98,7 +124,7 @@ class Client:
         """How jobs ended, each id once, as they end: an answer, or the error that `answer` would raise.
 
         Ids that are open when `timeout_s` is over come last, with AnswerTimeout; without one the wait lasts until the
-        jobs' deadlines at most.
+        jobs' deadlines at most. A Redis that is away is waited for, up to redis_timeout_s, before QueueUnavailable.
         """
         with self._mailbox.waiting(ids) as wait:
             for step in wait.steps(timeout_s):
@@ -107,6 +133,8 @@ class Client:
                 else:
                     self._mailbox.turn(wait, step)
                 yield from arrived(self._link.backend, wait)
+            if wait.pending:
+                self._mailbox.outage.check()
         yield from remaining(self._link.backend, wait)
 
     def cancel(self, id: str) -> bool:
@@ -124,3 +152,44 @@ class Client:
     def workers(self) -> list[WorkerInfo]:
         """The workers that are up."""
         return self._link.workers()
+
+    def dead_letters(
+        self,
+        reason: str | None = None,
+        since: Moment | None = None,
+        before: Moment | None = None,
+        limit: int | None = 100,
+    ) -> list[DeadLetter]:
+        """The dead letters, the newest first: jobs that were given up, and messages that were no jobs.
+
+        `since` and `before` are points in time or timedeltas, so long ago on Redis's clock. None is no limit.
+        """
+        with self._link.dead_letters() as dead:
+            return dead.newest(reason, since, before, limit)
+
+    def dead_letter(self, id: str) -> DeadLetter | None:
+        """The dead letter of that id; None where there is none."""
+        with self._link.dead_letters() as dead:
+            return dead.read([id]).get(id)
+
+    def count_dead(self) -> int:
+        """How many dead letters there are."""
+        with self._link.dead_letters() as dead:
+            return dead.count(self.settings.dead_ttl_s)
+
+    def retry_dead(self, ids: Iterable[str]) -> dict[str, Verdict]:
+        """Make dead letters jobs again, with their ids and pasts, their timeouts anew and attempts from 0.
+
+        Their old outcomes are deleted, so `answer` waits for the new ones. Says of each id what became of it.
+        """
+        with self._link.dead_letters() as dead:
+            return dead.retry(ids)
+
+    def purge_dead(self, ids: Iterable[str]) -> int:
+        """Drop dead letters; how many there were. Their outcomes are kept until they expire."""
+        with self._link.dead_letters() as dead:
+            return dead.purge(ids)
+
+    def picture_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
+        """Bytes of the pictures of those references; None where the image store does not have it any more."""
+        return self._link.picture_sizes(list(references))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery.backends.base import Backend
-from kombu.exceptions import KombuError
-from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
 
 from vqa.answer import Answer
-from vqa.connection import UNREACHED
-from vqa.errors import AnswerTimeout, BadImage, ImageMissing, QueueUnavailable, UnknownJob, VQAError
+from vqa.errors import AnswerTimeout, BadImage, ImageMissing, UnknownJob, VQAError
 from vqa.image import open_image
 from vqa.job import Job, Lane
 from vqa.ledger import DEADLINES, Call, accept_call, outcome_key
@@ -27,11 +23,25 @@ from vqa.store import MARGIN_S, image_key, queue_put, reference
 CHUNK = 500
 CHUNK_BYTES = 32 * 2**20
 
+#: jobs that have come are sent after so long, though a round trip would carry more
+SOON_S = 0.05
+
 #: a job open for so long after its deadline is closed by whoever waits for it; workers and their janitor come first
 GRACE_MS = 1000
 
 #: the bytes of an outcome, or why there will be none
 Found = bytes | UnknownJob
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What has become of some jobs; those that are open and in time are in none of these."""
+
+    found: dict[str, Found]
+    #: open past their deadline and its grace
+    overdue: list[str]
+    #: neither open nor ended; a dead letter that was retried just now may seem so, once
+    unknown: list[str]
 
 
 def reply_list() -> str:
@@ -82,7 +92,7 @@ def prepare(jobs: Iterable[Job], settings: QueueSettings, reply: str) -> Submiss
         if pictures:
             job = job.with_images(names)
         submission.wakeups.append((job.id, job.lane))
-        submission.calls.append(accept_call(job.id, job.lane, job.to_json(), timeout_s, reply))
+        submission.calls.append(accept_call(job.id, job.lane, job.to_json(), timeout_s, reply, settings.queue_most))
     return submission
 
 
@@ -95,40 +105,43 @@ def _checked(id: str, data: bytes, settings: QueueSettings) -> str:
 
 
 def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
-    """The jobs in lists that a round trip carries, limited in number and in bytes of pictures."""
+    """The jobs in lists that a round trip carries, limited in number, in bytes of pictures, and in time to gather."""
     chunk: list[Job] = []
     size = 0
+    begun = time.monotonic()
     for job in jobs:
         chunk.append(job)
         size += sum(len(part.image) for part in job.images())
-        if len(chunk) == most or size >= CHUNK_BYTES:
+        if len(chunk) == most or size >= CHUNK_BYTES or time.monotonic() - begun >= SOON_S:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, begun = [], 0, time.monotonic()
     if chunk:
         yield chunk
 
 
 def queue_look(pipe: Any, ids: Sequence[str]) -> None:
-    """Queue what asks, at one moment, what has become of `ids`; the pipeline must be a transaction."""
+    """Queue what asks what has become of `ids`. In this order, so that a job that ends meanwhile is found.
+
+    No transaction: a Redis that is full would refuse it.
+    """
     pipe.time()
     pipe.zmscore(DEADLINES, list(ids))
     pipe.mget([outcome_key(id) for id in ids])
 
 
-def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> tuple[dict[str, Found], list[str]]:
-    """What `queue_look` saw: how jobs ended, and the ids that are open past their deadline and its grace."""
+def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
+    """What `queue_look` saw."""
     (seconds, micros), deadlines, outcomes = reply
     latest = seconds * 1000 + micros // 1000 - GRACE_MS
-    found: dict[str, Found] = {}
-    overdue = []
+    look = Look({}, [], [])
     for id, deadline, outcome in zip(ids, deadlines, outcomes, strict=True):
         if outcome is not None:
-            found[id] = outcome
+            look.found[id] = outcome
         elif deadline is None:
-            found[id] = unknown(id)
+            look.unknown.append(id)
         elif deadline < latest:
-            overdue.append(id)
-    return found, overdue
+            look.overdue.append(id)
+    return look
 
 
 def parse_replies(reply: Any) -> list[str]:
@@ -161,27 +174,3 @@ def answer_of(outcome: Outcome) -> Answer:
     if isinstance(outcome, VQAError):
         raise outcome
     return outcome
-
-
-@contextmanager
-def reaching(settings: QueueSettings) -> Iterator[None]:
-    """Turn whatever Redis and kombu raise into QueueUnavailable that says what to check, without the password."""
-    try:
-        yield
-    except UNREACHED as error:
-        # kombu wraps what Redis said
-        cause = error.__cause__ if isinstance(error, KombuError) and error.__cause__ else error
-        raise QueueUnavailable(_explain(cause, settings.redis_url)) from error
-
-
-def _explain(error: BaseException, url: str) -> str:
-    parts = urlsplit(url)
-    where = f"Redis at {parts.hostname}:{parts.port or 6379}"
-    if isinstance(error, AuthenticationError):
-        return f"{where} refuses the user or the password; check VQA_REDIS_URL"
-    if isinstance(error, OutOfMemoryError):
-        return f"{where} is full; raise its maxmemory, or wait until jobs are answered"
-    if isinstance(error, ResponseError):
-        # the rest of the line may repeat what was sent
-        return f"{where} refused a command ({str(error).partition(' ')[0]}); vqa needs Redis 7.0 or later and its keys"
-    return f"{where} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"

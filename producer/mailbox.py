@@ -1,34 +1,50 @@
-"""How all that wait for answers share one reply list: one of them at a time reads, and hands out what it finds."""
+"""How all that wait for answers share one reply list: one of them reads, and hands out what it finds."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 
-from producer.core import parse_look, parse_replies, queue_look, reaching
+from producer.core import parse_replies
 from producer.link import Link
-from producer.waits import LOOK, Wait, Waits
-from vqa.connection import connect_async
+from producer.outage import Away, Outage
+from producer.waits import LOOK, Wait, Waits, closed
+from vqa.connection import connect
 
-#: looks of one event loop at once, each on a connection of its own
-_LOOKS = 4
+#: for a reader that is told to end
+_END_S = 1.0
 
 
 class Mailbox:
-    """The waits of one client's threads. There is no thread of its own: whoever waits takes its turn at reading."""
+    """The waits of one client's threads. A thread of its own reads for as long as anybody waits.
+
+    So a wait ends when its caller's time is over, however long Redis is silent.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        # tried again here, by whoever waits for how long
+        self._redis = connect(link.settings, patience=0)
         self._waits = Waits()
-        #: guards everything here but the link
+        self.outage = Outage(link.settings)
+        #: guards everything here but the link and the connections
         self._lock = threading.Lock()
         self._stirred: dict[Wait, threading.Condition] = {}
-        self._asleep: set[Wait] = set()
-        self._reading = False
+        self._reader: threading.Thread | None = None
+        self._closed = link.closing
+
+    def close(self) -> None:
+        """End every wait with RuntimeError, and give the connections back; the link is closing already."""
+        with self._lock:
+            self._waits.fail(closed())
+            for stirred in self._stirred.values():
+                stirred.notify()
+            reader = self._reader
+        self._redis.close()
+        if reader is not None:
+            reader.join(_END_S)
 
     @contextmanager
     def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
@@ -45,6 +61,8 @@ class Mailbox:
             with self._lock:
                 del self._stirred[wait]
                 self._waits.remove(wait)
+                if not self._stirred:
+                    self.outage.forget()
 
     def add(self, wait: Wait, ids: Sequence[str]) -> None:
         """Hear of these jobs, too; what ended already is read at once."""
@@ -53,124 +71,57 @@ class Mailbox:
         self.look(ids)
 
     def look(self, ids: Sequence[str]) -> None:
-        """Read what has become of these jobs and hand it out."""
-        found = self._link.look(ids)
+        """Read what has become of these jobs and hand it out; the reader does where Redis is away now."""
+        with suppress(Away):
+            self._look(ids)
+
+    def _look(self, ids: Sequence[str]) -> None:
+        with self.outage.exchange():
+            found = self._link.look(ids, self._redis)
         with self._lock:
             self._waits.deliver(found)
 
     def turn(self, wait: Wait, until: float) -> None:
-        """Come back when something has arrived for `wait`, after reading once, or at `until` (monotonic)."""
-        if not self._sleeps(wait, until):
-            return
-        try:
-            self._read(until)
-        finally:
-            with self._lock:
-                self._reading = False
-                self._wake_a_reader()
-
-    def _sleeps(self, wait: Wait, until: float) -> bool:
-        """Sleep while another thread reads; True when it is this thread's turn."""
+        """Come back when something has arrived for `wait`, or at `until` (monotonic)."""
         with self._lock:
-            while not wait.stirred and (left_s := until - time.monotonic()) > 0:
-                if not self._reading:
-                    self._reading = True
-                    return True
-                self._asleep.add(wait)
-                self._stirred[wait].wait(left_s)
-                self._asleep.discard(wait)
-            # it may have been woken to read, and does not need to any more
-            self._wake_a_reader()
-            return False
-
-    def _wake_a_reader(self) -> None:
-        if not self._reading:
-            for wait in self._asleep:
-                if not wait.stirred:
-                    self._stirred[wait].notify()
-                    return
-
-    def _read(self, until: float) -> None:
-        block_s = self._waits.block_s(self._link.settings, until)
-        with reaching(self._link.settings):
-            reply = self._link.redis.blmpop(block_s, 1, self._link.reply_list, direction="LEFT", count=LOOK)
-        with self._lock:
-            ids = self._waits.next_looked_at(parse_replies(reply))
-        if ids:
-            self.look(ids)
-
-
-class AsyncMailbox:
-    """The same for the tasks of one event loop; the reader is a task that lasts as long as anybody waits."""
-
-    def __init__(self, link: Link, threads: Executor) -> None:
-        self._link = link
-        self._threads = threads
-        self._redis = connect_async(link.settings)
-        self._waits = Waits()
-        self._stirred: dict[Wait, asyncio.Event] = {}
-        self._reader: asyncio.Task[None] | None = None
-        self._looks = asyncio.Semaphore(_LOOKS)
-
-    async def close(self) -> None:
-        """Stop reading and give the connections back."""
-        self._waits.fail(RuntimeError("the client was closed while this waited"))
-        if self._reader:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
-        await self._redis.aclose()
-
-    @contextmanager
-    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
-        """See `Mailbox.waiting`."""
-        stirred = asyncio.Event()
-        wait = Wait(stirred.set)
-        self._stirred[wait] = stirred
-        self._waits.add(wait, ids)
-        try:
-            yield wait
-        finally:
-            del self._stirred[wait]
-            self._waits.remove(wait)
-
-    async def add(self, wait: Wait, ids: Sequence[str]) -> None:
-        """See `Mailbox.add`."""
-        self._waits.add(wait, ids)
-        await self.look(ids)
-
-    async def look(self, ids: Sequence[str]) -> None:
-        """See `Mailbox.look`."""
-        async with self._looks:
-            with reaching(self._link.settings):
-                async with self._redis.pipeline() as pipe:
-                    queue_look(pipe, ids)
-                    found, overdue = parse_look(ids, await pipe.execute())
-            if overdue:
-                loop = asyncio.get_running_loop()
-                found |= await loop.run_in_executor(self._threads, self._link.close_overdue, overdue)
-        self._waits.deliver(found)
-
-    async def turn(self, wait: Wait, until: float) -> None:
-        """See `Mailbox.turn`."""
-        if self._reader is None and not wait.failure:
-            self._reader = asyncio.create_task(self._read())
-        stirred = self._stirred[wait]
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stirred.wait(), until - time.monotonic())
-        stirred.clear()
+            # a fork has no threads but the one that forked
+            if self._waits and not (self._reader and self._reader.is_alive()):
+                self._reader = threading.Thread(target=self._read, name="vqa-mailbox", daemon=True)
+                self._reader.start()
+            self._stirred[wait].wait_for(
+                lambda: wait.stirred or self._closed.is_set(), max(0.0, until - time.monotonic())
+            )
         if wait.failure:
             raise wait.failure
+        if self._closed.is_set():
+            raise closed()
 
-    async def _read(self) -> None:
-        try:
-            while self._waits:
-                block_s = self._waits.block_s(self._link.settings)
-                with reaching(self._link.settings):
-                    reply = await self._redis.blmpop(block_s, 1, self._link.reply_list, direction="LEFT", count=LOOK)
-                if ids := self._waits.next_looked_at(parse_replies(reply)):
-                    await self.look(ids)
-        except Exception as error:
-            # whoever waits raises it; the next wait starts another reader
-            self._waits.fail(error)
-        finally:
+    def _read(self) -> None:
+        while self._goes_on():
+            try:
+                with self.outage.exchange():
+                    ids = self._announced()
+                if ids:
+                    self._look(ids)
+            except Away as away:
+                self._closed.wait(away.pause_s)
+            except Exception as error:
+                # whoever waits raises it; the next wait starts another reader
+                with self._lock:
+                    self._waits.fail(closed() if self._closed.is_set() else error)
+                    self._reader = None
+                return
+
+    def _goes_on(self) -> bool:
+        with self._lock:
+            if self._waits and not self._closed.is_set():
+                return True
             self._reader = None
+            return False
+
+    def _announced(self) -> list[str]:
+        reply = self._redis.blmpop(
+            self._waits.block_s(self._link.settings), 1, self._link.reply_list, direction="LEFT", count=LOOK
+        )
+        with self._lock:
+            return self._waits.next_looked_at(parse_replies(reply))

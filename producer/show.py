@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from producer.states import JobState
+from vqa.entry import State, WorkerInfo
 from vqa.job import Lane
-from vqa.ledger import State, WorkerInfo
 
 
 def columns(rows: Iterable[Sequence[object]]) -> str:
@@ -25,7 +25,15 @@ def states(found: Mapping[str, JobState], as_json: bool) -> str:
         return "\n".join(json.dumps(asdict(state)) for state in found.values())
     head = ("ID", "STATE", "LANE", "ATTEMPT", "WORKER", "TIME LEFT", "ERROR")
     rows = (
-        (state.id, state.state, state.lane, state.attempt, state.worker, _seconds(state.remaining_s), state.error)
+        (
+            state.id,
+            state.state.replace("_", " "),
+            state.lane,
+            state.attempt,
+            state.worker,
+            _seconds(state.remaining_s),
+            state.error,
+        )
         for state in found.values()
     )
     return columns([head, *rows])

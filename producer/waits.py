@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 from celery.backends.base import Backend
 
-from producer.core import CHUNK, Found, chunks, outcome_of, still_open
+from producer.core import CHUNK, SOON_S, Found, chunks, outcome_of, still_open
 from vqa.job import Job
 from vqa.outcome import Outcome
 from vqa.settings import QueueSettings
@@ -28,17 +28,45 @@ class Window:
 
     def __init__(self, jobs: Iterable[Job], in_flight: int) -> None:
         self._size = min(CHUNK, max(1, in_flight // 4))
-        self._chunks = chunks(jobs, self._size)
+        jobs = iter(jobs)
+        # the first one goes alone: the next may be long in coming
+        self._chunks = chain(chunks(islice(jobs, 1)), chunks(jobs, self._size))
         self._in_flight = in_flight
-        self.done = False
+        self._ended = False
+        self._held: Sequence[Job] = ()
+        #: monotonic: when what is held is due again
+        self._again = 0.0
+        #: whether jobs come more slowly than they are sent
+        self.slow = False
 
-    def due(self, open_jobs: int) -> list[Job]:
-        """The jobs to submit now that so many are open; none where it is full or at its end."""
-        if self.done or open_jobs > self._in_flight - self._size:
-            return []
+    @property
+    def done(self) -> bool:
+        """Whether every job has been let through."""
+        return self._ended and not self._held
+
+    def due(self, open_jobs: int) -> Sequence[Job]:
+        """The jobs to submit now that so many are open; none where it is full, held up or at its end."""
+        self.slow = False
+        if self._held:
+            held, self._held = (self._held, ()) if time.monotonic() >= self._again else ((), self._held)
+            return held
+        if self._ended or open_jobs > self._in_flight - self._size:
+            return ()
+        begun = time.monotonic()
         chunk = next(self._chunks, [])
-        self.done = not chunk
+        self.slow = time.monotonic() - begun >= SOON_S
+        self._ended = not chunk
         return chunk
+
+    def hold(self, jobs: Sequence[Job], pause_s: float) -> None:
+        """These could not be submitted; they are due again after a pause."""
+        self._held, self._again = jobs, time.monotonic() + pause_s
+
+    def until(self) -> float:
+        """The monotonic time until which the caller may wait for answers before it asks for jobs that are due."""
+        if self.slow:
+            return time.monotonic() + _SHORTEST_BLOCK_S
+        return min(soon(), self._again) if self._held else soon()
 
 
 class Wait:
@@ -72,6 +100,11 @@ class Wait:
 def soon() -> float:
     """The monotonic time until which a turn may last when nothing else bounds it."""
     return time.monotonic() + POLL_S
+
+
+def closed() -> RuntimeError:
+    """What whoever waits is told when its client is closed."""
+    return RuntimeError("the client was closed while this waited")
 
 
 def arrived(backend: Backend, wait: Wait) -> Iterator[tuple[str, Outcome]]:
@@ -113,9 +146,9 @@ class Waits:
             if others:
                 self._of[id] = others
 
-    def block_s(self, settings: QueueSettings, until: float = math.inf) -> float:
-        """How long a read of the reply list may block, until (monotonic) at most."""
-        left_s = min(until, self._next_poll) - time.monotonic()
+    def block_s(self, settings: QueueSettings) -> float:
+        """How long a read of the reply list may block."""
+        left_s = self._next_poll - time.monotonic()
         return max(_SHORTEST_BLOCK_S, min(left_s, settings.redis_timeout_s / 2))
 
     def next_looked_at(self, announced: Iterable[str]) -> list[str]:

@@ -60,8 +60,10 @@ class _Tries:
     def pause_s(self, error: BaseException) -> float | None:
         """How long to wait for the next try; None when there is none."""
         self.failures += 1
-        pause_s = float(_BACKOFF.compute(self.failures))
-        return pause_s if passes(error) and time.monotonic() + pause_s < self._end else None
+        left_s = self._end - time.monotonic()
+        if left_s <= 0 or not passes(error):
+            return None
+        return min(left_s, float(_BACKOFF.compute(self.failures)))
 
 
 @contextmanager

@@ -2,14 +2,20 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from redis import Redis
 
-from producer import Answer, Client, Job, Timings, Usage
+from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
 from vqa.celery import make_app
 from vqa.connection import connect
 from vqa.job import LANES, TextPart
@@ -17,7 +23,22 @@ from vqa.ledger import Lease, Ledger
 from vqa.outcome import Outcome, encode
 from vqa.settings import QueueSettings
 
+ROOT = Path(__file__).parents[2]
+
+#: the command as a user starts it
+COMMAND = [sys.executable, "-W", "error", "-m", "producer.cli"]
+
 Behaviour = Callable[[Job, Lease], Outcome]
+MakeJob = Callable[..., Job]
+Vqa = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Look until it holds."""
+    until = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < until, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
 
 
 def echo(job: Job, lease: Lease) -> Outcome:
@@ -57,6 +78,12 @@ class PlayedWorker:
         lease = self.take(id)
         encoded = encode(self._backend, id, outcome, lease.header.attempt, lease.header.error)
         assert self.ledger.close(id, lease.token, encoded, ttl_s=60)
+
+    def give_up(self, id: str, reason: str = "attempts_used_up", error: str = "EngineError: once more") -> None:
+        """Close as what becomes a dead letter."""
+        lease = self.take(id)
+        encoded = encode(self._backend, id, JobGivenUp(f"{reason}: given up"), lease.header.attempt, error)
+        assert self.ledger.close(id, lease.token, encoded, 60, reason, error)
 
     def run(self, behaviour: Behaviour) -> None:
         while not self._stop.is_set():
@@ -124,3 +151,21 @@ def question() -> Callable[..., Job]:
         return Job(messages=[{"role": "user", "content": text}], **fields)
 
     return make
+
+
+@pytest.fixture
+def environment(redis_url: str) -> dict[str, str]:
+    """Of the command."""
+    return os.environ | {"VQA_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def vqa(environment: dict[str, str]) -> Vqa:
+    """Run the command to its end."""
+
+    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        extra = options.pop("env", {})
+        command = [*COMMAND, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment | extra, **options)
+
+    return run

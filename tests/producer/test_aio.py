@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 
 import pytest
 from redis import Redis
@@ -14,16 +13,11 @@ from producer import (
     AsyncClient,
     Client,
     DeadlineExceeded,
-    Job,
     PromptTooLong,
-    QueueUnavailable,
     UnknownJob,
 )
-from producer.embedded import EmbeddedRedis
-from tests.producer.conftest import PlayedWorker, answer
+from tests.producer.conftest import MakeJob, PlayedWorker, answer
 from vqa.settings import QueueSettings
-
-MakeJob = Callable[..., Job]
 
 
 def run(settings: QueueSettings, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
@@ -147,18 +141,3 @@ def test_closing_ends_the_waits_of_other_tasks(queue_settings: QueueSettings, qu
             await asyncio.wait_for(waiting, 10)
 
     asyncio.run(main())
-
-
-def test_a_redis_that_goes_away_ends_every_wait(question: MakeJob) -> None:
-    with ExitStack() as server:
-        url = server.enter_context(EmbeddedRedis()).url
-
-        async def body(client: AsyncClient) -> None:
-            ids = await client.submit_many([question(), question()])
-            waits = [asyncio.create_task(client.answer(id)) for id in ids]
-            await asyncio.wait(waits, timeout=0.1)
-            await asyncio.to_thread(server.close)
-            raised = await asyncio.gather(*waits, return_exceptions=True)
-            assert [type(error) for error in raised] == [QueueUnavailable] * 2
-
-        run(QueueSettings(redis_url=url), body)

@@ -1,10 +1,8 @@
 """The `vqa` command as a user runs it: output, one-line errors, exit statuses."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,28 +13,8 @@ from redis import Redis
 
 from producer import Job, PromptTooLong
 from producer.ports import free_port
-from tests.producer.conftest import PlayedWorker, answer, echo
+from tests.producer.conftest import COMMAND, PlayedWorker, Vqa, answer, echo
 from vqa.settings import NAMES
-
-ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-W", "error", "-m", "producer.cli"]
-
-Vqa = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def environment(redis_url: str) -> dict[str, str]:
-    return os.environ | {"VQA_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-
-
-@pytest.fixture
-def vqa(environment: dict[str, str]) -> Vqa:
-    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        extra = options.pop("env", {})
-        command = [*COMMAND, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment | extra, **options)
-
-    return run
 
 
 @pytest.fixture
@@ -220,9 +198,13 @@ def test_schema_and_settings_are_documents(vqa: Vqa) -> None:
     assert settings["VQA_LEASE_S"]["default"] == "9"
 
 
-@pytest.mark.parametrize("command", ["ask", "submit", "collect", "status", "cancel", "schema", "settings", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["ask", "submit", "collect", "status", "cancel", "doctor", "schema", "settings", "demo"]
+    + [f"dlq {command}" for command in ("list", "show", "retry", "purge")],
+)
 def test_every_command_has_a_help_with_an_example(vqa: Vqa, command: str) -> None:
-    told = vqa(command, "--help")
+    told = vqa(*command.split(), "--help")
     assert told.returncode == 0
     assert "Example: " in told.stdout
 

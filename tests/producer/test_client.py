@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,13 +25,10 @@ from producer import (
     UnknownJob,
     VQAError,
 )
-from producer.embedded import EmbeddedRedis
 from producer.ports import free_port
-from tests.producer.conftest import PlayedWorker, answer, echo
+from tests.producer.conftest import MakeJob, PlayedWorker, answer, echo
 from vqa.ledger import Lease
 from vqa.settings import QueueSettings
-
-MakeJob = Callable[..., Job]
 
 
 def test_a_question_is_answered(client: Client, echoing: None, picture: bytes) -> None:
@@ -273,28 +269,6 @@ def test_a_redis_that_is_not_there_is_named_without_its_password() -> None:
     assert "VQA_REDIS_URL" in str(raised.value)
 
 
-def test_a_redis_that_goes_away_ends_every_wait(question: MakeJob) -> None:
-    with ExitStack() as server, Client(redis_url=server.enter_context(EmbeddedRedis()).url) as client:
-        ids = client.submit_many(question() for _ in range(2))
-        raised: list[BaseException] = []
-
-        def wait(id: str) -> None:
-            try:
-                client.answer(id, timeout_s=60)
-            except QueueUnavailable as error:
-                raised.append(error)
-
-        threads = [threading.Thread(target=wait, args=(id,)) for id in ids]
-        for thread in threads:
-            thread.start()
-        server.close()
-        for thread in threads:
-            thread.join(timeout=30)
-        assert len(raised) == 2
-        with pytest.raises(QueueUnavailable):
-            client.submit(question())
-
-
 def test_a_password_that_redis_refuses_is_said_to_be_refused(redis_url: str) -> None:
     port = urlsplit(redis_url).port
     with (
@@ -320,14 +294,3 @@ def test_settings_by_name_go_before_those_given_whole(queue_settings: QueueSetti
         assert client.settings.redis_url == queue_settings.redis_url
     with pytest.raises(SettingsError, match="BULK_TIMEOUT_S"):
         Client(queue_settings, bulk_timeout_s=-1)
-
-
-def test_a_full_redis_is_said_to_be_full(client: Client, picture: bytes, redis: Redis) -> None:
-    redis.config_set("maxmemory", 1)
-    try:
-        with pytest.raises(QueueUnavailable, match="is full"):
-            client.submit(Job.about(picture, "What is it?"))
-        with pytest.raises(QueueUnavailable, match="is full"):
-            client.submit(Job(messages=[{"role": "user", "content": "What is it?"}]))
-    finally:
-        redis.config_set("maxmemory", 0)

@@ -39,16 +39,38 @@ def test_every_open_job_has_its_turn_to_be_looked_at() -> None:
     assert second[:500] == many[LOOK:]
 
 
-@given(in_flight=st.integers(1, 40), number=st.integers(0, 60), ends=st.lists(st.integers(1, 40), max_size=5))
-def test_a_window_never_holds_more_than_it_may_and_lets_all_through(
-    in_flight: int, number: int, ends: list[int]
+@given(
+    in_flight=st.integers(1, 40),
+    number=st.integers(0, 60),
+    ends=st.lists(st.integers(1, 40), max_size=5),
+    refusals=st.lists(st.integers(0, 10), max_size=20),
+)
+def test_a_window_never_holds_more_than_it_may_and_lets_all_through_in_order(
+    in_flight: int, number: int, ends: list[int], refusals: list[int]
 ) -> None:
-    window = Window((Job(messages=[{"role": "user", "content": "?"}]) for _ in range(number)), in_flight)
-    still_open = through = 0
+    jobs = [Job(id=f"q{each}", messages=[{"role": "user", "content": "?"}]) for each in range(number)]
+    window = Window(iter(jobs), in_flight)
+    still_open = 0
+    through: list[Job] = []
     while still_open or not window.done:
         while chunk := window.due(still_open):
-            still_open += len(chunk)
-            through += len(chunk)
+            let_in = max(0, len(chunk) - (refusals.pop() if refusals else 0))
+            if rest := chunk[let_in:]:
+                window.hold(rest, pause_s=0)
+            still_open += let_in
+            through += chunk[:let_in]
             assert still_open <= in_flight
         still_open -= min(still_open, ends.pop() if ends else 1)
-    assert through == number
+    assert through == jobs
+
+
+def test_what_is_held_is_due_after_its_pause_and_before_anything_else() -> None:
+    jobs = [Job(messages=[{"role": "user", "content": "?"}]) for _ in range(5)]
+    window = Window(jobs, in_flight=100)
+    assert window.due(0) == jobs[:1]
+    window.hold(jobs[:1], pause_s=1000)
+    assert window.due(0) == ()
+    assert not window.done
+    window.hold(jobs[:1], pause_s=0)
+    assert window.due(0) == jobs[:1]
+    assert window.due(1) == jobs[1:]
