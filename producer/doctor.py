@@ -77,11 +77,11 @@ def _repair(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
         yield Finding("repair", "ok", said)
         return
     out = _leases_out(redis)
-    judges = out and _may_judge_leases(settings, sweep)
+    judges = _may_judge_leases(settings, sweep) if out else None
     # the lock may have run out meanwhile; what two do at once is harmless
     done = _done(sweep.run(judges))
     app.close()
-    if out and not judges:
+    if out and judges is None:
         done += "; leases that ran out were left: Redis has answered for too short a time, do it again"
     yield Finding("repair", "ok", done)
 
@@ -100,8 +100,8 @@ def _leases_out(redis: Redis) -> bool:
     return any(redis.zcount(f"vqa:leased:{lane}", "-inf", seconds * 1000) for lane in LANES)
 
 
-def _may_judge_leases(settings: QueueSettings, sweep: Sweep) -> bool:
-    """Give workers a lease time in which they can renew; whether Redis answered all the while."""
+def _may_judge_leases(settings: QueueSettings, sweep: Sweep) -> int | None:
+    """Give workers a lease time in which they can renew; Redis's time if it answered all the while."""
     print(f"vqa: leases ran out; their workers have {settings.lease_s:.0f} s to renew them", file=sys.stderr)
     heard = time.monotonic()
     until = heard + settings.lease_s
@@ -109,9 +109,9 @@ def _may_judge_leases(settings: QueueSettings, sweep: Sweep) -> bool:
         time.sleep(_PULSE_S)
         sweep.locked()
         if time.monotonic() - heard > _GAP_S:
-            return False
+            return None
         heard = time.monotonic()
-    return sweep.redis_is_settled()
+    return sweep.settled()
 
 
 def _done(swept: Swept) -> str:

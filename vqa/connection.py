@@ -17,7 +17,7 @@ from vqa.settings import QueueSettings
 #: what Redis's client and kombu raise when a call did not do its part
 UNREACHED = (RedisError, KombuError, OSError)
 
-#: seconds for which a call that failed is tried again, unless its caller says otherwise
+#: seconds for which a call that failed is tried again at most, unless its caller says otherwise
 PATIENCE_S = 3.0
 
 #: a Sentinel that is silent costs so long before the next one is asked
@@ -39,13 +39,14 @@ def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
     return {"socket_timeout": limit_s, "socket_connect_timeout": limit_s, "retry": None}
 
 
-def connect(settings: QueueSettings, patience: float = PATIENCE_S) -> redis.Redis:
+def connect(settings: QueueSettings, patience: float | None = None) -> redis.Redis:
     """A pooled client; a call that fails is tried again, up to 1 s apart, for `patience` seconds before it raises.
 
-    With patience or without, a call to a Redis that is silent fails after redis_timeout_s.
+    Without a word on that, a call takes redis_timeout_s at most.
     """
     address = settings.address
-    options = address.options() | socket_limits(settings) | {"health_check_interval": 30, "retry": Patience(patience)}
+    options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
+    options["retry"] = Patience(_patience(settings, patience))
     if address.master is None:
         [(host, port)] = address.hosts
         return redis.Redis(host, port, **options)
@@ -54,14 +55,18 @@ def connect(settings: QueueSettings, patience: float = PATIENCE_S) -> redis.Redi
     return cast(redis.Redis, watch.master_for(address.master, **options))  # type: ignore[no-untyped-call]
 
 
-def connect_async(settings: QueueSettings, patience: float = PATIENCE_S) -> redis.asyncio.Redis:
+def connect_async(settings: QueueSettings, patience: float | None = None) -> redis.asyncio.Redis:
     """The same for asyncio."""
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
-    options["retry"] = AsyncPatience(patience)
+    options["retry"] = AsyncPatience(_patience(settings, patience))
     if address.master is None:
         [(host, port)] = address.hosts
         return redis.asyncio.Redis(host=host, port=port, **options)
     own = address.sentinel_options() | sentinel_limits(settings)
     watch = AsyncSentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
     return cast(redis.asyncio.Redis, watch.master_for(address.master, **options))
+
+
+def _patience(settings: QueueSettings, patience: float | None) -> float:
+    return min(PATIENCE_S, settings.redis_timeout_s) if patience is None else patience

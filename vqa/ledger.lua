@@ -141,7 +141,9 @@ function verbs.renew(worker, about, lease, ...)
       -- its lease ran out and nobody has taken it since: it is this worker's again, and no worker was lost
       header.lost = header.lost - 1
       table.remove(header.history)
-      if #header.history == 0 then header.history = nil end
+      local before = header.history[#header.history]
+      header.error = before and before.error
+      if not before then header.history = nil end
       move(id, header, 'leased', now + lease)
       write(key, header, payload)
     end
@@ -175,13 +177,19 @@ end
 
 -- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Says 0 where
--- the token does not hold it, else 1 and one more for each dead letter that had to go
-function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most)
+-- the token does not hold it, else 1 and one more for each dead letter that had to go. Without a token, only if the job
+-- is still past its deadline ('late') or without the worker of its last attempt ('last')
+function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only)
   local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost on the way, did it before
   if not header then return redis.call('GET', outcome_key) == outcome and 1 or 0 end
   -- a lease that ran out is still its holder's while nobody else has taken the job
   if token ~= '' and header.token ~= token then return 0 end
+  if only == 'late' and header.deadline > now then return 0 end
+  if only == 'last' then
+    local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
+    if not ends or tonumber(ends) > now then return 0 end
+  end
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', set_of(header), id)
   redis.call('ZREM', 'vqa:deadlines', id)

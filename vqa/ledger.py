@@ -49,6 +49,9 @@ Refusal = Literal["unknown", "closed", "held", "late", "alone"]
 #: what an attempt that is given back counts as: nothing, an attempt, an attempt that lost its worker
 Charge = Literal["0", "1", "lost"]
 
+#: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
+Only = Literal["", "late", "last"]
+
 Call = tuple[list[str], list[str | bytes | int | float]]
 
 
@@ -128,18 +131,30 @@ class Ledger:
         keys = [entry_key(id) for id, _ in held]
         return _ids(self._run(keys, "renew", worker, json.dumps(about), round(lease_s * 1000), *words))
 
+    def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
+        """Several attempts back to the queue in one round trip; those that were still held."""
+        handed = list(leases)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for lease, charge in handed:
+                told = error if charge == "lost" else ""
+                arguments = ["retry", lease.id, lease.token, 0, told, charge]
+                self._script(keys=[entry_key(lease.id)], args=cast(Any, arguments), client=pipe)
+            return [lease for (lease, _), moved in zip(handed, pipe.execute(), strict=True) if moved]
+
     def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
         """Back to the queue, after a delay if there is one. With no delay the caller publishes the job again."""
         return bool(self._run([entry_key(id)], "retry", id, token, round(delay_s * 1000), error, charge))
 
-    def close(self, id: str, token: str, outcome: bytes, ttl_s: float, reason: str = "", error: str = "") -> bool:
+    def close(
+        self, id: str, token: str, outcome: bytes, ttl_s: float, reason: str = "", error: str = "", only: Only = ""
+    ) -> bool:
         """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held.
 
         An empty token closes whoever holds it: the worker is told, and its answer is dropped.
         """
         limits = self._limits
         ttl_ms = round(max(ttl_s, limits.dead_s if reason else 0) * 1000)
-        kept = (reason, error, round(limits.dead_s * 1000), limits.dead)
+        kept = (reason, error, round(limits.dead_s * 1000), limits.dead, only)
         done = self._run([entry_key(id)], "close", id, token, outcome_key(id), outcome, ttl_ms, REPLY_TTL_MS, *kept)
         self._tell_dropped(done - 1)
         return bool(done)
@@ -162,9 +177,12 @@ class Ledger:
         """Ids whose deadline has passed."""
         return _ids(self._run([], "late", limit))
 
-    def expire(self, lane: Lane, limit: int, error: str) -> tuple[list[str], list[str]]:
-        """Queue what lost its worker; those ids, and the ones to give up: they lost it in their last attempt."""
-        queued, last = self._run([], "expire", lane, limit, error)
+    def expire(self, lane: Lane, limit: int, error: str, asked_ms: int) -> tuple[list[str], list[str]]:
+        """Queue what lost its worker; those ids, and the ones to give up: they lost it in their last attempt.
+
+        `asked_ms` is Redis's time when it was found that leases may be judged; two seconds later nothing is.
+        """
+        queued, last = self._run([], "expire", lane, limit, error, asked_ms)
         return _ids(queued), _ids(last)
 
     def ripen(self, lane: Lane, limit: int) -> list[str]:
@@ -172,7 +190,7 @@ class Ledger:
         return _ids(self._run([], "ripen", lane, limit))
 
     def requeue(self, lane: Lane, age_s: float, before_ms: float | None, limit: int) -> list[str]:
-        """Those queued for longer than `age_s`, and before a time on Redis's clock: they count as queued now."""
+        """Those queued for longer than `age_s`, and by so much before a time on Redis's clock: as if queued now."""
         before = "" if before_ms is None else f"{before_ms:.0f}"
         return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
 

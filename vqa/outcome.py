@@ -13,7 +13,7 @@ from celery.backends.base import Backend
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
-from vqa.ledger import Ledger
+from vqa.ledger import Ledger, Only
 
 Outcome = Answer | VQAError
 
@@ -31,13 +31,15 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
     return encoded.encode() if isinstance(encoded, str) else encoded
 
 
-def close_with(ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float, reason: str = "") -> bool:
+def close_with(
+    ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float, reason: str = "", only: Only = ""
+) -> bool:
     """End an open job with an error, whoever holds it; False where it is not open. With a reason, as a dead letter."""
     header = ledger.header(id)
     if header is None:
         return False
     encoded = encode(backend, id, error, header.attempt, header.error)
-    return ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error))
+    return ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error), only)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

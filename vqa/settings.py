@@ -78,7 +78,7 @@ NAMES: Mapping[str, Name] = {
     "VQA_HANG_S": Name(
         "60", "a worker whose engine gives no sign of life for so long is ended; five times as long in prefill"
     ),
-    "VQA_RESTARTS": Name("5", "a card whose worker died so often in a row is given up"),
+    "VQA_RESTARTS": Name("10", "a card whose worker died so often in a row, with nothing answered, is given up"),
     "VQA_DRAIN_S": Name("60", "how long a stopping worker finishes what it holds before it gives the rest back"),
     "VQA_LOG_LEVEL": Name("INFO", "DEBUG, INFO, WARNING or ERROR"),
     "VQA_ECHO_DELAY_S": Name("0", "how long the echo engine takes for an answer"),

@@ -20,10 +20,12 @@ function verbs.late(limit)
   return ids
 end
 
--- lane, most ids, error: moves what was leased until now back to the queue; returns those ids, and those that had their
--- last attempt, which are left as they are
-function verbs.expire(lane, limit, error)
+-- lane, most ids, error, when it was found that leases may be judged: moves what was leased until now back to the queue;
+-- returns those ids, and those that had their last attempt, which are left as they are
+function verbs.expire(lane, limit, error, asked)
   local queued, last = {}, {}
+  -- the call was held up, and so may the workers' renewals have been
+  if now - asked > 2000 then return {queued, last} end
   each_due('vqa:leased:' .. lane, limit, function(id, key, header, payload)
     if header.alone then
       table.insert(last, id)
@@ -50,13 +52,21 @@ function verbs.ripen(lane, limit)
   return queued
 end
 
--- lane, age in ms, queued before ('' for any time), most ids: those that have been queued for longer than the age are as
--- if queued now; returns them
+-- lane, age in ms, time of the earliest message ('' for none), most ids: those that have been queued for longer than the
+-- age, and by the age before that message, are as if queued now; returns them
 function verbs.requeue(lane, age, before, limit)
   local key = 'vqa:queued:' .. lane
   local bound = now - age
-  if before ~= '' then bound = math.min(bound, before) end
-  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', bound), 'LIMIT', 0, limit)
-  for _, id in ipairs(ids) do redis.call('ZADD', key, now, id) end
-  return ids
+  -- producers overtake each other: only what is older by the age than the earliest message has none
+  if before ~= '' then bound = math.min(bound, before - age) end
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', bound), 'LIMIT', 0, limit)) do
+    -- removed in any case: a script whose first write gives memory back may write more in a full Redis
+    redis.call('ZREM', key, id)
+    if redis.call('EXISTS', 'vqa:job:' .. id) == 1 then
+      redis.call('ZADD', key, now, id)
+      table.insert(found, id)
+    end
+  end
+  return found
 end

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, fields
-from typing import cast
 
 from celery import Celery
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from vqa.celery import wake
+from vqa.connection import UNREACHED
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
 from vqa.job import LANES, Lane
-from vqa.ledger import Ledger
+from vqa.ledger import Ledger, Only
 from vqa.messages import heard_since
 from vqa.outcome import close_with
 from vqa.settings import QueueSettings
@@ -72,31 +73,35 @@ class Sweep:
         self._settings = settings
         self._name = uuid.uuid4().hex
 
-    def unlocked(self) -> bool:
-        """Whether it is nobody's turn."""
-        return not self._redis.exists(_LOCK)
-
     def locked(self) -> bool:
         """Whether it is this one's turn; it stays so for some seconds after each call."""
-        if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
+        try:
+            if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
+                return True
+        except OutOfMemoryError:
+            # what two do at once is harmless, what nobody does is not
             return True
         if self._redis.get(_LOCK) != self._name.encode():
             return False
         self._redis.pexpire(_LOCK, _LOCK_MS)
         return True
 
-    def redis_is_settled(self) -> bool:
-        """Whether Redis has been up for a lease time: before, workers may not have been able to renew."""
-        uptime_s = cast(dict[str, int], self._redis.info("server"))["uptime_in_seconds"]
-        return uptime_s > self._settings.lease_s
+    def settled(self) -> int | None:
+        """Redis's time in ms; None where it has not been up for a lease time: workers may not have renewed yet."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            pipe.time()
+            about, (seconds, micros) = pipe.execute()
+        return seconds * 1000 + micros // 1000 if about["uptime_in_seconds"] > self._settings.lease_s else None
 
-    def run(self, judges_leases: bool) -> Swept:
-        """Do what is due. Raises one of connection.UNREACHED."""
+    def run(self, judges_from: int | None) -> Swept:
+        """Do what is due; leases only where `settled` said so just now. Raises one of connection.UNREACHED."""
         swept = Swept()
+        for lane in LANES:
+            if judges_from is not None:
+                self._expire(lane, judges_from, swept)
         swept.late = self._close_late()
         for lane in LANES:
-            if judges_leases:
-                self._expire(lane, swept)
             swept.delayed += self._ripen(lane)
             swept.unheard += self._publish_unheard(lane)
         for name in self._ledger.gone(max(60.0, _GONE_LEASES * self._settings.lease_s)):
@@ -108,18 +113,19 @@ class Sweep:
         for _ in range(_PORTIONS):
             ids = self._ledger.late(_PORTION)
             for id in ids:
-                closed += self._close(id, DeadlineExceeded("the job's timeout ran out before it was answered"))
+                error = DeadlineExceeded("the job's timeout ran out before it was answered")
+                closed += self._close(id, error, only="late")
             if len(ids) < _PORTION:
                 break
         return closed
 
-    def _expire(self, lane: Lane, swept: Swept) -> None:
+    def _expire(self, lane: Lane, judges_from: int, swept: Swept) -> None:
         for _ in range(_PORTIONS):
-            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out")
+            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", judges_from)
             self._publish(queued, lane, "worker lost")
             for id in last:
                 error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
-                swept.given_up += self._close(id, error, WORKER_LOST)
+                swept.given_up += self._close(id, error, WORKER_LOST, "last")
             swept.lost += len(queued)
             if len(queued) + len(last) < _PORTION:
                 break
@@ -140,12 +146,16 @@ class Sweep:
         return len(ids)
 
     def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
-        if ids:
+        if not ids:
+            return
+        try:
             wake(self._app, [(id, lane) for id in ids])
             log.info("%s: %d jobs published again (%s): %s", lane, len(ids), why, _some(ids))
+        except UNREACHED as error:
+            log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
 
-    def _close(self, id: str, error: VQAError, reason: str = "") -> bool:
-        closed = close_with(self._ledger, self._app.backend, id, error, self._settings.result_ttl_s, reason)
+    def _close(self, id: str, error: VQAError, reason: str = "", only: Only = "") -> bool:
+        closed = close_with(self._ledger, self._app.backend, id, error, self._settings.result_ttl_s, reason, only)
         if closed:
             log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
         return closed

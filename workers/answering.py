@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vqa.answer import Answer, Timings, Usage
 from vqa.entry import Lease
@@ -25,6 +26,8 @@ class Answering:
     media: Media
     engine: Engine
     leases: Leases
+    #: set once anything was answered: the card is of use
+    answered: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, lease: Lease) -> Answer:
         """The job's answer. Raises VQAError, and one of connection.UNREACHED where its pictures cannot be fetched."""
@@ -45,6 +48,7 @@ class Answering:
         )
         media_s = time.monotonic() - started
         completion = self._complete(lease, prompt)
+        self.answered.set()
         elapsed_s = time.monotonic() - started
         return Answer(
             id=lease.id,

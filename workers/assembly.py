@@ -47,4 +47,5 @@ def assemble(app: Celery, redis: Redis, settings: QueueSettings, engine: Engine,
         leases=leases,
         company=Company(),
         leaving=threading.Event(),
+        draining=threading.Event(),
     )

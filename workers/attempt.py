@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from celery import Celery
 
@@ -14,9 +17,9 @@ from vqa import outcome
 from vqa.celery import wake
 from vqa.connection import UNREACHED
 from vqa.entry import Lease
-from vqa.errors import DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
+from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
-from vqa.ledger import Ledger, Refusal
+from vqa.ledger import Charge, Ledger, Refusal
 from vqa.outcome import Outcome, close_with
 from vqa.settings import QueueSettings
 from vqa.sweep import WORKER_LOST
@@ -26,6 +29,9 @@ from workers.company import Company
 from workers.lease import Leases
 
 log = logging.getLogger(__name__)
+
+#: between two tries at telling Redis how a job ended
+_PAUSE_S = 1.0
 
 #: reason of a dead letter; vqa.sweep and workers.adoption have others
 ATTEMPTS_USED_UP = "attempts_used_up"
@@ -58,6 +64,8 @@ class Attempts:
     company: Company
     #: set when this process is about to end: whatever it still holds is handed on by `workers.departure`
     leaving: threading.Event
+    #: set when this process takes no more, and finishes what it holds
+    draining: threading.Event
 
     def answer(self, id: str, foreign: Foreign | None, lane: Lane) -> Refusal | None:
         """Answer the job of that id, or say why it is not to be had; one that another app sent is adopted first.
@@ -72,12 +80,16 @@ class Attempts:
         return refusal
 
     def _attempt(self, id: str, foreign: Foreign | None, lane: Lane, alone: bool) -> Refusal | None:
-        if self.leaving.is_set():
+        if self.leaving.is_set() or self.draining.is_set():
             raise Leaving
         lease = self._take(id, foreign, lane, alone)
         if not isinstance(lease, Lease):
             return lease
         with self.leases.holding(lease):
+            # taken while the departure looked at what there is to hand on
+            if self.leaving.is_set():
+                self._hand_back(lease)
+                raise Leaving
             self._run(lease)
         return None
 
@@ -106,23 +118,43 @@ class Attempts:
             result = EngineError(f"the worker failed on it with {type(error).__name__}")
         if isinstance(result, EngineError) and self.leaving.is_set():
             raise Delayed(result, 0)
-        if isinstance(result, VQAError) and result.retry:
-            self._retry(lease, result)
+        if isinstance(result, Cancelled):
+            # whoever cancels has written that; if nobody has, the engine was told of an earlier lease of this job
+            self._hand_back(lease)
+        elif isinstance(result, VQAError) and result.retry:
+            self._insist(lease, partial(self._retry, lease, result))
         else:
-            self._close(lease, result)
+            self._insist(lease, partial(self._close, lease, result))
         if isinstance(result, VQAError):
             raise result
 
-    def give_back(self, lease: Lease) -> bool:
-        """To the queue, as if it had not been taken; the caller publishes it. False where it is not held any more."""
-        return self.ledger.retry(lease.id, lease.token, charge="0")
+    def hand_on(self, held: list[Lease], charged: Collection[str], error: EngineError) -> int:
+        """Back to the queue: as lost by their worker those of `charged`, as if not taken the others; how many."""
+        charges: list[tuple[Lease, Charge]] = []
+        for lease in held:
+            if lease.id in charged and lease.header.alone:
+                self._give_up(lease, WORKER_LOST, error)
+            else:
+                charges.append((lease, "lost" if lease.id in charged else "0"))
+        moved = self.ledger.give_back(charges, f"{type(error).__name__}: {error}")
+        wake(self.app, [(lease.id, lease.header.lane) for lease in moved])
+        return len(moved)
 
-    def lose(self, lease: Lease, error: EngineError) -> bool:
-        """To the queue, as one that lost its worker; the caller publishes it. False where it has ended."""
-        if lease.header.alone:
-            self._give_up(lease, WORKER_LOST, error)
-            return False
-        return self.ledger.retry(lease.id, lease.token, 0, f"{type(error).__name__}: {error}", "lost")
+    def _hand_back(self, lease: Lease) -> None:
+        if self.ledger.retry(lease.id, lease.token, charge="0"):
+            wake(self.app, [(lease.id, lease.header.lane)])
+
+    def _insist(self, lease: Lease, end: Callable[[], None]) -> None:
+        """Redis may be away for longer than a call is tried: an outcome is kept as long as it counts."""
+        until = time.monotonic() + lease.remaining_s
+        while True:
+            try:
+                return end()
+            except UNREACHED as error:
+                if self.leaving.is_set() or time.monotonic() > until:
+                    raise
+                log.warning("job %s has ended, and Redis does not take it yet: %s", lease.id, type(error).__name__)
+            self.leaving.wait(_PAUSE_S)
 
     def _retry(self, lease: Lease, error: VQAError) -> None:
         header = lease.header

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from workers.cards import pinned
-from workers.supervisor_link import EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY, environment
+from workers.supervisor_link import EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY, WORKED, environment
 
 _MEANINGS = {
     EXIT_CRASHED: "its engine crashed",
@@ -38,6 +38,8 @@ class Child:
             )
         #: points on `time.monotonic()`'s clock: its start, and its last sign of life
         self.started = self.heard = time.monotonic()
+        #: whether it has answered anything
+        self.worked = False
 
     @property
     def pid(self) -> int:
@@ -59,7 +61,8 @@ class Child:
         said = self._link.recv(65536) if select.select([self._link], [], [], 0)[0] else b""
         if said:
             self.heard = time.monotonic()
-        return said.decode().strip()
+        self.worked = self.worked or WORKED in said
+        return said.replace(WORKED, b"").decode().strip()
 
     def terminate(self) -> None:
         """Ask it to drain; the second time, to give back at once."""

@@ -44,10 +44,8 @@ class Cancelling:
     def __call__(self, id: str) -> bool:
         """Cancel the job of that id, also one that nobody knows yet: its message may wait in Celery's lists."""
         error, ttl_s = Cancelled("the job was revoked by remote control"), self.settings.result_ttl_s
-        if close_with(self.ledger, self.app.backend, id, error, ttl_s):
-            return True
-        accepted = self.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s) == "accepted"
-        return accepted and close_with(self.ledger, self.app.backend, id, error, ttl_s)
+        self.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s)
+        return close_with(self.ledger, self.app.backend, id, error, ttl_s)
 
 
 def register(cancel: Cancel) -> None:

@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from celery.worker import state
 
-from vqa.celery import wake
 from vqa.connection import UNREACHED
 from vqa.entry import Lease
 from vqa.errors import EngineError
@@ -44,9 +43,10 @@ class Departure:
             return
         held = []
         if self.attempts is not None:
-            self.attempts.leaving.set()
-            # now: when a crashed engine's futures fail, their threads let go of what they hold
+            # before and after: when a crashed engine's futures fail, their threads let go of what they hold
             held = self.attempts.leases.held()
+            self.attempts.leaving.set()
+            held += self.attempts.leases.held()
         log.log(logging.ERROR if status else logging.INFO, "leaving: %s; %d jobs go back to the queue", why, len(held))
         self._stop_taking()
         # Celery's own consumer ends, too, and puts back what no thread has begun
@@ -70,16 +70,8 @@ class Departure:
 
     def _hand_on(self, attempts: Attempts, held: list[Lease], charged: set[str], error: EngineError) -> None:
         everything = {lease.token: lease for lease in [*held, *attempts.leases.held()]}
-        moved = []
         try:
-            for lease in everything.values():
-                if attempts.lose(lease, error) if lease.id in charged else attempts.give_back(lease):
-                    moved.append((lease.id, lease.header.lane))
+            log.info("%d jobs handed on", attempts.hand_on(list(everything.values()), charged, error))
         except UNREACHED as failure:
             log.warning("jobs could not be handed on (%s): their leases run out", type(failure).__name__)
-        try:
-            wake(attempts.app, moved)
-            attempts.leases.stop()
-        except UNREACHED as failure:
-            log.warning("wake-ups could not be sent (%s): the janitor will", type(failure).__name__)
-        log.info("%d jobs handed on", len(moved))
+        attempts.leases.stop()

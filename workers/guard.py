@@ -1,8 +1,9 @@
 """What Celery's lists hold, sifted before Celery sees it: one malformed message would end every worker that pops it.
 
 Anybody who may write to Redis may write anything there. What is good is written anew with what we honour and nothing
-else, each of the type that celery 5.7 and kombu 5.7 take for granted: retries, `eta`, `expires` (as the job's timeout)
-and the job. Links, chains, chords, groups, stamps and Celery's time limits are not followed. No I/O.
+else, each of the type that celery 5.7 and kombu 5.7 take for granted: retries, `expires` (as the job's timeout) and the
+job. Links, chains, chords, groups, stamps and Celery's time limits are not followed, nor is `eta`: a worker would pull
+every such message into its memory. No I/O.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from kombu.utils import json as kombu_json
@@ -162,9 +163,7 @@ def _written(
     if id is None:
         raise _Flaw("its task id cannot be a job's")
     now = datetime.now(UTC)
-    eta, expires = (_time(headers, name) for name in ("eta", "expires"))
-    if eta is not None and eta > now + timedelta(seconds=LONGEST_TIMEOUT_S):
-        raise _Flaw("its eta is too far ahead")
+    _, expires = (_time(headers, name) for name in ("eta", "expires"))
     if job and expires is not None:
         job = [_expiring(job[0], (expires - now).total_seconds())]
     priority = _mapping(message, "properties").get("priority")
@@ -177,7 +176,6 @@ def _written(
         "ignore_result": True,
     }
     kept["retries"] = retries if type(retries) is int and 0 <= retries < 2**31 else 0
-    kept["eta"] = eta.isoformat() if eta is not None and eta > now else None
     properties = {
         "correlation_id": id,
         "delivery_tag": str(uuid.uuid4()),

@@ -1,4 +1,7 @@
-"""The janitor sweeps the ledger every two seconds: a thread in every worker and supervisor, one of them at a time."""
+"""The janitor sweeps the ledger every two seconds: a thread in every worker and supervisor, one of them at a time.
+
+For its first rounds, and after a gap in them, it does what needs no judgement of leases, and leaves the lock alone.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ class Janitor:
     def stop(self) -> None:
         """End after the round in hand."""
         self._stopping.set()
-        self._thread.join(timeout=ROUND_S)
+        if self._thread.is_alive():
+            self._thread.join(timeout=ROUND_S)
 
     def _run(self) -> None:
         while not self._stopping.wait(ROUND_S):
@@ -49,15 +53,17 @@ class Janitor:
 
     def round(self) -> None:
         """Everything that is due, if no other janitor is at work."""
-        judges = self._may_judge_leases()
-        # one that may not judge leases yet does not keep those from it that may; what is done twice is harmless
-        if self._sweep.locked() if judges else self._sweep.unlocked():
-            self._sweep.run(judges)
+        judges_from = self._judges_leases()
+        # one that may not judge leases yet does the rest and keeps nobody from the lock: what is done twice is harmless
+        if judges_from is None or self._sweep.locked():
+            self._sweep.run(judges_from)
         self._last_round = time.monotonic()
 
-    def _may_judge_leases(self) -> bool:
+    def _judges_leases(self) -> int | None:
         """Not within a lease time of Redis starting, or of a gap in our own rounds: workers could not renew then."""
+        settled = self._sweep.settled()
+        # after the call: Redis may have held it up
         now = time.monotonic()
         if now - self._last_round > ROUND_S + 1.0:
             self._judges_from = now + self._lease_s
-        return self._sweep.redis_is_settled() and now >= self._judges_from
+        return settled if now >= self._judges_from else None

@@ -50,7 +50,8 @@ class Leases:
     def stop(self) -> None:
         """Renew no more, and take this worker off the list of living ones."""
         self._stopping.set()
-        self._thread.join(timeout=self._lease_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._lease_s)
         try:
             self._ledger.leave(self._worker)
         except RedisError as error:
@@ -60,7 +61,11 @@ class Leases:
     def holding(self, lease: Lease) -> Iterator[None]:
         """Renew this lease for as long as the block runs."""
         with self._lock:
+            before = self._held.get(lease.id)
             self._held[lease.id] = lease
+        if before is not None:
+            # this worker had lost it, and has got it again before it heard of that
+            self._on_lost(lease.id)
         try:
             yield
         finally:
@@ -71,6 +76,10 @@ class Leases:
     def holds(self, lease: Lease) -> bool:
         """Whether the lease is, as far as this worker has heard, still its own."""
         return self._held.get(lease.id) is lease
+
+    def __len__(self) -> int:
+        # a signal's handler asks: no lock
+        return len(self._held)
 
     def held(self) -> list[Lease]:
         """All that is held now."""
@@ -107,18 +116,20 @@ class Leases:
         lost = self._ledger.renew(self._worker, [(each.id, each.token) for each in leases], self._lease_s, self._about)
         for lease in leases:
             # one that ended while the call was on its way is lost to nobody
-            if lease.id in lost and self.holds(lease):
-                self._drop(lease.id)
+            if lease.id in lost:
+                self._drop(lease)
 
     def _listen(self, pubsub: PubSub, until: float) -> None:
         message = pubsub.get_message(timeout=min(0.2, max(0.0, until - time.monotonic())))
         if message and message["type"] == "message":
-            id = message["data"].decode()
-            if id in self._held:
-                self._drop(id)
+            lease = self._held.get(message["data"].decode())
+            if lease is not None:
+                self._drop(lease)
 
-    def _drop(self, id: str) -> None:
+    def _drop(self, lease: Lease) -> None:
         with self._lock:
-            self._held.pop(id, None)
-        log.info("job %s is no longer this worker's", id)
-        self._on_lost(id)
+            if self._held.get(lease.id) is not lease:
+                return
+            del self._held[lease.id]
+        log.info("job %s is no longer this worker's", lease.id)
+        self._on_lost(lease.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Collection
@@ -68,12 +69,12 @@ class WorkerProcess:
         signals.setup_logging.connect(self._set_up_logging, weak=False)
         signals.worker_shutting_down.connect(self._drain, weak=False)
         signals.worker_shutdown.connect(self._end, weak=False)
-        for signal, step in (
+        for moment, step in (
             (signals.celeryd_init, self._configure),
             (signals.worker_init, self._load),
             (signals.worker_ready, self._ready),
         ):
-            signal.connect(partial(self._or_never_ready, step), weak=False)
+            moment.connect(partial(self._or_never_ready, step), weak=False)
 
     def _or_never_ready(self, step: Callable[..., None], **arguments: Any) -> None:
         """Celery logs what a signal's receiver raises and goes on: it would consume without a model."""
@@ -104,7 +105,7 @@ class WorkerProcess:
         """Celery waits for this before it consumes, answers pings or says "ready"."""
         self._link.watch()
         engine = make_engine(self._engine_settings, self._slots)
-        self._watchdog = Watchdog(engine.stall, self._on_stall, self._link.alive, _LOOK_S)
+        self._watchdog = Watchdog(engine.stall, self._on_stall, self._look, _LOOK_S)
         self._watchdog.start()
         engine.start(self._on_crash)
         self._require_redis_7()
@@ -135,19 +136,30 @@ class WorkerProcess:
             self._departure.begin(0, "asked a second time to stop")
             return
         self._draining = True
-        held = len(self._attempts.leases.held()) if self._attempts else 0
         grace_s = self._worker_settings.drain_s
-        log.info("stopping: %d jobs to finish, for at most %.0f s", held, grace_s)
         timer = threading.Timer(grace_s, self._departure.begin, [0, "the time to drain (VQA_DRAIN_S) is over"])
         timer.daemon = True
         timer.start()
+        held = 0
+        if self._attempts is not None:
+            self._attempts.draining.set()
+            held = len(self._attempts.leases)
+        log.info("stopping: %d jobs to finish, for at most %.0f s", held, grace_s)
 
     def _end(self, **_: Any) -> None:
         if self._attempts is not None:
+            self._watchdog.stop()
             self._janitor.stop()
             self._attempts.leases.stop()
             self._attempts.answering.engine.stop()
             self._attempts.answering.media.close()
+        # Python ends with the default handlers: a signal that comes now has nothing to give back, and is no failure
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _look(self) -> None:
+        """From the watchdog's thread, each time it looks."""
+        self._link.alive(self._attempts is not None and self._attempts.answering.answered.is_set())
 
     def _on_crash(self, error: BaseException, ids: Collection[str]) -> None:
         """From the engine's thread."""

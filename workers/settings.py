@@ -20,7 +20,7 @@ class WorkerSettings(Settings):
     slots: str | None = None
     media_threads: int = Field(default=4, ge=1, le=64)
     ready_timeout_s: float = Field(default=1800.0, gt=0)
-    restarts: int = Field(default=5, ge=0)
+    restarts: int = Field(default=10, ge=0)
     #: the consumer needs a moment to stop before anything is given back
     drain_s: float = Field(default=60.0, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

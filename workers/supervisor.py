@@ -145,7 +145,9 @@ class Supervisor:
             card.state, card.reason = "killed", f"was killed after it had said nothing for {silent_s:.0f} s"
 
     def _ended(self, card: Card, how: str) -> None:
-        if card.ready_at and time.monotonic() - card.ready_at > self._steady_s:
+        # a card on which jobs were answered is not what is wrong: one of its jobs may be
+        worked = card.child is not None and card.child.worked
+        if card.ready_at and (worked or time.monotonic() - card.ready_at > self._steady_s):
             card.failures = 0
         card.ready_at = 0.0
         card.failures += 1

@@ -18,6 +18,9 @@ _VARIABLE = "_VQA_SUPERVISOR_FD"
 
 READY = "ready"
 
+#: in place of an empty line: the worker has answered since it was ready, so its card is of use
+WORKED = b"+\n"
+
 #: exit status of a worker that would fail the same way again (sysexits.h: EX_CONFIG)
 EXIT_NEVER_READY = 78
 
@@ -49,15 +52,17 @@ class SupervisorLink:
         if self._socket is not None:
             self._socket.sendall(line.replace("\n", " ").encode() + b"\n")
 
-    def alive(self) -> None:
-        """Tell the supervisor that this process runs. Never blocks and never raises."""
+    def alive(self, worked: bool = False) -> None:
+        """Tell the supervisor that this process runs, and whether it answered something. Never blocks or raises."""
         if self._socket is not None:
             # full where the supervisor is stopped: what it has not read yet says the same
             with contextlib.suppress(OSError):
-                self._socket.send(b"\n", socket.MSG_DONTWAIT)
+                self._socket.send(WORKED if worked else b"\n", socket.MSG_DONTWAIT)
 
     def _wait_for_end(self) -> None:
         assert self._socket is not None
-        while self._socket.recv(1024):
-            continue
+        # a supervisor that is killed with something unread is a connection reset, not an end of file
+        with contextlib.suppress(OSError):
+            while self._socket.recv(1024):
+                continue
         os.kill(os.getpid(), signal.SIGTERM)

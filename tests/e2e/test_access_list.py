@@ -19,7 +19,7 @@ from producer import Client
 from producer.ports import free_port
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, WorkerProcess
-from vqa import Cancelled, DeadlineExceeded, Job
+from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolicy
 from vqa.ledger import Ledger
 
 PICTURE = ROOT / "examples" / "pictures"
@@ -49,14 +49,22 @@ def login(server: RedisServer) -> Iterator[Callable[[str], Redis]]:
 Login = Callable[[str], Redis]
 
 
+Work = Callable[..., WorkerProcess]
+
+
 @pytest.fixture
-def worker(server: RedisServer, login: Login, tmp_path: Path) -> Iterator[WorkerProcess]:
-    worker = WorkerProcess(_url(server, "worker"), "worker", tmp_path / "worker.log", VQA_LEASE_S="2")
-    try:
-        worker.wait_ready(Ledger(login("operator")))
-        yield worker
-    finally:
-        worker.stop()
+def work(server: RedisServer, login: Login, tmp_path: Path) -> Iterator[Work]:
+    """Start a worker as the user of workers; it ends with the test."""
+    with ExitStack() as started:
+
+        def start(name: str, **variables: str) -> WorkerProcess:
+            log = tmp_path / f"{name}.log"
+            worker = WorkerProcess(_url(server, "worker"), name, log, **{"VQA_LEASE_S": "2"} | variables)
+            started.callback(worker.stop)
+            worker.wait_ready(Ledger(login("operator")))
+            return worker
+
+        yield start
 
 
 @pytest.fixture
@@ -74,9 +82,9 @@ def flower(server: RedisServer, tmp_path: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def _refusals(login: Login) -> list[str]:
-    """What Redis refused since it started, as `user: command or key`."""
-    entries = cast(list[dict[str, Any]], login("operator").acl_log())
+def _refusals(operator: Redis) -> list[str]:
+    """What Redis refused since its log was reset, as `user: command or key`."""
+    entries = cast(list[dict[str, Any]], operator.acl_log())
     return [f"{entry['username']}: {entry['object']}" for entry in entries]
 
 
@@ -88,7 +96,7 @@ def _soon(true: Callable[[], bool], timeout_s: float = 20) -> None:
 
 
 def _job(seconds: float = 0, **fields: Any) -> Job:
-    metadata = {"echo_delay_s": str(seconds)}
+    metadata = {"echo_delay_s": str(seconds)} | fields.pop("metadata", {})
     return Job(messages=[{"role": "user", "content": "?"}], metadata=metadata, **fields)
 
 
@@ -114,11 +122,12 @@ def _look_and_revoke(flower: str, client: Client) -> None:
 
     def sees_a_worker() -> bool:
         try:
-            return "worker" in str(asks("workers?refresh=1"))
+            return "broker_url" in str(asks("workers?refresh=1"))
         except requests.ConnectionError:
             return False
 
     _soon(sees_a_worker)
+    assert PASSWORDS["worker"] not in str(asks("workers?refresh=1"))
     assert {queue["name"] for queue in asks("queues/length")["active_queues"]} == {"interactive", "bulk", "celery"}
     running = client.submit(_job(seconds=60))
     _soon(lambda: running in asks("tasks"))
@@ -127,16 +136,56 @@ def _look_and_revoke(flower: str, client: Client) -> None:
         client.answer(running, timeout_s=20)
 
 
+def _give_up_and_retry(client: Client, operator: Redis) -> None:
+    given_up = client.submit(_job(retry=RetryPolicy(attempts=1), metadata={"echo_fail": "EngineError"}))
+    with pytest.raises(JobGivenUp):
+        client.answer(given_up)
+    operator.lpush("interactive", "no message")
+    _soon(lambda: client.count_dead() == 2)
+    assert given_up in [letter.id for letter in client.dead_letters()]
+    assert client.retry_dead([given_up]) == {given_up: "reopened"}
+    with pytest.raises(JobGivenUp):
+        client.answer(given_up)
+    assert client.purge_dead([letter.id for letter in client.dead_letters()]) == 2
+
+
+def _leave_jobs_behind(client: Client, work: Work) -> None:
+    stopped = work("stopped", VQA_SLOTS="1", VQA_DRAIN_S="1")
+    ids = client.submit_many(_job(seconds=3) for _ in range(4))
+    _soon(lambda: "stopped@" in str(client.states(ids)))
+    # what it holds goes back, and messages that no thread has begun
+    assert stopped.stop() == 0
+    killed = work("killed", VQA_SLOTS="1")
+    _soon(lambda: "killed@" in str(client.states(ids)))
+    killed.kill()
+    work("last")
+    assert {id for id, outcome in client.answers(ids) if isinstance(outcome, Answer)} == set(ids)
+
+
 def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
-    server: RedisServer, login: Login, worker: WorkerProcess, flower: str
+    server: RedisServer, login: Login, work: Work, flower: str
 ) -> None:
-    login("operator").acl_log_reset()
+    operator = login("operator")
+    operator.acl_log_reset()
+    worker = work("worker")
     with Client(redis_url=_url(server, "producer")) as client:
         _ask_all_ways(client)
+        _give_up_and_retry(client, operator)
         _look_and_revoke(flower, client)
-    # a worker that is killed leaves work to the janitor, and messages to kombu
-    assert worker.stop() == 0
-    assert _refusals(login) == []
+        assert worker.stop() == 0
+        _leave_jobs_behind(client, work)
+    assert _refusals(operator) == []
+
+
+def test_doctor_examines_and_repairs_as_a_worker(server: RedisServer, login: Login) -> None:
+    login("operator").acl_log_reset()
+    command = [sys.executable, "-m", "producer.cli", "doctor", "--repair"]
+    environment = os.environ | {"VQA_REDIS_URL": _url(server, "worker")}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert "redis" in said.stdout
+    assert said.stderr == ""
+    # whether the append-only file is synced is then not known
+    assert set(_refusals(login("operator"))) <= {"vqa-worker: config|get"}
 
 
 ANYBODY = [

@@ -28,7 +28,7 @@ from vqa.ledger import dead_key
 OUTCOMES = [
     error
     for _, error in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(error, PermanentError) and error is not PermanentError
+    if issubclass(error, PermanentError) and error not in {PermanentError, Cancelled}
 ]
 WAIT_S = 60.0
 

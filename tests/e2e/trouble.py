@@ -79,7 +79,7 @@ class Stage:
 
     @contextmanager
     def waiting(self, id: str) -> Iterator[list[tuple[float, VQAError | Answer]]]:
-        """Somebody waits for this job meanwhile: what it got, and when (monotonic); in the end it was not left hanging."""
+        """Somebody waits for this job meanwhile, and is not left hanging: what it got, and when (monotonic)."""
         got: list[tuple[float, VQAError | Answer]] = []
 
         def wait() -> None:
@@ -102,7 +102,9 @@ class Stage:
         until = time.monotonic() + timeout_s
         answers: dict[str, Answer] = {}
         while missing := [id for id in ids if id not in answers]:
-            assert time.monotonic() < until, f"{len(missing)} of {len(ids)} jobs are open: {self.client.states(missing)}"
+            assert time.monotonic() < until, (
+                f"{len(missing)} of {len(ids)} jobs are open: {self.client.states(missing)}"
+            )
             with suppress(QueueUnavailable):
                 for id, outcome in self.client.answers(missing, timeout_s=5):
                     if isinstance(outcome, Answer):
@@ -113,6 +115,44 @@ class Stage:
         assert {id: self.redis.get(outcome_key(id)) for id in ids} == kept
         assert sum(sum(states.values()) for states in self.client.counts().values()) == 0
         return answers
+
+    def away(self, seconds: float) -> None:
+        """Redis is killed while jobs run and wait, and comes back with its data after so long."""
+        self.work()
+        ids = self.submit(6)
+        self.wait_until_running(ids, 2)
+        with self.waiting(ids[-1]) as got:
+            begun = time.monotonic()
+            self.server.kill()
+            assert "does not answer" in self.refuses()
+            time.sleep(max(0.0, begun + seconds - time.monotonic()))
+            self.server.start()
+        at, outcome = got[0]
+        assert isinstance(outcome, QueueUnavailable)
+        assert at - begun < TOLD_WITHIN_S
+        self.answered_once(ids + self.submit(2))
+        self.unharmed()
+
+    def silence(self, worker: WorkerProcess) -> None:
+        """Nothing passes between this worker and Redis, and neither is told."""
+        self.workers[worker.name][1].silence()
+
+    def slow(self, worker: WorkerProcess, latency_s: float) -> None:
+        """What this worker and the producer send arrives so much later, and what Redis sends them, too."""
+        for proxy in (self.proxy, self.workers[worker.name][1]):
+            proxy.slow(latency_s)
+
+    def restore(self, worker: WorkerProcess) -> None:
+        """Both ways are as they were."""
+        for proxy in (self.proxy, self.workers[worker.name][1]):
+            proxy.restore()
+
+    def wait_for_log(self, worker: WorkerProcess, words: str, timeout_s: float = 15) -> None:
+        """Until the worker has said so."""
+        until = time.monotonic() + timeout_s
+        while words not in worker.log.read_text():
+            assert time.monotonic() < until, worker.log.read_text()
+            time.sleep(0.05)
 
     def unharmed(self) -> None:
         """Every worker is the process that it was."""

@@ -28,6 +28,10 @@ def take(ledger: Ledger, id: str = "a", token: str = "t", lease_s: float = LEASE
     return lease
 
 
+def expire(ledger: Ledger) -> tuple[list[str], list[str]]:
+    return ledger.expire("bulk", 10, LOST, asked_ms=2**53)
+
+
 def test_a_job_is_accepted_once_and_not_again_while_its_outcome_is_kept(ledger: Ledger) -> None:
     assert accept(ledger) == "accepted"
     assert accept(ledger) == "open"
@@ -78,7 +82,7 @@ def test_a_close_leaves_the_outcome_and_nothing_else(ledger: Ledger, redis: Redi
 def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Redis) -> None:
     accept(ledger)
     take(ledger, token="old", lease_s=0)
-    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
+    assert expire(ledger) == (["a"], [])
     take(ledger, token="new")
     assert not ledger.close("a", "old", b"wrong", 60)
     assert not ledger.retry("a", "old")
@@ -90,7 +94,7 @@ def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Re
 def test_only_what_is_due_is_moved(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger)
-    assert ledger.expire("bulk", 10, LOST) == ([], [])
+    assert expire(ledger) == ([], [])
     ledger.retry("a", "t", delay_s=60)
     assert ledger.ripen("bulk", 10) == []
     assert ledger.late(10) == []
@@ -99,7 +103,7 @@ def test_only_what_is_due_is_moved(ledger: Ledger) -> None:
 def test_a_lease_that_ran_out_is_revived_when_nobody_else_took_the_job(ledger: Ledger) -> None:
     accept(ledger)
     take(ledger, lease_s=0)
-    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
+    assert expire(ledger) == (["a"], [])
     assert ledger.renew("worker", [("a", "t")], LEASE_S, {}) == []
     header = ledger.header("a")
     assert header is not None
@@ -128,7 +132,7 @@ def test_a_verb_whose_reply_was_lost_may_be_sent_again(ledger: Ledger) -> None:
 def test_an_answer_counts_when_its_lease_ran_out_and_nobody_else_took_the_job(ledger: Ledger, redis: Redis) -> None:
     accept(ledger)
     take(ledger, lease_s=0)
-    assert ledger.expire("bulk", 10, LOST) == (["a"], [])
+    assert expire(ledger) == (["a"], [])
     assert ledger.close("a", "t", b"answer", 60)
     assert redis.get(outcome_key("a")) == b"answer"
 
@@ -201,7 +205,7 @@ def test_a_job_that_lost_workers_has_its_last_attempt_alone(ledger: Ledger) -> N
     accept(ledger)
     for token in ("one", "two"):
         assert not take(ledger, token=token, lease_s=0).header.alone
-        assert ledger.expire("bulk", 10, LOST) == (["a"], [])
+        assert expire(ledger) == (["a"], [])
     assert ledger.take("a", "worker", "three", LEASE_S) == "alone"
     lease = ledger.take("a", "worker", "three", 0, alone=True)
     assert isinstance(lease, Lease)
@@ -210,7 +214,7 @@ def test_a_job_that_lost_workers_has_its_last_attempt_alone(ledger: Ledger) -> N
         (1, "worker", LOST),
         (2, "worker", LOST),
     ]
-    assert ledger.expire("bulk", 10, LOST) == ([], ["a"])
+    assert expire(ledger) == ([], ["a"])
 
 
 def test_transient_errors_alone_never_make_a_job_run_alone(ledger: Ledger) -> None:
@@ -290,3 +294,33 @@ def test_an_entry_that_was_removed_by_hand_does_not_hold_up_the_others(ledger: L
     redis.delete(entry_key("a"))
     assert ledger.late(1) == []
     assert ledger.late(1) == ["b"]
+
+
+def test_leases_are_not_judged_by_a_call_that_was_held_up(ledger: Ledger, redis: Redis) -> None:
+    accept(ledger)
+    take(ledger, lease_s=0)
+    seconds, _ = redis.time()
+    assert ledger.expire("bulk", 10, LOST, asked_ms=(seconds - 4) * 1000) == ([], [])
+    assert ledger.expire("bulk", 10, LOST, asked_ms=(seconds + 1) * 1000) == (["a"], [])
+
+
+def test_what_is_closed_for_its_deadline_or_its_last_worker_is_judged_again_then(ledger: Ledger) -> None:
+    accept(ledger)
+    assert not ledger.close("a", "", b"outcome", 60, only="late")
+    take(ledger)
+    assert not ledger.close("a", "", b"outcome", 60, "worker_lost", "x", only="last")
+    ledger.accept("late", "bulk", b"{}", 0)
+    assert ledger.close("late", "", b"outcome", 60, only="late")
+
+
+def test_several_attempts_go_back_in_one_call_and_only_those_that_are_held(ledger: Ledger) -> None:
+    for id in ("a", "b", "c"):
+        accept(ledger, id)
+    held = [take(ledger, id) for id in ("a", "b", "c")]
+    ledger.close("c", "t", b"outcome", 60)
+    moved = ledger.give_back([(held[0], "0"), (held[1], "lost"), (held[2], "0")], "EngineError: x")
+    assert [lease.id for lease in moved] == ["a", "b"]
+    a, b = ledger.header("a"), ledger.header("b")
+    assert a is not None
+    assert b is not None
+    assert (a.attempt, a.lost, b.attempt, b.lost, b.error) == (0, 0, 1, 1, "EngineError: x")

@@ -160,7 +160,7 @@ class Verbs(RuleBasedStateMachine):
     def expire(self) -> None:
         due = {id for id, job in self.jobs.items() if job.state == "leased" and job.score <= self.now}
         last = {id for id in due if self.jobs[id].alone}
-        queued, given_up = self.ledger.expire(LANE, 10, LOST)
+        queued, given_up = self.ledger.expire(LANE, 10, LOST, self.now)
         assert (set(queued), set(given_up)) == (due - last, last)
         for id in queued:
             job = self.jobs[id]
@@ -177,7 +177,7 @@ class Verbs(RuleBasedStateMachine):
             self.requeue_before(before)
 
     def requeue_before(self, before: int | None) -> None:
-        bound = self.now - 5000 if before is None else min(self.now - 5000, self.now - before * 1000)
+        bound = self.now - 5000 - (before or 0) * 1000
         due = {id for id, job in self.jobs.items() if job.state == "queued" and job.score < bound}
         assert set(self.ledger.requeue(LANE, 5, None if before is None else self.now - before * 1000, 10)) == due
         for id in due:

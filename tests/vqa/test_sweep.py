@@ -30,7 +30,7 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture
 def sweep(redis: Redis, app: Celery, queue_settings: QueueSettings) -> RunSweep:
-    return lambda: Sweep(redis, app, queue_settings).run(judges_leases=True)
+    return lambda: Sweep(redis, app, queue_settings).run(judges_from=2**53)
 
 
 def take(ledger: Ledger, id: str = "a", token: str = "token", lease_s: float = 0, alone: bool = False) -> Lease:
@@ -163,3 +163,34 @@ def test_workers_that_are_long_gone_are_struck_off(redis: Redis, ledger: Ledger,
     ledger.renew("here@host", [], 9, {})
     sweep()
     assert [worker.name for worker in ledger.workers(float("inf"))] == ["here@host"]
+
+
+def test_producers_that_overtake_each_other_cost_no_second_message(
+    redis: Redis, ledger: Ledger, app: Celery, sweep: RunSweep
+) -> None:
+    chunks = [[f"{producer}-{number}" for number in range(500)] for producer in ("slow", "fast")]
+    for ids in chunks:
+        queue(redis, ledger, app, *ids, ago_s=60, message=False)
+    # accepted first, published last
+    for ids in reversed(chunks):
+        wake(app, [(id, "bulk") for id in ids])
+    assert sweep().unheard == 0
+
+
+def test_a_queued_id_whose_entry_was_removed_is_not_published_for_ever(
+    redis: Redis, ledger: Ledger, app: Celery, sweep: RunSweep
+) -> None:
+    queue(redis, ledger, app, "gone", ago_s=60, message=False)
+    redis.delete("vqa:job:gone")
+    assert sweep().unheard == 0
+    assert redis.zcard("vqa:queued:bulk") == 0
+
+
+def test_in_a_full_redis_what_is_late_is_closed(redis: Redis, ledger: Ledger, app: Celery, sweep: RunSweep) -> None:
+    queue(redis, ledger, app, "lost", ago_s=60, message=False)
+    ledger.accept("late", "bulk", b"{}", 0)
+    redis.config_set("maxmemory", 1)
+    try:
+        assert sweep().late == 1
+    finally:
+        redis.config_set("maxmemory", 0)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Self
 
 from vqa import errors
-from vqa.errors import EngineError, InvalidJob, VQAError
+from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from workers.engine.admission import Admission
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.clock import Clock
@@ -164,10 +164,10 @@ class EchoEngine:
             self._crash(held.prompt.id)
         elif how == "hang":
             self._stopped.wait()
-        elif isinstance(kind, type) and issubclass(kind, VQAError):
+        elif isinstance(kind, type) and issubclass(kind, VQAError) and kind is not Cancelled:
             held.fail(kind("the job's metadata asked for this failure"))
         else:
-            held.fail(InvalidJob("metadata echo_fail is the name of an error, exit, crash or hang"))
+            held.fail(InvalidJob("metadata echo_fail is the name of an error but Cancelled, or exit, crash or hang"))
 
     def _crash(self, id: str) -> None:
         if self._ending.acquire(blocking=False):

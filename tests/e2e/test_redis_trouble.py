@@ -1,0 +1,133 @@
+"""Redis in trouble, or the way to it: no job is lost, none is answered twice, and no worker needs a restart."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.trouble import TIMEOUT_S, TOLD_WITHIN_S, Stage
+from vqa import Answer, QueueUnavailable
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path, **getattr(request, "param", {})) as stage:
+        yield stage
+
+
+def test_redis_is_killed_again_and_again_and_comes_back_with_its_data(stage: Stage) -> None:
+    stage.work()
+    ids: list[str] = []
+    for _ in range(4):
+        ids += stage.submit(4)
+        stage.wait_until_running(ids, 2)
+        with stage.waiting(ids[-1]) as got:
+            stage.server.kill()
+            stage.server.start()
+        assert isinstance(got[0][1], Answer), "who waits rides it out"
+    answers = stage.answered_once(ids)
+    assert Counter(answer.attempt for answer in answers.values()) == {1: 16}
+    stage.unharmed()
+
+
+def test_redis_is_away_for_several_seconds(stage: Stage) -> None:
+    stage.away(8)
+
+
+def test_redis_hangs_for_longer_than_a_lease(stage: Stage) -> None:
+    stage.work()
+    ids = stage.submit(6)
+    stage.wait_until_running(ids, 2)
+    with stage.waiting(ids[-1]) as got:
+        begun = time.monotonic()
+        stage.server.pause()
+        assert "does not answer" in stage.refuses()
+        time.sleep(3)
+        stage.server.resume()
+    at, outcome = got[0]
+    assert isinstance(outcome, QueueUnavailable)
+    assert at - begun < TOLD_WITHIN_S
+    stage.answered_once(ids + stage.submit(2))
+    stage.unharmed()
+
+
+def test_a_full_redis_refuses_jobs_and_goes_on_answering_those_that_it_has(stage: Stage) -> None:
+    stage.work()
+    ids = stage.submit(8)
+    stage.wait_until_running(ids, 2)
+    stage.redis.config_set("maxmemory", 1)
+    assert stage.refuses().startswith("QueueFull: ")
+    with stage.waiting(ids[-1]) as got:
+        pass
+    assert isinstance(got[0][1], Answer)
+    assert stage.refuses().startswith("QueueFull: ")
+    stage.redis.config_set("maxmemory", 0)
+    time.sleep(1)
+    answers = stage.answered_once(ids + stage.submit(2))
+    assert Counter(answer.attempt for answer in answers.values()) == {1: 10}
+    stage.unharmed()
+
+
+def test_redis_takes_no_writes_for_longer_than_a_lease(stage: Stage) -> None:
+    stage.work()
+    ids = stage.submit(6)
+    stage.wait_until_running(ids, 2)
+    with stage.waiting(ids[-1]) as got:
+        begun = time.monotonic()
+        # of a master that is not there: its own data stay
+        stage.redis.replicaof("127.0.0.1", 1)
+        assert stage.refuses().startswith("QueueUnavailable: ")
+        time.sleep(3)
+        stage.redis.replicaof("NO", "ONE")
+    at, outcome = got[0]
+    assert isinstance(outcome, Answer) or at - begun < TOLD_WITHIN_S
+    stage.answered_once(ids + stage.submit(2))
+    stage.unharmed()
+
+
+# the default lease, and a second there and back
+@pytest.mark.parametrize("stage", [{"VQA_LEASE_S": "9", "VQA_REDIS_TIMEOUT_S": "5"}], indirect=True)
+def test_the_way_to_redis_is_slow(stage: Stage) -> None:
+    worker = stage.work()
+    stage.answered_once(stage.submit(1, seconds=0))
+    stage.slow(worker, 0.5)
+    ids = stage.submit(1)
+    with stage.waiting(ids[0]) as got:
+        pass
+    assert isinstance(got[0][1], Answer)
+    stage.restore(worker)
+    [answer] = stage.answered_once(ids).values()
+    assert answer.attempt == 1
+    stage.unharmed()
+
+
+def test_a_worker_that_is_cut_off_loses_its_jobs_to_another_and_changes_nothing_when_it_is_back(stage: Stage) -> None:
+    first = stage.work("first")
+    ids = stage.submit(2, seconds=1.5)
+    stage.wait_until_running(ids, 2)
+    stage.silence(first)
+    stage.work("second")
+    answers = stage.answered_once(ids)
+    assert {(answer.attempt, answer.worker.partition("@")[0]) for answer in answers.values()} == {(2, "second")}
+    stage.restore(first)
+    # its closes arrive now, and are too late
+    stage.wait_for_log(first, "this attempt's outcome is dropped")
+    assert stage.answered_once(ids) == answers
+    again = stage.answered_once(stage.submit(8, seconds=1))
+    assert {answer.worker.partition("@")[0] for answer in again.values()} == {"first", "second"}
+    stage.unharmed()
+
+
+def test_a_producer_that_is_cut_off_is_told_in_time_and_its_jobs_are_answered(stage: Stage) -> None:
+    stage.work()
+    ids = stage.submit(2)
+    stage.proxy.silence()
+    assert "does not answer" in stage.refuses()
+    begun = time.monotonic()
+    with pytest.raises(QueueUnavailable):
+        stage.client.answer(ids[0], timeout_s=TIMEOUT_S / 2)
+    assert time.monotonic() - begun < TOLD_WITHIN_S
+    stage.proxy.restore()
+    stage.answered_once(ids)
