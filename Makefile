@@ -12,7 +12,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
 CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
 
-.PHONY: help install demo test check eval bench clean
+.PHONY: help install demo test check eval bench chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -51,7 +51,7 @@ demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; 
 	@$(BIN)/vqa demo $(if $(DEMO_EXIT),--exit)
 
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
 
 check: $(STAMP) ## formatting, lint, types, import rules, the compose file
 	@$(BIN)/ruff check .
@@ -65,6 +65,9 @@ eval: $(STAMP) ## how often the small model is right on questions that it has no
 
 bench: $(STAMP) ## answers a second, and how long they take
 	@$(BIN)/python -m bench $(ARGS)
+
+chaos: $(STAMP) ## jobs under kills, hangs and partitions, up to an hour; CHAOS=short takes three minutes, ARGS='--seed 7'
+	@$(BIN)/python -W error -m tests.chaos $(if $(filter short,$(CHAOS)),--short) $(ARGS)
 
 clean: ## remove what was made here, the virtual environment included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -185,7 +185,7 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, er
   if not header then return redis.call('GET', outcome_key) == outcome and 1 or 0 end
   -- a lease that ran out is still its holder's while nobody else has taken the job
   if token ~= '' and header.token ~= token then return 0 end
-  if only == 'late' and header.deadline > now then return 0 end
+  if only == 'late' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return 0 end
   if only == 'last' then
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
     if not ends or tonumber(ends) > now then return 0 end

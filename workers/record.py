@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as plain
 from kombu.transport import virtual
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, ExecAbortError, OutOfMemoryError, RedisError, TimeoutError
 
 from vqa.connection import UNREACHED
 
@@ -24,9 +24,16 @@ class Record(plain.QoS):
     channel: Channel
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Write it down, or hold it for its list."""
+        """Write it down, where there is room; or hold it for its list."""
         try:
             super().append(message, delivery_tag)
+        except (OutOfMemoryError, ExecAbortError):
+            if message.payload[0]:
+                # a job that is in no ledger yet
+                self._hold(message)
+                raise
+            # the ledger has the job: a full Redis gets room by answering what is in it
+            virtual.QoS.append(self, message, delivery_tag)
         except UNREACHED:
             self._hold(message)
             raise

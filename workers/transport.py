@@ -20,7 +20,7 @@ from celery.app.amqp import AMQP
 from celery.worker.state import maybe_shutdown
 from kombu.transport import redis as plain
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from vqa.connection import UNREACHED
 from workers.guard import Malformed
@@ -34,10 +34,9 @@ _PAUSES = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
 
 
 class Channel(plain.Channel):
-    """Takes through the transport option `intake`."""
+    """Takes through an intake."""
 
     QoS = Record
-    from_transport_options = (*plain.Channel.from_transport_options, "intake")  # type: ignore[assignment]
     intake: Intake
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +78,8 @@ class Channel(plain.Channel):
     def refused(self, error: BaseException) -> None:
         """Take nothing for a moment, and go on with new connections: the address may lead to a new master by then."""
         self.intake.refused(error)
-        self.pool.disconnect()
+        if self._pool is not None:
+            self._pool.disconnect()
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -146,6 +146,8 @@ class Channel(plain.Channel):
             super().maybe_refresh_binding_expiry()
         except LOST:
             raise
+        except OutOfMemoryError:
+            pass
         except RedisError as error:
             self.refused(error)
 
@@ -159,9 +161,11 @@ def _place(error: Exception) -> str:
 class Connection(kombu.Connection):
     """Of a worker process."""
 
+    intake: Intake
+
     def get_transport_cls(self) -> Any:
         """The url's transport, guarded."""
-        return _guarded(super().get_transport_cls())
+        return _guarded(super().get_transport_cls(), self.intake)
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         """Try as often as it takes, more often than kombu: it ends at half a minute between two tries."""
@@ -169,22 +173,16 @@ class Connection(kombu.Connection):
 
 
 @cache
-def _guarded(transport: type[plain.Transport]) -> type[plain.Transport]:
-    channel = transport.Channel
-    options = tuple(dict.fromkeys((*channel.from_transport_options, *Channel.from_transport_options)))
-    guarded = type("Channel", (Channel, channel), {"from_transport_options": options})
-    return type("Transport", (transport,), {"Channel": guarded})
-
-
-class WorkerAMQP(AMQP):  # type: ignore[misc]  # celery has no types
-    """What Celery makes its connections with."""
-
-    Connection = Connection
+def _guarded(transport: type[plain.Transport], intake: Intake) -> type[plain.Transport]:
+    options = transport.Channel.from_transport_options
+    channel = type("Channel", (Channel, transport.Channel), {"from_transport_options": options, "intake": intake})
+    return type("Transport", (transport,), {"Channel": channel})
 
 
 def guard(app: Celery, aside: Aside) -> Intake:
     """Let this app's connections take through an intake, which is returned. Before the first is made."""
     intake = Intake(aside)
-    app.amqp_cls = WorkerAMQP
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "intake": intake}
+    # not among the settings: Flower shows those, as JSON
+    connection = type("Connection", (Connection,), {"intake": intake})
+    app.amqp_cls = type("WorkerAMQP", (AMQP,), {"Connection": connection})
     return intake

@@ -181,14 +181,11 @@ def test_whoever_waits_for_a_malformed_message_hears_what_is_wrong(
     newer = other_app.send_task(TASK, [{"version": 99, "at": datetime.now(UTC), **WORDS}], queue="bulk")
     expired = other_app.send_task(TASK, [WORDS], queue="bulk", expires=datetime.now(UTC) - timedelta(seconds=5))
     linked = other_app.send_task(TASK, [WORDS], link=other_app.signature("x.y"), time_limit=5, countdown=1)
-    sent = time.monotonic()
     for result, error in ((misspelt, InvalidJob), (newer, UnsupportedVersion), (expired, DeadlineExceeded)):
         with pytest.raises(VQAError) as caught:
             result.get(timeout=WAIT_S)
         assert type(caught.value) is error
     assert linked.get(timeout=WAIT_S)["attempt"] == 1
-    # its countdown was kept
-    assert time.monotonic() - sent > 0.9
     assert {id: header.reason for header, id, _ in dead_letters(redis)} == {
         misspelt.id: "malformed: the task vqa.misspelt is unknown",
         newer.id: "unsupported_version",

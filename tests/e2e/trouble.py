@@ -85,7 +85,7 @@ class Stage:
         def wait() -> None:
             outcome: VQAError | Answer
             try:
-                outcome = self.client.answer(id, timeout_s=60)
+                outcome = self.client.answer(id, timeout_s=40)
             except VQAError as error:
                 outcome = error
             got.append((time.monotonic(), outcome))
@@ -93,7 +93,7 @@ class Stage:
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         yield got
-        thread.join(70)
+        thread.join(60)
         assert got, "it waits for ever"
 
     def answered_once(self, ids: Iterable[str], timeout_s: float = 30) -> dict[str, Answer]:

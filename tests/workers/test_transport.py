@@ -181,6 +181,22 @@ def test_what_redis_has_no_room_to_record_is_delivered_when_it_has(
     assert redis.hlen("unacked") == 2
 
 
+def test_a_wake_up_needs_no_record_where_redis_has_no_room_for_it(
+    consumer: Consumer, app: Celery, redis: Redis, full: Callable[[bool], None]
+) -> None:
+    wake(app, [("one", "bulk"), ("two", "bulk")])
+    full(True)
+    consumer.drain_until(lambda: len(consumer.messages) == 2)
+    assert redis.hlen("unacked") == 0
+    consumer.messages[0].ack()
+    consumer.messages[1].reject(requeue=True)
+
+
+def test_settings_are_shown_as_json(app: Celery) -> None:
+    guard(app, lambda *_: None)
+    assert "queue_order_strategy" in json.dumps(app.conf.broker_transport_options)
+
+
 def test_a_full_redis_takes_acknowledgements(consumer: Consumer, redis: Redis, full: Callable[[bool], None]) -> None:
     redis.lpush("bulk", foreign("one"))
     consumer.drain_until(lambda: bool(consumer.messages))

@@ -1,0 +1,41 @@
+"""Which faults there are, and how often each is drawn."""
+
+from __future__ import annotations
+
+from tests.chaos import faults, trouble
+from tests.chaos.faults import Fault
+
+#: how often each fault is drawn
+WEIGHTS: dict[Fault, int] = {
+    faults.kill: 14,
+    faults.burst: 5,
+    faults.stop: 8,
+    faults.drain: 7,
+    faults.hurry: 7,
+    faults.hang: 8,
+    faults.crash: 6,
+    faults.poison: 6,
+    faults.producer: 6,
+    trouble.redis_kill: 6,
+    trouble.redis_restart: 3,
+    trouble.redis_pause: 5,
+    trouble.partition: 8,
+    trouble.cut: 5,
+    trouble.reset: 5,
+    trouble.slow: 4,
+    trouble.malformed: 7,
+}
+
+#: the short form: one of each main kind
+ONE_OF_EACH: list[Fault] = [
+    faults.kill,
+    faults.stop,
+    faults.drain,
+    faults.hurry,
+    faults.hang,
+    faults.crash,
+    faults.poison,
+    trouble.redis_kill,
+    trouble.partition,
+    trouble.malformed,
+]

@@ -1,0 +1,156 @@
+"""What a fault has to do with: Redis, the workers, the producers, and a submitter for jobs of its own."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.chaos.fleet import Berth, Fleet
+from tests.chaos.guard import Guard
+from tests.chaos.jobs import Asked, ask
+from tests.chaos.journal import Tail
+from tests.chaos.life import Life
+from tests.chaos.plan import Plan
+from tests.chaos.producers import Producers
+from tests.chaos.record import Record
+from tests.chaos.recovery import Held, Recovery, held_by, watch
+from tests.chaos.submitter import Submitter
+from tests.chaos.witness import Witness
+from tests.redis_server import RedisServer
+from vqa.connection import connect
+from vqa.settings import QueueSettings
+
+#: A reply is sent after its write is on the disk. With `everysec` Redis puts the write itself off while the last fsync
+#: is under way (aof.c, flushAppendOnlyFile), for up to 2 s, and replies: a SIGKILL of the server then loses what was
+#: promised. A power loss may with either of the two others.
+_APPEND = "appendfsync always"
+
+
+class Chaos:
+    """A context manager: everything runs while it is entered, and nothing after."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.journal = folder / "journal.jsonl"
+        self.tail = Tail(self.journal)
+        self.complaints: list[str] = []
+        self.recoveries: list[Recovery] = []
+        #: one trouble with Redis itself at a time
+        self.redis_trouble = threading.Lock()
+        self._numbers = itertools.count()
+        self._collected = threading.Event()
+        self._watchers = ThreadPoolExecutor(8, thread_name_prefix="recovery")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            guard = stack.enter_context(Guard())
+            self.server = stack.enter_context(RedisServer(self.folder / "redis", _APPEND, append_only=True))
+            self.settings = QueueSettings(redis_url=self.server.url, redis_timeout_s=self.plan.redis_timeout_s)
+            self.redis: Redis = stack.enter_context(connect(self.settings))
+            self.witness = stack.enter_context(Witness(self.redis))
+            slots = [self.plan.slots[number % len(self.plan.slots)] for number in range(self.plan.workers)]
+            variables = [self._variables(each) for each in slots]
+            self.fleet = stack.enter_context(Fleet(self.folder, guard, self.server.port, variables))
+            self.fleet.wait_ready()
+            self.submitter = Submitter(self.settings, Record(self.folder / "faults.jsonl"))
+            stack.callback(self.submitter.close)
+            stack.callback(self._stop_collecting, self._start_collecting())
+            stack.callback(self._watchers.shutdown)
+            self.producers = stack.enter_context(Producers(self.plan, self.folder, guard, self.server.url))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def records(self) -> list[Path]:
+        """Of the producers, and of the faults' own jobs."""
+        return [*self.producers.records, self.folder / "faults.jsonl"]
+
+    def _variables(self, slots: int) -> Mapping[str, str]:
+        return {
+            "VQA_SLOTS": str(slots),
+            "VQA_LEASE_S": str(self.plan.lease_s),
+            "VQA_HANG_S": str(self.plan.hang_s),
+            "VQA_DRAIN_S": str(self.plan.drain_s),
+            "VQA_REDIS_TIMEOUT_S": str(self.plan.redis_timeout_s),
+            "VQA_ECHO_JOURNAL": str(self.journal),
+        }
+
+    def ask(self, kind: str, delay_s: float, metadata: dict[str, str] | None = None, **fields: Any) -> Asked:
+        """A job of a fault's own."""
+        return ask(f"f-{kind}-{next(self._numbers)}", kind, delay_s, metadata, **fields)
+
+    def submit(self, *asked: Asked, timeout_s: float = 60) -> bool:
+        """Until they are accepted; False where Redis is away for all that time."""
+        until = time.monotonic() + timeout_s
+        while not self.submitter.submit(asked):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.5)
+        return True
+
+    def load(self, random: Random) -> None:
+        """Give the workers something to hold while they are hurt."""
+        lanes = (random.choice(["interactive", "bulk"]) for _ in range(2 * self.plan.workers))
+        self.submit(*(self.ask("held", random.uniform(1.5, 5), lane=lane) for lane in lanes))
+
+    def first_life_of(self, id: str, timeout_s: float = 60) -> Life | None:
+        """The process that began this job first, once one has."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if pids := self.tail.pids_of(id):
+                return next(life for life in self.fleet.lives if life.pid == pids[0])
+            time.sleep(0.02)
+        return None
+
+    def ends(self, life: Life, within_s: float) -> bool:
+        """Whether this process does, by then."""
+        until = time.monotonic() + within_s
+        while life.end is None and time.monotonic() < until:
+            time.sleep(0.02)
+        return life.end is not None
+
+    def holds(self, berth: Berth) -> list[Held]:
+        """What the ledger says that this worker holds; nothing where Redis is away."""
+        try:
+            return held_by(self.redis, berth.name)
+        except RedisError:
+            return []
+
+    def watch_recovery(self, held: list[Held], killed: float) -> Future[None]:
+        """Measure, beside what else happens, how long these jobs take to be back."""
+
+        def measure() -> None:
+            # trouble with Redis at the very kill: there is nothing to measure
+            with suppress(RedisError):
+                self.recoveries += watch(self.redis, held, killed, timeout_s=60)
+
+        return self._watchers.submit(measure)
+
+    def _start_collecting(self) -> threading.Thread:
+        def collect() -> None:
+            while not self._collected.is_set():
+                self.submitter.collect(0.25)
+
+        thread = threading.Thread(target=collect, name="collecting", daemon=True)
+        thread.start()
+        return thread
+
+    def _stop_collecting(self, thread: threading.Thread) -> None:
+        self._collected.set()
+        thread.join()

@@ -1,0 +1,97 @@
+"""A run in numbers: the line that is printed last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tests.chaos.evidence import Evidence
+from tests.chaos.recovery import Recovery
+
+#: a worker judges leases once it has been up for the lease time and a few of its janitor's rounds
+_JUDGES_AFTER_S = 4.0
+
+
+def clean_recoveries(evidence: Evidence) -> list[Recovery]:
+    """Those in which another worker was up for long enough, and Redis and that worker were left alone."""
+    return [each for each in evidence.recoveries if _is_clean(each, evidence)]
+
+
+def _is_clean(recovery: Recovery, evidence: Evidence) -> bool:
+    begin = recovery.killed - evidence.plan.lease_s
+    end = recovery.killed + min(recovery.took_s, evidence.plan.bound_s)
+    troubled = {each.pid for each in evidence.disturbances if each.begin <= end and each.end >= begin}
+    return None not in troubled and any(
+        life.ready is not None
+        and life.ready <= recovery.killed - _JUDGES_AFTER_S
+        and (life.end is None or life.end > end)
+        and life.pid not in troubled
+        for life in evidence.lives
+    )
+
+
+def unread(evidence: Evidence) -> list[str]:
+    """Messages of Celery apps that no worker has made a job of."""
+    return [
+        id
+        for id, history in evidence.histories.items()
+        if history.sent and not history.accepted and id not in evidence.endings
+    ]
+
+
+def percentile(numbers: Sequence[float], part: float) -> float:
+    """The smallest that so large a part of them does not exceed; not a number of none."""
+    ordered = sorted(numbers)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
+
+
+def spread(numbers: Iterable[float]) -> str:
+    """Their median and their greatest, in seconds."""
+    numbers = list(numbers)
+    if not numbers:
+        return "not measured"
+    return f"p50 {percentile(numbers, 0.5):.1f} s, p100 {percentile(numbers, 1):.1f} s ({len(numbers)})"
+
+
+def last_line(evidence: Evidence, complaints: Sequence[tuple[str | None, str]]) -> str:
+    """What a run amounts to."""
+    told = [text for _, text in complaints]
+    lost = sum(text.startswith("lost") for text in told)
+    doubled = sum(text.startswith("doubled") for text in told)
+    twice = sum(overlap.excuse is None for overlap in evidence.overlaps)
+    faults = ", ".join(f"{count} {name}" for name, count in sorted(evidence.faults.items()))
+    calm, all_of_them = clean_recoveries(evidence), evidence.recoveries
+    recovery = spread(each.took_s for each in calm)
+    return (
+        f"chaos: seed {evidence.plan.seed}, {len(evidence.histories)} jobs, "
+        f"{evidence.faults.total()} faults ({faults}), "
+        f"{_ends(evidence)}, lost {lost}, doubled {doubled}, at once in two living workers {twice}, "
+        f"kill -9 to back in the queue {recovery}, bound {evidence.plan.bound_s:.0f} s "
+        f"(beside other troubles {spread(each.took_s for each in all_of_them if each not in calm)}), "
+        f"{_endings(evidence)}, {evidence.seconds:.0f} s"
+    )
+
+
+def _ends(evidence: Evidence) -> str:
+    statuses = [life.status for life in evidence.lives]
+    names = {-9: "killed", 70: "crashed", 71: "hung", 0: "drained"}
+    ends = ", ".join(f"{statuses.count(status)} {name}" for status, name in names.items())
+    return f"{len(statuses)} worker processes ({ends})"
+
+
+def _endings(evidence: Evidence) -> str:
+    names = [ending.name for ending in evidence.endings.values()]
+    waiting = [id for id in unread(evidence) if id in evidence.unacked]
+    foreign = sum(history.sent for history in evidence.histories.values())
+    unlucky = sum(
+        ending.name == "JobGivenUp" and evidence.histories[id].kind != "poison"
+        for id, ending in evidence.endings.items()
+    )
+    excused = sum(overlap.excuse is not None for overlap in evidence.overlaps)
+    set_aside = sum((header.reason or "").startswith("malformed") for header in evidence.dead.values())
+    return (
+        f"answered {names.count('answered')}, late {names.count('DeadlineExceeded')}, "
+        f"cancelled {names.count('Cancelled')}, given up {names.count('JobGivenUp')} ({unlucky} not poison), "
+        f"foreign {foreign} ({len(waiting)} wait for kombu's hour, {len(unread(evidence)) - len(waiting)} popped at an "
+        f"end), malformed set aside {set_aside}, "
+        f"run again while cut off {excused}"
+    )

@@ -1,0 +1,101 @@
+"""The bundled model under fire: its answers while workers are killed, stopped and cut off are the undisturbed ones.
+
+`python -m tests.chaos model`: two workers with models/tiny-vl.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+from producer import Client
+from tests.chaos.fleet import Fleet
+from tests.chaos.guard import Guard
+from tests.redis_server import RedisServer
+from tests.worker_process import TINY
+from training.questions import held_out
+from vqa.answer import Answer
+from vqa.job import Job
+from vqa.settings import QueueSettings
+
+_LEASE_S = 3.0
+_WAIT_S = 240.0
+
+Hurt = Callable[[Fleet, Random], None]
+
+
+def main(questions: int = 40, rounds: int = 3, seed: int = 1) -> int:
+    """1 where an answer is missing or another one."""
+    settings = {"VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_SLOTS": "8", "VQA_LEASE_S": str(_LEASE_S)}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqa-model-")))
+        guard = stack.enter_context(Guard())
+        server = stack.enter_context(RedisServer(folder / "redis", append_only=True))
+        fleet = stack.enter_context(Fleet(folder, guard, server.port, [settings] * 2))
+        client = stack.enter_context(Client(QueueSettings(redis_url=server.url)))
+        fleet.wait_ready(180)
+        undisturbed = _ask(client, "calm", questions)
+        disturbed: dict[tuple[int, int], str | None] = {}
+        for number in range(rounds):
+            hurting = threading.Thread(target=_hurt, args=(fleet, Random(f"{seed} {number}")), daemon=True)
+            hurting.start()
+            disturbed |= {(number, n): text for n, text in _ask(client, f"round{number}", questions).items()}
+            hurting.join()
+        complaints = fleet.drain(60)
+        ends = [life.status for life in fleet.lives]
+    wrong = sum(text is None or text != undisturbed[number] for (_, number), text in disturbed.items())
+    print(
+        f"chaos model: {len(disturbed)} answers of tiny-vl under {len(_HURTS) * rounds} faults, "
+        f"{wrong} not as undisturbed; "
+        f"{len(ends)} worker processes ({ends.count(-9)} killed){'; ' if complaints else ''}{'; '.join(complaints)}"
+    )
+    return 1 if wrong or complaints or None in undisturbed.values() else 0
+
+
+def _ask(client: Client, name: str, questions: int) -> dict[int, str | None]:
+    """Each question's answer; None where it ended with an error."""
+    jobs = [
+        Job.about(item.image, item.question, id=f"{name}-{number}", lane="bulk", max_new_tokens=16)
+        for number, item in enumerate(held_out(questions))
+    ]
+    outcomes = dict(client.answers(client.submit_many(jobs), timeout_s=_WAIT_S))
+    return {
+        number: outcome.text if isinstance(outcome := outcomes[job.id], Answer) else None
+        for number, job in enumerate(jobs)
+    }
+
+
+def _hurt(fleet: Fleet, random: Random) -> None:
+    for hurt in random.sample(_HURTS, len(_HURTS)):
+        time.sleep(random.uniform(0, 0.5))
+        hurt(fleet, random)
+
+
+def _kill(fleet: Fleet, random: Random) -> None:
+    with fleet.claim(random, 120) as berth:
+        life = berth.signal(signal.SIGKILL, "killed")
+        while life.end is None:
+            time.sleep(0.05)
+
+
+def _stop(fleet: Fleet, random: Random) -> None:
+    with fleet.claim(random, 120) as berth:
+        berth.signal(signal.SIGSTOP)
+        time.sleep(_LEASE_S * 1.5)
+        berth.signal(signal.SIGCONT)
+
+
+def _cut(fleet: Fleet, random: Random) -> None:
+    with fleet.claim(random, 120) as berth:
+        berth.proxy.cut()
+        time.sleep(_LEASE_S * 1.5)
+        berth.proxy.restore()
+
+
+_HURTS: list[Hurt] = [_kill, _stop, _cut]

@@ -1,0 +1,84 @@
+"""How long the jobs of a killed worker take to be back in the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from vqa.entry import Header
+from vqa.job import LANES
+from vqa.ledger import entry_key
+
+_LOOK_EVERY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job in a worker's hands; the token names the attempt."""
+
+    id: str
+    token: str | None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """From a worker's end until its job was no longer leased to it, in monotonic seconds."""
+
+    id: str
+    killed: float
+    #: None where it was given up
+    back: float | None
+
+    @property
+    def took_s(self) -> float:
+        """Infinite where it never came back."""
+        return float("inf") if self.back is None else self.back - self.killed
+
+
+def held_by(redis: Redis, worker: str) -> list[Held]:
+    """What the ledger says that this worker (by its name before the @) holds."""
+    leased = (cast(list[bytes], redis.zrange(f"vqa:leased:{lane}", 0, -1)) for lane in LANES)
+    ids = [id.decode() for some in leased for id in some]
+    return [
+        Held(id, header.token)
+        for id, header in zip(ids, _headers(redis, ids), strict=True)
+        if header and header.state == "leased" and (header.worker or "").partition("@")[0] == worker
+    ]
+
+
+def watch(redis: Redis, held: Sequence[Held], killed: float, timeout_s: float) -> list[Recovery]:
+    """Look until each of them is queued, or taken by another, or `timeout_s` is over.
+
+    Called right after the kill: jobs that are not held at the first look had ended before their worker did.
+    """
+    waiting = _still(redis, held)
+    recoveries = []
+    while waiting and time.monotonic() < killed + timeout_s:
+        time.sleep(_LOOK_EVERY_S)
+        try:
+            still = _still(redis, waiting)
+        except RedisError:
+            continue
+        now = time.monotonic()
+        recoveries += [Recovery(each.id, killed, now) for each in waiting if each not in still]
+        waiting = still
+    return recoveries + [Recovery(each.id, killed, None) for each in waiting]
+
+
+def _still(redis: Redis, held: Sequence[Held]) -> list[Held]:
+    headers = _headers(redis, [each.id for each in held])
+    return [
+        each
+        for each, header in zip(held, headers, strict=True)
+        if header and header.state == "leased" and header.token == each.token
+    ]
+
+
+def _headers(redis: Redis, ids: Sequence[str]) -> list[Header | None]:
+    entries = cast(list[bytes | None], redis.mget([entry_key(id) for id in ids]) if ids else [])
+    return [Header.parse(entry.partition(b"\n")[0]) if entry else None for entry in entries]

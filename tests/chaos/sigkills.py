@@ -1,0 +1,63 @@
+"""200 SIGKILLs under jobs of 2 ms: between Redis giving a message out and kombu noting it, it is nobody's.
+
+`python -m tests.chaos sigkills`: a worker is killed soon after it takes its first; nothing may be lost, and how many
+jobs were found by the rule for lost messages is counted from the janitors' log lines.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from tests.chaos.campaign import Campaign
+from tests.chaos.chaos import Chaos
+from tests.chaos.evidence import gather
+from tests.chaos.figures import last_line
+from tests.chaos.plan import Plan
+from tests.chaos.report import lines
+from tests.chaos.verdict import judge
+
+KILLS = 200
+
+_FOUND = re.compile(r"(\d+) jobs published again \(message lost\)")
+
+
+def main(kills: int = KILLS, seed: int = 1) -> int:
+    """1 where something was lost."""
+    plan = Plan(seed, jobs=kills * 10, faults=kills, minutes=30, workers=4, slots=(8,), rate=100, mix="tiny")
+    folder = Path(tempfile.mkdtemp(prefix="vqa-sigkills-"))
+    started = time.monotonic()
+    with Chaos(plan, folder) as chaos:
+        campaign = Campaign(chaos, started + plan.minutes * 60)
+        _kill(chaos, kills, Random(seed))
+        complaints = campaign.wind_down()
+        evidence = gather(chaos, complaints, Counter(kill=kills), time.monotonic() - started)
+    told = judge(evidence)
+    for line in lines(evidence, told, folder):
+        print(line)
+    found = sum(int(number) for life in evidence.lives for number in _FOUND.findall(life.log.read_text()))
+    print(last_line(evidence, told))
+    print(
+        f"chaos sigkills: {kills} SIGKILLs, {found} jobs had lost their message and were published again; in {folder}"
+    )
+    return 1 if told else 0
+
+
+def _kill(chaos: Chaos, kills: int, random: Random) -> None:
+    for number in range(kills):
+        with chaos.fleet.claim(random) as berth:
+            assert berth.life
+            # it may be one that others leave nothing to
+            until = time.monotonic() + 5
+            while chaos.tail.last_start(berth.life.pid) < berth.life.begin and time.monotonic() < until:
+                time.sleep(0.001)
+            # from the first job on, while they stream
+            time.sleep(random.uniform(0, 0.4))
+            chaos.ends(berth.signal(signal.SIGKILL, "killed"), 10)
+        if number % 20 == 19:
+            print(f"chaos sigkills: {number + 1} of {kills}", flush=True)

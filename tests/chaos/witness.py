@@ -1,0 +1,50 @@
+"""Hears every outcome that is published, so that a second one of the same job is seen whoever reads the first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from vqa.ledger import outcome_key
+
+_PREFIX = outcome_key("")
+
+
+class Witness:
+    """A context manager; what is published while Redis is away is not heard."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+        #: by id: each outcome that was published, as bytes
+        self.heard: dict[str, list[bytes]] = defaultdict(list)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        while not self._stopping.is_set():
+            try:
+                if not pubsub.subscribed:
+                    pubsub.psubscribe(f"{_PREFIX}*")
+                message = pubsub.get_message(timeout=0.2)
+            except RedisError:
+                pubsub.reset()
+                time.sleep(0.1)
+                continue
+            if message and message["type"] == "pmessage":
+                self.heard[message["channel"].decode().removeprefix(_PREFIX)].append(message["data"])
+        pubsub.close()
