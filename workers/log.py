@@ -13,13 +13,18 @@ def set_up_logging(level: str) -> None:
     """Once a process, before anything is logged."""
     for name in _VERBOSE:
         logging.getLogger(name).addFilter(_in_one_line)
+    # a remote control command that is none; anybody may send one
+    logging.getLogger("celery.worker.pidbox").addFilter(_without_traceback)
     logging.getLogger("py.warnings").addFilter(_is_news)
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {socket.gethostname()} %(name)s: %(message)s")
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    if record.levelno == logging.WARNING:
-        record.exc_info = record.exc_text = None
+    return record.levelno != logging.WARNING or _without_traceback(record)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
     return True
 
 

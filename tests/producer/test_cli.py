@@ -142,9 +142,11 @@ def test_status_shows_jobs_and_the_queue(vqa: Vqa, worker: PlayedWorker, client:
         ["q1", "queued"],
         ["q2", "unknown"],
     ]
+    worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     told = json.loads(vqa("status", "--json").stdout)
     assert told["lanes"]["interactive"] == {"queued": 1, "leased": 0, "delayed": 0}
     assert told["workers"] == {"card0@here": {"slots": 4}}
+    worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     assert "card0@here  slots=4" in vqa("status").stdout
 
 
