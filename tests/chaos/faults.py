@@ -108,6 +108,9 @@ def _break(chaos: Chaos, random: random.Random, kind: str, status: int, within_s
     if life is None:
         chaos.complaints.append(f"job {asked.job.id} was accepted and never began")
         return False
+    if chaos.tail.first_attempt(asked.job.id) != 1:
+        # the worker of its first attempt was ended by the fault before: this one did not happen
+        return False
     if not chaos.ends(life, within_s) and len(chaos.tail.pids_of(asked.job.id)) == 1:
         chaos.complaints.append(f"{life.name} ({life.pid}) did not end in {within_s:.0f} s of a {kind}; see {life.log}")
     return life.status == status

@@ -51,6 +51,12 @@ class Tail:
         #: pids that began each job, and when each process last began one
         self._pids: dict[str, list[int]] = defaultdict(list)
         self._last: dict[int, float] = {}
+        self._first: dict[str, int] = {}
+
+    def first_attempt(self, id: str) -> int | None:
+        """The attempt at which the job first got into a slot; later than 1 where a fault was quicker."""
+        self._read_on()
+        return self._first.get(id)
 
     def pids_of(self, id: str) -> list[int]:
         """The processes that began this job, in order."""
@@ -76,6 +82,7 @@ class Tail:
                 if entry["event"] == "start":
                     self._pids[entry["id"]].append(entry["pid"])
                     self._last[entry["pid"]] = entry["at"]
+                    self._first.setdefault(entry["id"], entry["attempt"])
 
 
 @dataclass(frozen=True)
