@@ -20,6 +20,7 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.pipeline import PipelineEngine
 from workers.engine.settings import EngineSettings
 from workers.media import Media
+from workers.settings import WorkerSettings
 
 SLOTS = 16
 #: what a worker process with 16 slots has in its hands: slots and look-ahead
@@ -89,7 +90,13 @@ class Direct:
         self._crashed = threading.Event()
         self._engine.start(lambda error, ids: self._crashed.set())
         limits = QueueSettings()
-        self._media = Media(4, limits.image_max_bytes, limits.image_max_pixels, settings.max_image_pixels)
+        self._media = Media(
+            WorkerSettings().decoders,
+            limits.image_max_bytes,
+            limits.image_max_pixels,
+            settings.max_image_pixels,
+            self._engine.fit,
+        )
 
     def ask_all(self, questions: list[Question]) -> None:
         """Answer all of them."""

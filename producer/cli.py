@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from producer.dlq import app as dlq
-from producer.options import AsJson, Lane, LaneName, MaxNewTokens, Output, Temperature, job_fields
+from producer.options import AsJson, Lane, LaneName, MaxNewTokens, Output, Seed, Temperature, TopP, job_fields
 from producer.stopping import Stopped, stoppable
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job is given up.")] = None,
     lane: Lane = LaneName.interactive,
     as_json: AsJson = False,
@@ -48,7 +50,9 @@ def ask(
     """
     from producer.client import Client
 
-    fields = job_fields(lane, max_new_tokens=max_new_tokens, temperature=temperature, timeout_s=timeout)
+    fields = job_fields(
+        lane, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, timeout_s=timeout
+    )
     with Client() as client:
         answer = client.ask(sys.stdin.buffer if image == "-" else image, question, **fields)
     print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
@@ -61,6 +65,8 @@ def submit(
     lane: Lane = LaneName.bulk,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until a job is given up.")] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Most jobs on the queue at once.")] = 1000,
 ) -> None:
@@ -73,7 +79,9 @@ def submit(
     """
     from producer.bulk import submit as run
 
-    fields = job_fields(lane, max_new_tokens=max_new_tokens, temperature=temperature, timeout_s=timeout)
+    fields = job_fields(
+        lane, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, timeout_s=timeout
+    )
     if file != "-" and not Path(file).is_file():
         raise typer.BadParameter(f"there is no file {file}", param_hint="FILE")
     raise typer.Exit(run(Path(file), output, in_flight, fields))
@@ -175,6 +183,19 @@ def worker(context: typer.Context) -> None:
     """
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "workers", *context.args])
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def tune(context: typer.Context) -> None:
+    """Try numbers of slots on this machine with your own pictures; takes the arguments of `python -m workers.tune`.
+
+    Example: vqa tune --help
+    """
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "workers.tune", *context.args])
 
 
 @app.command()

@@ -19,6 +19,12 @@ class LaneName(StrEnum):
 Lane = Annotated[LaneName, typer.Option(help="Which jobs go first: interactive before bulk.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the same answer every time.")]
+TopP = Annotated[
+    float | None, typer.Option(min=0.001, max=1, help="With --temperature: the likeliest tokens to draw from.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**63 - 1, help="With --temperature: the same seed, the same answer.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="Where the answers go; stdout where unset.")

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,8 +32,9 @@ from vqa.image import from_data_url, read_image, to_data_url
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
-#: the version of the job format that this code writes; a worker refuses a newer one
-VERSION = 1
+#: the newest version of the job format that this code knows; a worker refuses a newer one. 2 has `top_p` and `seed`. A
+#: job is of the oldest version that can say what it asks, so that workers of an earlier release read what they can.
+VERSION = 2
 
 #: pictures of one job: all of them are in a worker's memory at once
 MOST_IMAGES = 64
@@ -125,12 +127,15 @@ class RetryPolicy(Frozen):
 class Job(Frozen):
     """A question about pictures, or any chat with images in it."""
 
-    version: int = Field(default=VERSION, ge=1, le=VERSION)
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=ID_PATTERN)
     messages: tuple[Message, ...] = Field(min_length=1)
     max_new_tokens: int = Field(default=256, ge=1, le=32_768)
     #: 0 is greedy: the same prompt gets the same answer
     temperature: float = Field(default=0.0, ge=0, le=2)
+    #: where temperature is over 0, the likeliest tokens that have at least this probability together are drawn from
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    #: where temperature is over 0, the same job with the same seed gets the same answer from the same model and machine
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     #: generation ends before the first of these; they are not part of the answer
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=8)
     #: seconds from acceptance to the deadline; the lane's default where None
@@ -142,6 +147,13 @@ class Job(Frozen):
     metadata: Mapping[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
     )
+    #: of the job format; not chosen but seen from the fields above, which it must therefore follow
+    version: int = Field(default=1, ge=1, le=VERSION, validate_default=True)
+
+    @field_validator("version")
+    @classmethod
+    def _is_the_oldest(cls, version: int, info: ValidationInfo) -> int:
+        return 1 if info.data.get("top_p", 1.0) == 1.0 and info.data.get("seed") is None else 2
 
     @field_validator("temperature")
     @classmethod
@@ -181,14 +193,14 @@ class Job(Frozen):
             raise InvalidJob("a job is one JSON object; this is not JSON") from None
         if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
             raise InvalidJob(f"a job is one JSON object, not {type(fields).__name__}")
-        version = fields.get("version", VERSION)
+        version = fields.get("version", 1)
         if isinstance(version, int) and version > VERSION:
             raise UnsupportedVersion(f"the job is of format {version}, this worker reads up to {VERSION}; upgrade it")
         return cls(**fields)
 
     def to_json(self) -> bytes:
-        """One JSON document."""
-        return self.model_dump_json(exclude_none=True).encode()
+        """One JSON document; a field that its version does not have is not in it."""
+        return self.model_dump_json(exclude_none=True, exclude={"top_p"} if self.top_p == 1.0 else None).encode()
 
     def images(self) -> Iterator[ImagePart]:
         """The pictures in the order in which the model sees them."""

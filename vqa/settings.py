@@ -60,20 +60,41 @@ NAMES: Mapping[str, Name] = {
     "VQA_FLOWER_ADDRESS": Name("127.0.0.1", "address that Flower listens on; /metrics there asks for no password"),
     "VQA_FLOWER_PORT": Name("5555", "port that Flower listens on"),
     "VQA_ENGINE": Name(
-        "pipeline", "pipeline (any image-text-to-text model) or echo (no model: for tests and queue load)"
+        "auto",
+        "auto (continuous where the model's architecture is supported, else pipeline), continuous (Qwen3-VL, dense and "
+        "of experts), pipeline (any image-text-to-text model) or echo (no model: for tests and queue load)",
     ),
     "VQA_MODEL": Name("Qwen/Qwen3-VL-30B-A3B-Instruct", "model by hub name or local folder"),
     "VQA_REVISION": Name("", "the model's commit or tag on the hub"),
-    "VQA_CARDS": Name("", "cards to use, such as 0,1; all where unset; cpu for none"),
-    "VQA_SLOTS": Name("", "concurrent jobs a card: 16, or by card 0=16,1=8; from free memory where unset"),
-    "VQA_SLOT_TOKENS": Name("4096", "tokens of prompt and answer together that a slot holds"),
+    "VQA_CARDS": Name(
+        "", "cards to use, a worker each: 0,1; 0+1 spreads one model over both; all where unset; cpu for none"
+    ),
+    "VQA_SLOTS": Name("", "concurrent jobs a worker: 16, or by card 0=16,1=8; from free memory where unset"),
+    "VQA_SLOT_TOKENS": Name(
+        "4096",
+        "tokens of prompt and answer together that a slot holds at most; 16384 in the continuous engine, where a "
+        "prompt takes no more than it needs",
+    ),
+    "VQA_PREFILL_TOKENS": Name(
+        "8192",
+        "continuous engine: tokens of prompts computed between two steps at most: what those who decode may have to "
+        "wait for",
+    ),
+    "VQA_VISION_REUSE_MIB": Name(
+        "512", "continuous engine: card memory for features of pictures that may be asked about again; 0 for none"
+    ),
     "VQA_REPLICAS": Name("1", "loaded pipelines on a card, for models small enough"),
     "VQA_MICROBATCH": Name("", "most prompts that a pipeline runs together; half the slots where unset"),
     "VQA_MICROBATCH_WAIT_MS": Name("5", "how long a microbatch that is not full waits for another prompt"),
     "VQA_DTYPE": Name("auto", "auto, float32, float16 or bfloat16"),
+    "VQA_QUANT": Name(
+        "none",
+        "what the language model's matrices are stored as, for smaller cards: none, fp8, int8 or int4; "
+        "needs `pip install 'vqa-queue[quant]'`",
+    ),
     "VQA_MAX_IMAGE_TOKENS": Name("1024", "a picture is scaled down to at most so many tokens of 32 x 32 pixels"),
     "VQA_TRUST_REMOTE_CODE": Name("0", "run code that comes with the model; off unless set"),
-    "VQA_MEDIA_THREADS": Name("4", "threads that decode pictures"),
+    "VQA_MEDIA_PROCESSES": Name("", "processes that decode pictures; half the cores, from 2 to 8, where unset"),
     "VQA_READY_TIMEOUT_S": Name("1800", "a worker that is not ready after so long is given up"),
     "VQA_HANG_S": Name(
         "60", "a worker whose engine gives no sign of life for so long is ended; five times as long in prefill"

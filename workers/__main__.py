@@ -16,6 +16,7 @@ from workers.engine.settings import EngineSettings
 from workers.janitor import Janitor
 from workers.log import set_up_logging
 from workers.settings import WorkerSettings
+from workers.slots import check_spread
 from workers.supervisor import Supervisor
 
 _EXAMPLE = """\
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = WorkerSettings()
         queue_settings = QueueSettings()
         engine_settings = EngineSettings()
-        cards = wanted_cards(settings.cards)
+        workers = wanted_cards(settings.cards)
+        for cards in workers:
+            check_spread(engine_settings, cards)
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return 2
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     janitor = Janitor(connect(queue_settings), make_app(queue_settings), queue_settings)
     janitor.start()
     try:
-        return Supervisor(cards, name, settings, engine_settings).run()
+        return Supervisor(workers, name, settings, engine_settings).run()
     finally:
         janitor.stop()
 
@@ -60,12 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="hub name or local folder")
     parser.add_argument("--revision", help="the model's commit or tag on the hub")
-    parser.add_argument("--cards", help="such as 0,1; all there are by default; cpu for none")
+    parser.add_argument("--cards", help="such as 0,1, or 0+1 for one model on both; all by default; cpu for none")
     parser.add_argument("--slots", help="concurrent jobs a card: 16, or by card 0=16,1=8; from free memory by default")
-    parser.add_argument("--engine", help="pipeline or echo")
+    parser.add_argument("--engine", help="auto, continuous, pipeline or echo")
     parser.add_argument("--replicas", help="loaded pipelines on a card, for small models")
     parser.add_argument("--microbatch", help="most prompts that a pipeline runs together")
     parser.add_argument("--dtype", help="auto, float32, float16 or bfloat16")
+    parser.add_argument("--quant", help="fp8, int8 or int4, for smaller cards; none by default")
     parser.add_argument("--name", help="node name in place of card0, card1, ...: two supervisors on one host need two")
     return parser
 

@@ -39,6 +39,8 @@ class Answering:
             turns=self._turns(job, deadline),
             max_new_tokens=job.max_new_tokens,
             temperature=job.temperature,
+            top_p=job.top_p,
+            seed=job.seed,
             stop=job.stop,
             lane=lease.header.lane,
             deadline=deadline,

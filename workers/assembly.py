@@ -22,9 +22,16 @@ from workers.media import Media
 from workers.settings import WorkerSettings
 
 
-def assemble(app: Celery, redis: Redis, settings: QueueSettings, engine: Engine, worker: str, slots: int) -> Attempts:
+def assemble(
+    app: Celery,
+    redis: Redis,
+    settings: QueueSettings,
+    engine: Engine,
+    engine_settings: EngineSettings,
+    worker: str,
+    slots: int,
+) -> Attempts:
     """The attempts of the worker of that node name, with this engine, which has started."""
-    engine_settings = EngineSettings()
     ledger = Ledger(redis, settings.limits.unbounded)
     store = ImageStore(redis)
     about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
@@ -32,10 +39,11 @@ def assemble(app: Celery, redis: Redis, settings: QueueSettings, engine: Engine,
     hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
     leases = Leases(connect(hasty, patience=0), worker, settings.lease_s, about)
     media = Media(
-        WorkerSettings().media_threads,
+        WorkerSettings().decoders,
         settings.image_max_bytes,
         settings.image_max_pixels,
         engine_settings.max_image_pixels,
+        engine.fit,
     )
     return Attempts(
         worker=worker,

@@ -1,25 +1,50 @@
-"""Which cards there are, by NVML: CUDA is never opened here, so a supervisor can ask."""
+"""Which cards there are, by NVML, and which worker owns which: CUDA is never opened here, so a supervisor can ask."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 
 from vqa.errors import SettingsError
 
+#: the cards of one worker, by number as nvidia-smi has them: several where its model is spread over them, none on the
+#: CPU
+Cards = tuple[int, ...]
 
-def wanted_cards(cards: str) -> list[int | None]:
-    """The cards that the setting names; all there are where it is empty; [None] is the CPU. Raises SettingsError."""
-    if cards == "cpu":
-        return [None]
+
+def parse_cards(text: str) -> list[Cards]:
+    """`0,1` for a worker each, `0+1` for one worker of two cards, `cpu`; nothing for ''. Raises SettingsError."""
+    if text in {"", "cpu"}:
+        return [()] if text else []
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\d+(\+\d+)*", part, re.ASCII) for part in parts):
+        raise SettingsError(
+            "VQA_CARDS: cards are numbers such as 0,1 (a worker each) or 0+1 (one worker of two), or cpu alone"
+        )
+    workers = [tuple(int(card) for card in part.split("+")) for part in parts]
+    card, times = Counter(card for cards in workers for card in cards).most_common(1)[0]
+    if times > 1:
+        raise SettingsError(f"VQA_CARDS: card {card} is named twice; one worker owns it")
+    return workers
+
+
+def wanted_cards(text: str) -> list[Cards]:
+    """The workers' cards that the setting names; where it is empty, a worker for each card there is.
+
+    Raises SettingsError.
+    """
+    wanted = parse_cards(text)
+    if wanted == [()]:
+        return wanted
     present = present_cards()
-    if not cards:
-        return list(present) or [None]
-    wanted = [int(card) for card in cards.split(",")]
-    missing = [card for card in wanted if card not in present]
+    if not wanted:
+        return [(card,) for card in present] or [()]
+    missing = [card for cards in wanted for card in cards if card not in present]
     if missing:
         there = f"there are {present}" if present else "NVML finds none; cpu runs without"
         raise SettingsError(f"VQA_CARDS: no card {missing[0]} here: {there}")
-    return list(wanted)
+    return wanted
 
 
 def present_cards() -> list[int]:
@@ -45,8 +70,12 @@ def present_cards() -> list[int]:
     return [int(card) for card in shown if int(card) < count]
 
 
-def pinned(card: int | None) -> dict[str, str]:
-    """The environment in which a process sees this card alone, or none."""
-    if card is None:
-        return {"CUDA_VISIBLE_DEVICES": "", "VQA_CARDS": "cpu"}
-    return {"CUDA_VISIBLE_DEVICES": str(card), "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "VQA_CARDS": str(card)}
+def label(cards: Cards) -> str:
+    """As VQA_CARDS has them: `0`, `0+1` or `cpu`."""
+    return "+".join(map(str, cards)) or "cpu"
+
+
+def pinned(cards: Cards) -> dict[str, str]:
+    """The environment in which a process sees these cards alone, or none."""
+    seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, cards)), "VQA_CARDS": label(cards)}
+    return seen | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if cards else seen

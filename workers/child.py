@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 
-from workers.cards import pinned
+from workers.cards import Cards, pinned
 from workers.supervisor_link import EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY, WORKED, environment
 
 _MEANINGS = {
@@ -24,14 +24,14 @@ _MEANINGS = {
 class Child:
     """A process from its start on; `node` is the name that Celery and Flower know it by."""
 
-    def __init__(self, node: str, card: int | None, log_level: str) -> None:
+    def __init__(self, node: str, cards: Cards, log_level: str) -> None:
         self._link, theirs = socket.socketpair()
         command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{node}@%h"]
         command += ["--loglevel", log_level, "--without-gossip", "--without-mingle"]
         with theirs:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, **pinned(card), **environment(theirs)},
+                env={**os.environ, **pinned(cards), **environment(theirs)},
                 pass_fds=[theirs.fileno()],
                 # a Ctrl-C in the terminal is for the supervisor, which drains its workers
                 process_group=0,

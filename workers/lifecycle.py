@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -22,10 +23,11 @@ from workers import control
 from workers.aside import SetAside
 from workers.assembly import assemble
 from workers.attempt import Attempts
-from workers.cards import wanted_cards
+from workers.cards import pinned, wanted_cards
 from workers.departure import Departure
 from workers.engine.base import Stall
 from workers.engine.catalog import make_engine
+from workers.engine.choice import chosen
 from workers.engine.settings import EngineSettings
 from workers.janitor import Janitor
 from workers.log import set_up_logging
@@ -94,10 +96,13 @@ class WorkerProcess:
     def _configure(self, sender: str, conf: Any, **_: Any) -> None:
         """The pool's size is fixed from here on: threads for the slots, and a few that decode the next pictures."""
         self._name = sender
-        card = wanted_cards(self._worker_settings.cards)[0]
+        cards = wanted_cards(self._worker_settings.cards)[0]
+        # without a supervisor nobody has; the model is spread over all that CUDA shows
+        os.environ.update(pinned(cards))
         slots = parse_slots(self._worker_settings.slots) if self._worker_settings.slots else None
-        plan = plan_slots(self._engine_settings, card, slots_of(slots, card))
-        print(plan, flush=True)
+        self._engine_settings, why = chosen(self._engine_settings, len(cards))
+        plan = plan_slots(self._engine_settings, cards, slots_of(slots, cards))
+        print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
         self._slots = plan.slots
         conf.worker_concurrency = self._slots + max(2, self._slots // 4)
 
@@ -109,7 +114,9 @@ class WorkerProcess:
         self._watchdog.start()
         engine.start(self._on_crash)
         self._require_redis_7()
-        attempts = assemble(self._app, self._redis, self._settings, engine, self._name, self._slots)
+        attempts = assemble(
+            self._app, self._redis, self._settings, engine, self._engine_settings, self._name, self._slots
+        )
         self._attempts = self._departure.attempts = attempts
         register(self._app, attempts)
 

@@ -1,25 +1,30 @@
-"""How many slots a card gets, worked out before anything is loaded.
+"""How many slots a worker gets, worked out before anything is loaded.
 
 From the model's config.json and NVML's free memory (or the machine's, without a card): CUDA is never opened and torch
 never imported, so that a supervisor can plan for cards that its workers will own.
+
+A model spread over several cards is taken to lie on them in equal parts, weights and cache, as accelerate balances it:
+so each card counts for no more than the one with the least free memory.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqa.errors import NotReady, SettingsError
+from workers.cards import Cards
 from workers.engine.settings import EngineSettings
 from workers.engine.shape import ModelShape, read_shape
 
 GIB = 2**30
 
-#: more are hardly faster in the pipeline engine, and each needs a thread
+#: more are hardly faster, and each needs a thread: in the pipeline engine, and in the continuous one
 MOST_SLOTS = 64
+MOST_CONTINUOUS_SLOTS = 128
 #: without a card, and for the echo engine
 DEFAULT_SLOTS = 16
 
@@ -30,16 +35,16 @@ _RESERVE_PART = 0.1
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """What goes where in a card's memory; `str()` of it is the line that is printed at start."""
+    """What goes where in the memory of a worker's cards; `str()` of it is the line that is printed at start."""
 
     slots: int
     weights_bytes: int = 0
     kv_slot_bytes: int = 0
     reserve_bytes: int = 0
-    #: before anything is loaded; None where nothing is loaded
+    #: on all cards together, before anything is loaded; None where nothing is loaded
     free_bytes: int | None = None
-    #: a number or UUID as NVML has it; None is the CPU
-    card: int | str | None = None
+    #: numbers or UUIDs as NVML has them; none is the CPU
+    cards: Sequence[int | str] = ()
 
     @property
     def left_bytes(self) -> int:
@@ -57,54 +62,64 @@ class SlotPlan:
         if self.free_bytes is None:
             return f"{self.slots} slots, no model"
         return (
-            f"{_place(self.card)}: {self.slots} slots; {_gib(self.free_bytes)} free = weights "
+            f"{_place(self.cards)}: {self.slots} slots; {_gib(self.free_bytes)} free = weights "
             f"{_gib(self.weights_bytes)} + {self.slots} x {self.kv_slot_bytes / 2**20:.1f} MiB cache + "
             f"{_gib(self.reserve_bytes)} for activations + {_gib(self.left_bytes)} left"
         )
 
 
-def parse_slots(text: str) -> int | Mapping[int, int]:
-    """`16` for every card, or `0=16,1=8` by card. Raises SettingsError."""
+def parse_slots(text: str) -> int | Mapping[Cards, int]:
+    """`16` for every worker, or by its cards: `0=16,1=8`, `0+1=16`. Raises SettingsError."""
     if re.fullmatch(r"\s*\d+\s*", text):
         return _number(text)
-    entries = [re.fullmatch(r"\s*(\d+)\s*=\s*(\d+)\s*", entry) for entry in text.split(",")]
-    by_card = {int(entry[1]): _number(entry[2]) for entry in entries if entry}
-    if len(by_card) < len(entries):
-        raise SettingsError("VQA_SLOTS: slots are a number for every card, such as 16, or one each: 0=16,1=8")
-    return by_card
+    entries = [re.fullmatch(r"\s*(\d+(?:\+\d+)*)\s*=\s*(\d+)\s*", entry) for entry in text.split(",")]
+    by_cards = {_cards(entry[1]): _number(entry[2]) for entry in entries if entry}
+    if len(by_cards) < len(entries):
+        raise SettingsError("VQA_SLOTS: slots are a number for every card, such as 16, or one each: 0=16,1=8 or 0+1=16")
+    return by_cards
 
 
-def slots_of(slots: int | Mapping[int, int] | None, card: int | None) -> int | None:
-    """What `parse_slots` made of the setting says of `card`; None where the card's memory decides."""
-    if isinstance(slots, Mapping):
-        return None if card is None else slots.get(card)
-    return slots
+def slots_of(slots: int | Mapping[Cards, int] | None, cards: Cards) -> int | None:
+    """What `parse_slots` made of the setting says of a worker; None where its cards' memory decides."""
+    return slots.get(cards) if isinstance(slots, Mapping) else slots
 
 
-def plan_slots(settings: EngineSettings, card: int | str | None, slots: int | None = None) -> SlotPlan:
-    """The plan for one card (NVML's number or UUID; None is the CPU), with `slots` of them where the user says so.
+def check_spread(settings: EngineSettings, cards: Sequence[int | str]) -> None:
+    """Raises SettingsError where a worker of these cards cannot be as the settings say."""
+    if len(cards) > 1 and settings.replicas > 1:
+        raise SettingsError(
+            f"VQA_REPLICAS={settings.replicas}: a model spread over {_place(cards)} is loaded once; "
+            "replicas are for models that fit one card several times"
+        )
 
-    Raises NotReady when they do not fit, naming what would.
+
+def plan_slots(settings: EngineSettings, cards: Sequence[int | str], slots: int | None = None) -> SlotPlan:
+    """The plan for a worker of these cards (NVML's numbers or UUIDs; none is the CPU), with `slots` where it is said.
+
+    Raises NotReady when they do not fit, naming what would, and SettingsError.
     """
     if settings.engine == "echo":
         return SlotPlan(slots or DEFAULT_SLOTS)
-    shape = read_shape(settings, on_card=card is not None)
-    return fit_slots(settings, shape, free_bytes(card), card, slots)
+    check_spread(settings, cards)
+    shape = read_shape(settings, on_card=bool(cards))
+    free = len(cards) * min(map(free_bytes, cards)) if cards else free_bytes(None)
+    return fit_slots(settings, shape, free, cards, slots)
 
 
 def fit_slots(
-    settings: EngineSettings, shape: ModelShape, free: int, card: int | str | None, slots: int | None = None
+    settings: EngineSettings, shape: ModelShape, free: int, cards: Sequence[int | str], slots: int | None = None
 ) -> SlotPlan:
-    """The arithmetic of `plan_slots`. Raises NotReady."""
+    """The arithmetic of `plan_slots`, with what is free on all cards. Raises NotReady."""
+    aside = max(_RESERVE_BYTES * max(1, len(cards)), int(free * _RESERVE_PART)) + shape.work_bytes
 
     def planned(slots: int) -> SlotPlan:
         return SlotPlan(
             slots,
             weights_bytes=shape.weights_bytes * settings.replicas,
-            kv_slot_bytes=shape.kv_token_bytes * settings.slot_tokens,
-            reserve_bytes=max(_RESERVE_BYTES, int(free * _RESERVE_PART)),
+            kv_slot_bytes=shape.kv_token_bytes * settings.planned_tokens,
+            reserve_bytes=aside,
             free_bytes=free,
-            card=card,
+            cards=cards,
         )
 
     fits = planned(0).fits
@@ -112,11 +127,12 @@ def fit_slots(
         raise NotReady(_too_large(planned(1), settings))
     if slots is not None and slots > fits:
         raise NotReady(
-            f"{slots} slots of {settings.slot_tokens} tokens do not fit {_place(card)}: they lack "
+            f"{slots} slots of {settings.planned_tokens} tokens do not fit {_place(cards)}: they lack "
             f"{_gib(-planned(slots).left_bytes)} ({planned(fits)}); {fits} slots fit (VQA_SLOTS), or {slots} of "
             f"{settings.slot_tokens * fits // slots} tokens (VQA_SLOT_TOKENS)"
         )
-    return planned(slots or min(fits, DEFAULT_SLOTS if card is None else MOST_SLOTS))
+    most = MOST_CONTINUOUS_SLOTS if settings.engine == "continuous" else MOST_SLOTS
+    return planned(slots or min(fits, most if cards else DEFAULT_SLOTS))
 
 
 def free_bytes(card: int | str | None) -> int:
@@ -145,11 +161,13 @@ def _machine_free() -> int:
 def _too_large(plan: SlotPlan, settings: EngineSettings) -> str:
     weights = _gib(plan.weights_bytes) + (f" ({settings.replicas} replicas)" if settings.replicas > 1 else "")
     fewer = " or fewer replicas (VQA_REPLICAS)" if settings.replicas > 1 else ""
+    smaller = ", quantise it (VQA_QUANT)" if settings.quant == "none" else ""
+    spread = ", spread it over several cards (VQA_CARDS=0+1)" if plan.cards and settings.replicas == 1 else ""
     return (
-        f"{settings.model} does not fit {_place(plan.card)}: its weights take {weights}, one slot of "
+        f"{settings.model} does not fit {_place(plan.cards)}: its weights take {weights}, one slot of "
         f"{settings.slot_tokens} tokens {_gib(plan.kv_slot_bytes)}, activations {_gib(plan.reserve_bytes)}, and "
-        f"{_gib(plan.free_bytes or 0)} is free; take a smaller model (VQA_MODEL){fewer}, or smaller slots "
-        f"(VQA_SLOT_TOKENS)"
+        f"{_gib(plan.free_bytes or 0)} is free; take a smaller model (VQA_MODEL){fewer}{smaller}{spread}, or smaller "
+        "slots (VQA_SLOT_TOKENS)"
     )
 
 
@@ -159,8 +177,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _place(card: int | str | None) -> str:
-    return "the CPU" if card is None else f"card {card}"
+def _cards(text: str) -> Cards:
+    return tuple(int(card) for card in text.split("+"))
+
+
+def _place(cards: Sequence[int | str]) -> str:
+    return f"card{'s' * (len(cards) > 1)} {'+'.join(map(str, cards))}" if cards else "the CPU"
 
 
 def _gib(count: int) -> str:

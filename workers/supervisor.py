@@ -1,4 +1,7 @@
-"""Starts one worker process a card, one after another, restarts the ones that die or say nothing, gives up honestly."""
+"""Starts a worker process a card, one after another, restarts the ones that die or say nothing, gives up honestly.
+
+A worker owns one card, or several where its model is spread over them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from workers.cards import Cards, label
 from workers.child import Child
 from workers.engine.pulse import limit_s
 from workers.engine.settings import EngineSettings
@@ -42,9 +46,9 @@ State = Literal["starting", "ready", "killed", "ended", "given up"]
 
 @dataclass
 class Card:
-    """One card and the process that owns it."""
+    """One card, or several that share a model, and the process that owns it."""
 
-    number: int | None
+    numbers: Cards
     name: str
     child: Child | None = None
     state: State = "ended"
@@ -61,12 +65,12 @@ class Supervisor:
     """The workers of one machine. `run` is the whole of it."""
 
     def __init__(
-        self, cards: list[int | None], name: str | None, settings: WorkerSettings, engine: EngineSettings
+        self, workers: list[Cards], name: str | None, settings: WorkerSettings, engine: EngineSettings
     ) -> None:
         self._settings = settings
         self._silence_s = max(_LEAST_SILENCE_S, engine.hang_s)
         self._steady_s = _STEADY_S + max(self._silence_s, limit_s("prefill", engine.hang_s))
-        self._cards = [Card(card, _node_name(card, name, len(cards))) for card in cards]
+        self._cards = [Card(cards, _node_name(cards, name, len(workers))) for cards in workers]
         self._stopping = threading.Event()
         self._signals = 0
 
@@ -115,7 +119,7 @@ class Supervisor:
     def _start(self, card: Card) -> None:
         if card.child is not None:
             card.child.close()
-        card.child = Child(card.name, card.number, self._settings.log_level)
+        card.child = Child(card.name, card.numbers, self._settings.log_level)
         card.state = "starting"
         log.info("%s: starting, process %d", card.name, card.child.pid)
 
@@ -197,8 +201,8 @@ class Supervisor:
         self._stopping.set()
 
 
-def _node_name(card: int | None, name: str | None, cards: int) -> str:
-    own = "cpu" if card is None else f"card{card}"
+def _node_name(cards: Cards, name: str | None, workers: int) -> str:
+    own = f"card{label(cards)}" if cards else "cpu"
     if name is None:
         return own
-    return name if cards == 1 else f"{name}-{own}"
+    return name if workers == 1 else f"{name}-{own}"

@@ -12,6 +12,7 @@ from PIL import Image
 from vqa.job import Job
 from workers.engine.base import Prompt, Turn
 from workers.engine.echo import echo_of
+from workers.engine.picture import Picture
 
 #: how often a producer asks for each kind
 KINDS = {
@@ -74,13 +75,14 @@ def ask(
     if size is None:
         job = Job(id=id, messages=[{"role": "user", "content": question}], **fields)
         return Asked(job, kind, _expected(question))
-    picture = Image.new("RGB", size, (len(id) * 7 % 256, 90, 160))
+    image = Image.new("RGB", size, (len(id) * 7 % 256, 90, 160))
     with io.BytesIO() as file:
-        picture.save(file, "PNG")
-        return Asked(Job.about(file.getvalue(), question, id=id, **fields), kind, _expected(picture, question))
+        image.save(file, "PNG")
+        job = Job.about(file.getvalue(), question, id=id, **fields)
+    return Asked(job, kind, _expected(Picture.of(image), question))
 
 
-def _expected(*parts: str | Image.Image) -> str:
+def _expected(*parts: str | Picture) -> str:
     return echo_of(Prompt("", (Turn("user", parts),), max_new_tokens=1))
 
 

@@ -29,7 +29,7 @@ from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 
 set_up_logging("INFO")
-supervisor = Supervisor([None, None], None, WorkerSettings(), EngineSettings())
+supervisor = Supervisor([(), ()], None, WorkerSettings(), EngineSettings())
 for card, name in zip(supervisor._cards, ("bad", "good"), strict=True):
     card.name = name
 sys.exit(supervisor.run())
@@ -226,6 +226,8 @@ def test_a_second_signal_gives_back_at_once(client: Client, supervise: Supervise
         (["--slots", "0"], "VQA_SLOTS"),
         (["--cards", "9"], "VQA_CARDS"),
         (["--cards", "first"], "VQA_CARDS"),
+        (["--cards", "cpu+0"], "VQA_CARDS"),
+        (["--quant", "int5"], "VQA_QUANT"),
         (["--dtype", "int3"], "VQA_DTYPE"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
+from PIL import Image
 
 from producer import Client
 from tests.worker_process import ROOT, TINY, StartWorker
@@ -47,6 +49,20 @@ def test_the_same_question_gets_the_same_answer_alone_and_in_company(client: Cli
     with ThreadPoolExecutor(12) as threads:
         asked = threads.map(lambda item: client.ask(item.image, item.question, max_new_tokens=16).text, items)
         assert list(asked) == alone
+
+
+@pytest.mark.usefixtures("_worker")
+def test_an_answer_is_drawn_as_the_job_asks_for_it(client: Client) -> None:
+    # of what it was trained on it is too sure for another answer
+    noise = Image.frombytes("RGB", (160, 160), Random(0).randbytes(160 * 160 * 3))
+
+    def ask(**drawn: float) -> str:
+        return client.ask(noise, "what is the color of the cross?", max_new_tokens=16, **drawn).text
+
+    by_seed = [[ask(temperature=2.0, seed=seed) for seed in range(6)] for _ in range(2)]
+    assert by_seed[0] == by_seed[1]
+    assert len(set(by_seed[0])) > 2
+    assert ask(temperature=2.0, top_p=1e-6) == ask()
 
 
 @pytest.mark.usefixtures("_worker")

@@ -13,6 +13,7 @@ from tests.worker_process import ROOT, TINY
 from training.questions import held_out
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
+from workers.engine.picture import Picture
 from workers.engine.pipeline import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -62,9 +63,10 @@ def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.L
         return int(torch.cuda.max_memory_reserved())
 
     def ask(count: int) -> list[str]:
+        pictures = [Picture.of(item.image.resize((256, 256))) for item in items[:count]]
         prompts = (
-            Prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (items[n].image.resize((256, 256)), "?" * 1500)),), 64)
-            for n in range(count)
+            Prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (picture, "?" * 1500)),), 64)
+            for n, picture in enumerate(pictures)
         )
         futures = [engine.submit(prompt) for prompt in prompts]
         return [future.result(timeout=WAIT_S).text for future in futures]

@@ -117,6 +117,8 @@ def test_whatever_a_line_holds_it_is_one_job_or_one_bad_line(folder: Path, lines
         optional={
             "max_new_tokens": st.integers(1, 32_768),
             "temperature": st.just(0.0) | st.floats(0.01, 2),
+            "top_p": st.floats(0, 1, exclude_min=True, exclude_max=True),
+            "seed": st.integers(0, 2**63 - 1),
             "lane": st.sampled_from(["interactive", "bulk"]),
             "stop": st.lists(st.text(min_size=1, max_size=5), max_size=3),
             "timeout_s": st.floats(0.1, 1000),

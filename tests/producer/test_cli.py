@@ -96,6 +96,29 @@ def test_jobs_of_a_file_go_to_the_bulk_lane_unless_told_otherwise(
     assert lanes == {"bulk"}
 
 
+@pytest.mark.parametrize("command", ["ask", "submit"])
+def test_how_to_draw_is_told_to_the_worker(
+    vqa: Vqa, answering: Callable[..., None], questions: Path, command: str
+) -> None:
+    drawn: set[tuple[float, float, int | None]] = set()
+
+    def note(job: Job, lease: Any) -> Any:
+        drawn.add((job.temperature, job.top_p, job.seed))
+        return echo(job, lease)
+
+    answering(note)
+    what = [questions] if command == "submit" else [questions.parent / "teal.png", "What?"]
+    assert vqa(command, *what, "--temperature", "0.7", "--top-p", "0.9", "--seed", str(2**63 - 1)).returncode == 0
+    assert drawn == {(0.7, 0.9, 2**63 - 1)}
+
+
+@pytest.mark.parametrize("wrong", [("--top-p", "0"), ("--top-p", "1.5"), ("--seed", "-1"), ("--seed", str(2**63))])
+def test_an_impossible_draw_is_a_mistake_in_the_command(vqa: Vqa, questions: Path, wrong: tuple[str, str]) -> None:
+    refused = vqa("submit", questions, *wrong)
+    assert refused.returncode == 2
+    assert wrong[0] in refused.stderr
+
+
 def test_what_ctrl_c_left_is_collected(
     vqa: Vqa, environment: dict[str, str], worker: PlayedWorker, questions: Path, redis: Redis
 ) -> None:

@@ -34,6 +34,8 @@ jobs = st.builds(
     ).map(tuple),
     max_new_tokens=st.integers(1, 32_768),
     temperature=st.just(0.0) | st.floats(0.01, 2),
+    top_p=st.floats(0, 1, exclude_min=True),
+    seed=st.none() | st.integers(0, 2**63 - 1),
     stop=st.lists(texts, max_size=8).map(tuple),
     timeout_s=st.none() | st.floats(0.001, 86_400),
     lane=st.sampled_from(["interactive", "bulk"]),
@@ -70,6 +72,11 @@ def test_bytes_that_are_no_job_are_one_named_error(anything: bytes) -> None:
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": 1e-30}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": 0.5}, "seed"),
         ({"retry": {"cap_s": 1e300}}, "retry.cap_s"),
         ({"lane": "fast"}, "lane"),
         ({"id": "with space"}, "id"),
@@ -92,8 +99,37 @@ def test_a_refusal_does_not_repeat_the_users_words() -> None:
 
 
 def test_a_newer_format_is_refused_by_its_own_error() -> None:
-    with pytest.raises(UnsupportedVersion, match="format 2"):
-        Job.from_json({"version": 2, "whatever": "a later vqa writes"})
+    with pytest.raises(UnsupportedVersion, match="format 3"):
+        Job.from_json({"version": 3, "whatever": "a later vqa writes"})
+
+
+#: as the first release wrote it
+FIRST_FORMAT = {
+    "version": 1,
+    "id": "a",
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}],
+    "max_new_tokens": 256,
+    "temperature": 0.0,
+    "stop": [],
+    "lane": "interactive",
+    "metadata": {},
+}
+
+
+def test_a_job_that_asks_for_nothing_new_is_written_as_workers_of_the_first_release_read_it() -> None:
+    job = Job.from_json(FIRST_FORMAT)
+    assert json.loads(job.to_json()) == FIRST_FORMAT
+    assert json.loads(Job(id="a", messages=job.messages).to_json()) == FIRST_FORMAT
+
+
+@pytest.mark.parametrize("new", [{"top_p": 0.9}, {"seed": 0}, {"top_p": 0.5, "seed": 7}])
+@pytest.mark.parametrize("version", [{}, {"version": 1}, {"version": 2}])
+def test_a_job_that_asks_for_what_is_new_tells_older_workers_by_its_version(
+    new: dict[str, object], version: dict[str, int]
+) -> None:
+    fields = {name: value for name, value in FIRST_FORMAT.items() if name != "version"}
+    written = json.loads(Job.from_json({**fields, **new, **version}).to_json())
+    assert written == {**FIRST_FORMAT, **new, "version": 2}
 
 
 @pytest.mark.parametrize("image", ["http://example.org/a.png", "file:///etc/passwd", "/etc/passwd", "sha256:xyz"])

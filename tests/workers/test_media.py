@@ -1,304 +1,178 @@
 from __future__ import annotations
 
-import contextlib
 import io
-import struct
+import os
+import signal
+import sys
 import threading
 import time
-import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-import workers.media
-from vqa.errors import BadImage, DeadlineExceeded, EngineError
-from workers.media import Media, decode
+from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
+from workers.decoding import Limits, decode
+from workers.engine.picture import Fit
+from workers.media import Media
+from workers.settings import WorkerSettings
 
 SOON = 60
-MIB = 2**20
-RED, BLUE = (255, 0, 0), (0, 0, 255)
-ORIENTATION = 0x112
+LIMITS = (20 * 2**20, 50_000_000, 1024 * 1024)
 
 
-def limits(useful_pixels: int = 1024 * 1024) -> tuple[int, int, int]:
-    return 20 * MIB, 50_000_000, useful_pixels
-
-
-def encoded(image: Image.Image, format: str, **how: Any) -> bytes:
+def png(width: int = 60, height: int = 40) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format, **how)
+    Image.effect_noise((width, height), 60).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def halves(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
-    """Red on the left, blue on the right."""
-    image = Image.new("RGB", size, RED)
-    image.paste(BLUE, (size[0] // 2, 0, *size))
-    return image.convert(mode)
-
-
-def near(pixel: Any, colour: tuple[int, ...], by: int = 4) -> bool:
-    return all(abs(one - other) <= by for one, other in zip(pixel, colour, strict=True))
 
 
 @pytest.fixture
 def media() -> Iterator[Media]:
-    media = Media(2, *limits())
+    media = Media(2, *LIMITS)
     yield media
     media.close()
 
 
-@pytest.mark.parametrize(
-    ("format", "mode"),
-    [
-        ("JPEG", "RGB"),
-        ("JPEG", "CMYK"),
-        ("PNG", "RGB"),
-        ("PNG", "P"),
-        ("PNG", "RGBA"),
-        ("WEBP", "RGB"),
-        ("GIF", "P"),
-        ("BMP", "RGB"),
-        ("BMP", "P"),
-        ("TIFF", "RGB"),
-        ("TIFF", "CMYK"),
-        ("TIFF", "P"),
-        ("TIFF", "RGBA"),
-    ],
-)
-@pytest.mark.parametrize("useful_pixels", [1024 * 1024, 300])
-def test_a_picture_of_each_format_and_mode_is_seen_as_it_is(format: str, mode: str, useful_pixels: int) -> None:
-    picture = decode(encoded(halves(mode), format), *limits(useful_pixels))
-
-    assert picture.mode == "RGB"
-    assert near(picture.getpixel((3, 3)), RED)
-    assert near(picture.getpixel((picture.width - 3, 3)), BLUE)
+def children() -> list[psutil.Process]:
+    """This process's decoders."""
+    return [child for child in psutil.Process().children() if "workers.decoder_child" in child.cmdline()]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_grey_is_grey(format: str, mode: str) -> None:
-    deep = mode == "I;16"
-    grey = Image.new(mode, (40, 40), 65_535 if deep else 255 if mode != "LA" else (255, 255))
-    grey.paste(0 if mode != "LA" else (0, 255), (0, 0, 20, 40))
-
-    picture = decode(encoded(grey, format), *limits())
-
-    assert picture.getpixel((2, 2)) == (0, 0, 0)
-    assert picture.getpixel((30, 2)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize(
-    ("mode", "value", "expected"), [("I;16", 32_896, 128), ("F", 0.5, 127), ("F", 128.0, 128), ("I", 128, 128)]
-)
-def test_deep_pixels_are_scaled_and_not_clipped(mode: str, value: float, expected: int) -> None:
-    picture = decode(encoded(Image.new(mode, (40, 40), value), "TIFF"), *limits())
-
-    assert near(picture.getpixel((2, 2)), (expected,) * 3, by=1)
-
-
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
-def test_what_is_transparent_is_over_white(format: str) -> None:
-    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
-    clear.paste((0, 0, 255, 255), (20, 0, 40, 40))
-
-    picture = decode(encoded(clear, format), *limits())
-
-    assert near(picture.getpixel((2, 2)), (255, 255, 255))
-    assert near(picture.getpixel((36, 2)), BLUE)
-
-
-@pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_a_palette_with_a_transparent_colour_is_over_white(format: str) -> None:
-    image = Image.new("P", (10, 10), 0)
-    image.putpalette([*RED, *BLUE])
-
-    picture = decode(encoded(image, format, transparency=0), *limits())
-
-    assert picture.getpixel((2, 2)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_of_several_frames_it_is_the_first(format: str) -> None:
-    second = Image.new("RGB", (60, 40), (0, 255, 0))
-
-    picture = decode(encoded(halves(), format, save_all=True, append_images=[second]), *limits())
-
-    assert near(picture.getpixel((3, 3)), RED)
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-@pytest.mark.parametrize("useful_pixels", [1024 * 1024, 300])
-def test_a_turned_picture_is_set_upright(format: str, mode: str, useful_pixels: int) -> None:
-    if (format, mode) == ("JPEG", "RGBA"):
-        return
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    top, bottom = (76, 29) if mode == "L" else (RED[0], BLUE[0])
-
-    picture = decode(encoded(halves(mode, (120, 80)), format, exif=exif), *limits(useful_pixels))
-
-    # a quarter turn clockwise: what was left is on top
-    assert picture.height > picture.width
-    assert near(picture.getpixel((3, 3))[:1], (top,))  # type: ignore[index]
-    assert near(picture.getpixel((3, picture.height - 3))[:1], (bottom,))  # type: ignore[index]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (31, 17)])
-def test_a_tiny_picture_is_kept_as_it_is(size: tuple[int, int]) -> None:
-    assert decode(encoded(halves(size=size), "PNG"), *limits()).size == size
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_large_picture_is_scaled_to_about_twice_what_the_model_sees(format: str) -> None:
-    picture = decode(encoded(halves(size=(3000, 2000)), format), *limits(useful_pixels=256 * 256))
-
-    assert 256 * 256 <= picture.width * picture.height <= 4.1 * 256 * 256
-    assert picture.width / picture.height == pytest.approx(1.5, abs=0.01)
-    assert near(picture.getpixel((10, 10)), RED)
-    assert near(picture.getpixel((picture.width - 10, 10)), BLUE)
-
-
-@given(width=st.integers(1, 400), height=st.integers(1, 400), useful=st.integers(1024, 40_000))
-@settings(max_examples=50, deadline=None)
-def test_no_picture_is_made_larger_or_smaller_than_of_use(width: int, height: int, useful: int) -> None:
-    if max(width, height) > 200 * min(width, height):
-        return
-    picture = decode(encoded(Image.new("RGB", (width, height)), "BMP"), *limits(useful))
-
-    assert picture.width <= width
-    assert picture.height <= height
-    assert picture.width * picture.height >= min(width * height, useful)
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_a_file_that_ends_early_is_refused_in_one_line(format: str) -> None:
-    noise = Image.effect_noise((200, 200), 80)
-
-    with pytest.raises(BadImage) as refused:
-        decode(encoded(noise, format)[:3000], *limits())
-
-    assert len(str(refused.value).splitlines()) == 1
-    assert "truncated" in str(refused.value) or "header" in str(refused.value)
-
-
-@given(data=st.binary(max_size=300), format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
-@settings(max_examples=200, deadline=None)
-def test_damaged_bytes_are_a_picture_or_a_bad_image(data: bytes, format: str) -> None:
-    whole = bytearray(encoded(halves(), format))
-    at = len(whole) // 3
-    whole[at : at + len(data)] = data
-
-    with contextlib.suppress(BadImage):
-        assert decode(bytes(whole), *limits()).mode == "RGB"
-
-
-def test_a_bomb_is_refused_by_its_header() -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
-    started = time.monotonic()
-
-    with pytest.raises(BadImage):
-        decode(bomb, *limits())
-    assert time.monotonic() - started < 1
-
-
-def test_a_picture_over_the_limits_is_refused() -> None:
-    with pytest.raises(BadImage, match="VQA_IMAGE_MAX_PIXELS"):
-        decode(encoded(halves(), "PNG"), MIB, 60 * 40 - 1, 1024)
-    with pytest.raises(BadImage, match="VQA_IMAGE_MAX_BYTES"):
-        decode(encoded(halves(), "PNG"), 10, MIB, 1024)
-
-
-def test_a_sliver_is_refused() -> None:
-    assert decode(encoded(halves(size=(2000, 10)), "PNG"), *limits())
-    with pytest.raises(BadImage, match="200 times"):
-        decode(encoded(halves(size=(2010, 10)), "PNG"), *limits())
-
-
-@pytest.mark.parametrize("data", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(BadImage):
-        decode(data, *limits())
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.005)
 
 
 def test_pictures_come_in_their_order(media: Media) -> None:
     sizes = [(10 + number, 20) for number in range(8)]
 
-    pictures = media.decode([encoded(halves(size=size), "PNG") for size in sizes])
+    pictures = media.decode([png(*size) for size in sizes])
 
-    assert [picture.size for picture in pictures] == sizes
+    assert [(picture.width, picture.height) for picture in pictures] == sizes
     assert media.decode([]) == []
 
 
+def test_64_pictures_of_one_job_are_each_their_own(media: Media) -> None:
+    data = [png(50 + number, 90 - number) for number in range(64)]
+
+    pictures = media.decode(data)
+
+    assert [picture.pixels for picture in pictures] == [decode(one, Limits(*LIMITS)).tobytes() for one in data]
+
+
+def test_with_a_fit_pictures_have_the_models_size() -> None:
+    media = Media(1, *LIMITS, Fit(32, 64 * 64, 256 * 256))
+
+    [small, large] = media.decode([png(10, 10), png(900, 300)])
+
+    assert (small.width, small.height) == (64, 64)
+    assert (large.width, large.height) == (416, 128)
+    media.close()
+
+
 def test_one_bad_picture_is_told_and_the_next_call_works(media: Media) -> None:
-    good = encoded(halves(), "PNG")
-
     with pytest.raises(BadImage):
-        media.decode([good, b"no picture", good])
-    assert len(media.decode([good])) == 1
+        media.decode([png(), b"no picture", png()])
+    assert len(media.decode([png()])) == 1
 
 
-def test_a_deadline_ends_the_wait(media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    monkeypatch.setattr(workers.media, "decode", lambda *_: go.wait(SOON))
+def test_every_process_is_there_before_the_first_picture_and_used_after_it(media: Media) -> None:
+    before = {child.pid for child in children()}
+    assert len(before) == 2
+
+    with ThreadPoolExecutor(8) as callers:
+        assert len(list(callers.map(media.decode, [[png(400, 400)]] * 40))) == 40
+    assert {child.pid for child in children()} == before
+    assert all(child.cpu_times().user > 0 for child in children())
+
+
+def test_children_that_are_killed_at_work_cost_nobody_a_picture(media: Media) -> None:
+    data = [png(700 + number, 700) for number in range(32)]
+    killing = [(child.pid, child.cpu_times().user) for child in children()]
+
+    def kill_at_work(pid: int, before_s: float) -> None:
+        wait_until(lambda: psutil.Process(pid).cpu_times().user > before_s + 0.05)
+        os.kill(pid, signal.SIGKILL)
+
+    killers = [threading.Thread(target=kill_at_work, args=one) for one in killing]
+    for killer in killers:
+        killer.start()
+    pictures = media.decode(data)
+    for killer in killers:
+        killer.join(SOON)
+
+    assert [picture.width for picture in pictures] == [700 + number for number in range(32)]
+    assert not {pid for pid, _ in killing} & {child.pid for child in children()}
+
+
+def test_a_picture_that_hangs_holds_up_no_other(media: Media) -> None:
+    one, other = children()
+    for child in (one, other):
+        child.suspend()
+    with ThreadPoolExecutor(2) as callers:
+        waiting = [callers.submit(media.decode, [png()]) for _ in range(2)]
+        one.resume()
+        wait_until(lambda: sum(call.done() for call in waiting) == 1)
+
+        assert len(media.decode([png()] * 10)) == 10
+        assert sum(call.done() for call in waiting) == 1
+        other.resume()
+        assert [len(call.result(SOON)) for call in waiting] == [1, 1]
+
+
+def test_a_deadline_ends_the_wait(media: Media) -> None:
+    for child in children():
+        child.suspend()
 
     with pytest.raises(DeadlineExceeded):
-        media.decode([b"a", b"b", b"c"], deadline=time.monotonic() + 0.05)
-    go.set()
+        media.decode([png()] * 3, deadline=time.monotonic() + 0.05)
+    for child in children():
+        child.resume()
+    assert len(media.decode([png()])) == 1
 
 
-def test_decoding_is_off_the_callers_thread(media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[str] = []
-    monkeypatch.setattr(workers.media, "decode", lambda *_: threads.append(threading.current_thread().name))
+def test_closing_ends_what_waits_and_leaves_no_process(media: Media) -> None:
+    for child in children():
+        child.suspend()
+    with ThreadPoolExecutor(2) as callers:
+        waiting = [callers.submit(media.decode, [png()] * 3) for _ in range(2)]
+        for _ in range(2):
+            media.close()
 
-    media.decode([b"a"])
-
-    assert threads[0].startswith("media")
-
-
-def test_closing_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    media = Media(1, *limits())
-    begun, go = threading.Event(), threading.Event()
-    monkeypatch.setattr(workers.media, "decode", lambda *_: (begun.set(), go.wait(SOON)))
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            media.decode([b"a", b"b"])
-        except EngineError as error:
-            errors.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert begun.wait(SOON)
-    media.close()
-    go.set()
-    asking.join(SOON)
-
-    assert len(errors) == 1
-
-
-def test_memory_that_runs_out_is_worth_another_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    def runs_out(*_: Any) -> Any:
-        raise MemoryError
-
-    monkeypatch.setattr(workers.media, "_pixels", runs_out)
-
-    with pytest.raises(EngineError, match="memory"):
-        decode(encoded(halves(), "PNG"), *limits())
+        assert {type(one.exception(SOON)) for one in waiting} == {EngineError}
+    assert children() == []
 
 
 def test_a_closed_one_lets_the_job_go_to_another_worker(media: Media) -> None:
     media.close()
 
     with pytest.raises(EngineError):
-        media.decode([encoded(halves(), "PNG")])
+        media.decode([png()])
+
+
+def test_where_no_process_can_start_the_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(NotReady, match="No such file"):
+        Media(2, *LIMITS)
+    assert children() == []
+
+
+def test_without_files_in_memory_a_temporary_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    media, data = Media(1, *LIMITS), png()
+
+    assert media.decode([data])[0].pixels == decode(data, Limits(*LIMITS)).tobytes()
+    media.close()
+
+
+def test_there_are_as_many_processes_as_the_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, expected in ((1, 2), (2, 2), (8, 4), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert WorkerSettings().decoders == expected
+    assert WorkerSettings(media_processes=1).decoders == 1

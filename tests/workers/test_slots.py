@@ -31,6 +31,8 @@ LARGE = {
 }
 LARGE_WEIGHTS = 62_141_014_016
 LARGE_SHAPE = ModelShape(weights_bytes=LARGE_WEIGHTS, kv_token_bytes=96 * 1024)
+#: what is free on each card
+FREE = {0: 79 * GIB, "GPU-1234": 79 * GIB, 1: 40 * GIB, 2: 44 * GIB}
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def large_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def one_card(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """NVML with one card of 80 GiB, 79 of them free; the handles that were asked for."""
+    """NVML with one card of 80 GiB, 79 of them free, and two smaller ones; the handles that were asked for."""
     asked: list[Any] = []
 
     class NVMLError(Exception):
@@ -51,7 +53,7 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def handle(card: Any) -> Any:
         asked.append(card)
-        if card not in {0, "GPU-1234"}:
+        if card not in FREE:
             raise NVMLError("Invalid Argument")
         return card
 
@@ -60,7 +62,7 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByIndex=handle,
         nvmlDeviceGetHandleByUUID=handle,
-        nvmlDeviceGetMemoryInfo=lambda card: SimpleNamespace(free=79 * GIB),
+        nvmlDeviceGetMemoryInfo=lambda card: SimpleNamespace(free=FREE[card]),
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return asked
@@ -108,7 +110,7 @@ def test_a_folder_that_is_not_there_is_not_ready(model: str) -> None:
 
 def test_a_folder_without_config_is_not_ready(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match=r"config\.json"):
-        plan_slots(EngineSettings(model=str(tmp_path)), None)
+        plan_slots(EngineSettings(model=str(tmp_path)), ())
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_a_hub_that_cannot_be_reached_is_not_ready(hub: list[str], monkeypatch: 
 
 
 def test_a_card_gets_the_slots_that_fit(large_model: Path, one_card: list[Any]) -> None:
-    plan = plan_slots(EngineSettings(model=str(large_model)), 0)
+    plan = plan_slots(EngineSettings(model=str(large_model)), (0,))
 
     # 79 GiB less 57.9 of weights and 7.9 of reserve, in slots of 384 MiB
     assert plan.slots == 35
@@ -163,47 +165,69 @@ def test_a_card_gets_the_slots_that_fit(large_model: Path, one_card: list[Any]) 
 
 
 def test_a_card_may_be_named_by_its_uuid(large_model: Path, one_card: list[Any]) -> None:
-    assert plan_slots(EngineSettings(model=str(large_model)), "GPU-1234").slots == 35
+    assert plan_slots(EngineSettings(model=str(large_model)), ("GPU-1234",)).slots == 35
 
 
 def test_a_card_that_is_not_there_is_not_ready(large_model: Path, one_card: list[Any]) -> None:
     with pytest.raises(NotReady, match="card 7"):
-        plan_slots(EngineSettings(model=str(large_model)), 7)
+        plan_slots(EngineSettings(model=str(large_model)), (7,))
 
 
 def test_planning_imports_no_torch(large_model: Path, one_card: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
 
-    assert plan_slots(EngineSettings(model=str(large_model)), 0)
+    assert plan_slots(EngineSettings(model=str(large_model)), (0,))
 
 
 def test_the_users_number_is_taken_where_it_fits(large_model: Path, one_card: list[Any]) -> None:
     settings = EngineSettings(model=str(large_model))
 
-    assert plan_slots(settings, 0, 8).slots == 8
+    assert plan_slots(settings, (0,), 8).slots == 8
     with pytest.raises(NotReady, match=r"64 slots .*35 slots fit \(VQA_SLOTS\), or 64 of 2240 tokens"):
-        plan_slots(settings, 0, 64)
+        plan_slots(settings, (0,), 64)
+
+
+def test_each_card_of_several_counts_for_as_much_as_the_smallest(large_model: Path, one_card: list[Any]) -> None:
+    plan = plan_slots(EngineSettings(model=str(large_model)), (1, 2))
+
+    # 2 x 40 GiB less 57.9 of weights and 8 of reserve, in slots of 384 MiB
+    assert plan.free_bytes == 80 * GIB
+    assert plan.slots == 37
+    assert str(plan).startswith("cards 1+2: 37 slots; 80.00 GiB free")
+
+
+def test_each_card_of_several_has_a_reserve_of_its_own() -> None:
+    small = ModelShape(GIB // 2, 1024)
+
+    plans = [fit_slots(EngineSettings(), small, 8 * GIB, cards) for cards in ((0,), (0, 1, 2, 3))]
+
+    assert [plan.reserve_bytes for plan in plans] == [GIB, 4 * GIB]
+
+
+def test_replicas_of_a_spread_model_are_refused_by_name(large_model: Path) -> None:
+    with pytest.raises(SettingsError, match=r"VQA_REPLICAS=2.*cards 0\+1"):
+        plan_slots(EngineSettings(model=str(large_model), replicas=2), (0, 1))
 
 
 def test_a_model_larger_than_its_card_says_by_how_much() -> None:
     with pytest.raises(NotReady, match=r"weights take 57\.87 GiB.*22\.00 GiB is free.*VQA_MODEL"):
-        fit_slots(EngineSettings(), LARGE_SHAPE, 22 * GIB, 0)
+        fit_slots(EngineSettings(), LARGE_SHAPE, 22 * GIB, (0,))
 
 
 def test_each_replica_has_its_weights() -> None:
     small = ModelShape(10 * GIB, 96 * 1024)
 
-    assert fit_slots(EngineSettings(replicas=3), small, 79 * GIB, 0).weights_bytes == 30 * GIB
+    assert fit_slots(EngineSettings(replicas=3), small, 79 * GIB, (0,)).weights_bytes == 30 * GIB
     with pytest.raises(NotReady, match="VQA_REPLICAS"):
-        fit_slots(EngineSettings(replicas=8), small, 79 * GIB, 0)
+        fit_slots(EngineSettings(replicas=8), small, 79 * GIB, (0,))
 
 
 def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
     small = ModelShape(GIB, 1024)
 
-    assert fit_slots(EngineSettings(), small, 79 * GIB, 0).slots == MOST_SLOTS
-    assert fit_slots(EngineSettings(), small, 16 * GIB, None).slots == DEFAULT_SLOTS
+    assert fit_slots(EngineSettings(), small, 79 * GIB, (0,)).slots == MOST_SLOTS
+    assert fit_slots(EngineSettings(), small, 16 * GIB, ()).slots == DEFAULT_SLOTS
 
 
 @given(
@@ -217,7 +241,7 @@ def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
 def test_a_plan_always_fits(weights: int, kv: int, free: int, tokens: int, slots: int | None) -> None:
     settings = EngineSettings(slot_tokens=tokens)
     try:
-        plan = fit_slots(settings, ModelShape(weights, kv), free, 0, slots)
+        plan = fit_slots(settings, ModelShape(weights, kv), free, (0,), slots)
     except NotReady:
         return
 
@@ -228,12 +252,12 @@ def test_a_plan_always_fits(weights: int, kv: int, free: int, tokens: int, slots
 def test_the_echo_engine_needs_no_plan() -> None:
     settings = EngineSettings(engine="echo")
 
-    assert plan_slots(settings, None).slots == 16
-    assert plan_slots(settings, 0, 4) == SlotPlan(4)
+    assert plan_slots(settings, ()).slots == 16
+    assert plan_slots(settings, (0,), 4) == SlotPlan(4)
 
 
 def test_the_plan_is_one_line() -> None:
-    plan = fit_slots(EngineSettings(), LARGE_SHAPE, 79 * GIB, 0, 16)
+    plan = fit_slots(EngineSettings(), LARGE_SHAPE, 79 * GIB, (0,), 16)
 
     assert str(plan) == (
         "card 0: 16 slots; 79.00 GiB free = weights 57.87 GiB + 16 x 384.0 MiB cache + 7.90 GiB for activations + "
@@ -244,18 +268,22 @@ def test_the_plan_is_one_line() -> None:
 
 def test_slots_are_one_number_or_one_a_card() -> None:
     assert parse_slots("16") == 16
-    assert parse_slots("0=16, 1=8") == {0: 16, 1: 8}
+    assert parse_slots("0=16, 1=8") == {(0,): 16, (1,): 8}
+    assert parse_slots("0+1=16,2=8") == {(0, 1): 16, (2,): 8}
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "many", "0=16;1=8", "0=16,", "0=0", "2000", "0=1,0=2", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "many", "0=16;1=8", "0=16,", "0=0", "2000", "0=1,0=2", "1.5", "0+=1", "+1=1"]
+)
 def test_slots_that_mean_nothing_are_refused_by_name(text: str) -> None:
     with pytest.raises(SettingsError, match="VQA_SLOTS"):
         parse_slots(text)
 
 
 def test_a_card_that_is_not_named_is_left_to_its_memory() -> None:
-    assert slots_of({0: 16}, 0) == 16
-    assert slots_of({0: 16}, 1) is None
-    assert slots_of({0: 16}, None) is None
-    assert slots_of(8, 1) == 8
-    assert slots_of(None, 0) is None
+    assert slots_of({(0,): 16}, (0,)) == 16
+    assert slots_of({(0,): 16}, (1,)) is None
+    assert slots_of({(0,): 16}, (0, 1)) is None
+    assert slots_of({(0,): 16}, ()) is None
+    assert slots_of(8, (1,)) == 8
+    assert slots_of(None, (0,)) is None

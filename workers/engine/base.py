@@ -10,18 +10,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from PIL.Image import Image
-
 from vqa.answer import FinishReason
 from vqa.job import Lane
+from workers.engine.picture import Fit, Picture
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the chat: words and decoded RGB pictures in their order."""
+    """One message of the chat: words and decoded pictures in their order."""
 
     role: str
-    parts: tuple[str | Image, ...]
+    parts: tuple[str | Picture, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,12 @@ class Prompt:
     id: str
     turns: tuple[Turn, ...]
     max_new_tokens: int
+    #: 0 is greedy
     temperature: float = 0.0
+    #: of the tokens, the likeliest that have at least this probability together are drawn from
+    top_p: float = 1.0
+    #: the same prompt with the same seed gets the same answer from an engine, whoever runs beside it
+    seed: int | None = None
     stop: tuple[str, ...] = ()
     lane: Lane = "interactive"
     #: a point on `time.monotonic()`'s clock, in seconds
@@ -42,6 +46,9 @@ class Prompt:
     #: it has lost workers before, and if it loses this one nobody else is to be hurt: while it is in a slot, in prefill
     #: or in a microbatch, no other prompt is
     alone: bool = False
+    #: told each piece of the answer as soon as it is sure, from the engine's thread: the pieces joined are the answer's
+    #: text. It must be quick, and what it raises fails this prompt alone.
+    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,9 @@ class Engine(Protocol):
 
     #: the model's name as answers carry it
     model: str
+    #: the size to which pictures are to be scaled before they come, where the engine has the model's own image
+    #: processor do no more; known once started
+    fit: Fit | None
 
     def start(self, on_crash: OnCrash) -> None:
         """Load and warm up; return when prompts can be answered. Raises NotReady.

@@ -7,8 +7,12 @@ from workers.engine.settings import EngineSettings
 
 
 def make_engine(settings: EngineSettings, slots: int) -> Engine:
-    """The engine that `settings` names, not started, for a card with `slots`."""
+    """The engine that `settings` names (`choice.chosen` names one for `auto`), not started, for a card with `slots`."""
     match settings.engine:
+        case "continuous":
+            from workers.engine.continuous.engine import ContinuousEngine
+
+            return ContinuousEngine(settings, slots)
         case "echo":
             from workers.engine.echo import EchoEngine
 
@@ -17,3 +21,5 @@ def make_engine(settings: EngineSettings, slots: int) -> Engine:
             from workers.engine.pipeline import PipelineEngine
 
             return PipelineEngine(settings, slots)
+        case "auto":
+            raise ValueError("auto names no engine")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -25,11 +26,16 @@ from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.clock import Clock
 from workers.engine.held import Held, Holdings
 from workers.engine.journal import Journal
+from workers.engine.listener import Listener
+from workers.engine.picture import Fit
 from workers.engine.pulse import Pulse
 from workers.engine.settings import EngineSettings
 
 #: exit status of a process that `echo_fail=exit` ends
 EXIT_STATUS = 70
+
+#: what of an answer is told at once: `echo:`, then the digits
+_WORD = re.compile(r"\w+\W*")
 
 #: between two beats while slots are occupied; a fifth of VQA_HANG_S where that is less
 _BEAT_S = 0.2
@@ -76,6 +82,7 @@ class EchoEngine:
     def __init__(self, settings: EngineSettings, slots: int) -> None:
         """Raises NotReady where its journal cannot be written."""
         self.model = "echo"
+        self.fit: Fit | None = None
         self._settings = settings
         self._journal = Journal(settings.echo_journal) if settings.echo_journal else None
         self._admission = Admission(slots, self._journal)
@@ -154,7 +161,12 @@ class EchoEngine:
         else:
             parts = [part for turn in held.prompt.turns for part in turn.parts]
             words = sum(len(part.split()) if isinstance(part, str) else 1 for part in parts)
-            held.answer(Completion(echo_of(held.prompt), "stop", prompt_tokens=words, completion_tokens=1))
+            text = echo_of(held.prompt)
+            if held.prompt.on_text:
+                listener = Listener(held)
+                for piece in _WORD.findall(text):
+                    listener.tell(piece)
+            held.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
 
     def _fail(self, held: Held, how: str) -> None:
         kind = getattr(errors, how, None)

@@ -15,9 +15,11 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.processing_utils import ProcessorMixin
 
-from vqa.errors import NotReady
+from vqa.errors import NotReady, VQAError
 from workers.engine.patches import multiply_patches
+from workers.engine.quantising import quantisation
 from workers.engine.settings import EngineSettings
+from workers.engine.shape import refuse_quantised
 
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 
@@ -39,12 +41,14 @@ class PictureProcessor(Qwen3VLProcessor):
 
 
 def load(settings: EngineSettings) -> ImageTextToTextPipeline:
-    """The pipeline that `settings` names, on the process's card where it has one. Raises NotReady.
+    """The pipeline that `settings` names, spread over the cards that the process sees. Raises NotReady.
 
     Each call loads its own model, tokenizer and processor: none of them can be shared by threads.
     """
     try:
         return _load(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    except VQAError:
+        raise
     except torch.OutOfMemoryError:
         raise NotReady(
             f"{settings.model} (VQA_MODEL) does not fit the card's free memory; take a smaller model, or fewer "
@@ -60,12 +64,42 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     config = AutoConfig.from_pretrained(settings.model, **origin)
     processor = _load_processor(settings, config.model_type, origin)
     dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
-    model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, config=config, dtype=dtype, **origin)
+    how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
     if config.model_type in _QWEN3_VL:
         multiply_patches(model)
-    loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)
+    # a spread model is where it is to be; its inputs go to the first card
+    place = None if _cards_of(model) else device
+    loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=place)
     assert isinstance(loaded, ImageTextToTextPipeline)
     return loaded
+
+
+def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> dict[str, Any]:
+    """Where the weights go while they are loaded, and how they are quantised on the way."""
+    if settings.quant != "none":
+        refuse_quantised(settings, config.to_dict())
+    exact = getattr(torch, dtype) if dtype != "auto" else _dtype_of(config)
+    quantised = quantisation(settings, config, exact, card=device != "cpu")
+    if device != "cpu" and torch.cuda.device_count() > 1:
+        return quantised | {"device_map": "auto"}
+    return quantised | {"device_map": {"": device}} if quantised else {}
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    stored = config.dtype or config.get_text_config().dtype or torch.float32
+    return stored if isinstance(stored, torch.dtype) else getattr(torch, stored)
+
+
+def _cards_of(model: Any) -> set[Any]:
+    """The devices that a spread model lies on; none for one that lies on a single one. Raises NotReady."""
+    devices = set(getattr(model, "hf_device_map", {}).values())
+    if devices & {"cpu", "disk"}:
+        raise NotReady(
+            f"{model.name_or_path} (VQA_MODEL) does not fit the free memory of its cards (VQA_CARDS): parts would stay "
+            "in the machine's memory, which is too slow; take more cards, a smaller model, or VQA_QUANT"
+        )
+    return devices
 
 
 def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:

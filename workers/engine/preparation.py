@@ -6,59 +6,65 @@ by threads, a tokenizer comes back in the other thread's padding mode.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
-
-from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+from typing import Generic, TypeVar
 
 from vqa.errors import EngineError, VQAError
-from workers.engine.encoding import Encoder
+from workers.engine.chat import ChatEncoder
 from workers.engine.held import Held
-from workers.engine.waiting import Ready, Waiting
 
-_THREADS = 2
+#: encoders, and so threads, that an engine has
+THREADS = 2
+
+Made = TypeVar("Made")
 
 
-class Preparation:
+class Preparation(Generic[Made]):
     """From a prompt in hand to one that is ready to run."""
 
-    def __init__(self, pipe: ImageTextToTextPipeline, slot_tokens: int, waiting: Waiting) -> None:
-        self._waiting = waiting
-        self._encoders: SimpleQueue[Encoder] = SimpleQueue()
-        for _ in range(_THREADS):
-            own: Any = copy.copy(pipe)
-            own.processor = copy.deepcopy(pipe.processor)
-            own.tokenizer = own.processor.tokenizer
-            self._encoders.put(Encoder(own, slot_tokens))
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="encode")
+    def __init__(
+        self,
+        encoders: Sequence[ChatEncoder[Made]],
+        expect: Callable[[], None],
+        deliver: Callable[[Held, Made | None], None],
+    ) -> None:
+        """Each encoder has a tokenizer of its own.
+
+        For each prompt `expect` is called, and later `deliver`, with None where the prompt ended on the way.
+        """
+        self._expect, self._deliver = expect, deliver
+        self._encoders: SimpleQueue[ChatEncoder[Made]] = SimpleQueue()
+        for encoder in encoders:
+            self._encoders.put(encoder)
+        self._pool = ThreadPoolExecutor(len(encoders), thread_name_prefix="encode")
 
     def prepare(self, held: Held) -> None:
-        """Encode the prompt and let it wait for a replica, or settle it with what is wrong with it."""
-        self._waiting.expect()
+        """Encode the prompt and deliver it, or settle it with what is wrong with it."""
+        self._expect()
         try:
             self._pool.submit(self._prepare, held)
         except RuntimeError:
             # closed: whoever closes it settles what is held
-            self._waiting.arrived(None)
+            self._deliver(held, None)
 
     def close(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, held: Held) -> None:
-        ready = None
+        made = None
         try:
-            ready = None if held.settled else self._encode(held)
+            made = None if held.settled else self._encode(held)
         finally:
             # counted whatever happened: a prompt that never arrives would hold every microbatch up
-            self._waiting.arrived(ready)
+            self._deliver(held, made)
 
-    def _encode(self, held: Held) -> Ready | None:
+    def _encode(self, held: Held) -> Made | None:
         encoder = self._encoders.get()
         try:
-            return Ready(held, encoder.encode(held.prompt))
+            return encoder.encode(held.prompt)
         except VQAError as error:
             held.fail(error)
             return None

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any
@@ -18,11 +18,16 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import EngineError, NotReady, PromptTooLong
 from workers.engine.base import Prompt, Turn
+from workers.engine.drawing import drawing
 from workers.engine.encoding import Encoder
+from workers.engine.endings import end_ids
+from workers.engine.faults import context_is_lost, is_out_of_memory, is_poisoned
 from workers.engine.held import Held
 from workers.engine.loading import load
+from workers.engine.picture import Picture
 from workers.engine.pulse import Pulse
-from workers.engine.row import Row, RowEnds
+from workers.engine.row import Row
+from workers.engine.row_ends import RowEnds
 from workers.engine.settings import EngineSettings
 from workers.engine.waiting import Ready, Waiting
 
@@ -38,15 +43,28 @@ class _Fate(Enum):
     FAILED = auto()
 
 
+class _EncodedRow(Row):
+    """A row of a microbatch, with its tensors."""
+
+    def __init__(self, ready: Ready, tokenizer: Any, end_ids: Collection[int]) -> None:
+        super().__init__(ready.held, ready.encoded.prompt_tokens, tokenizer, end_ids)
+        self.encoded = ready.encoded
+
+
 class Replica:
     """A loaded pipeline. Every method is for the thread that made it."""
 
-    def __init__(self, settings: EngineSettings, microbatch: int) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        microbatch: int,
+        load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
+    ) -> None:
         """Load. Raises NotReady."""
         # its methods have no types
         self.pipe: Any = load(settings)
         self._encoder = Encoder(self.pipe, settings.slot_tokens)
-        self._end_ids = _end_ids(self.pipe)
+        self._end_ids = end_ids(self.pipe)
         self._microbatch = microbatch
         self._smaller = microbatch
         self._smaller_until = 0.0
@@ -60,7 +78,7 @@ class Replica:
 
     def warm_up(self) -> None:
         """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
-        picture = Image.new("RGB", (64, 64), "white")
+        picture = Picture.of(Image.new("RGB", (64, 64), "white"))
         held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
         try:
             self.answer([Ready(held, self._encoder.encode(held.prompt))])
@@ -84,14 +102,14 @@ class Replica:
 
     def answer(self, microbatch: Sequence[Ready]) -> None:
         """Settle every prompt of the microbatch."""
-        rows = [Row(ready.held, ready.encoded, self.pipe.tokenizer, self._end_ids) for ready in microbatch]
+        rows = [_EncodedRow(ready, self.pipe.tokenizer, self._end_ids) for ready in microbatch]
         by_kind = sorted(rows, key=lambda row: row.encoded.kind)
         work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.encoded.kind))
         while work:
             if rows := [row for row in work.popleft() if not row.held.settled]:
                 work.extendleft(self._generate(rows))
 
-    def _generate(self, rows: list[Row]) -> list[list[Row]]:
+    def _generate(self, rows: list[_EncodedRow]) -> list[list[_EncodedRow]]:
         """Run rows together; what is returned is to be run again, in smaller microbatches."""
         fate, reason = self._attempt(rows)
         if fate is _Fate.OUT_OF_MEMORY:
@@ -108,75 +126,48 @@ class Replica:
         rows[0].held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
         return []
 
-    def _halve(self, rows: list[Row], unsettled: list[Row]) -> list[list[Row]]:
+    def _halve(self, rows: list[_EncodedRow], unsettled: list[_EncodedRow]) -> list[list[_EncodedRow]]:
         if len(rows) == 1:
             rows[0].held.fail(
-                PromptTooLong(f"{rows[0].encoded.prompt_tokens} tokens of prompt do not fit the card's free memory")
+                PromptTooLong(f"{rows[0].prompt_tokens} tokens of prompt do not fit the card's free memory")
             )
             return []
         half = len(rows) // 2
         self._smaller, self._smaller_until = half, time.monotonic() + _SMALLER_FOR_S
         return [unsettled[at : at + half] for at in range(0, len(unsettled), half)]
 
-    def _attempt(self, rows: list[Row]) -> tuple[_Fate, str]:
+    def _attempt(self, rows: list[_EncodedRow]) -> tuple[_Fate, str]:
         # what was raised is let go of here: its traceback would keep the microbatch's tensors
         try:
             self._run(rows)
         except Exception as error:
             # of whatever kind a model's own code raises
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return _Fate.OUT_OF_MEMORY, "out of memory"
-            if is_poisoned(error) or _context_is_lost():
+            if is_poisoned(error) or context_is_lost():
                 raise
             # not louder: the error's words may hold a user's
             log.debug("generate failed", exc_info=True)
             return _Fate.FAILED, type(error).__name__
         return _Fate.DONE, ""
 
-    def _run(self, rows: list[Row]) -> None:
+    def _run(self, rows: list[_EncodedRow]) -> None:
         prompts = [row.held.prompt for row in rows]
         ids = tuple(prompt.id for prompt in prompts)
         self._pulse.beat("prefill", ids)
         for row in rows:
             row.restart()
-        temperature = prompts[0].temperature
         how = {
             "max_new_tokens": max(prompt.max_new_tokens for prompt in prompts),
             "num_beams": 1,
+            # where tokens are drawn, it is done by `drawing`
+            "do_sample": False,
             "stopping_criteria": StoppingCriteriaList([RowEnds(rows, partial(self._pulse.beat, "decode", ids))]),
-            **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
+            **({"logits_processor": drawing(prompts[0])} if prompts[0].temperature > 0 else {}),
         }
         inputs = self._encoder.together([row.encoded for row in rows])
-        with torch.inference_mode():
+        # views of torchao's tensors fail in inference mode; without it the pipeline keeps no gradients either
+        with torch.inference_mode(getattr(self.pipe.model, "hf_quantizer", None) is None):
             made = self.pipe.forward({**inputs, "text": ""}, generate_kwargs=how)
         if len(made["generated_sequence"]) != len(rows) or not all(row.held.settled for row in rows):
             raise EngineError(f"{len(made['generated_sequence'])} answers came for {len(rows)} prompts")
-
-
-def _end_ids(pipe: ImageTextToTextPipeline) -> frozenset[int]:
-    """The tokens that end a text, by the model's generation config and by its tokenizer."""
-    config: Any = pipe.model.generation_config
-    tokenizer: Any = pipe.tokenizer
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-def is_poisoned(error: BaseException) -> bool:
-    """Whether the process's CUDA context is lost, for every replica: every later call would fail too."""
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) or "illegal memory" in str(error)
-
-
-def _context_is_lost() -> bool:
-    """By asking the card: an error that has other words may be why, and its prompts are to be known while they are."""
-    if not torch.cuda.is_initialized():
-        return False
-    try:
-        torch.cuda.synchronize()
-    except Exception:
-        return True
-    return False

@@ -1,42 +1,38 @@
-"""One row of a microbatch: the tokens that one prompt has got so far, and when it ends."""
+"""One row of a microbatch or of a step: the tokens that one prompt has got so far, and when it ends. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import StoppingCriteria
 
 from vqa.answer import FinishReason
 from workers.engine.base import Completion
-from workers.engine.encoding import Encoded
 from workers.engine.held import Held
+from workers.engine.listener import Listener
+from workers.engine.spelling import Spelling, decode
 
 
 class Row:
     """A prompt while it is decoded; settles its future at its own last token, not at its microbatch's.
 
-    Of its tokens the one that ends the text is counted and not shown.
+    Of its tokens the one that ends the text is counted and not shown. Nothing is decoded before the end where nobody
+    listens and no stop string is given.
     """
 
-    def __init__(self, held: Held, encoded: Encoded, tokenizer: Any, end_ids: Collection[int]) -> None:
+    def __init__(self, held: Held, prompt_tokens: int, tokenizer: Any, end_ids: Collection[int]) -> None:
         self.held = held
-        self.encoded = encoded
+        self.prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._unseen_ids = frozenset(tokenizer.all_special_ids)
-        #: tokens so far, and those of them that are text
-        self._count = 0
-        self._shown: list[int] = []
-        # a token of text is at least one byte; some bytes more may belong to the character before
-        self._tail = max((len(stop.encode()) for stop in held.prompt.stop), default=0) + 4
+        self._listener = Listener(held) if held.prompt.on_text else None
+        self._begin()
 
     def restart(self) -> None:
         """Forget the tokens: the microbatch failed and the prompt is run again."""
-        self._count = 0
-        self._shown.clear()
+        self._begin()
+        if self._listener:
+            self._listener.restart()
 
     def add(self, token: int) -> None:
         """Take the next token, and end where it is the last one."""
@@ -47,50 +43,39 @@ class Row:
             self._end("stop")
             return
         if token not in self._unseen_ids:
-            self._shown.append(token)
-        if self._has_stop():
+            self._show(token)
+        if self._spelling and self._spelling.stopped:
             self._end("stop")
         elif self._count >= self.held.prompt.max_new_tokens:
             self._end("length")
 
+    def _begin(self) -> None:
+        #: tokens so far, and those of them that are text; spelled at once where somebody needs it
+        self._count = 0
+        self._shown: list[int] = []
+        prompt = self.held.prompt
+        self._spelling = Spelling(self._tokenizer, prompt.stop) if prompt.stop or prompt.on_text else None
+
+    def _show(self, token: int) -> None:
+        if self._spelling is None:
+            self._shown.append(token)
+        elif (piece := self._spelling.add(token)) and self._listener:
+            self._listener.tell(piece)
+
     def _end(self, reason: FinishReason) -> None:
-        text = self._text(self._shown)
-        found = [at for stop in self.held.prompt.stop if (at := text.find(stop)) >= 0]
+        text = self._finish(self._spelling) if self._spelling else decode(self._tokenizer, self._shown)
         self.held.answer(
             Completion(
-                text=text[: min(found)] if found else text,
-                finish_reason="stop" if found else reason,
-                prompt_tokens=self.encoded.prompt_tokens,
+                text=text,
+                finish_reason=reason,
+                prompt_tokens=self.prompt_tokens,
                 completion_tokens=self._count,
             )
         )
 
-    def _has_stop(self) -> bool:
-        stops = self.held.prompt.stop
-        if not stops:
-            return False
-        newest = self._text(self._shown[-self._tail :])
-        return any(stop in newest for stop in stops)
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens))
-
-
-class RowEnds(StoppingCriteria):
-    """Tells `generate` after each step which rows have ended: by token, stop string, length, deadline, cancellation.
-
-    `on_step` is called first: the step was made.
-    """
-
-    def __init__(self, rows: Sequence[Row], on_step: Callable[[], None]) -> None:
-        self._rows = rows
-        self._on_step = on_step
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        """One bool a row."""
-        newest = input_ids[:, -1].tolist()
-        # only now: reading the tokens waits for the card
-        self._on_step()
-        for row, token in zip(self._rows, newest, strict=True):
-            row.add(token)
-        return torch.tensor([row.held.settled for row in self._rows], device=input_ids.device)
+    def _finish(self, spelling: Spelling) -> str:
+        last = spelling.finish()
+        if self._listener:
+            self._listener.tell(last)
+            self._listener.finish()
+        return spelling.text

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from vqa.settings import Settings
+from workers.engine.quant import Quant
 
 #: a picture costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32
@@ -19,14 +20,20 @@ PIXELS_PER_TOKEN = 32 * 32
 class EngineSettings(Settings):
     """Read from `VQA_` variables, or given by field name; frozen."""
 
-    engine: Literal["pipeline", "echo"] = "pipeline"
+    engine: Literal["auto", "continuous", "pipeline", "echo"] = "auto"
     model: str = Field(default="Qwen/Qwen3-VL-30B-A3B-Instruct", min_length=1)
     revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    #: what the language model's matrices are stored as on the card
+    quant: Quant = "none"
     trust_remote_code: bool = False
     #: tokens of prompt and answer together
     slot_tokens: int = Field(default=4096, ge=64)
     max_image_tokens: int = Field(default=1024, ge=4)
+    #: of the continuous engine: what is computed of prompts between two steps at most
+    prefill_tokens: int = Field(default=8192, ge=64)
+    #: of the continuous engine: memory for features of pictures that may be asked about again
+    vision_reuse_mib: int = Field(default=512, ge=0)
     replicas: int = Field(default=1, ge=1, le=64)
     #: None is half the slots
     microbatch: int | None = Field(default=None, ge=1, le=1024)
@@ -48,6 +55,14 @@ class EngineSettings(Settings):
     def max_image_pixels(self) -> int:
         """Pixels that the model sees of a picture at most."""
         return self.max_image_tokens * PIXELS_PER_TOKEN
+
+    @property
+    def planned_tokens(self) -> int:
+        """Tokens of cache that are planned for a slot.
+
+        In the continuous engine a prompt takes what it needs: one picture, some words and an answer are taken as usual.
+        """
+        return min(self.slot_tokens, self.max_image_tokens + 512) if self.engine == "continuous" else self.slot_tokens
 
     def microbatch_of(self, slots: int) -> int:
         """Most prompts that one pipeline runs together when its card has `slots`."""

@@ -1,14 +1,19 @@
-"""What a model will take of a card's memory, read from its config.json: no torch, no weights opened."""
+"""What a model will take of a card's memory, read from its config.json and headers: no torch, no weights opened."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from vqa.errors import NotReady
+from workers.engine.headers import Tensors, tensors_in, tensors_on_hub
+from workers.engine.quant import is_quantised, stored_bytes, used_together
 from workers.engine.settings import EngineSettings
 
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
@@ -20,16 +25,71 @@ class ModelShape:
 
     weights_bytes: int
     kv_token_bytes: int
+    #: of what is unpacked at a time where weights are quantised
+    work_bytes: int = 0
+
+
+def read_config(settings: EngineSettings) -> Mapping[str, Any]:
+    """The model's config.json. Raises NotReady."""
+    config: Mapping[str, Any] = json.loads(_file(settings, "config.json").read_text())
+    return config
 
 
 def read_shape(settings: EngineSettings, on_card: bool) -> ModelShape:
     """The shape of the model that `settings` names, as it is loaded on a card or on the CPU. Raises NotReady."""
-    config = json.loads(_file(settings, "config.json").read_text())
+    config = read_config(settings)
     stored = _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
     # as loading.py has it: a CPU computes in float32 unless told otherwise
     loaded = _WIDTHS[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
-    weights = _stored_bytes(settings) * loaded // stored
-    return ModelShape(weights_bytes=weights, kv_token_bytes=kv_elements(config) * loaded)
+    kv_token_bytes = kv_elements(config) * loaded
+    if settings.quant != "none":
+        refuse_quantised(settings, config)
+        return _quantised(settings, loaded, kv_token_bytes)
+    return ModelShape(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
+
+
+def refuse_quantised(settings: EngineSettings, config: Mapping[str, Any]) -> None:
+    """Raises NotReady where the checkpoint is quantised already: it is loaded as it is, without VQA_QUANT."""
+    if config.get("quantization_config") or _text(config).get("quantization_config"):
+        raise NotReady(
+            f"{settings.model} (VQA_MODEL) is a quantised checkpoint already: it needs no VQA_QUANT={settings.quant}"
+        )
+
+
+def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelShape:
+    weights, unpacked = 0, Counter[str]()
+    for name, shape in _tensors(settings):
+        if is_quantised(name, shape):
+            weights += stored_bytes(settings.quant, shape)
+            unpacked[used_together(name)] += prod(shape) * loaded
+        else:
+            weights += prod(shape) * loaded
+    if not unpacked:
+        raise NotReady(
+            f"VQA_QUANT={settings.quant} finds no language model's layers in {settings.model} (VQA_MODEL) by their "
+            "names: run it as it is, or spread it over several cards (VQA_CARDS=0+1)"
+        )
+    return ModelShape(weights, kv_token_bytes, max(unpacked.values()))
+
+
+def _tensors(settings: EngineSettings) -> Tensors:
+    """The checkpoint's: of files on this machine where all are here, else of the hub's. Raises NotReady."""
+    index = _here(settings, "model.safetensors.index.json")
+    if index:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        folder = Path(settings.model)
+        names = sorted(file.name for file in folder.glob("*.safetensors")) or ["model.safetensors"]
+    files = [_here(settings, name) for name in names]
+    present = [file for file in files if file]
+    if len(present) == len(files):
+        return chain.from_iterable(map(tensors_in, present))
+    if Path(settings.model).is_dir():
+        raise NotReady(f"the folder {settings.model} (VQA_MODEL) lacks {names[files.index(None)]}")
+    try:
+        return chain(list(tensors_on_hub(settings.model, settings.revision)))
+    except Exception as error:
+        raise _unreadable(settings, "the weights' headers", error) from None
 
 
 def kv_elements(config: Mapping[str, Any]) -> int:

@@ -108,6 +108,8 @@ class Waiting:
         head = chosen[0]
         if head.prompt.alone:
             return None if self._running else 0.0
+        if _is_seeded(head.prompt):
+            return 0.0
         wait_s = max(self._wait_s, _PATIENCE_S) if self._expected else self._wait_s
         return 0.0 if len(chosen) >= limit else head.since + wait_s - time.monotonic()
 
@@ -134,10 +136,22 @@ class Waiting:
 
 def _distance(one: Ready, other: Ready) -> float:
     """0 for prompts of equal lengths, over 1 for those that are better apart."""
-    if one.prompt.alone or other.prompt.alone or one.prompt.temperature != other.prompt.temperature:
+    if any(ready.prompt.alone or _is_seeded(ready.prompt) for ready in (one, other)):
+        return math.inf
+    if _chances(one.prompt) != _chances(other.prompt):
         return math.inf
     lengths = (
         (one.encoded.prompt_tokens, other.encoded.prompt_tokens),
         (one.prompt.max_new_tokens, other.prompt.max_new_tokens),
     )
     return max(abs(math.log(a / b, _ALIKE)) for a, b in lengths)
+
+
+def _is_seeded(prompt: Prompt) -> bool:
+    """Whether it runs in a microbatch of its own: padding and company change a model's figures a little."""
+    return prompt.seed is not None and prompt.temperature > 0
+
+
+def _chances(prompt: Prompt) -> tuple[float, float]:
+    """What a microbatch has for all of its rows."""
+    return (prompt.temperature, prompt.top_p) if prompt.temperature > 0 else (0.0, 1.0)

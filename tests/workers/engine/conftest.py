@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from workers.engine.base import Completion, Prompt, Turn
+from workers.engine.picture import Picture
 from workers.engine.pipeline import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -127,10 +128,10 @@ def expert_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("experts"), experts=True)
 
 
-def picture(number: int = 0) -> Image.Image:
+def picture(number: int = 0) -> Picture:
     """A picture of its own size and content for each number."""
     noise = Image.linear_gradient("L").resize((64 + 32 * (number % 4), 96)).rotate(17 * number)
-    return Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180)))
+    return Picture.of(Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))))
 
 
 def ask(number: int = 0, question: str = "how many dogs are there?", **how: Any) -> Prompt:

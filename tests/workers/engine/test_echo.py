@@ -19,12 +19,13 @@ from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, Not
 from workers.engine.base import Prompt, Turn
 from workers.engine.catalog import make_engine
 from workers.engine.echo import EXIT_STATUS, EchoEngine
+from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 
 
 def ask(id: str = "a", question: str = "how many?", /, *, attempt: int = 1, **wishes: Any) -> Prompt:
-    known = {name: wishes.pop(name) for name in ("lane", "deadline", "alone") if name in wishes}
-    turns = (Turn("user", (Image.new("RGB", (30, 20)), question)),)
+    known = {name: wishes.pop(name) for name in ("lane", "deadline", "alone", "on_text") if name in wishes}
+    turns = (Turn("user", (Picture.of(Image.new("RGB", (30, 20))), question)),)
     return Prompt(id, turns, 10, attempt=attempt, metadata={name: str(wish) for name, wish in wishes.items()}, **known)
 
 
@@ -43,6 +44,23 @@ def test_the_answer_is_a_hash_of_words_and_sizes(engine: EchoEngine) -> None:
 
     assert completion.text == f"echo:{expected}"
     assert (completion.prompt_tokens, completion.completion_tokens) == (3, 1)
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.02])
+def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine, delay_s: float) -> None:
+    pieces: list[str] = []
+
+    completion = engine.submit(ask(on_text=pieces.append, echo_delay_s=delay_s)).result(SOON)
+
+    assert pieces == ["echo:", completion.text.removeprefix("echo:")]
+
+
+def test_a_listener_that_fails_fails_its_prompt(engine: EchoEngine) -> None:
+    def fails(piece: str) -> None:
+        raise ValueError(piece)
+
+    assert isinstance(engine.submit(ask(on_text=fails)).exception(SOON), EngineError)
+    assert engine.submit(ask()).result(SOON)
 
 
 def test_without_a_delay_it_is_there_when_submit_returns_even_with_every_slot_taken(engine: EchoEngine) -> None:

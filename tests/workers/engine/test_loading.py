@@ -15,6 +15,7 @@ from tests.workers.engine.conftest import SOON, Starting, answers, ask
 from vqa.errors import NotReady
 from workers.engine.base import Prompt, Turn
 from workers.engine.loading import load
+from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 
 
@@ -47,7 +48,7 @@ def test_pictures_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_m
 
 
 def test_a_capped_picture_becomes_no_more_tokens(starting: Starting) -> None:
-    prompt = Prompt("a", (Turn("user", (Image.new("RGB", (900, 700)), "")),), max_new_tokens=1)
+    prompt = Prompt("a", (Turn("user", (Picture.of(Image.new("RGB", (900, 700))), "")),), max_new_tokens=1)
 
     tokens = [starting(max_image_tokens=cap).submit(prompt).result(SOON).prompt_tokens for cap in (4, 16)]
 

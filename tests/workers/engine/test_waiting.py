@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -25,10 +25,10 @@ def ready(
     lane: Lane = "interactive",
     tokens: int = 10,
     max_new_tokens: int = 100,
-    temperature: float = 0,
     alone: bool = False,
+    **drawn: Any,
 ) -> Ready:
-    prompt = Prompt(id, (), max_new_tokens, temperature=temperature, lane=lane, alone=alone)
+    prompt = Prompt(id, (), max_new_tokens, lane=lane, alone=alone, **drawn)
     return Ready(Held(prompt), cast(Encoded, SimpleNamespace(prompt_tokens=tokens)))
 
 
@@ -50,6 +50,8 @@ prompts = st.builds(
     tokens=st.integers(1, 2000),
     max_new_tokens=st.integers(1, 2000),
     temperature=st.sampled_from([0.0, 0.5]),
+    top_p=st.sampled_from([0.9, 1.0]),
+    seed=st.sampled_from([None, None, 7]),
 )
 some_alone = st.builds(ready, lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
 
@@ -65,6 +67,9 @@ def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[R
         assert microbatch is not None
         assert 1 <= len(microbatch) <= limit
         assert len({prompt.prompt.temperature for prompt in microbatch}) == 1
+        if microbatch[0].prompt.temperature:
+            assert len({prompt.prompt.top_p for prompt in microbatch}) == 1
+            assert len(microbatch) == 1 or not any(prompt.prompt.seed for prompt in microbatch)
         assert all(prompt.prompt.max_new_tokens <= 4 * microbatch[0].prompt.max_new_tokens for prompt in microbatch)
         taken += microbatch
         waiting.done()
@@ -245,6 +250,18 @@ def test_one_that_is_alone_does_not_wait_for_company() -> None:
     waiting = waiting_with(ready(alone=True), wait_s=NEVER_S)
 
     assert waiting.take(4)
+
+
+def test_one_with_a_seed_does_not_wait_for_company_that_it_may_not_have() -> None:
+    waiting = waiting_with(ready("seeded", temperature=0.5, seed=7), ready("other", temperature=0.5), wait_s=NEVER_S)
+
+    assert [each.prompt.id for each in waiting.take(4) or ()] == ["seeded"]
+
+
+def test_what_draws_nothing_runs_together_whatever_it_asks_of_the_draw() -> None:
+    greedy = [ready("a"), ready("b", top_p=0.5), ready("c", seed=7)]
+
+    assert waiting_with(*greedy).take(4) == greedy
 
 
 def test_bulk_that_is_alone_gets_its_turn_among_interactive_prompts_that_keep_coming() -> None:

@@ -1,0 +1,178 @@
+"""An engine called directly, with the media that a worker has: what it achieves on W1 and W2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bench.engines import Counting
+from bench.report import Figure, Report
+from bench.work import Stock, poisson
+from workers.engine.base import Engine
+from workers.engine.continuous.figures import Figures
+from workers.trial import Question, Run, Trial
+
+#: steps that are timed together
+_STEPS = 64
+#: an answer long enough to go on while all other rows are prefilled
+_LONG = 256
+#: for all rows to be in their slots
+_PATIENCE_S = 120.0
+_ALONE = 10
+#: floors and aims: jobs/s, s, ms, ms
+W1_WANTED = (18.0, 25.0)
+ALONE_WANTED = (0.9, 0.45)
+PREFILL_WANTED = (33.0, 20.0)
+STEP_WANTED = (38.0, 28.0)
+#: rows that this is said of
+_STEP_ROWS = 128
+#: of the rate at which everything is busy
+_W2_LOAD = 0.7
+_W2_ALONE = 24
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Measures on a trial that runs; every method adds to the report."""
+
+    trial: Trial
+    report: Report
+    repeats: int
+    slots: int
+    #: begins the names of the figures
+    name: str
+    #: whether floors and aims are for this
+    wanted: bool = False
+
+    def saturated(self, stock: Stock) -> Figure:
+        """All of the stock at once, each time as new pictures."""
+        self.warm_up(stock)
+        runs = [self._all_at_once(stock.take()) for _ in range(self.repeats)]
+        rates = [run.rate for run, _ in runs]
+        wanted = self._wanted(W1_WANTED)
+        figure = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=self._notes(runs[0]))
+        self.report.add(figure)
+        # its text and the tokens drawn first included
+        prefill_ms = [1000 * done.prefill_s / len(run.latencies_s) for run, done in runs if done]
+        if prefill_ms:
+            what = f"{self.name}: prefill a picture, in a full queue"
+            self.report.add(Figure(what, "ms", prefill_ms, "less", *self._wanted(PREFILL_WANTED)))
+        return figure
+
+    def warm_up(self, stock: Stock) -> None:
+        """As many as there are slots, with short answers: what is done once is done then."""
+        self.trial.run(stock.take(self.slots, tokens=4), self.slots)
+
+    def alone(self, stock: Stock) -> None:
+        """One at a time."""
+        medians = [self.trial.run(stock.take(_ALONE), 1).percentile(50) for _ in range(self.repeats)]
+        what = f"{self.name}, one alone, p50 of {_ALONE}"
+        self.report.add(Figure(what, "s", medians, "less", *self._wanted(ALONE_WANTED)))
+
+    def steps(self, stock: Stock, rows: Sequence[int]) -> None:
+        """A decode step with so many rows."""
+        engine = self.trial.engine
+        if not isinstance(engine, Counting):
+            return
+        for count in rows:
+            if count <= self.slots:
+                try:
+                    ms = [self._step_ms(engine, engine, stock.take(count, tokens=_LONG)) for _ in range(self.repeats)]
+                except TimeoutError as error:
+                    # where the card has no room for so many at once
+                    self.report.say(str(error))
+                    continue
+                wanted = self._wanted(STEP_WANTED) if count == _STEP_ROWS else (None, None)
+                self.report.add(Figure(f"{self.name}: step at {count} rows", "ms", ms, "less", *wanted))
+
+    def mixed(self, stock: Stock) -> None:
+        """W2: what it can do, then how long answers take under part of that, against one alone."""
+        self.warm_up(stock)
+        run, _ = self._all_at_once(stock.take())
+        self.report.add(Figure(f"{self.name}, all at once", "jobs/s", [run.rate], notes={"jobs": len(run.latencies_s)}))
+        one_by_one = self.trial.run(stock.take(_W2_ALONE), 1)
+        alone = one_by_one.percentile(50)
+        notes = {"p95_s": round(one_by_one.percentile(95), 3)}
+        self.report.add(Figure(f"{self.name}, one alone, p50 of {_W2_ALONE}", "s", [alone], "less", notes=notes))
+        asked = stock.take()
+        loaded = self.trial.run(asked, len(asked), poisson(len(asked), _W2_LOAD * run.rate))
+        at = f"{self.name}, at {_W2_LOAD:.0%} of that"
+        p50, p95 = (loaded.percentile(part) for part in (50, 95))
+        self.report.add(Figure(f"{at}: p50", "s", [p50], "less", notes={"over_alone": round(p50 / alone, 2)}))
+        self.report.add(Figure(f"{at}: p95", "s", [p95], "less", notes={"over_alone_p50": round(p95 / alone, 2)}))
+        self.report.add(Figure(f"{at}: p95 over the p50 of one alone", "", [p95 / alone], "less", aim=2))
+
+    def _all_at_once(self, asked: Sequence[Question]) -> tuple[Run, _Done | None]:
+        before = _counts(self.trial.engine)
+        run = self.trial.run(asked, len(asked))
+        self.report.say(f"{self.name}: {len(asked)} jobs in {run.seconds:.2f} s, {run.rate:.2f} jobs/s")
+        after = _counts(self.trial.engine)
+        return run, _Done.between(before, after) if before and after else None
+
+    def _wanted(self, floor_and_aim: tuple[float, float]) -> tuple[float | None, float | None]:
+        return floor_and_aim if self.wanted else (None, None)
+
+    def _notes(self, measured: tuple[Run, _Done | None]) -> dict[str, object]:
+        run, done = measured
+        notes: dict[str, object] = {"jobs": len(run.latencies_s), "tokens_per_s": round(run.tokens / run.seconds)}
+        if done and done.steps:
+            notes |= {"steps": done.steps, "step_ms": round(1000 * done.step_s / done.steps, 2)}
+        if torch.cuda.is_available():
+            notes["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        return notes
+
+    def _step_ms(self, engine: Engine, counting: Counting, asked: Sequence[Question]) -> float:
+        """The mean of some steps that all had all rows."""
+        prompts = [self.trial.prompt(question) for question in asked]
+        futures = [engine.submit(prompt) for prompt in prompts]
+        end = time.monotonic() + _PATIENCE_S
+        full: _Done | None = None
+        first = counting.figures()
+        try:
+            while full is None or full.steps < _STEPS:
+                if time.monotonic() > end or any(future.done() for future in futures):
+                    raise TimeoutError(f"{len(prompts)} rows were not in their slots for {_STEPS} steps")
+                time.sleep(0.002)
+                now = _Done.between(first, counting.figures())
+                if now.steps and now.rows < len(prompts):
+                    first, full = counting.figures(), None
+                elif now.steps:
+                    full = now
+        finally:
+            for prompt in prompts:
+                engine.cancel(prompt.id)
+            for future in futures:
+                future.exception()
+        return 1000 * full.step_s / full.steps
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an engine has done between two looks at its counts."""
+
+    steps: int
+    step_tokens: int
+    step_s: float
+    prefill_s: float
+
+    @classmethod
+    def between(cls, before: Figures, after: Figures) -> _Done:
+        """The difference."""
+        return cls(
+            after.steps - before.steps,
+            after.step_tokens - before.step_tokens,
+            after.step_s - before.step_s,
+            after.prefill_s - before.prefill_s,
+        )
+
+    @property
+    def rows(self) -> float:
+        """Of a step, on average."""
+        return self.step_tokens / self.steps
+
+
+def _counts(engine: Engine) -> Figures | None:
+    return engine.figures() if isinstance(engine, Counting) else None

@@ -1,0 +1,66 @@
+"""The whole benchmark at a size for any machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.report import Figure
+from tests.worker_process import ROOT
+
+SMALL = ("--scale", "tiny", "--jobs", "6", "--slots", "4", "--repeats", "2")
+
+
+def measured(out: Path, *options: str) -> dict[str, dict[str, object]]:
+    """The figures of a run, by name."""
+    command = [sys.executable, "-W", "error", "-m", "bench.engine", *SMALL, *options, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line["what"]: line for line in map(json.loads, out.read_text().splitlines())}
+
+
+@pytest.mark.timeout(240)
+def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
+    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,w2")
+    for routing in ("plain", "spread"):
+        saturated = figures[f"W1, {routing} routing, continuous, all at once"]
+        runs = saturated["runs"]
+        assert isinstance(runs, list)
+        assert len(runs) == 2
+        assert saturated["worst"] == min(runs)
+    for rest in (
+        "W1, spread routing, continuous: prefill a picture, in a full queue",
+        "W1, spread routing, continuous, one alone, p50 of 10",
+        "W1, spread routing, continuous: step at 1 rows",
+        "W2, spread routing, continuous, at 70% of that: p95",
+    ):
+        assert float(str(figures[rest]["worst"])) > 0, rest
+    assert "W1, spread routing, continuous: step at 8 rows" not in figures
+    assert "card" in str(figures[rest]["run"])
+
+
+@pytest.mark.timeout(240)
+def test_it_measures_workers_through_celery_against_that(tmp_path: Path) -> None:
+    figures = measured(tmp_path / "out.jsonl", "--only", "celery,cards", "--routing", "spread")
+    name = "W1, spread routing, continuous"
+    share = figures[f"{name}, through Celery, of what it does directly"]
+    assert 0 < float(str(share["worst"])) < 3
+    assert float(str(figures[f"{name}, through Celery, 2 cards over one"]["worst"])) > 0
+
+
+@pytest.mark.timeout(240)
+def test_it_measures_its_rivals(tmp_path: Path) -> None:
+    figures = measured(tmp_path / "out.jsonl", "--only", "rival")
+    rates = [float(str(figures[f"W1, spread routing, generate with batch {n}"]["worst"])) for n in (1, 32, 64)]
+    assert min(rates) > 0
+
+
+def test_the_worst_run_is_what_counts() -> None:
+    rate = Figure("rate", "jobs/s", [20.0, 17.0, 30.0], floor=18, aim=25)
+    assert (rate.worst, rate.median, rate.verdict) == (17, 20, "SHORT")
+    step = Figure("step", "ms", [30.0, 37.0], "less", floor=38, aim=28)
+    assert (step.worst, step.verdict) == (37, "floor reached")
+    assert Figure("step", "ms", [27.0], "less", floor=38, aim=28).verdict == "aim reached"
+    assert Figure("told", "s", [1.0]).verdict == ""

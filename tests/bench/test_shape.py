@@ -1,0 +1,53 @@
+"""The random-weight model: the same path as a loaded one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import shape30b
+from bench.shape30b import Scale
+from bench.work import WORDS, Size, Stock
+from workers.engine.base import Prompt, Turn
+from workers.engine.encoding import Encoder
+from workers.engine.settings import EngineSettings
+from workers.engine.shape import read_shape
+from workers.media import Media
+
+
+@pytest.mark.parametrize("scale", ["tiny", "tiny-dense"])
+def test_the_weights_are_drawn_and_no_token_ends_an_answer(scale: Scale, tmp_path: Path) -> None:
+    settings = EngineSettings(model=str(shape30b.write_folder(tmp_path, scale)))
+    pipe = shape30b.load(settings)
+    parameters = dict(pipe.model.named_parameters())
+    for name, parameter in parameters.items():
+        assert parameter.isfinite().all(), name
+        if parameter.dim() > 1:
+            assert 0.015 < parameter.std() < 0.025, name
+    assert torch.equal(parameters["model.language_model.norm.weight"], torch.ones(64))
+    assert pipe.model.generation_config.eos_token_id is None
+    assert pipe.tokenizer is not None
+    assert pipe.tokenizer.eos_token_id is None
+    size = sum(parameter.numel() for parameter in parameters.values())
+    assert read_shape(settings, on_card=True).weights_bytes == 2 * size
+
+
+def test_the_large_shape_has_the_published_size(tmp_path: Path) -> None:
+    folder = shape30b.write_folder(tmp_path, "30b")
+    shape = read_shape(EngineSettings(model=str(folder)), on_card=True)
+    # 31.07 billion parameters
+    assert shape.weights_bytes == pytest.approx(2 * 31.07e9, rel=0.001)
+    assert shape.kv_token_bytes == 96 * 1024
+
+
+def test_w1_is_768_tokens_of_picture_and_26_of_text(tmp_path: Path) -> None:
+    settings = EngineSettings(model=str(shape30b.write_folder(tmp_path, "tiny")))
+    (question,) = Stock.w1(1, Size()).take()
+    assert 150_000 < len(question.image) < 250_000
+    media = Media(1, 2**20, 2**20, settings.max_image_pixels)
+    (picture,) = media.decode([question.image])
+    media.close()
+    encoder = Encoder(shape30b.load(settings), settings.slot_tokens)
+    encoded = encoder.encode(Prompt("w1", (Turn("user", (picture, WORDS)),), question.max_new_tokens))
+    assert encoded.prompt_tokens == 768 + 26
+    assert question.max_new_tokens == 64

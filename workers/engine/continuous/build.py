@@ -1,0 +1,82 @@
+"""Puts the parts together over a loaded pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vqa.errors import NotReady
+from workers.engine.continuous.cache import Cache
+from workers.engine.continuous.encode import fit_of
+from workers.engine.continuous.features import Features
+from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.loop import Loop
+from workers.engine.continuous.ops.choice import ops_for
+from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.prefill import Prefill
+from workers.engine.continuous.room import largest_prefill, room_bytes
+from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.scheduler import Scheduler
+from workers.engine.continuous.vision import VisionTower
+from workers.engine.continuous.weights import language_of
+from workers.engine.endings import end_ids
+from workers.engine.settings import EngineSettings
+
+#: On a card the pages are the tiles of attention. A smaller page leaves less of it empty.
+PAGE_TOKENS = {"cuda": 64, "cpu": 16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """The engine's parts, of which benchmarks want more than the loop."""
+
+    loop: Loop
+    runner: Runner
+    language: LanguageModel
+    vision: VisionTower
+    pages: Pages
+
+
+@torch.inference_mode()
+def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
+    """All parts for `slots`. Raises NotReady where there is no room for one prompt."""
+    model, processor = pipe.model, pipe.processor.image_processor
+    ops, weights = ops_for(model.device), language_of(model)
+    vision = VisionTower(model, processor, ops)
+    size = PAGE_TOKENS[model.device.type]
+
+    def language_with(pages: int) -> LanguageModel:
+        return LanguageModel(weights, Cache.of(weights, pages, size), ops)
+
+    def trial() -> int:
+        fit = fit_of(processor)
+        pieces = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
+        language = language_with(sum(len(piece.pages) for piece in pieces))
+        Prefill(language, Features(vision.see, 0), ops).run(pieces)
+        return language.cache.nbytes
+
+    pages = _pages(trial, model.device, settings, slots, Cache.of(weights, 0, size).nbytes, len(weights.head))
+    language = language_with(pages.count)
+    prefill = Prefill(language, Features(vision.see, settings.vision_reuse_mib * 2**20), ops)
+    runner = Runner(language, prefill, ops, slots, pages.needed(settings.slot_tokens))
+    loop = Loop(Scheduler(slots, pages, settings.prefill_tokens), runner, pipe.tokenizer, end_ids(pipe))
+    return Built(loop, runner, language, vision, pages)
+
+
+def _pages(
+    trial: Callable[[], int], device: torch.device, settings: EngineSettings, slots: int, page_bytes: int, words: int
+) -> Pages:
+    """As many pages as there is room for, and no more than the slots could ever fill."""
+    size = PAGE_TOKENS[device.type]
+    room = room_bytes(device, trial, slots * words, settings.vision_reuse_mib * 2**20)
+    pages = Pages(min(room // page_bytes, slots * -(-settings.slot_tokens // size)), size)
+    if pages.count * size <= settings.max_image_tokens:
+        raise NotReady(
+            f"{settings.model} leaves room for {max(0, pages.count) * size} tokens on the card, and one picture takes "
+            f"{settings.max_image_tokens} (VQA_MAX_IMAGE_TOKENS); compute less at once (VQA_PREFILL_TOKENS="
+            f"{settings.prefill_tokens}), keep no features (VQA_VISION_REUSE_MIB=0), or take a smaller model"
+        )
+    return pages

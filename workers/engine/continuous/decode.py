@@ -1,0 +1,105 @@
+"""The decode step: one token for each of some slots, on a card as one CUDA graph a bucket of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.ops.base import Ops
+from workers.engine.continuous.rows import Rows
+from workers.engine.continuous.transfer import numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bucket:
+    """A step over a fixed number of rows: where its input is read and its output written."""
+
+    #: (rows) slots
+    slots: Tensor
+    #: (rows, vocabulary), and the likeliest token of each row
+    logits: Tensor
+    tokens: Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class Decode:
+    """Steps over the slots. Belongs to the engine's thread."""
+
+    def __init__(self, language: LanguageModel, rows: Rows, ops: Ops) -> None:
+        self._language = language
+        self._rows = rows
+        self._ops = ops
+        self._device = language.weights.embedding.device
+        self._buckets: dict[int, Bucket] = {}
+
+    def capture(self, slots: int) -> None:
+        """Record the graphs for up to `slots` rows; the largest first, whose memory the others share."""
+        pool = torch.cuda.graph_pool_handle()
+        for size in reversed(bucket_sizes(slots)):
+            self._buckets[size] = self._record(size, pool)
+
+    def step(self, slots: Sequence[int], drawn: Sequence[int]) -> Tensor:
+        """(n) the next token of each slot; those of the slots at indices `drawn` are not the likeliest but drawn."""
+        at = numbers(slots, self._device)
+        tokens, logits = self._replay(at) if self._buckets else self._compute(at)
+        if drawn:
+            which = numbers(drawn, self._device)
+            mine = at[which]
+            # in the graph they have advanced by the likeliest token
+            tokens = tokens.clone()
+            tokens[which] = self._rows.draw(mine, logits[which], self._rows.length[mine])
+            self._rows.token[mine] = tokens[which]
+        return tokens
+
+    def _replay(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        bucket = self._buckets[min(size for size in self._buckets if size >= len(at))]
+        bucket.slots.fill_(self._rows.nobody)
+        bucket.slots[: len(at)] = at
+        bucket.graph.replay()
+        # the next replay writes where this one did
+        return bucket.tokens[: len(at)].clone(), bucket.logits[: len(at)]
+
+    def _compute(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        rows, cache = self._rows, self._language.cache
+        length, tables = rows.length[slots], rows.tables[slots]
+        page = tables.gather(1, (length // cache.page_tokens)[:, None])[:, 0].long()
+        places = page * cache.page_tokens + length % cache.page_tokens
+        until = (length + 1).int()
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = cache.keys[layer], cache.values[layer]
+            return self._ops.attend_rows(q, keys, values, tables, until, cache.page_tokens)
+
+        x = self._language.embed(rows.token[slots])
+        turns = self._language.turns(length + rows.shift[slots])
+        logits = self._language.logits(self._language.forward(x, turns, places, attend))
+        tokens = logits.argmax(-1)
+        rows.advance(slots, tokens)
+        return tokens, logits
+
+    def _record(self, size: int, pool: Any) -> Bucket:
+        slots = torch.full((size,), self._rows.nobody, dtype=torch.int64, device=self._device)
+        run = partial(self._compute, slots)
+        # kernels are compiled and libraries set up outside of the recording
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            tokens, logits = run()
+        return Bucket(slots, logits, tokens, graph)
+
+
+def bucket_sizes(slots: int) -> list[int]:
+    """Numbers of rows for which a graph is kept, up to `slots`: close enough that little is computed for nobody."""
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, slots, 16)]
+    return [size for size in sizes if size < slots] + [slots]

@@ -1,0 +1,71 @@
+"""From a prompt to numbers, without the image processor: pictures come at the model's size, the card does the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import torch
+
+from vqa.errors import InvalidJob
+from workers.engine.base import Prompt
+from workers.engine.chat import Chat, ChatEncoder
+from workers.engine.continuous.positions import positions_of
+from workers.engine.continuous.request import Request, Sight
+from workers.engine.picture import Fit, Picture
+
+
+class RequestEncoder(ChatEncoder[Request]):
+    """Qwen3-VL's preprocessing for one thread, with a tokenizer of its own."""
+
+    def __init__(self, processor: Any, slot_tokens: int) -> None:
+        super().__init__(processor, slot_tokens)
+        self._factor = fit_of(processor.image_processor).factor
+        self._patch = int(processor.image_processor.patch_size)
+        self._merge = int(processor.image_processor.merge_size)
+        self._image_id = int(processor.image_token_id)
+
+    def make(self, chat: Chat, prompt: Prompt) -> Request:
+        """See `ChatEncoder`."""
+        continued = chat[-1]["role"] == "assistant"
+        text = self.processor.apply_chat_template(
+            chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
+        )
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pictures = [part for turn in prompt.turns for part in turn.parts if isinstance(part, Picture)]
+        if ids.count(self._image_id) != len(pictures):
+            raise InvalidJob("the model's chat template has no place for a picture in one of these turns")
+        return self._request(ids, pictures)
+
+    def tokens(self, made: Request) -> int:
+        """See `ChatEncoder`."""
+        return made.count
+
+    def _request(self, ids: list[int], pictures: list[Picture]) -> Request:
+        sights: list[Sight] = []
+        tokens: list[int] = []
+        left = iter(pictures)
+        for id in ids:
+            if id == self._image_id:
+                sights.append(self._sight(next(left), len(tokens)))
+                tokens += [id] * sights[-1].tokens
+            else:
+                tokens.append(id)
+        places = [(sight.start, sight.rows // self._merge, sight.columns // self._merge) for sight in sights]
+        return Request(torch.tensor(tokens), positions_of(len(tokens), places), tuple(sights))
+
+    def _sight(self, picture: Picture, start: int) -> Sight:
+        if picture.width % self._factor or picture.height % self._factor:
+            raise ValueError(f"a picture of {picture.width} x {picture.height} is not of the model's size")
+        rows, columns = picture.height // self._patch, picture.width // self._patch
+        pixels = torch.empty(picture.height, picture.width, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        # one copy, for which the interpreter is let go
+        pixels.numpy().reshape(-1)[:] = numpy.frombuffer(picture.pixels, dtype=numpy.uint8)
+        return Sight(pixels, rows, columns, start, rows * columns // self._merge**2, picture.digest)
+
+
+def fit_of(image_processor: Any) -> Fit:
+    """The sizes that a Qwen-VL image processor makes of pictures."""
+    size = image_processor.size
+    factor = int(image_processor.patch_size) * int(image_processor.merge_size)
+    return Fit(factor, least=int(size["shortest_edge"]), most=int(size["longest_edge"]))

@@ -1,0 +1,92 @@
+"""The continuous engine: Qwen3-VL (dense and of experts), on cards and on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from PIL import Image
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
+from vqa.errors import NotReady
+from workers.engine.base import Prompt, Turn
+from workers.engine.continuous.build import Built, build
+from workers.engine.continuous.encode import RequestEncoder, fit_of
+from workers.engine.continuous.figures import Figures
+from workers.engine.continuous.intake import Arrival, Intake
+from workers.engine.continuous.request import Request
+from workers.engine.held import Held
+from workers.engine.loading import load
+from workers.engine.model_engine import Loaded, ModelEngine
+from workers.engine.picture import Picture
+from workers.engine.preparation import THREADS, Preparation
+from workers.engine.pulse import Pulse
+from workers.engine.settings import EngineSettings
+
+
+class ContinuousEngine(ModelEngine):
+    """The engine protocol over one loaded pipeline's model and processor."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        slots: int,
+        load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
+    ) -> None:
+        """`load` is called from the thread that is to own what it returns; it may raise NotReady."""
+        super().__init__(settings, threads=1)
+        self._load = load
+        self._slots = slots
+        self._intake = Intake()
+        self._built: Built | None = None
+
+    @property
+    def built(self) -> Built:
+        """What answers, once started; for benchmarks that look inside."""
+        assert self._built is not None
+        return self._built
+
+    def figures(self) -> Figures:
+        """What has been computed so far."""
+        return self.built.loop.counter.figures
+
+    def open(self) -> Loaded:
+        """See `ModelEngine`."""
+        pipe: Any = self._load(self.settings)
+        self.fit = fit_of(pipe.processor.image_processor)
+        self._built = build(pipe, self.settings, self._slots)
+        self._warm_up(pipe)
+        return Loaded(pipe, partial(self._built.loop.serve, self._intake))
+
+    def prepare(self, pipe: Any) -> Preparation[Request]:
+        """See `ModelEngine`."""
+        encoders = [self._encoder(pipe) for _ in range(THREADS)]
+        return Preparation(encoders, expect=lambda: None, deliver=self._deliver)
+
+    def close(self) -> None:
+        """See `ModelEngine`."""
+        self._intake.close()
+
+    def _encoder(self, pipe: Any) -> RequestEncoder:
+        return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens)
+
+    def _deliver(self, held: Held, request: Request | None) -> None:
+        if request is not None:
+            self._intake.put(Arrival(held, request))
+
+    def _warm_up(self, pipe: Any) -> None:
+        """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
+        assert self.fit is not None
+        picture = Picture.of(Image.new("RGB", self.fit.size(64, 64), "white"))
+        held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
+        try:
+            intake = Intake()
+            intake.put(Arrival(held, self._encoder(pipe).encode(held.prompt)))
+            held.future.add_done_callback(lambda _: intake.close())
+            self.built.loop.serve(intake, Pulse(self.settings.hang_s))
+            held.future.result(0)
+        except Exception as error:
+            # a model that fails on this would fail on everything
+            raise NotReady(f"{pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}") from error

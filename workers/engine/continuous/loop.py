@@ -1,0 +1,153 @@
+"""The engine's loop: asks the scheduler what to compute, has it computed, and gives the tokens to their prompts.
+
+What is computed and what comes of the computation before it overlap: the card gets its next work before the tokens of
+the last are read. So a prompt that ends by what it says (not by its length) is computed for one step more, for nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vqa.errors import EngineError, PromptTooLong
+from workers.engine.continuous.figures import Counter
+from workers.engine.continuous.intake import Arrival, Intake
+from workers.engine.continuous.prefill import Piece
+from workers.engine.continuous.request import Request
+from workers.engine.continuous.rows import Entry
+from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.scheduler import Prefill, Scheduler, Step
+from workers.engine.continuous.stay import Stay
+from workers.engine.continuous.transfer import Tokens
+from workers.engine.faults import context_is_lost, is_poisoned
+from workers.engine.pulse import Pulse
+from workers.engine.row import Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guest:
+    """A prompt in the engine: what is decided about it, computed for it and made of it."""
+
+    stay: Stay
+    request: Request
+    row: Row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What has been launched; its tokens will be there, one for each of these."""
+
+    work: Prefill | Step
+    stays: Sequence[Stay]
+    tokens: Tokens
+
+
+class Loop:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Any, end_ids: Collection[int]) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._guests: dict[Stay, Guest] = {}
+        self.counter = Counter()
+
+    def serve(self, intake: Intake, pulse: Pulse) -> None:
+        """Answer what arrives until `intake` is closed. What escapes is the end of this engine."""
+        unread: list[Made] = []
+        while (arrived := intake.take(wait=not self._guests)) is not None:
+            for arrival in arrived:
+                self._welcome(arrival)
+            self._see_off()
+            made = self._launch(self._scheduler.next(), pulse)
+            for before in unread:
+                self._settle(before)
+            unread = made
+            if not self._guests:
+                pulse.park()
+
+    def _welcome(self, arrival: Arrival) -> None:
+        held, request = arrival.held, arrival.request
+        prompt = held.prompt
+        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone)
+        if not self._scheduler.fits(stay):
+            held.fail(PromptTooLong(f"{stay.all_tokens} tokens are more than the card has room for"))
+            return
+        if not self._guests:
+            self.counter.begin()
+        self._guests[stay] = Guest(stay, request, Row(held, request.count, self._tokenizer, self._end_ids))
+        self._scheduler.add(stay)
+
+    def _see_off(self) -> None:
+        """Those who have ended, by a token, a deadline or a cancellation."""
+        for stay in [stay for stay, guest in self._guests.items() if guest.row.held.settled]:
+            self._scheduler.leave(stay)
+            del self._guests[stay]
+
+    def _launch(self, work: Prefill | Step | None, pulse: Pulse) -> list[Made]:
+        ids = tuple(self._guests[stay].row.held.prompt.id for stay in self._scheduler.seated)
+        match work:
+            case None:
+                return []
+            case Step(stays):
+                pulse.beat("decode", ids)
+                return [Made(work, stays, self._runner.step([_slot(stay) for stay in stays], self._drawn(stays)))]
+            case Prefill():
+                pulse.beat("prefill", ids)
+                return self._prefill(work)
+
+    def _prefill(self, work: Prefill) -> list[Made]:
+        try:
+            return [self._prefill_together(work)]
+        except Exception as error:
+            if is_poisoned(error) or context_is_lost():
+                raise
+            # not louder: the error's words may hold a user's
+            log.debug("prefill failed", exc_info=True)
+            reason = type(error).__name__
+        if len(work.parts) == 1:
+            held = self._guests[work.parts[0].stay].row.held
+            held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
+            return []
+        log.warning("a prefill of %d prompts failed (%s): run again one by one", len(work.parts), reason)
+        return [made for part in work.parts for made in self._prefill(Prefill((part,)))]
+
+    def _prefill_together(self, work: Prefill) -> Made:
+        self._runner.enter([self._entry(part.stay) for part in work.parts if part.start == 0])
+        pieces = [
+            Piece(self._guests[part.stay].request, _slot(part.stay), part.stay.pages, part.start, part.stop)
+            for part in work.parts
+        ]
+        done = [part.stay for part, piece in zip(work.parts, pieces, strict=True) if piece.is_last]
+        return Made(work, done, self._runner.prefill(pieces, self._drawn(done)))
+
+    def _entry(self, stay: Stay) -> Entry:
+        guest = self._guests[stay]
+        prompt = guest.row.held.prompt
+        seed = prompt.seed if prompt.seed is not None else random.getrandbits(63)
+        # a greedy row's temperature is never used
+        temperature = prompt.temperature or 1.0
+        return Entry(_slot(stay), stay.pages, guest.request.shift, temperature, prompt.top_p, seed)
+
+    def _drawn(self, stays: Sequence[Stay]) -> list[int]:
+        """At which indices the token is drawn."""
+        return [n for n, stay in enumerate(stays) if self._guests[stay].row.held.prompt.temperature > 0]
+
+    def _settle(self, made: Made) -> None:
+        tokens = made.tokens.read()
+        self.counter.count(made.work, made.tokens)
+        for stay, token in zip(made.stays, tokens, strict=True):
+            # it may have ended since
+            if guest := self._guests.get(stay):
+                guest.row.add(token)
+
+
+def _slot(stay: Stay) -> int:
+    assert stay.slot is not None
+    return stay.slot

@@ -1,0 +1,19 @@
+"""The operations for cards, written in Triton where torch has no kernel that does it in one pass."""
+
+from workers.engine.continuous.ops.attention import attend
+from workers.engine.continuous.ops.experts import experts, route
+from workers.engine.continuous.ops.norms import add_layer_norm, add_norm, silu_product
+from workers.engine.continuous.ops.paged_attention import attend_rows
+from workers.engine.continuous.ops.rotary import rotate, rotate_patches
+
+__all__ = [
+    "add_layer_norm",
+    "add_norm",
+    "attend",
+    "attend_rows",
+    "experts",
+    "rotate",
+    "rotate_patches",
+    "route",
+    "silu_product",
+]

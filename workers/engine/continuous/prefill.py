@@ -1,0 +1,101 @@
+"""Computes pieces of prompts: pictures seen, keys and values into the cache, and the first token of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.continuous.features import Features
+from workers.engine.continuous.language import Deep, LanguageModel
+from workers.engine.continuous.lengths import Lengths
+from workers.engine.continuous.ops.base import Ops
+from workers.engine.continuous.request import Request, Sight
+from workers.engine.continuous.transfer import numbers, spans_of, upload
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Tokens `start` up to `stop` of a prompt that has a slot."""
+
+    request: Request
+    slot: int
+    pages: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the prompt is all in the cache then."""
+        return self.stop == self.request.count
+
+    @property
+    def sights(self) -> list[Sight]:
+        """The pictures that have tokens in this piece."""
+        return [sight for sight in self.request.sights if sight.start < self.stop and sight.stop > self.start]
+
+
+class Prefill:
+    """Runs pieces of several prompts as one flat batch."""
+
+    def __init__(self, language: LanguageModel, features: Features, ops: Ops) -> None:
+        self._language = language
+        self._features = features
+        self._ops = ops
+        self._lengths = Lengths()
+        self._device = language.weights.embedding.device
+
+    def run(self, pieces: Sequence[Piece]) -> Tensor:
+        """The logits (n, vocabulary) after the last token of each prompt that is all in the cache now."""
+        x, deep = self._embed(pieces)
+        positions = torch.cat([piece.request.positions[piece.start : piece.stop] for piece in pieces])
+        turns = self._language.turns(upload(positions, self._device))
+        places = upload(torch.cat([self._places(piece, piece.start) for piece in pieces]), self._device)
+        lengths = [piece.stop - piece.start for piece in pieces]
+        if any(piece.start for piece in pieces):
+            # what earlier pieces left is read from the cache
+            queries = spans_of(lengths, self._device)
+            keys = spans_of([piece.stop for piece in pieces], self._device)
+            everything = upload(torch.cat([self._places(piece, 0) for piece in pieces]), self._device)
+        else:
+            queries = keys = spans_of(lengths, self._device, self._lengths)
+            everything = None
+        cache = self._language.cache
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if everything is not None:
+                k, v = cache.keys[layer][everything], cache.values[layer][everything]
+            return self._ops.attend(q, k, v, queries, keys, causal=True)
+
+        h = self._language.forward(x, turns, places, attend, deep)
+        ends = [sum(queries.lengths[: n + 1]) - 1 for n, piece in enumerate(pieces) if piece.is_last]
+        return self._language.logits(h[numbers(ends, self._device)])
+
+    def _embed(self, pieces: Sequence[Piece]) -> tuple[Tensor, Deep | None]:
+        tokens = torch.cat([piece.request.tokens[piece.start : piece.stop] for piece in pieces])
+        x = self._language.embed(upload(tokens, self._device))
+        sights = [sight for piece in pieces for sight in piece.sights]
+        if not sights:
+            return x, None
+        cut = {sight.digest for piece in pieces for sight in piece.sights if sight.stop > piece.stop}
+        seen = self._features.of(sights, needed_later=cut)
+        rows: list[Tensor] = []
+        parts: list[Tensor] = []
+        first = 0
+        for piece in pieces:
+            for sight in piece.sights:
+                begin, end = max(piece.start, sight.start), min(piece.stop, sight.stop)
+                rows.append(torch.arange(begin, end) - piece.start + first)
+                parts.append(seen[sight.digest][:, begin - sight.start : end - sight.start])
+            first += piece.stop - piece.start
+        at, features = upload(torch.cat(rows), self._device), torch.cat(parts, dim=1)
+        x[at] = features[0]
+        return x, Deep(at, features[1:].unbind())
+
+    def _places(self, piece: Piece, start: int) -> Tensor:
+        """Where in the cache tokens `start` up to the piece's end are."""
+        size = self._language.cache.page_tokens
+        at = torch.arange(start, piece.stop)
+        return torch.tensor(piece.pages)[at // size] * size + at % size

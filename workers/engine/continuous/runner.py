@@ -1,0 +1,50 @@
+"""Computes what the scheduler decides: prefills pieces, decodes slots. Tokens are there when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from workers.engine.continuous.decode import Decode
+from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.ops.base import Ops
+from workers.engine.continuous.prefill import Piece, Prefill
+from workers.engine.continuous.rows import Entry, Rows
+from workers.engine.continuous.transfer import Tokens, numbers
+
+
+class Runner:
+    """One model's prefill and decode step over one cache. Belongs to the engine's thread."""
+
+    def __init__(self, language: LanguageModel, prefill: Prefill, ops: Ops, slots: int, slot_pages: int) -> None:
+        self._device = language.weights.embedding.device
+        self._rows = Rows(slots, slot_pages, language.cache.nobodys, self._device)
+        self._prefill = prefill
+        self._decode = Decode(language, self._rows, ops)
+        if self._device.type == "cuda":
+            self._decode.capture(slots)
+
+    @torch.inference_mode()
+    def enter(self, entries: Sequence[Entry]) -> None:
+        """Give slots to prompts, before their first piece."""
+        self._rows.enter(entries)
+
+    @torch.inference_mode()
+    def prefill(self, pieces: Sequence[Piece], drawn: Sequence[int]) -> Tokens:
+        """The first tokens of the prompts that are all in the cache then, in order; `drawn` as in `step`."""
+        logits = self._prefill.run(pieces)
+        tokens = logits.argmax(-1)
+        done = [piece for piece in pieces if piece.is_last]
+        slots = numbers([piece.slot for piece in done], self._device)
+        lengths = numbers([piece.request.count for piece in done], self._device)
+        if drawn:
+            which = numbers(drawn, self._device)
+            tokens[which] = self._rows.draw(slots[which], logits[which], lengths[which])
+        self._rows.begin(slots, lengths, tokens)
+        return Tokens(tokens)
+
+    @torch.inference_mode()
+    def step(self, slots: Sequence[int], drawn: Sequence[int]) -> Tokens:
+        """The next token of each slot; those at indices `drawn` are drawn, the others the likeliest."""
+        return Tokens(self._decode.step(slots, drawn))

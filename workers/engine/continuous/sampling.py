@@ -1,0 +1,39 @@
+"""Draws tokens: each row by its own temperature, nucleus and seed, so that its company changes nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), as signed numbers
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
+    """(n, vocabulary) logits to (n) tokens; the other three are (n), `uniform` from 0 up to 1.
+
+    Of each row the likeliest tokens whose probability before them is under `top_p` (Holtzman et al., 2020).
+    """
+    likely, tokens = (logits.float() / temperature[:, None]).softmax(-1).sort(stable=True, dim=-1, descending=True)
+    until = likely.cumsum(-1)
+    inside = until - likely < top_p[:, None]
+    # what rounding leaves at the end of the sum is nobody's
+    kept = inside.sum(-1, keepdim=True) - 1
+    target = uniform[:, None] * until.gather(-1, kept)
+    return tokens.gather(-1, torch.minimum((until <= target).sum(-1, keepdim=True), kept))[:, 0]
+
+
+def uniform(seeds: Tensor, counts: Tensor) -> Tensor:
+    """(n) float32 from 0 up to 1: number `counts` (n) of the sequence that `seeds` (n, int64) begin."""
+    mixed = seeds + counts * _GAMMA
+    mixed = (mixed ^ _shifted(mixed, 30)) * _FIRST
+    mixed = (mixed ^ _shifted(mixed, 27)) * _SECOND
+    return _shifted(mixed ^ _shifted(mixed, 31), 40).float() / 2**24
+
+
+def _shifted(number: Tensor, bits: int) -> Tensor:
+    """To the right, as if it had no sign."""
+    shifted: Tensor = (number >> bits) & (2 ** (64 - bits) - 1)
+    return shifted

@@ -1,0 +1,142 @@
+"""Decides what the engine computes next: who gets a slot, which pieces of prompts are prefilled, which slots decode.
+
+Pure Python: knows numbers of tokens, slots and pages, no tensors and no model. A prompt gets its pages for the longest
+answer that it may get when it gets its slot, so nobody in a slot ever waits for memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vqa.job import LANES
+from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.stay import Stay
+
+#: one slot in so many goes to bulk while both lanes wait
+BULK_TURN = 20
+
+#: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
+#: prefill reads all weights, however few its tokens are: one of 8 pictures took an H100 less than twice as long as one
+#: of 2.
+HOLD_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens `start` up to `stop` of a prompt."""
+
+    stay: Stay
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Compute these parts together."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Compute the next token of each of these."""
+
+    stays: tuple[Stay, ...]
+
+
+class Scheduler:
+    """Who waits, who has a slot, and whose turn it is."""
+
+    def __init__(self, slots: int, pages: Pages, prefill_tokens: int) -> None:
+        """`prefill_tokens` are computed at most between two steps: what those who decode may have to wait for."""
+        self._pages = pages
+        self._prefill_tokens = prefill_tokens
+        self._free = list(range(slots - 1, -1, -1))
+        self._waiting: dict[str, deque[Stay]] = {lane: deque() for lane in LANES}
+        self._seated: list[Stay] = []
+        self._since_bulk = 0
+        #: whether the last decision was to prefill, and steps since somebody could have been prefilled
+        self._prefilled = False
+        self._held = 0
+
+    @property
+    def seated(self) -> tuple[Stay, ...]:
+        """Those who have slots, in the order in which they got them."""
+        return tuple(self._seated)
+
+    def fits(self, stay: Stay) -> bool:
+        """Whether it could ever get its pages."""
+        return self._pages.needed(stay.all_tokens) <= self._pages.count
+
+    def add(self, stay: Stay) -> None:
+        """It waits for a slot; it has to fit."""
+        self._waiting[stay.lane].append(stay)
+
+    def leave(self, stay: Stay) -> None:
+        """It has ended, however it did. What is still computed for it is nobody's."""
+        if stay.gone:
+            return
+        stay.gone = True
+        if stay.slot is not None:
+            self._seated.remove(stay)
+            self._free.append(stay.slot)
+            self._pages.give_back(stay.pages)
+            stay.slot = None
+
+    def next(self) -> Prefill | Step | None:
+        """What to compute now; None where there is nothing. What it decides counts as done."""
+        self._admit()
+        if self._prefills_now():
+            self._prefilled, self._held = True, 0
+            return Prefill(tuple(self._parts()))
+        decoding = tuple(stay for stay in self._seated if stay.decodes)
+        if not decoding:
+            return None
+        self._prefilled = False
+        self._held += any(stay.prefills for stay in self._seated)
+        for stay in decoding:
+            stay.asked += 1
+        return Step(decoding)
+
+    def _prefills_now(self) -> bool:
+        left = sum(stay.tokens - stay.prefilled for stay in self._seated if stay.prefills)
+        if not left or not any(stay.decodes for stay in self._seated):
+            return left > 0
+        # a step between two prefills: those who decode are held up by one at a time
+        if self._prefilled:
+            return False
+        return left >= self._prefill_tokens or self._held >= HOLD_STEPS or not any(self._waiting.values())
+
+    def _parts(self) -> Iterator[Part]:
+        budget = self._prefill_tokens
+        for stay in self._seated:
+            if budget and stay.prefills:
+                start, stop = stay.prefilled, min(stay.tokens, stay.prefilled + budget)
+                budget -= stop - start
+                stay.prefilled = stop
+                # with its last part comes its answer's first token
+                stay.asked = int(stop == stay.tokens)
+                yield Part(stay, start, stop)
+
+    def _admit(self) -> None:
+        while self._free and (stay := self._head()) is not None and self._may_enter(stay):
+            self._waiting[stay.lane].popleft()
+            self._since_bulk = self._since_bulk + 1 if self._waiting["bulk"] and stay.lane != "bulk" else 0
+            stay.slot = self._free.pop()
+            stay.pages = self._pages.take(self._pages.needed(stay.all_tokens))
+            self._seated.append(stay)
+
+    def _head(self) -> Stay | None:
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].gone:
+                waiting.popleft()
+        first = "bulk" if self._since_bulk >= BULK_TURN - 1 else "interactive"
+        ordered = sorted(LANES, key=lambda lane: lane != first)
+        return next((self._waiting[lane][0] for lane in ordered if self._waiting[lane]), None)
+
+    def _may_enter(self, stay: Stay) -> bool:
+        if any(other.alone for other in self._seated) or (stay.alone and self._seated):
+            return False
+        return self._pages.needed(stay.all_tokens) <= self._pages.free

@@ -1,0 +1,144 @@
+"""What every engine with a model has in common: threads that each own a loaded pipeline, and how it all ends."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqa.errors import EngineError
+from workers.engine.base import Completion, OnCrash, Prompt, Stall
+from workers.engine.clock import Clock
+from workers.engine.faults import is_poisoned
+from workers.engine.held import Holdings
+from workers.engine.picture import Fit
+from workers.engine.preparation import Preparation
+from workers.engine.pulse import Pulse
+from workers.engine.settings import EngineSettings
+
+#: a thread that is stuck in CUDA cannot be ended; the process has to go without it
+_JOIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A model that is loaded and has answered a tiny picture."""
+
+    #: its `transformers` pipeline, which has no types
+    pipe: Any
+    #: answers until the engine is closed; what escapes is the engine's end
+    serve: Callable[[Pulse], None]
+
+
+class ModelEngine(ABC):
+    """The engine protocol over one thread or more, each with a loaded model of its own."""
+
+    fit: Fit | None = None
+
+    def __init__(self, settings: EngineSettings, threads: int) -> None:
+        # a folder's place on this machine is nothing to tell whoever reads an answer
+        self.model = Path(settings.model).name if Path(settings.model).is_dir() else settings.model
+        self.settings = settings
+        self._clock = Clock("deadlines")
+        self._holdings = Holdings(self._clock)
+        self._preparation: Preparation[Any] | None = None
+        self._threads = [
+            threading.Thread(target=self._live, args=(number,), name=f"engine-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._pulses = [Pulse(settings.hang_s) for _ in range(threads)]
+        self._ready: list[Future[Any]] = [Future() for _ in range(threads)]
+        self._on_crash: OnCrash = lambda error, ids: None
+        #: taken by the first thing that ends this engine, never let go
+        self._ending = threading.Lock()
+
+    @abstractmethod
+    def open(self) -> Loaded:
+        """Load and warm up, in the thread that will serve. Raises NotReady."""
+
+    @abstractmethod
+    def prepare(self, pipe: Any) -> Preparation[Any]:
+        """Who encodes prompts for the models that are loaded."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let every `serve` return soon."""
+
+    def start(self, on_crash: OnCrash) -> None:
+        """Load the models one after another. Raises NotReady."""
+        self._on_crash = on_crash
+        self._clock.start()
+        pipe: Any = None
+        for thread, ready in zip(self._threads, self._ready, strict=True):
+            thread.start()
+            try:
+                pipe = ready.result()
+            except BaseException:
+                # one that cannot load, or an interrupt while it does: none is to go on
+                self.stop()
+                raise
+        self._preparation = self.prepare(pipe)
+
+    def stall(self) -> Stall | None:
+        """Whether a thread is silent for too long. The prompts of all are named: they share the card that hangs."""
+        stalls = [stall for pulse in self._pulses if (stall := pulse.stall())]
+        if not stalls:
+            return None
+        return replace(max(stalls, key=lambda stall: stall.silent_s), ids=self._unsettled(self._pulses))
+
+    def submit(self, prompt: Prompt) -> Future[Completion]:
+        """Queue a prompt."""
+        held = self._holdings.hold(prompt)
+        if self._preparation is None:
+            held.fail(EngineError("the engine has not started"))
+        elif not held.settled:
+            self._preparation.prepare(held)
+        return held.future
+
+    def cancel(self, id: str) -> None:
+        """Fail the prompt with Cancelled; if it runs, its row ends with the step."""
+        self._holdings.cancel(id)
+
+    def stop(self) -> None:
+        """Fail what is held with EngineError, and end the threads after the step they are in."""
+        self._ending.acquire(blocking=False)
+        self._end(EngineError("the engine is stopping"))
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(_JOIN_S)
+        self._clock.stop()
+
+    def _live(self, number: int) -> None:
+        pulse, ready = self._pulses[number], self._ready[number]
+        pulse.beat("load")
+        try:
+            loaded = self.open()
+        except BaseException as error:
+            # whatever it is, `start` raises it
+            pulse.park()
+            ready.set_exception(error)
+            return
+        pulse.park()
+        ready.set_result(loaded.pipe)
+        try:
+            loaded.serve(pulse)
+        except BaseException as error:
+            # nothing of what escapes is known to be harmless, so the worker is told and every prompt let go
+            if self._ending.acquire(blocking=False):
+                # a lost context is every model's, and the one that hears of it first need not be the one that lost it
+                self._on_crash(error, self._unsettled(self._pulses if is_poisoned(error) else [pulse]))
+            self._end(EngineError(f"the engine crashed ({type(error).__name__})"))
+            pulse.park()
+
+    def _unsettled(self, pulses: Sequence[Pulse]) -> tuple[str, ...]:
+        return tuple(id for pulse in pulses for id in pulse.ids if id in self._holdings)
+
+    def _end(self, error: EngineError) -> None:
+        self._holdings.close(error)
+        self.close()
+        if self._preparation is not None:
+            self._preparation.close()
