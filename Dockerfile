@@ -18,6 +18,8 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m",
 ENTRYPOINT ["vqa"]
 
 FROM base AS worker
+# for Triton, which comes with torch: it compiles C when the continuous engine's kernels first run
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # gigabytes, CUDA included: a layer of its own, which a change of our code leaves as it is
 RUN pip install --constraint constraints.txt torch transformers accelerate
 COPY pyproject.toml README.md LICENSE ./

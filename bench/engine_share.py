@@ -17,7 +17,8 @@ from vqa.errors import VQAError
 from vqa.image import read_image
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.catalog import make_engine
+from workers.engine.choice import chosen
 from workers.engine.settings import EngineSettings
 from workers.media import Media
 from workers.settings import WorkerSettings
@@ -52,7 +53,7 @@ def _short_answers(client: Client, questions: list[Question]) -> list[Row]:
     direct.close()
     return [
         Row.ratio("Celery's share: jobs/s through Celery", through_celery, called, 0.9, "the engine called directly"),
-        Row.ratio("microbatching, answers of 2-3 tokens", through_celery, one_by_one, 3, "one job in flight"),
+        Row.ratio("together, answers of 2-3 tokens", through_celery, one_by_one, 3, "one job in flight"),
     ]
 
 
@@ -63,7 +64,7 @@ def _long_answers(client: Client, questions: list[Question]) -> list[Row]:
             lambda: rate(len(questions), lambda: _ask_all(client, questions, 64)),
             lambda: rate(len(questions) // 6, lambda: _one_by_one(client, questions[: len(questions) // 6], 64)),
         )
-    return [Row.ratio("microbatching, answers of 64 tokens", together, one_by_one, 3, "one job in flight")]
+    return [Row.ratio("together, answers of 64 tokens", together, one_by_one, 3, "one job in flight")]
 
 
 def _endless(folder: Path) -> str:
@@ -85,8 +86,8 @@ class Direct:
     """The worker's media and engine in this process, with as many jobs in flight as a worker has."""
 
     def __init__(self) -> None:
-        settings = EngineSettings(model=str(TINY))
-        self._engine = PipelineEngine(settings, SLOTS)
+        settings, _ = chosen(EngineSettings(model=str(TINY)), cards=0)
+        self._engine = make_engine(settings, SLOTS)
         self._crashed = threading.Event()
         self._engine.start(lambda error, ids: self._crashed.set())
         limits = QueueSettings()

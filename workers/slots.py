@@ -128,8 +128,8 @@ def fit_slots(
     if slots is not None and slots > fits:
         raise NotReady(
             f"{slots} slots of {settings.planned_tokens} tokens do not fit {_place(cards)}: they lack "
-            f"{_gib(-planned(slots).left_bytes)} ({planned(fits)}); {fits} slots fit (VQA_SLOTS), or {slots} of "
-            f"{settings.slot_tokens * fits // slots} tokens (VQA_SLOT_TOKENS)"
+            f"{_gib(-planned(slots).left_bytes)} ({planned(fits)}); {fits} slots fit (VQA_SLOTS)"
+            f"{_smaller_slots(settings, slots, fits)}"
         )
     most = MOST_CONTINUOUS_SLOTS if settings.engine == "continuous" else MOST_SLOTS
     return planned(slots or min(fits, most if cards else DEFAULT_SLOTS))
@@ -165,10 +165,17 @@ def _too_large(plan: SlotPlan, settings: EngineSettings) -> str:
     spread = ", spread it over several cards (VQA_CARDS=0+1)" if plan.cards and settings.replicas == 1 else ""
     return (
         f"{settings.model} does not fit {_place(plan.cards)}: its weights take {weights}, one slot of "
-        f"{settings.slot_tokens} tokens {_gib(plan.kv_slot_bytes)}, activations {_gib(plan.reserve_bytes)}, and "
+        f"{settings.planned_tokens} tokens {_gib(plan.kv_slot_bytes)}, activations {_gib(plan.reserve_bytes)}, and "
         f"{_gib(plan.free_bytes or 0)} is free; take a smaller model (VQA_MODEL){fewer}{smaller}{spread}, or smaller "
         "slots (VQA_SLOT_TOKENS)"
     )
+
+
+def _smaller_slots(settings: EngineSettings, slots: int, fits: int) -> str:
+    # the continuous engine plans for what is usual, whatever a slot may hold
+    if settings.engine == "continuous":
+        return ""
+    return f", or {slots} of {settings.slot_tokens * fits // slots} tokens (VQA_SLOT_TOKENS)"
 
 
 def _number(text: str) -> int:

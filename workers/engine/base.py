@@ -34,7 +34,8 @@ class Prompt:
     temperature: float = 0.0
     #: of the tokens, the likeliest that have at least this probability together are drawn from
     top_p: float = 1.0
-    #: the same prompt with the same seed gets the same answer from an engine, whoever runs beside it
+    #: the same prompt with the same seed is drawn the same, whoever runs beside it. On a card company may change how a
+    #: sum is rounded, and so, rarely, an answer
     seed: int | None = None
     stop: tuple[str, ...] = ()
     lane: Lane = "interactive"

@@ -16,6 +16,10 @@ SUPPORTED = frozenset({"Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditio
 CONTINUOUS_SLOT_TOKENS = 16_384
 
 
+#: of the language model and of the vision tower
+_ACTS = ("silu", "gelu_pytorch_tanh")
+
+
 def chosen(settings: EngineSettings, cards: int) -> tuple[EngineSettings, str]:
     """The settings with an engine in place of `auto`, and why this one; for a worker of so many cards (0 is the CPU).
 
@@ -44,10 +48,15 @@ def _against(settings: EngineSettings, config: Mapping[str, Any], cards: int) ->
         return f"the model is a {architecture}, and the continuous engine knows {', '.join(sorted(SUPPORTED))}"
     if settings.quant != "none" or config.get("quantization_config") or text.get("quantization_config"):
         return "the model's weights are quantised"
-    if kind not in {"default", "mrope"} or text.get("attention_bias") or text.get("hidden_act", "silu") != "silu":
+    if kind not in {"default", "mrope"} or text.get("attention_bias") or _acts(config) != _ACTS:
         return f"the model is a {architecture} of an unusual kind (rope_type, attention_bias or hidden_act)"
     if cards > 1:
         return "the model is spread over several cards"
     if settings.replicas > 1:
         return f"VQA_REPLICAS={settings.replicas}, and the continuous engine needs one model only"
     return ""
+
+
+def _acts(config: Mapping[str, Any]) -> tuple[str, str]:
+    parts = (config.get("text_config") or {}, config.get("vision_config") or {})
+    return parts[0].get("hidden_act") or _ACTS[0], parts[1].get("hidden_act") or _ACTS[1]

@@ -34,7 +34,7 @@ def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype, card
         raise NotReady(f"VQA_QUANT={settings.quant} needs {package}: pip install 'vqa-queue[quant]'")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=settings.trust_remote_code)
-    chosen = _chosen(model, settings)
+    chosen = quantised_names(model, settings)
     how = _nf4(model, chosen, dtype) if settings.quant == "int4" else _torchao(settings, chosen, dtype, card)
     arguments: dict[str, Any] = {"quantization_config": how}
     if any(name.endswith(PARTS) for name in chosen):
@@ -43,7 +43,7 @@ def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype, card
     return arguments
 
 
-def _chosen(model: nn.Module, settings: EngineSettings) -> list[str]:
+def quantised_names(model: nn.Module, settings: EngineSettings) -> list[str]:
     """The parameters to quantise, by name."""
     chosen = []
     for path, module in model.named_modules():

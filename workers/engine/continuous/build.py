@@ -29,6 +29,10 @@ from workers.engine.settings import EngineSettings
 PAGE_TOKENS = {"cuda": 64, "cpu": 16}
 
 
+#: a CPU gains nothing by more at once, and the first prompt waits for the last one
+_CPU_PREFILL_TOKENS = 1024
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
     """The engine's parts, of which benchmarks want more than the loop."""
@@ -55,14 +59,18 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
         fit = fit_of(processor)
         pieces = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
         language = language_with(sum(len(piece.pages) for piece in pieces))
-        Prefill(language, Features(vision.see, 0), ops).run(pieces)
+        Prefill(language, Features(vision.see, 0), ops, vision.deep_layers).run(pieces)
         return language.cache.nbytes
 
     pages = _pages(trial, model.device, settings, slots, Cache.of(weights, 0, size).nbytes, len(weights.head))
     language = language_with(pages.count)
-    prefill = Prefill(language, Features(vision.see, settings.vision_reuse_mib * 2**20), ops)
+    features = Features(vision.see, settings.vision_reuse_mib * 2**20)
+    prefill = Prefill(language, features, ops, vision.deep_layers)
     runner = Runner(language, prefill, ops, slots, pages.needed(settings.slot_tokens))
-    loop = Loop(Scheduler(slots, pages, settings.prefill_tokens), runner, pipe.tokenizer, end_ids(pipe))
+    budget = (
+        settings.prefill_tokens if model.device.type == "cuda" else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
+    )
+    loop = Loop(Scheduler(slots, pages, budget), runner, pipe.tokenizer, end_ids(pipe))
     return Built(loop, runner, language, vision, pages)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.continuous.graphs import record
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.rows import Rows
@@ -38,9 +39,8 @@ class Decode:
         self._device = language.weights.embedding.device
         self._buckets: dict[int, Bucket] = {}
 
-    def capture(self, slots: int) -> None:
-        """Record the graphs for up to `slots` rows; the largest first, whose memory the others share."""
-        pool = torch.cuda.graph_pool_handle()
+    def capture(self, slots: int, pool: Any) -> None:
+        """Record the graphs for up to `slots` rows in `pool`; the largest first, whose memory the others share."""
         for size in reversed(bucket_sizes(slots)):
             self._buckets[size] = self._record(size, pool)
 
@@ -85,17 +85,7 @@ class Decode:
 
     def _record(self, size: int, pool: Any) -> Bucket:
         slots = torch.full((size,), self._rows.nobody, dtype=torch.int64, device=self._device)
-        run = partial(self._compute, slots)
-        # kernels are compiled and libraries set up outside of the recording
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            tokens, logits = run()
+        graph, (tokens, logits) = record(partial(self._compute, slots), pool)
         return Bucket(slots, logits, tokens, graph)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from PIL import Image
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
@@ -56,7 +57,7 @@ class ContinuousEngine(ModelEngine):
         """See `ModelEngine`."""
         pipe: Any = self._load(self.settings)
         self.fit = fit_of(pipe.processor.image_processor)
-        self._built = build(pipe, self.settings, self._slots)
+        self._built = self._build(pipe)
         self._warm_up(pipe)
         return Loaded(pipe, partial(self._built.loop.serve, self._intake))
 
@@ -68,6 +69,23 @@ class ContinuousEngine(ModelEngine):
     def close(self) -> None:
         """See `ModelEngine`."""
         self._intake.close()
+
+    def _build(self, pipe: Any) -> Built:
+        try:
+            return build(pipe, self.settings, self._slots)
+        except torch.OutOfMemoryError:
+            raise NotReady(
+                f"{self.model} (VQA_MODEL) fits the card and leaves no room to compute: compute less at once "
+                f"(VQA_PREFILL_TOKENS={self.settings.prefill_tokens}), or take a smaller model"
+            ) from None
+        except RuntimeError as error:
+            if "C compiler" not in str(error) and "Python.h" not in str(error):
+                raise
+            # Triton builds a small module for each kernel that it launches
+            raise NotReady(
+                "the continuous engine's kernels need a C compiler and Python's headers (apt-get install gcc "
+                "python3-dev); VQA_ENGINE=pipeline runs without"
+            ) from error
 
     def _encoder(self, pipe: Any) -> RequestEncoder:
         return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.continuous.features import Features
-from workers.engine.continuous.language import Deep, LanguageModel
+from workers.engine.continuous.language import Attend, Deep, LanguageModel
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.ops.base import Ops
+from workers.engine.continuous.recorded import RecordedPrefill
 from workers.engine.continuous.request import Request, Sight
 from workers.engine.continuous.transfer import numbers, spans_of, upload
 
@@ -40,12 +43,21 @@ class Piece:
 class Prefill:
     """Runs pieces of several prompts as one flat batch."""
 
-    def __init__(self, language: LanguageModel, features: Features, ops: Ops) -> None:
+    def __init__(self, language: LanguageModel, features: Features, ops: Ops, deep_layers: int) -> None:
+        """`deep_layers` get features of pictures."""
         self._language = language
         self._features = features
+        self._deep_layers = deep_layers
         self._ops = ops
         self._lengths = Lengths()
         self._device = language.weights.embedding.device
+        self._recorded: RecordedPrefill | None = None
+
+    def capture(self, pool: Any) -> None:
+        """Record small prefills as graphs, in `pool`."""
+        # flash attention, which a graph can hold, computes in nothing wider
+        if self._language.weights.embedding.dtype != torch.float32:
+            self._recorded = RecordedPrefill(self._language, self._ops, self._deep_layers, pool)
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         """The logits (n, vocabulary) after the last token of each prompt that is all in the cache now."""
@@ -55,23 +67,29 @@ class Prefill:
         places = upload(torch.cat([self._places(piece, piece.start) for piece in pieces]), self._device)
         lengths = [piece.stop - piece.start for piece in pieces]
         if any(piece.start for piece in pieces):
-            # what earlier pieces left is read from the cache
-            queries = spans_of(lengths, self._device)
-            keys = spans_of([piece.stop for piece in pieces], self._device)
-            everything = upload(torch.cat([self._places(piece, 0) for piece in pieces]), self._device)
+            h = self._language.forward(x, turns, places, self._over_cache(pieces, lengths), deep)
+        elif self._recorded is not None and self._recorded.holds(lengths):
+            h = self._recorded.run(x, turns, places, lengths, deep)
         else:
-            queries = keys = spans_of(lengths, self._device, self._lengths)
-            everything = None
+            h = self._language.forward(x, turns, places, self._over_itself(lengths), deep)
+        ends = [end - 1 for end, piece in zip(accumulate(lengths), pieces, strict=True) if piece.is_last]
+        return self._language.logits(h[numbers(ends, self._device)])
+
+    def _over_itself(self, lengths: Sequence[int]) -> Attend:
+        spans = spans_of(lengths, self._device, self._lengths)
+        return lambda layer, q, k, v: self._ops.attend(q, k, v, spans, spans, causal=True)
+
+    def _over_cache(self, pieces: Sequence[Piece], lengths: Sequence[int]) -> Attend:
+        """What earlier pieces left is read from the cache, too."""
+        queries, keys = spans_of(lengths, self._device), spans_of([piece.stop for piece in pieces], self._device)
+        everything = upload(torch.cat([self._places(piece, 0) for piece in pieces]), self._device)
         cache = self._language.cache
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if everything is not None:
-                k, v = cache.keys[layer][everything], cache.values[layer][everything]
+            k, v = cache.keys[layer][everything], cache.values[layer][everything]
             return self._ops.attend(q, k, v, queries, keys, causal=True)
 
-        h = self._language.forward(x, turns, places, attend, deep)
-        ends = [sum(queries.lengths[: n + 1]) - 1 for n, piece in enumerate(pieces) if piece.is_last]
-        return self._language.logits(h[numbers(ends, self._device)])
+        return attend
 
     def _embed(self, pieces: Sequence[Piece]) -> tuple[Tensor, Deep | None]:
         tokens = torch.cat([piece.request.tokens[piece.start : piece.stop] for piece in pieces])

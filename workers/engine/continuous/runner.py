@@ -23,7 +23,9 @@ class Runner:
         self._prefill = prefill
         self._decode = Decode(language, self._rows, ops)
         if self._device.type == "cuda":
-            self._decode.capture(slots)
+            pool = torch.cuda.graph_pool_handle()
+            self._decode.capture(slots, pool)
+            prefill.capture(pool)
 
     @torch.inference_mode()
     def enter(self, entries: Sequence[Entry]) -> None:

@@ -19,8 +19,9 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) ->
     likely, tokens = (logits.float() / temperature[:, None]).softmax(-1).sort(stable=True, dim=-1, descending=True)
     until = likely.cumsum(-1)
     inside = until - likely < top_p[:, None]
-    # what rounding leaves at the end of the sum is nobody's
-    kept = inside.sum(-1, keepdim=True) - 1
+    # what rounding leaves at the end of the sum is nobody's; the likeliest stays, as a tiny top_p is 0 in float32, and
+    # sums of what is no number are under nothing
+    kept = (inside.sum(-1, keepdim=True) - 1).clamp_min(0)
     target = uniform[:, None] * until.gather(-1, kept)
     return tokens.gather(-1, torch.minimum((until <= target).sum(-1, keepdim=True), kept))[:, 0]
 

@@ -18,9 +18,11 @@ from workers.engine.continuous.stay import Stay
 BULK_TURN = 20
 
 #: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
-#: prefill reads all weights, however few its tokens are: one of 8 pictures took an H100 less than twice as long as one
-#: of 2.
+#: prefill reads all weights, however few its tokens are: one of 8 pictures takes an H200 twice as long as one of 2.
 HOLD_STEPS = 8
+
+#: What a prefill takes, in steps: so many for any, and one more for so many tokens (H200, 30B, a picture a prompt).
+_PREFILL_STEPS, _TOKENS_A_STEP = 2, 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Scheduler:
         #: whether the last decision was to prefill, and steps since somebody could have been prefilled
         self._prefilled = False
         self._held = 0
+        #: steps that those who decode are owed for the last prefill
+        self._owed = 0
 
     @property
     def seated(self) -> tuple[Stay, ...]:
@@ -89,13 +93,17 @@ class Scheduler:
         """What to compute now; None where there is nothing. What it decides counts as done."""
         self._admit()
         if self._prefills_now():
+            parts = tuple(self._parts())
+            tokens = sum(part.stop - part.start for part in parts)
             self._prefilled, self._held = True, 0
-            return Prefill(tuple(self._parts()))
+            self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
+            return Prefill(parts)
         decoding = tuple(stay for stay in self._seated if stay.decodes)
         if not decoding:
             return None
         self._prefilled = False
         self._held += any(stay.prefills for stay in self._seated)
+        self._owed = max(0, self._owed - 1)
         for stay in decoding:
             stay.asked += 1
         return Step(decoding)
@@ -107,12 +115,18 @@ class Scheduler:
         # a step between two prefills: those who decode are held up by one at a time
         if self._prefilled:
             return False
-        return left >= self._prefill_tokens or self._held >= HOLD_STEPS or not any(self._waiting.values())
+        if left >= self._prefill_tokens or self._held >= HOLD_STEPS:
+            return True
+        # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
+        # prefilled at once, leave them a step between two
+        return not self._owed and not any(self._waiting.values())
 
     def _parts(self) -> Iterator[Part]:
         budget = self._prefill_tokens
         for stay in self._seated:
-            if budget and stay.prefills:
+            left = stay.tokens - stay.prefilled
+            # only what is longer than all that may be computed at once is cut: what was computed before has to be read
+            if budget and stay.prefills and (left <= budget or left > self._prefill_tokens):
                 start, stop = stay.prefilled, min(stay.tokens, stay.prefilled + budget)
                 budget -= stop - start
                 stay.prefilled = stop

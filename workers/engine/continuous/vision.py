@@ -53,6 +53,11 @@ class VisionTower:
         self._lengths = Lengths()
         self._grids: OrderedDict[tuple[int, int], Grid] = OrderedDict()
 
+    @property
+    def deep_layers(self) -> int:
+        """Layers of the language model that get features of their own."""
+        return len(self._deep)
+
     def see(self, sights: Sequence[Sight]) -> list[Tensor]:
         """Each picture's features: (1 + deep layers, its tokens, H)."""
         made: dict[Sight, Tensor] = {}
@@ -78,7 +83,8 @@ class VisionTower:
             q, k, v = self._ops.rotate_patches(_product(h, block.attn.qkv), self._heads, turns)
             delta = _product(self._ops.attend(q, k, v, spans, spans, causal=False), block.attn.proj)
             h, x = self._norm(delta, x, block.norm2)
-            delta = block.mlp(h)
+            inner = block.mlp.linear_fc1
+            delta = _product(self._ops.gelu_linear(h, inner.weight, inner.bias), block.mlp.linear_fc2)
         assert delta is not None
         x = x + delta
         if len(deep) < len(self._deep):

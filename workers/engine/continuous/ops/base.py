@@ -72,6 +72,9 @@ class Ops(Protocol):
         `q` (B, heads, D); `tables` (B, pages of a row) int32; `lengths` (B) int32, the newest token included.
         """
 
+    def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(T, H) to (T, I): GELU of the product, by the approximation with tanh."""
+
     def silu_product(self, gate_up: Tensor) -> Tensor:
         """(T, 2 I) to (T, I): silu of the first half times the second."""
 

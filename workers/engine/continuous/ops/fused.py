@@ -2,7 +2,7 @@
 
 from workers.engine.continuous.ops.attention import attend
 from workers.engine.continuous.ops.experts import experts, route
-from workers.engine.continuous.ops.norms import add_layer_norm, add_norm, silu_product
+from workers.engine.continuous.ops.norms import add_layer_norm, add_norm, gelu_linear, silu_product
 from workers.engine.continuous.ops.paged_attention import attend_rows
 from workers.engine.continuous.ops.rotary import rotate, rotate_patches
 
@@ -12,6 +12,7 @@ __all__ = [
     "attend",
     "attend_rows",
     "experts",
+    "gelu_linear",
     "rotate",
     "rotate_patches",
     "route",

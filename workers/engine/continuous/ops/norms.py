@@ -85,6 +85,12 @@ def add_layer_norm(
     return out, total
 
 
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `Ops`."""
+    # cuBLASLt does it as the product's last part; this is the only door to that
+    return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+
+
 def silu_product(gate_up: Tensor) -> Tensor:
     """See `Ops`."""
     rows, width = len(gate_up), gate_up.shape[-1] // 2

@@ -59,6 +59,11 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths
     return functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(rows, heads * width)
 
 
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `Ops`."""
+    return functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
+
+
 def silu_product(gate_up: Tensor) -> Tensor:
     """See `Ops`."""
     gate, up = gate_up.chunk(2, dim=-1)

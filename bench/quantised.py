@@ -1,0 +1,105 @@
+"""`python -m bench.quantised`: memory and rate of the 30B shape for each VQA_QUANT, on a card with room for the whole.
+
+The weights are drawn at random in bf16 and quantised where they lie, as loading quantises a checkpoint's: so the memory
+is what stays, not what loading takes. W1 in the pipeline engine, which is what runs quantised models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
+from bench import shape30b
+from bench.routing import spread_modules
+from bench.work import Size, Stock
+from vqa.errors import VQAError
+from workers.engine.packed import EXPERTS
+from workers.engine.pipeline import PipelineEngine
+from workers.engine.quant import PACKAGES, Quant
+from workers.engine.quantising import quantisation, quantised_names
+from workers.engine.settings import EngineSettings
+from workers.trial import Trial
+
+#: rows of a microbatch
+_TOGETHER = 64
+
+
+def quantise(model: Any, settings: EngineSettings) -> None:
+    """Quantise a model that is loaded, as `settings` say. Raises NotReady."""
+    how = quantisation(settings, model.config, model.dtype, model.device.type == "cuda")
+    if settings.quant == "int4":
+        _to_nf4(model, settings)
+    elif how:
+        from torchao.quantization import quantize_
+
+        quantize_(model, how["quantization_config"].quant_type, filter_fn=None)
+    if "experts_implementation" in how:
+        model.set_experts_implementation(EXPERTS)
+
+
+def _to_nf4(model: Any, settings: EngineSettings) -> None:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    kept = {"requires_grad": False, "quant_type": "nf4", "blocksize": 64, "compress_statistics": False}
+    for name in quantised_names(model, settings):
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        packed = Params4bit(getattr(module, last).data, **kept).to(model.device)
+        if last == "weight":
+            with torch.device("meta"):
+                made = Linear4bit(module.in_features, module.out_features, False, model.dtype, quant_type="nf4")
+            model.set_submodule(path, made)
+            module = made
+        setattr(module, last, packed)
+
+
+def measure(folder: Path, quant: Quant, stock: Stock, jobs: int) -> str:
+    """One line of the table."""
+    settings = EngineSettings(model=str(folder), engine="pipeline", quant=quant, microbatch=_TOGETHER)
+    pipe: Any = shape30b.load(settings)
+    quantise(pipe.model, settings)
+    gc.collect()
+    torch.cuda.empty_cache()
+    weights = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+
+    def load(_: EngineSettings) -> ImageTextToTextPipeline:
+        loaded: ImageTextToTextPipeline = pipe
+        return loaded
+
+    with spread_modules(pipe.model), Trial(PipelineEngine(settings, 2 * _TOGETHER, load=load), settings) as trial:
+        trial.run(stock.take(_TOGETHER, tokens=2), _TOGETHER)
+        run = trial.run(stock.take(jobs), jobs)
+    peak = torch.cuda.max_memory_allocated()
+    return f"{quant:5} weights {weights / 2**30:6.2f} GiB, peak {peak / 2**30:6.2f} GiB, {run.rate:6.2f} jobs/s"
+
+
+def main() -> int:
+    """Print a line for each; 1 where one does not run."""
+    parser = argparse.ArgumentParser(prog="python -m bench.quantised", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=_TOGETHER)
+    options = parser.parse_args()
+    stock = Stock.w1(options.jobs, Size())
+    failed = False
+    with TemporaryDirectory() as place:
+        folder = shape30b.write_folder(Path(place), "30b")
+        for quant in ("none", *PACKAGES):
+            try:
+                print(measure(folder, quant, stock, options.jobs), flush=True)
+            except (VQAError, RuntimeError) as error:
+                failed = True
+                print(f"{quant:5} does not run: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

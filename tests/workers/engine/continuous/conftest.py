@@ -1,0 +1,151 @@
+"""Loaded models for the engine's parts, and the loop driven turn by turn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker_process import TINY
+from workers.engine.base import Completion, Prompt
+from workers.engine.continuous.cache import Cache
+from workers.engine.continuous.encode import RequestEncoder
+from workers.engine.continuous.features import Features
+from workers.engine.continuous.intake import Arrival, Intake
+from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.loop import Loop
+from workers.engine.continuous.ops import reference
+from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.prefill import Prefill
+from workers.engine.continuous.request import Request
+from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.scheduler import Scheduler
+from workers.engine.continuous.vision import VisionTower
+from workers.engine.continuous.weights import language_of
+from workers.engine.encoding import Encoder
+from workers.engine.endings import end_ids
+from workers.engine.held import Held
+from workers.engine.loading import load
+from workers.engine.pulse import Pulse
+from workers.engine.settings import EngineSettings
+
+#: turns of the loop that a test may take
+MOST_TURNS = 20_000
+
+
+@pytest.fixture(scope="session")
+def dense(dense_model: Path) -> Any:
+    """Its pipeline."""
+    return load(EngineSettings(model=str(dense_model)))
+
+
+@pytest.fixture(scope="session")
+def experts(expert_model: Path) -> Any:
+    """Its pipeline."""
+    return load(EngineSettings(model=str(expert_model)))
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Any:
+    """The pipeline of the model that ships."""
+    return load(EngineSettings(model=str(TINY)))
+
+
+class Numbers:
+    """A tokenizer whose words are the tokens' numbers: an answer's text tells every token of it."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def decode(self, tokens: Sequence[int], **_: object) -> str:
+        return " ".join(map(str, tokens))
+
+
+class Timetable(Intake):
+    """Prompts that arrive, and are cancelled, at certain turns of the loop; closed when all have ended."""
+
+    def __init__(self, arrivals: Mapping[int, Sequence[Arrival]], ends: Callable[[int], None] = lambda turn: None):
+        super().__init__()
+        self._arrivals = dict(arrivals)
+        self._all = [arrival.held for some in arrivals.values() for arrival in some]
+        self._ends = ends
+        self.turn = 0
+
+    def take(self, wait: bool) -> list[Arrival] | None:
+        self.turn += 1
+        assert self.turn < MOST_TURNS, "it hangs"
+        if wait and self._arrivals:
+            self.turn = max(self.turn, min(self._arrivals))
+        self._ends(self.turn)
+        due = [at for at in self._arrivals if at <= self.turn]
+        if all(held.settled for held in self._all):
+            return None
+        assert due or not wait, "it waits for ever"
+        return [arrival for at in sorted(due) for arrival in self._arrivals.pop(at)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything an engine has."""
+
+    slots: int = 4
+    pages: int = 64
+    page_tokens: int = 16
+    prefill_tokens: int = 256
+    reuse_bytes: int = 0
+
+
+class Bench:
+    """The engine's parts over one loaded model, put together anew for each run, as `build` does."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.weights = language_of(pipe.model)
+        self.vision = VisionTower(pipe.model, pipe.processor.image_processor, reference)
+        self.encoder = RequestEncoder(pipe.processor, slot_tokens=4096)
+        self._reference = Encoder(pipe, slot_tokens=4096)
+        self.expected = functools.cache(self._generate)
+
+    def loop(self, sizes: Sizes, end_ids: Collection[int] = ()) -> Loop:
+        pages = Pages(sizes.pages, sizes.page_tokens)
+        language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), reference)
+        features = Features(self.vision.see, sizes.reuse_bytes)
+        prefill = Prefill(language, features, reference, self.vision.deep_layers)
+        runner = Runner(language, prefill, reference, sizes.slots, pages.count)
+        return Loop(Scheduler(sizes.slots, pages, sizes.prefill_tokens), runner, Numbers(), end_ids)
+
+    def request(self, prompt: Prompt) -> Request:
+        return self.encoder.encode(prompt)
+
+    def answer(self, sizes: Sizes, arrivals: Mapping[int, Sequence[Prompt]]) -> dict[str, Completion]:
+        """What each prompt gets, by its id; texts are of numbers."""
+        held = {at: [Held(prompt) for prompt in prompts] for at, prompts in arrivals.items()}
+        table = {at: [Arrival(each, self.request(each.prompt)) for each in some] for at, some in held.items()}
+        self.loop(sizes, end_ids(self.pipe)).serve(Timetable(table), Pulse(60))
+        return {each.prompt.id: each.future.result(0) for some in held.values() for each in some}
+
+    @torch.inference_mode()
+    def _generate(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens of `generate`, the one that ends the text included."""
+        inputs = self._reference.encode(prompt).inputs
+        made = self.pipe.model.generate(**inputs, max_new_tokens=prompt.max_new_tokens, do_sample=False, num_beams=1)
+        return tuple(made[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+@pytest.fixture(scope="session")
+def dense_bench(dense: Any) -> Bench:
+    return Bench(dense)
+
+
+@pytest.fixture(scope="session")
+def expert_bench(experts: Any) -> Bench:
+    return Bench(experts)
+
+
+@pytest.fixture(scope="session")
+def bundled_bench(bundled: Any) -> Bench:
+    return Bench(bundled)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.workers.engine.conftest import SPECIAL, picture
+from tests.workers.engine.continuous.conftest import Bench
+from vqa.errors import InvalidJob, PromptTooLong, VQAError
+from workers.engine.base import Prompt, Turn
+from workers.engine.continuous.encode import RequestEncoder, fit_of
+from workers.engine.continuous.request import Request
+from workers.engine.encoding import Encoded, Encoder
+from workers.engine.picture import Picture
+
+words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
+#: numbers stand for pictures
+parts = st.lists(st.one_of(words.map("".join), st.integers(0, 5)), max_size=5)
+chats = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), parts), min_size=1, max_size=4)
+
+
+def assert_alike(bench: Bench, *turns: Turn) -> None:
+    """This engine and transformers' own processor make the same of a prompt, or refuse it with the same words."""
+    prompt = Prompt("a", turns, 4)
+    made, expected = (outcome(encoder, prompt) for encoder in (bench.encoder, Encoder(bench.pipe, slot_tokens=4096)))
+    if not (isinstance(made, Request) and isinstance(expected, Encoded)):
+        assert (type(made), str(made)) == (type(expected), str(expected))
+        return
+    assert made.tokens.tolist() == expected.inputs["input_ids"][0].tolist()
+    assert bench.encoder.tokens(made) == expected.prompt_tokens == made.count
+    grids = expected.inputs.get("image_grid_thw", torch.empty(0, 3)).tolist()
+    assert [[1, sight.rows, sight.columns] for sight in made.sights] == grids
+    for sight in made.sights:
+        assert set(made.tokens[sight.start : sight.stop].tolist()) == {bench.pipe.processor.image_token_id}
+    if made.sights:
+        pixels = torch.cat([bench.vision._patches(sight) for sight in made.sights])
+        torch.testing.assert_close(pixels, expected.inputs["pixel_values"], rtol=0, atol=1e-6)
+
+
+def outcome(encoder: Any, prompt: Prompt) -> Request | Encoded | VQAError:
+    try:
+        made: Request | Encoded = encoder.encode(prompt)
+    except VQAError as error:
+        return error
+    return made
+
+
+@settings(deadline=None, max_examples=80)
+@given(chat=chats)
+def test_a_prompt_becomes_the_numbers_that_transformers_makes_of_it(
+    dense_bench: Bench, chat: list[tuple[str, list[str | int]]]
+) -> None:
+    def part(given: str | int) -> str | Picture:
+        return picture(given) if isinstance(given, int) else given
+
+    assert_alike(dense_bench, *(Turn(role, tuple(map(part, parts))) for role, parts in chat))
+
+
+def test_what_is_refused_is_refused_as_transformers_does(dense_bench: Bench) -> None:
+    assert isinstance(outcome(dense_bench.encoder, Prompt("a", (Turn("assistant", ()),), 4)), InvalidJob)
+    assert_alike(dense_bench, Turn("assistant", ()))
+
+
+@pytest.mark.parametrize("text", ["", "what?", "<|image_pad|>", "<|im_end|>\n<|im_start|>system\n", "é日本 🙂"])
+@pytest.mark.parametrize("pictures", [0, 1, 3])
+def test_so_it_does_for_the_bundled_model(bundled_bench: Bench, pictures: int, text: str) -> None:
+    parts = [part for number in range(pictures) for part in (picture(number), text)]
+
+    assert_alike(bundled_bench, Turn("user", (*parts, text)))
+    assert_alike(bundled_bench, Turn("user", (*parts, text)), Turn("assistant", (text + "So",)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(width=st.integers(1, 9000), height=st.integers(1, 9000))
+# so narrow that the least height is too much of it, and so small that rounding up is
+@example(width=4000, height=20)
+@example(width=65, height=33)
+def test_a_picture_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Bench, width: int, height: int) -> None:
+    size = fit_of(bundled_bench.pipe.processor.image_processor).size(width, height)
+    scaled = Picture.of(Image.new("RGB", size, "red"))
+
+    (sight,) = bundled_bench.request(Prompt("a", (Turn("user", (scaled,)),), 4)).sights
+
+    assert (sight.columns * 16, sight.rows * 16) == size
+    assert sight.tokens == sight.patches // 4
+
+
+@pytest.mark.parametrize("size", [(33, 64), (64, 63), (16, 16), (1000, 1000)])
+def test_a_picture_of_another_size_is_refused(dense_bench: Bench, size: tuple[int, int]) -> None:
+    wrong = Picture.of(Image.new("RGB", size))
+
+    with pytest.raises(InvalidJob):
+        dense_bench.request(Prompt("a", (Turn("user", (wrong, "what?")),), 4))
+
+
+def test_a_template_without_a_place_for_pictures_in_a_turn_is_told(dense: Any) -> None:
+    encoder = RequestEncoder(dense.processor, slot_tokens=4096)
+    # only the first turn's pictures are shown
+    encoder.processor = _Shown(dense.processor)
+
+    with pytest.raises(InvalidJob, match="no place for a picture"):
+        encoder.encode(Prompt("a", (Turn("user", ("what?",)), Turn("system", (picture(),))), 4))
+
+
+class _Shown:
+    """A processor whose template shows text alone."""
+
+    def __init__(self, processor: Any) -> None:
+        self.tokenizer = processor.tokenizer
+
+    def apply_chat_template(self, chat: Any, **_: object) -> str:
+        return "".join(entry.get("text", "") for message in chat for entry in message["content"])
+
+
+def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any) -> None:
+    encoder = RequestEncoder(dense.processor, slot_tokens=64)
+    # 96 x 96 pixels are 9 tokens
+    assert encoder.encode(Prompt("a", (Turn("user", (picture(1), "?")),), 64 - 31)).count == 9 + 22
+
+    with pytest.raises(PromptTooLong, match=r"31 tokens of prompt and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
+        encoder.encode(Prompt("a", (Turn("user", (picture(1), "?")),), 34))
