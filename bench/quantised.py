@@ -33,7 +33,7 @@ _TOGETHER = 64
 
 def quantise(model: Any, settings: EngineSettings) -> None:
     """Quantise a model that is loaded, as `settings` say. Raises NotReady."""
-    how = quantisation(settings, model.config, model.dtype, model.device.type == "cuda")
+    how = quantisation(settings, model.config, model.dtype)
     if settings.quant == "int4":
         _to_nf4(model, settings)
     elif how:

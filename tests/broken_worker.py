@@ -1,4 +1,4 @@
-"""A worker whose model breaks on long prompts: the real one, but for `generate`.
+"""A worker whose model breaks on long prompts: the real one, but for `generate` and the continuous engine's prefill.
 
 `python -m tests.broken_worker` stands for `python -m celery`; how it breaks is in the variable BREAKS: `hang` stops the
 thread that computes, `assert` fails on the card and takes its CUDA context along, nothing leaves it whole.
@@ -35,14 +35,22 @@ def _main() -> None:
     from celery.__main__ import main
     from transformers.generation.utils import GenerationMixin
 
-    whole = GenerationMixin.generate
+    from workers.engine.continuous.runner import Runner
+
+    whole, prefill = GenerationMixin.generate, Runner.prefill
 
     def generate(model: Any, **inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] > LONG:
             _break(os.environ.get("BREAKS", ""))
         return whole(model, **inputs)
 
+    def breaking_prefill(runner: Runner, pieces: Any, drawn: Any) -> Any:
+        if any(piece.request.count > LONG for piece in pieces):
+            _break(os.environ.get("BREAKS", ""))
+        return prefill(runner, pieces, drawn)
+
     GenerationMixin.generate = generate
+    Runner.prefill = breaking_prefill
     main()
 
 

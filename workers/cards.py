@@ -70,6 +70,20 @@ def present_cards() -> list[int]:
     return [int(card) for card in shown if int(card) < count]
 
 
+def capability(cards: Cards) -> tuple[int, int] | None:
+    """The compute capability of the weakest of them; None on the CPU, or where NVML does not tell."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(card) for card in cards]
+        return min((tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)) for handle in handles), default=None)
+    except pynvml.NVMLError:
+        return None
+
+
 def label(cards: Cards) -> str:
     """As VQA_CARDS has them: `0`, `0+1` or `cpu`."""
     return "+".join(map(str, cards)) or "cpu"

@@ -23,7 +23,7 @@ from workers import control
 from workers.aside import SetAside
 from workers.assembly import assemble
 from workers.attempt import Attempts
-from workers.cards import pinned, wanted_cards
+from workers.cards import capability, pinned, wanted_cards
 from workers.departure import Departure
 from workers.engine.base import Stall
 from workers.engine.catalog import make_engine
@@ -100,7 +100,7 @@ class WorkerProcess:
         # without a supervisor nobody has; the model is spread over all that CUDA shows
         os.environ.update(pinned(cards))
         slots = parse_slots(self._worker_settings.slots) if self._worker_settings.slots else None
-        self._engine_settings, why = chosen(self._engine_settings, len(cards))
+        self._engine_settings, why = chosen(self._engine_settings, len(cards), capability(cards))
         plan = plan_slots(self._engine_settings, cards, slots_of(slots, cards))
         print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
         self._slots = plan.slots

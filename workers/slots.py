@@ -9,16 +9,15 @@ so each card counts for no more than the one with the least free memory.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vqa.errors import NotReady, SettingsError
 from workers.cards import Cards
 from workers.engine.settings import EngineSettings
 from workers.engine.shape import ModelShape, read_shape
+from workers.memory import machine_free
 
 GIB = 2**30
 
@@ -138,7 +137,7 @@ def fit_slots(
 def free_bytes(card: int | str | None) -> int:
     """Memory that nobody uses: the card's by NVML, else the machine's. Raises NotReady."""
     if card is None:
-        return _machine_free()
+        return machine_free()
     import pynvml
 
     try:
@@ -147,15 +146,6 @@ def free_bytes(card: int | str | None) -> int:
         return int(pynvml.nvmlDeviceGetMemoryInfo(by(card)).free)
     except pynvml.NVMLError as error:
         raise NotReady(f"cannot read the memory of card {card} (VQA_CARDS; cpu for none): {error}") from None
-
-
-def _machine_free() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        # not Linux: what there is in all is the best that can be said
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _too_large(plan: SlotPlan, settings: EngineSettings) -> str:

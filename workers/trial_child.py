@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqa.errors import VQAError
-from workers.cards import wanted_cards
+from workers.cards import capability, wanted_cards
 from workers.engine.catalog import make_engine
 from workers.engine.choice import chosen
 from workers.engine.settings import EngineSettings
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace, events: Events) -> None:
     cards = wanted_cards(WorkerSettings().cards)[0]
-    settings, _ = chosen(EngineSettings(), len(cards))
+    settings, _ = chosen(EngineSettings(), len(cards), capability(cards))
     plan_slots(settings, cards, options.slots)
     began = time.monotonic()
     with Trial(make_engine(settings, options.slots), settings) as trial:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.e2e.conftest import WAIT_S, until
@@ -38,10 +40,15 @@ def test_a_hung_workers_jobs_are_answered_by_another_and_those_without_a_slot_lo
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [{"VQA_ENGINE": "pipeline", "VQA_MICROBATCH": "1"}, {"VQA_ENGINE": "continuous", "VQA_SLOTS": "1"}],
+    ids=["pipeline", "continuous"],
+)
 def test_a_model_that_hangs_ends_its_worker(
-    client: Client, redis_url: str, start_worker: StartWorker, tmp_path: Path
+    client: Client, redis_url: str, start_worker: StartWorker, tmp_path: Path, engine: dict[str, str]
 ) -> None:
-    model = {"VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_MICROBATCH": "1"}
+    model = {"VQA_MODEL": str(TINY)} | engine
     client.submit(job("word " * LONG, id="culprit"))
     client.submit(job("What colour is it?", id="waits"))
     hung = BrokenWorker(redis_url, "hung", tmp_path / "hung.log", BREAKS="hang", VQA_HANG_S="1", **model)

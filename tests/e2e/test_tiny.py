@@ -15,14 +15,14 @@ from vqa.image import read_image
 
 WAIT_S = 100.0
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
-MODEL = {"VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_SLOTS": "16"}
+MODEL = {"VQA_MODEL": str(TINY), "VQA_SLOTS": "16"}
 
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture
-def _worker(start_worker: StartWorker) -> None:
-    start_worker(**MODEL)
+@pytest.fixture(params=["continuous", "pipeline"])
+def _worker(start_worker: StartWorker, request: pytest.FixtureRequest) -> None:
+    start_worker(VQA_ENGINE=request.param, **MODEL)
 
 
 @pytest.mark.usefixtures("_worker")

@@ -13,6 +13,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_poisoned(error: BaseException) -> bool:
     """Whether the process's CUDA context is lost, for everybody: every later call would fail too."""
+    if is_out_of_memory(error):
+        # cuBLAS has its own words for it, which begin like those of a lost context
+        return False
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) or "illegal memory" in str(error)
 
 

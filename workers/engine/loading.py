@@ -80,7 +80,7 @@ def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> d
     if settings.quant != "none":
         refuse_quantised(settings, config.to_dict())
     exact = getattr(torch, dtype) if dtype != "auto" else _dtype_of(config)
-    quantised = quantisation(settings, config, exact, card=device != "cpu")
+    quantised = quantisation(settings, config, exact)
     if device != "cpu" and torch.cuda.device_count() > 1:
         return quantised | {"device_map": "auto"}
     return quantised | {"device_map": {"": device}} if quantised else {}

@@ -24,12 +24,12 @@ def register_experts() -> None:
 
 
 def unpacked(weight: Any) -> Tensor:
-    """The weight as it is multiplied: in the model's dtype, or in fp8 where the card multiplies that."""
+    """The weight as it is multiplied, in the model's dtype."""
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
-    if not hasattr(weight, "qdata") or weight.act_quant_kwargs is not None:
+    if not hasattr(weight, "qdata"):
         return weight  # type: ignore[no-any-return]
     # torchao's own unpacking goes over float32: three times the memory and the time
     stored, scale = weight.qdata, weight.scale.to(weight.dtype)

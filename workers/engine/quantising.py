@@ -21,11 +21,8 @@ from workers.engine.packed import EXPERTS, PARTS, register_experts
 from workers.engine.quant import INT4_BLOCK, PACKAGES, is_quantised
 from workers.engine.settings import EngineSettings
 
-#: compute capability from which cards multiply fp8 with a scale a row, groups of experts too
-_FP8_CARD = (9, 0)
 
-
-def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype, card: bool) -> dict[str, Any]:
+def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments for `from_pretrained`; none where VQA_QUANT is none. Raises NotReady for what cannot be quantised."""
     if settings.quant == "none":
         return {}
@@ -35,7 +32,7 @@ def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype, card
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=settings.trust_remote_code)
     chosen = quantised_names(model, settings)
-    how = _nf4(model, chosen, dtype) if settings.quant == "int4" else _torchao(settings, chosen, dtype, card)
+    how = _nf4(model, chosen, dtype) if settings.quant == "int4" else _torchao(settings, chosen)
     arguments: dict[str, Any] = {"quantization_config": how}
     if any(name.endswith(PARTS) for name in chosen):
         register_experts()
@@ -72,23 +69,12 @@ def _are_experts(module: nn.Module, name: str) -> bool:
     return name.endswith(PARTS) and layout == [True, False, False]
 
 
-def _torchao(settings: EngineSettings, chosen: list[str], dtype: torch.dtype, card: bool) -> TorchAoConfig:
-    from torchao.quantization import (
-        Float8DynamicActivationFloat8WeightConfig,
-        Float8WeightOnlyConfig,
-        FqnToConfig,
-        Int8WeightOnlyConfig,
-        PerRow,
-    )
+def _torchao(settings: EngineSettings, chosen: list[str]) -> TorchAoConfig:
+    from torchao.quantization import Float8WeightOnlyConfig, FqnToConfig, Int8WeightOnlyConfig
 
-    how: Any
+    kind = Int8WeightOnlyConfig if settings.quant == "int8" else Float8WeightOnlyConfig
     # its inductor settings are for compiled models, and the process's
-    if settings.quant == "int8":
-        how = Int8WeightOnlyConfig(set_inductor_config=False)
-    elif card and dtype == torch.bfloat16 and torch.cuda.get_device_capability() >= _FP8_CARD:
-        how = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
-    else:
-        how = Float8WeightOnlyConfig(set_inductor_config=False)
+    how: Any = kind(set_inductor_config=False)
     return TorchAoConfig(FqnToConfig(OrderedDict.fromkeys(chosen, how)))
 
 

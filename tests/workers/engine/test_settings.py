@@ -25,7 +25,7 @@ def test_image_tokens_are_of_32_by_32_pixels() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("engine", "continuous"),
+        ("engine", "continous"),
         ("model", "https://example.org/model"),
         ("model", " "),
         ("dtype", "int4"),
@@ -34,6 +34,8 @@ def test_image_tokens_are_of_32_by_32_pixels() -> None:
         ("replicas", 0),
         ("microbatch", 0),
         ("microbatch_wait_ms", -1),
+        ("prefill_tokens", 63),
+        ("vision_reuse_mib", -1),
         ("hang_s", 0),
         ("echo_delay_s", -1),
         ("echo_load_s", -1),

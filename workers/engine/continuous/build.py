@@ -20,7 +20,7 @@ from workers.engine.continuous.prefill import Prefill
 from workers.engine.continuous.room import largest_prefill, room_bytes
 from workers.engine.continuous.runner import Runner
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.continuous.vision import VisionTower
+from workers.engine.continuous.vision import MOST_GRID_BYTES, VisionTower
 from workers.engine.continuous.weights import language_of
 from workers.engine.endings import end_ids
 from workers.engine.settings import EngineSettings
@@ -79,12 +79,14 @@ def _pages(
 ) -> Pages:
     """As many pages as there is room for, and no more than the slots could ever fill."""
     size = PAGE_TOKENS[device.type]
-    room = room_bytes(device, trial, slots * words, settings.vision_reuse_mib * 2**20)
-    pages = Pages(min(room // page_bytes, slots * -(-settings.slot_tokens // size)), size)
-    if pages.count * size <= settings.max_image_tokens:
+    room = room_bytes(device, trial, slots * words, settings.vision_reuse_mib * 2**20 + MOST_GRID_BYTES)
+    most = max(0, room // page_bytes)
+    if most * size <= settings.max_image_tokens:
         raise NotReady(
-            f"{settings.model} leaves room for {max(0, pages.count) * size} tokens on the card, and one picture takes "
+            f"{settings.model} leaves room for {most * size} tokens on the card, and one picture takes "
             f"{settings.max_image_tokens} (VQA_MAX_IMAGE_TOKENS); compute less at once (VQA_PREFILL_TOKENS="
             f"{settings.prefill_tokens}), keep no features (VQA_VISION_REUSE_MIB=0), or take a smaller model"
         )
-    return pages
+    # on a CPU all of it is taken from others at once: what is usual for each slot, and room for one of the longest
+    usual = settings.slot_tokens if device.type == "cuda" else settings.planned_tokens
+    return Pages(min(most, max(slots * -(-usual // size), -(-settings.slot_tokens // size))), size)

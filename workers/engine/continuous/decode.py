@@ -38,9 +38,12 @@ class Decode:
         self._ops = ops
         self._device = language.weights.embedding.device
         self._buckets: dict[int, Bucket] = {}
+        self._logits: Tensor | None = None
 
     def capture(self, slots: int, pool: Any) -> None:
         """Record the graphs for up to `slots` rows in `pool`; the largest first, whose memory the others share."""
+        # one for all buckets, as they run one at a time: a vocabulary is wide
+        self._logits = self._language.weights.head.new_empty(slots, len(self._language.weights.head))
         for size in reversed(bucket_sizes(slots)):
             self._buckets[size] = self._record(size, pool)
 
@@ -78,7 +81,8 @@ class Decode:
 
         x = self._language.embed(rows.token[slots])
         turns = self._language.turns(length + rows.shift[slots])
-        logits = self._language.logits(self._language.forward(x, turns, places, attend))
+        into = self._logits[: len(slots)] if self._logits is not None else None
+        logits = self._language.logits(self._language.forward(x, turns, places, attend), into)
         tokens = logits.argmax(-1)
         rows.advance(slots, tokens)
         return tokens, logits

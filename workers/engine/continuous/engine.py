@@ -78,14 +78,17 @@ class ContinuousEngine(ModelEngine):
                 f"{self.model} (VQA_MODEL) fits the card and leaves no room to compute: compute less at once "
                 f"(VQA_PREFILL_TOKENS={self.settings.prefill_tokens}), or take a smaller model"
             ) from None
-        except RuntimeError as error:
-            if "C compiler" not in str(error) and "Python.h" not in str(error):
-                raise
-            # Triton builds a small module for each kernel that it launches
-            raise NotReady(
-                "the continuous engine's kernels need a C compiler and Python's headers (apt-get install gcc "
-                "python3-dev); VQA_ENGINE=pipeline runs without"
-            ) from error
+        except NotReady:
+            raise
+        except Exception as error:
+            # of Triton, which builds small modules, of CUDA and of torch
+            needs_compiler = "C compiler" in str(error) or "Python.h" in str(error)
+            reason = (
+                "its kernels need a C compiler and Python's headers (apt-get install gcc python3-dev)"
+                if needs_compiler
+                else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+            raise NotReady(f"the continuous engine cannot start: {reason}; VQA_ENGINE=pipeline may") from error
 
     def _encoder(self, pipe: Any) -> RequestEncoder:
         return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens)

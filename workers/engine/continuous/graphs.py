@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ Made = TypeVar("Made")
 def record(run: Callable[[], Made], pool: Any) -> tuple[torch.cuda.CUDAGraph, Made]:
     """The graph of `run` and where it writes what it returns; `pool` is memory that graphs share, one at a time."""
     # kernels are compiled and libraries set up outside of the recording
-    side = torch.cuda.Stream()
+    side = _side_stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):
@@ -23,3 +24,9 @@ def record(run: Callable[[], Made], pool: Any) -> tuple[torch.cuda.CUDAGraph, Ma
     with torch.cuda.graph(graph, pool=pool):
         made = run()
     return graph, made
+
+
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all: cuBLAS keeps a workspace for each stream."""
+    return torch.cuda.Stream()

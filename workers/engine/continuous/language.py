@@ -65,9 +65,9 @@ class LanguageModel:
                 delta.index_add_(0, deep.rows, deep.features[number])
         return self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
 
-    def logits(self, h: Tensor) -> Tensor:
-        """(T, H) to (T, vocabulary)."""
-        return linear(h, self.weights.head)
+    def logits(self, h: Tensor, out: Tensor | None = None) -> Tensor:
+        """(T, H) to (T, vocabulary), in `out` where it is given."""
+        return torch.mm(h, self.weights.head.t(), out=out)
 
     def _feed_forward(self, number: int, part: Dense | Experts, h: Tensor) -> Tensor:
         if isinstance(part, Dense):

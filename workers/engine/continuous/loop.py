@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa.errors import EngineError, PromptTooLong
+from workers.engine.base import Phase
 from workers.engine.continuous.figures import Counter
 from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.prefill import Piece
@@ -29,12 +30,13 @@ from workers.engine.row import Row
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Guest:
     """A prompt in the engine: what is decided about it, computed for it and made of it."""
 
     stay: Stay
-    request: Request
+    #: its pixels with it; None once all of it is in the cache
+    request: Request | None
     row: Row
 
 
@@ -67,6 +69,8 @@ class Loop:
             self._see_off()
             made = self._launch(self._scheduler.next(), pulse)
             for before in unread:
+                # reading waits for the card, which may hang in it
+                pulse.beat(_phase(before.work), pulse.ids)
                 self._settle(before)
             unread = made
             if not self._guests:
@@ -96,10 +100,10 @@ class Loop:
             case None:
                 return []
             case Step(stays):
-                pulse.beat("decode", ids)
+                pulse.beat(_phase(work), ids)
                 return [Made(work, stays, self._runner.step([_slot(stay) for stay in stays], self._drawn(stays)))]
             case Prefill():
-                pulse.beat("prefill", ids)
+                pulse.beat(_phase(work), ids)
                 return self._prefill(work)
 
     def _prefill(self, work: Prefill) -> list[Made]:
@@ -121,11 +125,19 @@ class Loop:
     def _prefill_together(self, work: Prefill) -> Made:
         self._runner.enter([self._entry(part.stay) for part in work.parts if part.start == 0])
         pieces = [
-            Piece(self._guests[part.stay].request, _slot(part.stay), part.stay.pages, part.start, part.stop)
+            Piece(self._request(part.stay), _slot(part.stay), part.stay.pages, part.start, part.stop)
             for part in work.parts
         ]
         done = [part.stay for part, piece in zip(work.parts, pieces, strict=True) if piece.is_last]
-        return Made(work, done, self._runner.prefill(pieces, self._drawn(done)))
+        made = Made(work, done, self._runner.prefill(pieces, self._drawn(done)))
+        for stay in done:
+            self._guests[stay].request = None
+        return made
+
+    def _request(self, stay: Stay) -> Request:
+        request = self._guests[stay].request
+        assert request is not None
+        return request
 
     def _entry(self, stay: Stay) -> Entry:
         guest = self._guests[stay]
@@ -133,7 +145,7 @@ class Loop:
         seed = prompt.seed if prompt.seed is not None else random.getrandbits(63)
         # a greedy row's temperature is never used
         temperature = prompt.temperature or 1.0
-        return Entry(_slot(stay), stay.pages, guest.request.shift, temperature, prompt.top_p, seed)
+        return Entry(_slot(stay), stay.pages, self._request(stay).shift, temperature, prompt.top_p, seed)
 
     def _drawn(self, stays: Sequence[Stay]) -> list[int]:
         """At which indices the token is drawn."""
@@ -145,7 +157,20 @@ class Loop:
         for stay, token in zip(made.stays, tokens, strict=True):
             # it may have ended since
             if guest := self._guests.get(stay):
-                guest.row.add(token)
+                _add(guest.row, token)
+
+
+def _phase(work: Prefill | Step) -> Phase:
+    return "decode" if isinstance(work, Step) else "prefill"
+
+
+def _add(row: Row, token: int) -> None:
+    try:
+        row.add(token)
+    except Exception as error:
+        # a tokenizer that stumbles over one prompt's tokens is nobody else's matter
+        log.debug("a token could not be taken", exc_info=True)
+        row.held.fail(EngineError(f"the engine failed on this prompt ({type(error).__name__})"))
 
 
 def _slot(stay: Stay) -> int:

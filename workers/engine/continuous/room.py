@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -11,9 +10,10 @@ from workers.engine.continuous.positions import positions_of
 from workers.engine.continuous.prefill import Piece
 from workers.engine.continuous.request import Request, Sight
 from workers.engine.picture import Fit
+from workers.memory import machine_free
 
 #: for the graphs' own memory, what lies idle between blocks, and the libraries'
-_MARGIN_BYTES = 3 * 2**29
+_MARGIN_BYTES = 2 * 2**30
 
 #: bytes a token of the vocabulary and row: what drawing needs (`sampling.draw`: floats, sorted, numbers, sums)
 _DRAWING_BYTES = 36
@@ -28,7 +28,7 @@ def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements:
     `drawing_elements` are rows x vocabulary, `kept_bytes` what else will be kept. May be negative.
     """
     if device.type == "cpu":
-        return int(_machine_free() * _CPU_PART)
+        return int(machine_free() * _CPU_PART)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -42,12 +42,13 @@ def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements:
 
 
 def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: int) -> list[Piece]:
-    """Pieces of so many tokens in all, nearly all of them pictures' of the largest size."""
+    """Pieces of a picture more than so many tokens, nearly all of them pictures' of the largest size."""
     side = int(fit.most**0.5) // fit.factor * fit.factor
     rows = side // patch
     pieces: list[Piece] = []
     used = 0
-    while sum(piece.stop for piece in pieces) < tokens:
+    # one picture more than fit: a piece may begin and end within pictures
+    while sum(piece.stop for piece in pieces[1:]) < tokens:
         sight = Sight(torch.zeros(side, side, 3, dtype=torch.uint8), rows, rows, 1, (rows // merge) ** 2, str(used))
         count = sight.tokens + 2
         positions = positions_of(count, [(1, rows // merge, rows // merge)])
@@ -56,7 +57,3 @@ def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: 
         used += len(pages)
         pieces.append(Piece(request, 0, pages, 0, count))
     return pieces
-
-
-def _machine_free() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

@@ -19,7 +19,7 @@ from workers.engine.continuous.transfer import spans_of
 #: patches of one pass: bounds what its activations take
 _MOST_PATCHES = 16 * 4096
 #: of what depends on a picture's size alone
-_MOST_GRID_BYTES = 256 * 2**20
+MOST_GRID_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +106,7 @@ class VisionTower:
     def _grid(self, rows: int, columns: int) -> Grid:
         found = self._grids.pop((rows, columns), None) or self._make_grid(rows, columns)
         self._grids[rows, columns] = found
-        while sum(map(_bytes, self._grids.values())) > _MOST_GRID_BYTES and len(self._grids) > 1:
+        while sum(map(_bytes, self._grids.values())) > MOST_GRID_BYTES and len(self._grids) > 1:
             self._grids.popitem(last=False)
         return found
 

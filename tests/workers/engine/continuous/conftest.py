@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from tests.worker_process import TINY
-from workers.engine.base import Completion, Prompt
+from workers.engine.base import Completion, Prompt, Turn
 from workers.engine.continuous.cache import Cache
 from workers.engine.continuous.encode import RequestEncoder
 from workers.engine.continuous.features import Features
 from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.ops import reference
+from workers.engine.continuous.ops.choice import ops_for
 from workers.engine.continuous.pages import Pages
 from workers.engine.continuous.prefill import Prefill
 from workers.engine.continuous.request import Request
@@ -104,18 +104,20 @@ class Bench:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.ops = ops_for(pipe.model.device)
         self.weights = language_of(pipe.model)
-        self.vision = VisionTower(pipe.model, pipe.processor.image_processor, reference)
+        self.vision = VisionTower(pipe.model, pipe.processor.image_processor, self.ops)
         self.encoder = RequestEncoder(pipe.processor, slot_tokens=4096)
         self._reference = Encoder(pipe, slot_tokens=4096)
-        self.expected = functools.cache(self._generate)
+        self._generated = functools.cache(self._generate)
+        self.ends = end_ids(pipe)
 
     def loop(self, sizes: Sizes, end_ids: Collection[int] = ()) -> Loop:
         pages = Pages(sizes.pages, sizes.page_tokens)
-        language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), reference)
+        language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), self.ops)
         features = Features(self.vision.see, sizes.reuse_bytes)
-        prefill = Prefill(language, features, reference, self.vision.deep_layers)
-        runner = Runner(language, prefill, reference, sizes.slots, pages.count)
+        prefill = Prefill(language, features, self.ops, self.vision.deep_layers)
+        runner = Runner(language, prefill, self.ops, sizes.slots, pages.count)
         return Loop(Scheduler(sizes.slots, pages, sizes.prefill_tokens), runner, Numbers(), end_ids)
 
     def request(self, prompt: Prompt) -> Request:
@@ -125,14 +127,18 @@ class Bench:
         """What each prompt gets, by its id; texts are of numbers."""
         held = {at: [Held(prompt) for prompt in prompts] for at, prompts in arrivals.items()}
         table = {at: [Arrival(each, self.request(each.prompt)) for each in some] for at, some in held.items()}
-        self.loop(sizes, end_ids(self.pipe)).serve(Timetable(table), Pulse(60))
+        self.loop(sizes, self.ends).serve(Timetable(table), Pulse(60))
         return {each.prompt.id: each.future.result(0) for some in held.values() for each in some}
 
-    @torch.inference_mode()
-    def _generate(self, prompt: Prompt) -> tuple[int, ...]:
+    def expected(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens of `generate`, the one that ends the text included."""
-        inputs = self._reference.encode(prompt).inputs
-        made = self.pipe.model.generate(**inputs, max_new_tokens=prompt.max_new_tokens, do_sample=False, num_beams=1)
+        return self._generated(prompt.turns, prompt.max_new_tokens)
+
+    @torch.inference_mode()
+    def _generate(self, turns: tuple[Turn, ...], max_new_tokens: int) -> tuple[int, ...]:
+        encoded = self._reference.encode(Prompt("expected", turns, max_new_tokens))
+        inputs = {name: tensor.to(self.pipe.model.device) for name, tensor in encoded.inputs.items()}
+        made = self.pipe.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
         return tuple(made[0, inputs["input_ids"].shape[1] :].tolist())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -24,11 +25,11 @@ chats = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), par
 
 
 def assert_alike(bench: Bench, *turns: Turn) -> None:
-    """This engine and transformers' own processor make the same of a prompt, or refuse it with the same words."""
+    """This engine and transformers' own processor make the same of a prompt, or both refuse it."""
     prompt = Prompt("a", turns, 4)
     made, expected = (outcome(encoder, prompt) for encoder in (bench.encoder, Encoder(bench.pipe, slot_tokens=4096)))
     if not (isinstance(made, Request) and isinstance(expected, Encoded)):
-        assert (type(made), str(made)) == (type(expected), str(expected))
+        assert type(made) is type(expected)
         return
     assert made.tokens.tolist() == expected.inputs["input_ids"][0].tolist()
     assert bench.encoder.tokens(made) == expected.prompt_tokens == made.count
@@ -61,8 +62,9 @@ def test_a_prompt_becomes_the_numbers_that_transformers_makes_of_it(
 
 
 def test_what_is_refused_is_refused_as_transformers_does(dense_bench: Bench) -> None:
-    assert isinstance(outcome(dense_bench.encoder, Prompt("a", (Turn("assistant", ()),), 4)), InvalidJob)
-    assert_alike(dense_bench, Turn("assistant", ()))
+    for parts in ((), ("", picture())):
+        assert isinstance(outcome(dense_bench.encoder, Prompt("a", (Turn("assistant", parts),), 4)), InvalidJob)
+        assert_alike(dense_bench, Turn("assistant", parts))
 
 
 @pytest.mark.parametrize("text", ["", "what?", "<|image_pad|>", "<|im_end|>\n<|im_start|>system\n", "é日本 🙂"])
@@ -98,22 +100,14 @@ def test_a_picture_of_another_size_is_refused(dense_bench: Bench, size: tuple[in
 
 
 def test_a_template_without_a_place_for_pictures_in_a_turn_is_told(dense: Any) -> None:
-    encoder = RequestEncoder(dense.processor, slot_tokens=4096)
-    # only the first turn's pictures are shown
-    encoder.processor = _Shown(dense.processor)
+    processor = copy.deepcopy(dense.processor)
+    processor.chat_template = (
+        "{% for m in messages %}{% for c in m['content'] %}{{ c.get('text', '') }}{% endfor %}{% endfor %}"
+    )
+    encoder = RequestEncoder(processor, slot_tokens=4096)
 
     with pytest.raises(InvalidJob, match="no place for a picture"):
-        encoder.encode(Prompt("a", (Turn("user", ("what?",)), Turn("system", (picture(),))), 4))
-
-
-class _Shown:
-    """A processor whose template shows text alone."""
-
-    def __init__(self, processor: Any) -> None:
-        self.tokenizer = processor.tokenizer
-
-    def apply_chat_template(self, chat: Any, **_: object) -> str:
-        return "".join(entry.get("text", "") for message in chat for entry in message["content"])
+        encoder.encode(Prompt("a", (Turn("user", ("what?", picture())),), 4))
 
 
 def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any) -> None:

@@ -23,7 +23,8 @@ def _route_kernel(logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.cons
     kind = score.dtype
     score = score.to(tl.float32)
     left = tl.exp(score - tl.max(score, axis=0))
-    left = tl.where(at < EXPERTS, left, -1.0)
+    # what is no number is chosen last, and never an expert that there is not
+    left = tl.where(at < EXPERTS, tl.where(left == left, left, 0.0), -1.0)
     rank = tl.arange(0, COUNT)
     likeliest = tl.zeros([COUNT], dtype=tl.float32)
     for n in tl.static_range(COUNT):

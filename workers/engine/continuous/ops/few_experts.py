@@ -145,16 +145,17 @@ def few_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tup
     _gate_up_kernel[(triton.cdiv(inner, first.rows), blocks)](
         x, gate_up, ends, order, gated,
         WIDTH=width, INNER=inner, COUNT=count, EXPERTS=number, BINS=bins,
-        ROWS=first.rows, DEPTH=_depth(first, width), LINES=_LINES, num_warps=first.warps, num_stages=first.stages,
+        ROWS=first.rows, DEPTH=_depth(first, width, x), LINES=_LINES, num_warps=first.warps, num_stages=first.stages,
     )  # fmt: skip
     _down_kernel[(triton.cdiv(width, second.rows), blocks)](
         gated, down, ends, made,
         WIDTH=width, INNER=inner, EXPERTS=number, BINS=bins,
-        ROWS=second.rows, DEPTH=_depth(second, inner), LINES=_LINES, num_warps=second.warps, num_stages=second.stages,
+        ROWS=second.rows, DEPTH=_depth(second, inner, x), LINES=_LINES, num_warps=second.warps,
+        num_stages=second.stages,
     )  # fmt: skip
     return made, places.view(tokens, count)
 
 
-def _depth(tile: Tile, width: int) -> int:
-    """The tile's depth, or the largest power of 2 below it that divides `width`."""
-    return min(tile.depth, width & -width)
+def _depth(tile: Tile, width: int, like: Tensor) -> int:
+    """The tile's depth for numbers of 2 bytes, half for 4, or the largest power of 2 below it that divides `width`."""
+    return min(tile.depth * 2 // like.element_size(), width & -width)

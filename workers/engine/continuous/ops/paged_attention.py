@@ -52,7 +52,8 @@ def _attend_rows_kernel(
         newest = tl.maximum(most, tl.max(score, axis=1))
         part = tl.exp2(score - newest[:, None])
         kept = tl.exp2(most - newest)
-        value = tl.load(values + place[:, None] + at[None, :])
+        # what others left behind the row's end may be no numbers, which no weight of 0 makes harmless
+        value = tl.load(values + place[:, None] + at[None, :], mask=inside[:, None], other=0.0)
         weight = weight * kept + tl.sum(part, axis=1)
         made = made * kept[:, None] + tl.dot(part.to(value.dtype), value, input_precision="ieee")
         most = newest

@@ -51,12 +51,14 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths
     """See `Ops`."""
     at = torch.arange(int(lengths.max()), device=q.device)
     places = tables[:, at // page_tokens].long() * page_tokens + at % page_tokens
-    mask = (at < lengths[:, None])[:, None, None]
-    k, v = (cache[places].transpose(1, 2) for cache in (keys, values))
+    inside = at < lengths[:, None]
+    # what others left in these pages may be no numbers, which no weight of 0 makes harmless
+    k, v = (cache[places].where(inside[..., None, None], 0).transpose(1, 2) for cache in (keys, values))
     rows, heads, width = q.shape
     # the query heads that share keys become query rows
     grouped = q.view(rows, k.shape[1], -1, width)
-    return functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(rows, heads * width)
+    made = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=inside[:, None, None])
+    return made.reshape(rows, heads * width)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
