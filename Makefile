@@ -51,7 +51,8 @@ demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; 
 	@$(BIN)/vqa demo $(if $(DEMO_EXIT),--exit)
 
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
+	@# many processes on few cores: threads of torch would wait for each other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
 
 check: $(STAMP) ## formatting, lint, types, import rules, the compose file
 	@$(BIN)/ruff check .
