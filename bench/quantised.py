@@ -22,7 +22,7 @@ from bench.work import Size, Stock
 from vqa.errors import VQAError
 from workers.engine.packed import EXPERTS
 from workers.engine.pipeline import PipelineEngine
-from workers.engine.quant import PACKAGES, Quant
+from workers.engine.quant import INT4_BLOCK, PACKAGES, Quant
 from workers.engine.quantising import quantisation, quantised_names
 from workers.engine.settings import EngineSettings
 from workers.trial import Trial
@@ -47,7 +47,7 @@ def quantise(model: Any, settings: EngineSettings) -> None:
 def _to_nf4(model: Any, settings: EngineSettings) -> None:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    kept = {"requires_grad": False, "quant_type": "nf4", "blocksize": 64, "compress_statistics": False}
+    kept = {"requires_grad": False, "quant_type": "nf4", "blocksize": INT4_BLOCK, "compress_statistics": False}
     for name in quantised_names(model, settings):
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-#: the router's logits (tokens, experts) in, weights and numbers of the chosen experts (tokens, k) out
-Route = Callable[[Tensor], tuple[Tensor, Tensor]]
+from workers.engine.continuous.ops.base import Route
 
 #: `plain` is what the weights say
 Routing = Literal["plain", "spread"]

@@ -35,12 +35,10 @@ _CPU_PREFILL_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
-    """The engine's parts, of which benchmarks want more than the loop."""
+    """What serves, and what computes for it."""
 
     loop: Loop
     runner: Runner
-    language: LanguageModel
-    vision: VisionTower
     pages: Pages
 
 
@@ -71,7 +69,7 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
         settings.prefill_tokens if model.device.type == "cuda" else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
     )
     loop = Loop(Scheduler(slots, pages, budget), runner, pipe.tokenizer, end_ids(pipe))
-    return Built(loop, runner, language, vision, pages)
+    return Built(loop, runner, pages)
 
 
 def _pages(

@@ -45,7 +45,7 @@ class ContinuousEngine(ModelEngine):
 
     @property
     def built(self) -> Built:
-        """What answers, once started; for benchmarks that look inside."""
+        """What answers, once started."""
         assert self._built is not None
         return self._built
 

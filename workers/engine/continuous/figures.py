@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from workers.engine.continuous.scheduler import Prefill, Step
+from workers.engine.continuous.scheduler import PrefillWork, StepWork
 from workers.engine.continuous.transfer import Tokens
 
 
@@ -33,17 +33,17 @@ class Counter:
         """Work begins after a time without any, so what the first piece of it takes is not known."""
         self._last = None
 
-    def count(self, work: Prefill | Step, tokens: Tokens) -> None:
+    def count(self, work: PrefillWork | StepWork, tokens: Tokens) -> None:
         """This was computed after what was counted before, and its tokens have been read."""
         old = self.figures
         took_s = tokens.seconds_after(self._last) if self._last is not None else 0.0
         self._last = tokens
         match work:
-            case Step(stays):
+            case StepWork(stays):
                 self.figures = replace(
                     old, steps=old.steps + 1, step_tokens=old.step_tokens + len(stays), step_s=old.step_s + took_s
                 )
-            case Prefill(parts):
+            case PrefillWork(parts):
                 self.figures = replace(
                     old,
                     prefills=old.prefills + 1,

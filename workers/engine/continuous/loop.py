@@ -20,7 +20,7 @@ from workers.engine.continuous.prefill import Piece
 from workers.engine.continuous.request import Request
 from workers.engine.continuous.rows import Entry
 from workers.engine.continuous.runner import Runner
-from workers.engine.continuous.scheduler import Prefill, Scheduler, Step
+from workers.engine.continuous.scheduler import PrefillWork, Scheduler, StepWork
 from workers.engine.continuous.stay import Stay
 from workers.engine.continuous.transfer import Tokens
 from workers.engine.faults import context_is_lost, is_poisoned
@@ -44,7 +44,7 @@ class Guest:
 class Made:
     """What has been launched; its tokens will be there, one for each of these."""
 
-    work: Prefill | Step
+    work: PrefillWork | StepWork
     stays: Sequence[Stay]
     tokens: Tokens
 
@@ -94,19 +94,19 @@ class Loop:
             self._scheduler.leave(stay)
             del self._guests[stay]
 
-    def _launch(self, work: Prefill | Step | None, pulse: Pulse) -> list[Made]:
+    def _launch(self, work: PrefillWork | StepWork | None, pulse: Pulse) -> list[Made]:
         ids = tuple(self._guests[stay].row.held.prompt.id for stay in self._scheduler.seated)
         match work:
             case None:
                 return []
-            case Step(stays):
+            case StepWork(stays):
                 pulse.beat(_phase(work), ids)
                 return [Made(work, stays, self._runner.step([_slot(stay) for stay in stays], self._drawn(stays)))]
-            case Prefill():
+            case PrefillWork():
                 pulse.beat(_phase(work), ids)
                 return self._prefill(work)
 
-    def _prefill(self, work: Prefill) -> list[Made]:
+    def _prefill(self, work: PrefillWork) -> list[Made]:
         try:
             return [self._prefill_together(work)]
         except Exception as error:
@@ -120,9 +120,9 @@ class Loop:
             held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
             return []
         log.warning("a prefill of %d prompts failed (%s): run again one by one", len(work.parts), reason)
-        return [made for part in work.parts for made in self._prefill(Prefill((part,)))]
+        return [made for part in work.parts for made in self._prefill(PrefillWork((part,)))]
 
-    def _prefill_together(self, work: Prefill) -> Made:
+    def _prefill_together(self, work: PrefillWork) -> Made:
         self._runner.enter([self._entry(part.stay) for part in work.parts if part.start == 0])
         pieces = [
             Piece(self._request(part.stay), _slot(part.stay), part.stay.pages, part.start, part.stop)
@@ -160,8 +160,8 @@ class Loop:
                 _add(guest.row, token)
 
 
-def _phase(work: Prefill | Step) -> Phase:
-    return "decode" if isinstance(work, Step) else "prefill"
+def _phase(work: PrefillWork | StepWork) -> Phase:
+    return "decode" if isinstance(work, StepWork) else "prefill"
 
 
 def _add(row: Row, token: int) -> None:

@@ -35,14 +35,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
+class PrefillWork:
     """Compute these parts together."""
 
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepWork:
     """Compute the next token of each of these."""
 
     stays: tuple[Stay, ...]
@@ -89,7 +89,7 @@ class Scheduler:
             self._pages.give_back(stay.pages)
             stay.slot = None
 
-    def next(self) -> Prefill | Step | None:
+    def next(self) -> PrefillWork | StepWork | None:
         """What to compute now; None where there is nothing. What it decides counts as done."""
         self._admit()
         if self._prefills_now():
@@ -97,7 +97,7 @@ class Scheduler:
             tokens = sum(part.stop - part.start for part in parts)
             self._prefilled, self._held = True, 0
             self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
-            return Prefill(parts)
+            return PrefillWork(parts)
         decoding = tuple(stay for stay in self._seated if stay.decodes)
         if not decoding:
             return None
@@ -106,7 +106,7 @@ class Scheduler:
         self._owed = max(0, self._owed - 1)
         for stay in decoding:
             stay.asked += 1
-        return Step(decoding)
+        return StepWork(decoding)
 
     def _prefills_now(self) -> bool:
         left = sum(stay.tokens - stay.prefilled for stay in self._seated if stay.prefills)

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vqa.job import LANES, Lane
 from workers.engine.continuous.pages import Pages
-from workers.engine.continuous.scheduler import BULK_TURN, HOLD_STEPS, Part, Prefill, Scheduler, Step
+from workers.engine.continuous.scheduler import BULK_TURN, HOLD_STEPS, Part, PrefillWork, Scheduler, StepWork
 from workers.engine.continuous.stay import Stay
 
-Work = Prefill | Step | None
+Work = PrefillWork | StepWork | None
 
 
 def steps_of(tokens: int) -> int:
@@ -81,10 +81,10 @@ class Drive:
         work = self.scheduler.next()
         self._check_entries(waited, seated)
         match work:
-            case Prefill():
-                assert not (decoding and isinstance(self._last, Prefill)), "two prefills hold up who decodes"
+            case PrefillWork():
+                assert not (decoding and isinstance(self._last, PrefillWork)), "two prefills hold up who decodes"
                 self._at_their_end = self._prefill(work)
-            case Step():
+            case StepWork():
                 self._at_their_end = self._step(work)
             case None:
                 self._check_idle()
@@ -134,7 +134,7 @@ class Drive:
             self.passed_bulk = self.passed_bulk + 1 if bulk_waits and stay.lane != "bulk" else 0
             assert self.passed_bulk < BULK_TURN
 
-    def _prefill(self, work: Prefill) -> list[Stay]:
+    def _prefill(self, work: PrefillWork) -> list[Stay]:
         self.held = self.since_prefill = 0
         self.last_prefilled = sum(part.stop - part.start for part in work.parts)
         assert 0 < self.last_prefilled <= self.prefill_tokens
@@ -149,7 +149,7 @@ class Drive:
         self.made.update(dict.fromkeys(whole, 1))
         return [stay for stay in whole if stay.most == 1]
 
-    def _step(self, work: Step) -> list[Stay]:
+    def _step(self, work: StepWork) -> list[Stay]:
         assert list(work.stays) == self.decoding != []
         if any(self.computed[stay] < stay.tokens for stay in self.scheduler.seated):
             self.held += 1
@@ -210,7 +210,7 @@ TestTraffic.settings = settings(max_examples=150, stateful_step_count=30, deadli
 
 
 def tokens_of(work: Work) -> int:
-    assert isinstance(work, Prefill)
+    assert isinstance(work, PrefillWork)
     return sum(part.stop - part.start for part in work.parts)
 
 
@@ -221,9 +221,9 @@ def test_a_prompt_that_arrives_is_prefilled_at_once_beside_those_that_decode() -
 
     late = drive.add(10, 20)
 
-    assert drive.turn() == Prefill((Part(late, 0, 10),))
+    assert drive.turn() == PrefillWork((Part(late, 0, 10),))
     both = drive.turn()
-    assert isinstance(both, Step)
+    assert isinstance(both, StepWork)
     assert late in both.stays
 
 
@@ -236,12 +236,12 @@ def test_those_that_decode_get_as_much_time_as_a_prefill_took(tokens: int, steps
 
     works = drive.turns(steps + 1)
 
-    assert [isinstance(work, Step) for work in works] == [*[True] * steps, False]
+    assert [isinstance(work, StepWork) for work in works] == [*[True] * steps, False]
 
 
 def kinds(works: list[Work]) -> list[int]:
     """Tokens of each prefill, 0 for a step."""
-    return [tokens_of(work) if isinstance(work, Prefill) else 0 for work in works]
+    return [tokens_of(work) if isinstance(work, PrefillWork) else 0 for work in works]
 
 
 def test_a_prompt_longer_than_a_prefill_is_cut_and_steps_go_on_between_its_pieces() -> None:
@@ -259,16 +259,16 @@ def test_prompts_share_a_prefill_in_the_order_of_their_slots_and_are_not_cut_to_
 
     together, *steps, last = drive.turns(4)
 
-    assert together == Prefill((Part(first, 0, 12), Part(second, 0, 12), Part(small, 0, 4)))
-    assert all(isinstance(step, Step) for step in steps)
-    assert last == Prefill((Part(third, 0, 12),))
+    assert together == PrefillWork((Part(first, 0, 12), Part(second, 0, 12), Part(small, 0, 4)))
+    assert all(isinstance(step, StepWork) for step in steps)
+    assert last == PrefillWork((Part(third, 0, 12),))
 
 
 def test_a_long_prompt_fills_up_what_others_leave_of_a_prefill() -> None:
     drive = Drive(slots=4, pages=100, page_tokens=4, prefill_tokens=30)
     short, long = drive.add(12, 5), drive.add(40, 5)
 
-    assert drive.turn() == Prefill((Part(short, 0, 12), Part(long, 0, 18)))
+    assert drive.turn() == PrefillWork((Part(short, 0, 12), Part(long, 0, 18)))
     drive.finish()
 
 
@@ -282,7 +282,7 @@ def test_who_leaves_makes_room_at_the_next_turn() -> None:
 
     drive.end(first)
 
-    assert drive.turn() == Prefill((Part(second, 0, 30),))
+    assert drive.turn() == PrefillWork((Part(second, 0, 30),))
     assert first.slot is None
     assert second.slot == 0
 
@@ -320,8 +320,8 @@ def test_prompts_in_slots_are_held_for_others_that_cannot_enter_but_not_for_long
 
     works = drive.turns(HOLD_STEPS + 1)
 
-    assert all(isinstance(work, Step) for work in works[:-1])
-    assert works[-1] == Prefill((Part(held, 0, 4),))
+    assert all(isinstance(work, StepWork) for work in works[:-1])
+    assert works[-1] == PrefillWork((Part(held, 0, 4),))
     drive.finish()
 
 
@@ -334,7 +334,7 @@ def test_each_prompt_that_gets_a_slot_is_held_anew_while_others_wait() -> None:
 
     works = drive.turns(3 * HOLD_STEPS)
 
-    prefills = [number for number, work in enumerate(works) if isinstance(work, Prefill)]
+    prefills = [number for number, work in enumerate(works) if isinstance(work, PrefillWork)]
     # the last one has nobody to wait for
     assert prefills[:2] == [HOLD_STEPS, 2 * HOLD_STEPS + 2]
     assert len(prefills) == 3
@@ -408,7 +408,7 @@ def test_an_answer_of_one_token_comes_of_the_prefill() -> None:
     drive = Drive(slots=1, pages=1, page_tokens=4, prefill_tokens=4)
     drive.add(4, 1)
 
-    assert isinstance(drive.turn(), Prefill)
+    assert isinstance(drive.turn(), PrefillWork)
     assert drive.turns(2) == [None, None]
     drive.finish()
 
