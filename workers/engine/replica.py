@@ -12,24 +12,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import StoppingCriteriaList
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
-from vqa.errors import EngineError, NotReady, PromptTooLong
-from workers.engine.base import Prompt, Turn
+from vqa.errors import EngineError, PromptTooLong
 from workers.engine.drawing import drawing
 from workers.engine.encoding import Encoder
 from workers.engine.endings import end_ids
 from workers.engine.faults import context_is_lost, is_out_of_memory, is_poisoned
-from workers.engine.held import Held
 from workers.engine.loading import load
-from workers.engine.picture import Picture
 from workers.engine.pulse import Pulse
 from workers.engine.row import Row
 from workers.engine.row_ends import RowEnds
 from workers.engine.settings import EngineSettings
 from workers.engine.waiting import Ready, Waiting
+from workers.engine.warming import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +74,8 @@ class Replica:
         return self._smaller if time.monotonic() < self._smaller_until else self._microbatch
 
     def warm_up(self) -> None:
-        """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
-        picture = Picture.of(Image.new("RGB", (64, 64), "white"))
-        held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
-        try:
-            self.answer([Ready(held, self._encoder.encode(held.prompt))])
-            held.future.result(0)
-        except Exception as error:
-            # a model that fails on this would fail on everything
-            raise NotReady(
-                f"{self.pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}"
-            ) from error
+        """Answer a tiny picture. Raises NotReady."""
+        warm_up(self.pipe, lambda held: self.answer([Ready(held, self._encoder.encode(held.prompt))]))
 
     def serve(self, waiting: Waiting, pulse: Pulse) -> None:
         """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""

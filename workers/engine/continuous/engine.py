@@ -8,11 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady
-from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.build import Built, build
 from workers.engine.continuous.encode import RequestEncoder, fit_of
 from workers.engine.continuous.figures import Figures
@@ -21,10 +19,10 @@ from workers.engine.continuous.request import Request
 from workers.engine.held import Held
 from workers.engine.loading import load
 from workers.engine.model_engine import Loaded, ModelEngine
-from workers.engine.picture import Picture
 from workers.engine.preparation import THREADS, Preparation
 from workers.engine.pulse import Pulse
 from workers.engine.settings import EngineSettings
+from workers.engine.warming import warm_up
 
 
 class ContinuousEngine(ModelEngine):
@@ -58,7 +56,7 @@ class ContinuousEngine(ModelEngine):
         pipe: Any = self._load(self.settings)
         self.fit = fit_of(pipe.processor.image_processor)
         self._built = self._build(pipe)
-        self._warm_up(pipe)
+        warm_up(pipe, partial(self._answer, pipe), self.fit.size(64, 64))
         return Loaded(pipe, partial(self._built.loop.serve, self._intake))
 
     def prepare(self, pipe: Any) -> Preparation[Request]:
@@ -97,17 +95,9 @@ class ContinuousEngine(ModelEngine):
         if request is not None:
             self._intake.put(Arrival(held, request))
 
-    def _warm_up(self, pipe: Any) -> None:
-        """Answer a tiny picture, so that the first user's does not wait for what is done once. Raises NotReady."""
-        assert self.fit is not None
-        picture = Picture.of(Image.new("RGB", self.fit.size(64, 64), "white"))
-        held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
-        try:
-            intake = Intake()
-            intake.put(Arrival(held, self._encoder(pipe).encode(held.prompt)))
-            held.future.add_done_callback(lambda _: intake.close())
-            self.built.loop.serve(intake, Pulse(self.settings.hang_s))
-            held.future.result(0)
-        except Exception as error:
-            # a model that fails on this would fail on everything
-            raise NotReady(f"{pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}") from error
+    def _answer(self, pipe: Any, held: Held) -> None:
+        """Serve this one and return."""
+        intake = Intake()
+        intake.put(Arrival(held, self._encoder(pipe).encode(held.prompt)))
+        held.future.add_done_callback(lambda _: intake.close())
+        self.built.loop.serve(intake, Pulse(self.settings.hang_s))
