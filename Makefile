@@ -7,12 +7,12 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,flower,embedded,quant,dev
+EXTRAS := worker,flower,embedded,dev
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
 CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
 
-.PHONY: help install demo test check eval bench chaos clean
+.PHONY: help install demo test test-quant check eval bench chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -53,6 +53,10 @@ demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; 
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@# many processes on few cores: threads of torch would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
+
+test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quant]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine/test_quantising.py
 
 check: $(STAMP) ## formatting, lint, types, import rules, the compose file
 	@$(BIN)/ruff check .
