@@ -119,7 +119,7 @@ class Scheduler:
             return True
         # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
         # prefilled at once, leave them a step between two
-        return not self._owed and not any(self._waiting.values())
+        return not self._owed and self._head() is None
 
     def _parts(self) -> Iterator[Part]:
         budget = self._prefill_tokens
