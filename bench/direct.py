@@ -120,6 +120,9 @@ class Direct:
         notes: dict[str, object] = {"jobs": len(run.latencies_s), "tokens_per_s": round(run.tokens / run.seconds)}
         if done and done.steps:
             notes |= {"steps": done.steps, "step_ms": round(1000 * done.step_s / done.steps, 2)}
+        if isinstance(self.trial.engine, Counting):
+            # since the start: how long those who decode had to wait at the worst
+            notes["longest_prefill_ms"] = round(1000 * self.trial.engine.figures().longest_prefill_s)
         if torch.cuda.is_available():
             notes["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         return notes
