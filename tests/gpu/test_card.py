@@ -46,7 +46,7 @@ def test_a_supervisor_finds_its_card_and_answers_as_well_as_the_cpu(
     right = [isinstance(end := outcomes[id], Answer) and end.text.strip() == items[id].answer for id in items]
     assert sum(right) >= 0.95 * len(items)
     assert {end.worker.partition("@")[0] for end in outcomes.values() if isinstance(end, Answer)} == {"card0"}
-    assert "card 0: 64 slots; " in log.read_text()
+    assert "card 0: 128 slots; " in log.read_text()
 
 
 def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:

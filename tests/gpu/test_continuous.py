@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -478,8 +479,11 @@ def running() -> Iterator[Callable[[Engine], Engine]]:
         return engine
 
     yield start
-    for engine in engines:
-        engine.stop()
+    while engines:
+        engines.pop().stop()
+    # other processes have the card next
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[Completion]:

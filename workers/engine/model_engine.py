@@ -55,6 +55,7 @@ class ModelEngine(ABC):
         self._on_crash: OnCrash = lambda error, ids: None
         #: taken by the first thing that ends this engine, never let go
         self._ending = threading.Lock()
+        self._crash: BaseException | None = None
 
     @abstractmethod
     def open(self) -> Loaded:
@@ -127,6 +128,9 @@ class ModelEngine(ABC):
         try:
             loaded.serve(pulse)
         except BaseException as error:
+            # with its frames and their tensors: freeing one whose context is lost aborts the process (c10's destructors
+            # throw), and that before its jobs are handed on
+            self._crash = error
             # nothing of what escapes is known to be harmless, so the worker is told and every prompt let go
             if self._ending.acquire(blocking=False):
                 # a lost context is every model's, and the one that hears of it first need not be the one that lost it

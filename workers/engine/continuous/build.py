@@ -13,6 +13,7 @@ from workers.engine.continuous.cache import Cache
 from workers.engine.continuous.encode import fit_of
 from workers.engine.continuous.features import Features
 from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.lengths import COMMON
 from workers.engine.continuous.loop import Loop
 from workers.engine.continuous.ops.choice import ops_for
 from workers.engine.continuous.pages import Pages
@@ -57,7 +58,10 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
         fit = fit_of(processor)
         pieces = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
         language = language_with(sum(len(piece.pages) for piece in pieces))
-        Prefill(language, Features(vision.see, 0), ops, vision.deep_layers).run(pieces)
+        prefill = Prefill(language, Features(vision.see, 0), ops, vision.deep_layers)
+        # until its lengths are planned for: the first plan of all takes cuDNN a second, in which nobody is to wait
+        for _ in range(1 + -(-COMMON // len(pieces))):
+            prefill.run(pieces)
         return language.cache.nbytes
 
     pages = _pages(trial, model.device, settings, slots, Cache.of(weights, 0, size).nbytes, len(weights.head))

@@ -51,14 +51,26 @@ class LanguageModel:
         angles = turned.float() * self.weights.frequencies
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
-    def forward(self, x: Tensor, turns: Tensor, places: Tensor, attend: Attend, deep: Deep | None = None) -> Tensor:
-        """(T, H) to (T, H), normed; keys and values are written at `places` (T) of the cache."""
+    def forward(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        places: Tensor,
+        attend: Attend,
+        deep: Deep | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """(T, H) to (T, H), normed, or to the rows `wanted` alone; keys and values are written at `places` (T)."""
         delta, residual = x, None
         for number, layer in enumerate(self.weights.layers):
             h, residual = self._ops.add_norm(delta, residual, layer.input_norm, self.weights.epsilon)
             keys, values = self.cache.keys[number], self.cache.values[number]
             q, k, v = self._ops.rotate(linear(h, layer.qkv), layer.heads, turns, keys, values, places)
-            delta = linear(attend(number, q, k, v), layer.out)
+            made = attend(number, q, k, v)
+            if wanted is not None and layer is self.weights.layers[-1]:
+                # nobody reads the others any more
+                made, residual = made[wanted], residual[wanted]
+            delta = linear(made, layer.out)
             h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
             delta = self._feed_forward(number, layer.feed_forward, h)
             if deep is not None and number < len(deep.features):

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-#: cuDNN takes 60 ms to plan for a shape (H200), and saves about 2 ms for a picture of a megapixel
-_COMMON = 48
+#: how often a length is seen before it is planned for: cuDNN takes 60 ms to plan (H200), and then saves about 2 ms for
+#: a picture of a megapixel
+COMMON = 48
 
 #: shorter ones gain nothing
 _LEAST = 256
@@ -39,7 +40,7 @@ class Lengths:
             # what is rare is forgotten
             self._seen.clear()
         self._seen[length] += 1
-        if self._seen[length] == _COMMON:
+        if self._seen[length] == COMMON:
             self._planned.add(length)
 
 

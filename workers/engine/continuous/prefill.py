@@ -66,14 +66,16 @@ class Prefill:
         turns = self._language.turns(upload(positions, self._device))
         places = upload(torch.cat([self._places(piece, piece.start) for piece in pieces]), self._device)
         lengths = [piece.stop - piece.start for piece in pieces]
-        if any(piece.start for piece in pieces):
-            h = self._language.forward(x, turns, places, self._over_cache(pieces, lengths), deep)
-        elif self._recorded is not None and self._recorded.holds(lengths):
-            h = self._recorded.run(x, turns, places, lengths, deep)
-        else:
-            h = self._language.forward(x, turns, places, self._over_itself(lengths), deep)
         ends = [end - 1 for end, piece in zip(accumulate(lengths), pieces, strict=True) if piece.is_last]
-        return self._language.logits(h[numbers(ends, self._device)])
+        # a kernel over no rows does not start
+        wanted = numbers(ends or [0], self._device)
+        if any(piece.start for piece in pieces):
+            h = self._language.forward(x, turns, places, self._over_cache(pieces, lengths), deep, wanted)
+        elif self._recorded is not None and self._recorded.holds(lengths):
+            h = self._recorded.run(x, turns, places, lengths, deep)[wanted]
+        else:
+            h = self._language.forward(x, turns, places, self._over_itself(lengths), deep, wanted)
+        return self._language.logits(h[: len(ends)])
 
     def _over_itself(self, lengths: Sequence[int]) -> Attend:
         spans = spans_of(lengths, self._device, self._lengths)

@@ -112,6 +112,7 @@ class Bench:
         self._generated = functools.cache(self._generate)
         self.ends = end_ids(pipe)
 
+    @torch.inference_mode()
     def loop(self, sizes: Sizes, end_ids: Collection[int] = ()) -> Loop:
         pages = Pages(sizes.pages, sizes.page_tokens)
         language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), self.ops)
