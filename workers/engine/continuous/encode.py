@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
 import torch
 
 from vqa.errors import InvalidJob
@@ -58,10 +57,7 @@ class RequestEncoder(ChatEncoder[Request]):
         if picture.width % self._factor or picture.height % self._factor:
             raise ValueError(f"a picture of {picture.width} x {picture.height} is not of the model's size")
         rows, columns = picture.height // self._patch, picture.width // self._patch
-        pixels = torch.empty(picture.height, picture.width, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        # one copy, for which the interpreter is let go
-        pixels.numpy().reshape(-1)[:] = numpy.frombuffer(picture.pixels, dtype=numpy.uint8)
-        return Sight(pixels, rows, columns, start, rows * columns // self._merge**2, picture.digest)
+        return Sight(picture.pixels, rows, columns, start, rows * columns // self._merge**2, picture.digest)
 
 
 def fit_of(image_processor: Any) -> Fit:

@@ -11,8 +11,8 @@ from torch import Tensor
 class Sight:
     """A picture in a prompt."""
 
-    #: (height, width, 3) uint8, on the host
-    pixels: Tensor
+    #: RGB, row by row: height x width x 3 bytes
+    pixels: bytes
     #: patches from top to bottom and from left to right
     rows: int
     columns: int

@@ -49,7 +49,7 @@ def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: 
     used = 0
     # one picture more than fit: a piece may begin and end within pictures
     while sum(piece.stop for piece in pieces[1:]) < tokens:
-        sight = Sight(torch.zeros(side, side, 3, dtype=torch.uint8), rows, rows, 1, (rows // merge) ** 2, str(used))
+        sight = Sight(bytes(side * side * 3), rows, rows, 1, (rows // merge) ** 2, str(used))
         count = sight.tokens + 2
         positions = positions_of(count, [(1, rows // merge, rows // merge)])
         request = Request(torch.zeros(count, dtype=torch.int64), positions, (sight,))

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, linear
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.request import Sight
-from workers.engine.continuous.transfer import spans_of
+from workers.engine.continuous.transfer import spans_of, upload_bytes
 
 #: patches of one pass: bounds what its activations take
 _MOST_PATCHES = 16 * 4096
@@ -71,7 +71,7 @@ class VisionTower:
         grids = [self._grid(sight.rows, sight.columns) for sight in sights]
         lengths = tuple(sight.patches for sight in sights)
         spans = spans_of(lengths, self._weight.device, self._lengths)
-        x = linear(torch.cat([self._patches(sight) for sight in sights]), self._weight, self._bias)
+        x = linear(self._patches(sights), self._weight, self._bias)
         x = x + torch.cat([grid.embedding for grid in grids])
         turns = torch.cat([grid.turns for grid in grids])
         deep: list[Tensor] = []
@@ -94,10 +94,13 @@ class VisionTower:
     def _norm(self, delta: Tensor | None, x: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
         return self._ops.add_layer_norm(delta, x, norm.weight, norm.bias, norm.eps)
 
-    def _patches(self, sight: Sight) -> Tensor:
+    def _patches(self, sights: Sequence[Sight]) -> Tensor:
+        pixels = upload_bytes([sight.pixels for sight in sights], self._weight.device)
+        return torch.cat([self._patches_of(sight, part) for sight, part in zip(sights, pixels, strict=True)])
+
+    def _patches_of(self, sight: Sight, pixels: Tensor) -> Tensor:
         """(patches, pixels of a patch), 2 x 2 blocks together; both frames of a patch show the same still picture."""
-        pixels = sight.pixels.to(self._weight.device, non_blocking=True)
-        values = (pixels.float() * self._scale - self._mean) / self._std
+        values = (pixels.view(-1, 3).float() * self._scale - self._mean) / self._std
         patch, merge = self._patch, self._merge
         blocks = values.view(sight.rows // merge, merge, patch, sight.columns // merge, merge, patch, 3)
         flat = blocks.permute(0, 3, 1, 4, 6, 2, 5).to(self._weight.dtype)

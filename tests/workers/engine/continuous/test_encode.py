@@ -38,7 +38,7 @@ def assert_alike(bench: Bench, *turns: Turn) -> None:
     for sight in made.sights:
         assert set(made.tokens[sight.start : sight.stop].tolist()) == {bench.pipe.processor.image_token_id}
     if made.sights:
-        pixels = torch.cat([bench.vision._patches(sight) for sight in made.sights])
+        pixels = bench.vision._patches(made.sights)
         torch.testing.assert_close(pixels, expected.inputs["pixel_values"], rtol=0, atol=1e-6)
 
 

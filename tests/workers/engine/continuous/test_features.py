@@ -13,7 +13,7 @@ EACH = 2 * 4 * 3 * 4
 
 
 def sight(digest: str) -> Sight:
-    return Sight(torch.zeros(0), 4, 4, 1, 4, digest)
+    return Sight(b"", 4, 4, 1, 4, digest)
 
 
 class Tower:
