@@ -54,5 +54,7 @@ class Answer(Outgoing):
     worker: str
     #: 1 where the first attempt succeeded
     attempt: int = Field(ge=1)
+    #: it was given to an earlier job that asked the same, and nothing was computed for this one
+    reused: bool = False
     #: the error of the attempt before, as `Class: message`
     last_error: str | None = None

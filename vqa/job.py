@@ -32,9 +32,10 @@ from vqa.image import from_data_url, read_image, to_data_url
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
-#: the newest version of the job format that this code knows; a worker refuses a newer one. 2 has `top_p` and `seed`. A
-#: job is of the oldest version that can say what it asks, so that workers of an earlier release read what they can.
-VERSION = 2
+#: the newest version of the job format that this code knows; a worker refuses a newer one. 2 has `top_p` and `seed`, 3
+#: has `tenant`, `batch` and `reuse`. A job is of the oldest version that can say what it asks, so that workers of an
+#: earlier release read what they can.
+VERSION = 3
 
 #: pictures of one job: all of them are in a worker's memory at once
 MOST_IMAGES = 64
@@ -44,6 +45,9 @@ LONGEST_TIMEOUT_S = 30 * 86_400
 
 #: of a job's id, which is the Celery task id, too
 ID_PATTERN = r"^[A-Za-z0-9._:@+-]{1,128}$"
+
+#: of a batch and of a tenant
+NAME_PATTERN = r"^[A-Za-z0-9._@+-]{1,64}$"
 
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -143,6 +147,12 @@ class Job(Frozen):
     lane: Lane = "interactive"
     #: the lane's default where None
     retry: RetryPolicy | None = None
+    #: on whose behalf: bulk jobs of several tenants are served in turn
+    tenant: str | None = Field(default=None, pattern=NAME_PATTERN)
+    #: the bulk submission that it belongs to
+    batch: str | None = Field(default=None, pattern=NAME_PATTERN)
+    #: whether the answer may be one that the same model gave to the same question before; greedy jobs only
+    reuse: bool = False
     #: the caller's own words about the job; carried along, never shown to the model
     metadata: Mapping[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
@@ -153,7 +163,10 @@ class Job(Frozen):
     @field_validator("version")
     @classmethod
     def _is_the_oldest(cls, version: int, info: ValidationInfo) -> int:
-        return 1 if info.data.get("top_p", 1.0) == 1.0 and info.data.get("seed") is None else 2
+        data = info.data
+        if data.get("tenant") is not None or data.get("batch") is not None or data.get("reuse"):
+            return 3
+        return 1 if data.get("top_p", 1.0) == 1.0 and data.get("seed") is None else 2
 
     @field_validator("temperature")
     @classmethod
@@ -200,7 +213,8 @@ class Job(Frozen):
 
     def to_json(self) -> bytes:
         """One JSON document; a field that its version does not have is not in it."""
-        return self.model_dump_json(exclude_none=True, exclude={"top_p"} if self.top_p == 1.0 else None).encode()
+        usual = {name for name, value in (("top_p", 1.0), ("reuse", False)) if getattr(self, name) == value}
+        return self.model_dump_json(exclude_none=True, exclude=usual).encode()
 
     def images(self) -> Iterator[ImagePart]:
         """The pictures in the order in which the model sees them."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
+from vqa.job import VERSION
 from vqa.store import reference
 
 
@@ -99,8 +100,8 @@ def test_a_refusal_does_not_repeat_the_users_words() -> None:
 
 
 def test_a_newer_format_is_refused_by_its_own_error() -> None:
-    with pytest.raises(UnsupportedVersion, match="format 3"):
-        Job.from_json({"version": 3, "whatever": "a later vqa writes"})
+    with pytest.raises(UnsupportedVersion, match=f"format {VERSION + 1}"):
+        Job.from_json({"version": VERSION + 1, "whatever": "a later vqa writes"})
 
 
 #: as the first release wrote it
@@ -122,14 +123,24 @@ def test_a_job_that_asks_for_nothing_new_is_written_as_workers_of_the_first_rele
     assert json.loads(Job(id="a", messages=job.messages).to_json()) == FIRST_FORMAT
 
 
-@pytest.mark.parametrize("new", [{"top_p": 0.9}, {"seed": 0}, {"top_p": 0.5, "seed": 7}])
+@pytest.mark.parametrize(
+    ("new", "first"),
+    [
+        ({"top_p": 0.9}, 2),
+        ({"seed": 0}, 2),
+        ({"top_p": 0.5, "seed": 7}, 2),
+        ({"tenant": "lab"}, 3),
+        ({"batch": "batch_1", "seed": 7}, 3),
+        ({"reuse": True}, 3),
+    ],
+)
 @pytest.mark.parametrize("version", [{}, {"version": 1}, {"version": 2}])
 def test_a_job_that_asks_for_what_is_new_tells_older_workers_by_its_version(
-    new: dict[str, object], version: dict[str, int]
+    new: dict[str, object], first: int, version: dict[str, int]
 ) -> None:
     fields = {name: value for name, value in FIRST_FORMAT.items() if name != "version"}
     written = json.loads(Job.from_json({**fields, **new, **version}).to_json())
-    assert written == {**FIRST_FORMAT, **new, "version": 2}
+    assert written == {**FIRST_FORMAT, **new, "version": first}
 
 
 @pytest.mark.parametrize("image", ["http://example.org/a.png", "file:///etc/passwd", "/etc/passwd", "sha256:xyz"])
