@@ -20,13 +20,19 @@ def _queue() -> list[Row]:
     return queue_rate.rows()
 
 
+def _lanes() -> list[Row]:
+    from bench import lanes
+
+    return lanes.rows()
+
+
 def _engine() -> list[Row]:
     from bench import engine_share
 
     return engine_share.rows()
 
 
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "engine": _engine}
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "lanes": _lanes, "engine": _engine}
 
 
 def main(names: list[str]) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vqa import (
         Answer,
         AnswerTimeout,
+        AnswerTooLong,
         BadImage,
         Cancelled,
         DeadlineExceeded,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         TextPart,
         Timings,
         TransientError,
+        UnknownBatch,
         UnknownJob,
         UnsupportedVersion,
         Usage,
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "AnswerTimeout",
+    "AnswerTooLong",
     "AsyncClient",
     "BadImage",
+    "Batch",
     "Cancelled",
     "Client",
     "DeadLetter",
@@ -66,6 +70,7 @@ __all__ = [
     "TextPart",
     "Timings",
     "TransientError",
+    "UnknownBatch",
     "UnknownJob",
     "UnsupportedVersion",
     "Usage",
@@ -74,6 +79,7 @@ __all__ = [
 
 _OWN = {
     "AsyncClient": "producer.aio",
+    "Batch": "producer.batches",
     "Client": "producer.client",
     "DeadLetter": "producer.dead",
     "JobState": "producer.states",

@@ -9,7 +9,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from producer.aio_batches import AsyncBatch
 from producer.aio_mailbox import AsyncMailbox
+from producer.batches import RowLike, Submission, newest
 from producer.core import answer_of, chunks
 from producer.dead import DeadLetter, DeadLetters, Verdict
 from producer.link import Link
@@ -19,6 +21,7 @@ from producer.room import Holdup
 from producer.states import JobState
 from producer.waits import Wait, Window, arrived, remaining
 from vqa.answer import Answer
+from vqa.batches import BatchState
 from vqa.entry import State, WorkerInfo
 from vqa.job import ImageSource, Job, Lane
 from vqa.outcome import Outcome
@@ -117,6 +120,28 @@ class AsyncClient:
         if offered.rest:
             window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
         await self._mailbox.add(wait, offered.taken_of(chunk))
+
+    async def submit_batch(
+        self,
+        rows: Iterable[RowLike],
+        *,
+        lane: Lane = "bulk",
+        tenant: str | None = None,
+        input: str = "",
+        within_s: float | None = None,
+        **defaults: Any,
+    ) -> AsyncBatch:
+        """See `Client.submit_batch`. It holds a thread until all rows are on the queue."""
+        submission = Submission(lane, tenant, input, within_s)
+        return self.batch(await self._threaded(submission.send, self._link, rows, defaults))
+
+    def batch(self, id: str) -> AsyncBatch:
+        """See `Client.batch`."""
+        return AsyncBatch(id, self._link, self.answers, self._threaded)
+
+    async def batches(self, limit: int = 100) -> list[BatchState]:
+        """See `Client.batches`."""
+        return await self._threaded(newest, self._link, limit)
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """See `Client.answer`."""

@@ -122,7 +122,8 @@ def _seen_s(vitals: Vitals, worker: WorkerInfo) -> float:
 
 def _lane(lane: Lane, state: LaneVitals, settings: QueueSettings) -> Iterator[Finding]:
     counts = state.counts
-    said = f"{counts['queued']} queued, {counts['leased']} running, {counts['delayed']} delayed"
+    waiting = f"{counts['waiting']} waiting for their turn, " if counts["waiting"] else ""
+    said = waiting + f"{counts['queued']} queued, {counts['leased']} running, {counts['delayed']} delayed"
     if state.oldest_s is not None:
         said += f"; the oldest queued for {_span(state.oldest_s)}"
     full = sum(counts.values()) >= settings.queue_most

@@ -6,13 +6,25 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from producer.bulk.commands import app as bulk
 from producer.dlq import app as dlq
-from producer.options import AsJson, Lane, LaneName, MaxNewTokens, Output, Seed, Temperature, TopP, job_fields
+from producer.options import (
+    AsJson,
+    Choice,
+    Lane,
+    LaneName,
+    MaxNewTokens,
+    Schema,
+    Seed,
+    Temperature,
+    TopP,
+    job_fields,
+    response_format,
+)
 from producer.stopping import Stopped, stoppable
 
 app = typer.Typer(
@@ -23,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(bulk)
 app.add_typer(dlq)
 
 #: a lost or a full Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL)
@@ -40,6 +53,8 @@ def ask(
     temperature: Temperature = None,
     top_p: TopP = None,
     seed: Seed = None,
+    schema: Schema = None,
+    choice: Choice = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job is given up.")] = None,
     lane: Lane = LaneName.interactive,
     as_json: AsJson = False,
@@ -51,7 +66,13 @@ def ask(
     from producer.client import Client
 
     fields = job_fields(
-        lane, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, timeout_s=timeout
+        lane,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        timeout_s=timeout,
+        response_format=response_format(schema, choice),
     )
     with Client() as client:
         answer = client.ask(sys.stdin.buffer if image == "-" else image, question, **fields)
@@ -59,62 +80,24 @@ def ask(
 
 
 @app.command()
-def submit(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file of questions, or - for stdin.")],
-    output: Output = None,
-    lane: Lane = LaneName.bulk,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until a job is given up.")] = None,
-    in_flight: Annotated[int, typer.Option(min=1, help="Most jobs on the queue at once.")] = 1000,
-) -> None:
-    """Submit a file of questions and write the answers as they finish.
-
-    A line of FILE is {"id": "q1", "image": "cat.jpg", "question": "What is on the mat?"}; other fields of a job may
-    follow. Pictures are found from the file's folder. Ids are shared by all who use the same Redis.
-
-    Example: vqa submit questions.jsonl -o answers.jsonl
-    """
-    from producer.bulk import submit as run
-
-    fields = job_fields(
-        lane, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, timeout_s=timeout
-    )
-    if file != "-" and not Path(file).is_file():
-        raise typer.BadParameter(f"there is no file {file}", param_hint="FILE")
-    raise typer.Exit(run(Path(file), output, in_flight, fields))
-
-
-@app.command()
-def collect(
-    names: Annotated[list[str], typer.Argument(metavar="FILE|ID...", show_default=False)],
-    output: Output = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs go on.")] = None,
-) -> None:
-    """Wait for the answers to jobs that were submitted before, by the bulk file or by id.
-
-    Example: vqa collect questions.jsonl -o answers.jsonl
-    """
-    from producer.bulk import collect as run
-
-    raise typer.Exit(run(names, output, timeout))
-
-
-@app.command()
 def status(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[BATCH|ID...]", show_default=False)] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Of a batch: show it until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where jobs stand; without ids, how many are open and which workers are up.
+    """Show where a batch or jobs stand; without ids, how many are open and which workers are up.
 
-    Example: vqa status q1 q2
+    Example: vqa status batch_6f2a9c0d1e3b5a7788990011 --watch
     """
-    from producer import show
+    from producer import follow, show
+    from producer.batches import is_batch
     from producer.client import Client
 
+    if watch and not (ids and len(ids) == 1 and is_batch(ids[0])):
+        raise typer.BadParameter("needs one batch", param_hint="--watch")
     with Client() as client:
+        if ids and len(ids) == 1 and is_batch(ids[0]):
+            raise typer.Exit(follow.follow(client.batch(ids[0]), watch, as_json))
         if ids:
             print(show.states(client.states(ids), as_json))
         else:
@@ -122,15 +105,16 @@ def status(
 
 
 @app.command()
-def cancel(ids: Ids) -> None:
-    """Cancel jobs, waiting or running. Ends with 3 where one was not open.
+def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)]) -> None:
+    """Cancel batches or jobs, waiting or running. Ends with 3 where one was not open.
 
-    Example: vqa cancel q1 q2
+    Example: vqa cancel batch_6f2a9c0d1e3b5a7788990011
     """
+    from producer.batches import is_batch
     from producer.client import Client
 
     with Client() as client:
-        done = {id: client.cancel(id) for id in ids}
+        done = {id: bool(client.batch(id).cancel() if is_batch(id) else client.cancel(id)) for id in ids}
     for id, cancelled in done.items():
         print(f"{id} {'cancelled' if cancelled else 'was not open'}")
     raise typer.Exit(0 if all(done.values()) else 3)

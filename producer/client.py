@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from producer.batches import Batch, RowLike, Submission, newest
 from producer.core import answer_of
 from producer.dead import DeadLetter, Verdict
 from producer.link import Link
@@ -16,6 +17,7 @@ from producer.room import Holdup
 from producer.states import JobState
 from producer.waits import Wait, Window, arrived, remaining
 from vqa.answer import Answer
+from vqa.batches import BatchState
 from vqa.entry import State, WorkerInfo
 from vqa.job import ImageSource, Job, Lane
 from vqa.outcome import Outcome
@@ -87,7 +89,12 @@ class Client:
         The jobs are read as there is room, so there may be any number of them. Each ends by its deadline at the latest.
         Waits while the queue is full, and while Redis is away for up to redis_timeout_s.
         """
-        window, holdup = Window(jobs, in_flight), Holdup()
+        for outcomes in self._rounds(Window(jobs, in_flight)):
+            yield from outcomes
+
+    def _rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
+        """See `ask_many`; all that have come at once, and an empty list where nothing did for half a second."""
+        holdup = Holdup()
         with self._mailbox.waiting() as wait:
             while wait.pending or not window.done:
                 while chunk := window.due(len(wait.pending)):
@@ -96,9 +103,9 @@ class Client:
                         break
                 if wait.pending or not window.done:
                     self._mailbox.turn(wait, window.until())
-                yield from arrived(self._link.backend, wait)
+                yield list(arrived(self._link.backend, wait))
         # another thread may have delivered the last ones after that
-        yield from remaining(self._link.backend, wait)
+        yield list(remaining(self._link.backend, wait))
 
     def _offer(self, chunk: Sequence[Job], window: Window, holdup: Holdup, wait: Wait) -> None:
         try:
@@ -110,6 +117,32 @@ class Client:
         if offered.rest:
             window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
         self._mailbox.add(wait, offered.taken_of(chunk))
+
+    def submit_batch(
+        self,
+        rows: Iterable[RowLike],
+        *,
+        lane: Lane = "bulk",
+        tenant: str | None = None,
+        input: str = "",
+        within_s: float | None = None,
+        **defaults: Any,
+    ) -> Batch:
+        """Put all rows on the queue as one batch, which goes on without this client.
+
+        A row is a Job, or a mapping with "id", "question" and "image" (or "messages") and further fields of a job;
+        `defaults` are fields for rows that do not have them. Rows still open after `within_s` end. Raises QueueFull,
+        InvalidJob or BadImage; then none of it is left on the queue.
+        """
+        return self.batch(Submission(lane, tenant, input, within_s).send(self._link, rows, defaults))
+
+    def batch(self, id: str) -> Batch:
+        """A batch by its id, whoever submitted it."""
+        return Batch(id, self._link, self.answers)
+
+    def batches(self, limit: int = 100) -> list[BatchState]:
+        """The newest batches."""
+        return newest(self._link, limit)
 
     def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """Wait for the answer to a job, whoever submitted it.

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.backends.base import Backend
 
+from producer.ready import brought_by, weight
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, BadImage, ImageMissing, UnknownJob, VQAError
 from vqa.image import open_image
@@ -89,10 +90,12 @@ def prepare(jobs: Iterable[Job], settings: QueueSettings, reply: str) -> Submiss
                 submission.contents[names[picture]] = picture
             name = names[picture] if isinstance(picture, bytes) else picture
             submission.keep_s[name] = max(timeout_s, submission.keep_s.get(name, 0))
+        submission.contents |= brought_by(job)
         if pictures:
             job = job.with_images(names)
         submission.wakeups.append((job.id, job.lane))
-        submission.calls.append(accept_call(job.id, job.lane, job.to_json(), timeout_s, reply, settings.queue_most))
+        named = (job.tenant, job.batch)
+        submission.calls.append(accept_call(job.id, job.lane, job.to_json(), timeout_s, reply, settings.limits, *named))
     return submission
 
 
@@ -111,7 +114,7 @@ def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
     begun = time.monotonic()
     for job in jobs:
         chunk.append(job)
-        size += sum(len(part.image) for part in job.images())
+        size += weight(job)
         if len(chunk) == most or size >= CHUNK_BYTES or time.monotonic() - begun >= SOON_S:
             yield chunk
             chunk, size, begun = [], 0, time.monotonic()

@@ -114,6 +114,8 @@ class DeadLetters:
                 if said == "interactive" or said == "bulk":
                     wakeups.append((id, said))
                     verdicts[id] = "reopened"
+                elif said == "waiting":
+                    verdicts[id] = "reopened"
                 else:
                     verdicts[id] = said
             if wakeups:

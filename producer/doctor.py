@@ -38,6 +38,7 @@ _SWEPT = {
     "lost": "put back, their worker vanished",
     "given_up": "given up, their last worker vanished",
     "delayed": "published, their delay is over",
+    "fed": "published, it was their turn",
     "unheard": "published again, their message was lost",
 }
 

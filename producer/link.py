@@ -33,7 +33,7 @@ from vqa.entry import State, WorkerInfo
 from vqa.errors import Cancelled, DeadlineExceeded, PermanentError, QueueFull, QueueUnavailable
 from vqa.job import Job, Lane
 from vqa.ledger import Ledger, outcome_key
-from vqa.outcome import close_with
+from vqa.outcome import close_with, encode
 from vqa.settings import QueueSettings
 from vqa.store import image_key
 
@@ -133,9 +133,20 @@ class Link:
         self._keep_pictures(submission)
         verdicts = self._ledger.accept_many(submission.calls)
         outcomes = list(zip(submission.wakeups, verdicts, strict=True))
+        self._cancel([id for (id, _), verdict in outcomes if verdict == "over"])
         # one that is open may have lost its message; a message too many is refused by the ledger
         self._wake([wakeup for wakeup, verdict in outcomes if verdict in ("accepted", "open")])
         return {id: self._room.lane_full(lane) for (id, lane), verdict in outcomes if verdict == "full"}
+
+    def _cancel(self, ids: Sequence[str]) -> None:
+        """Write how jobs ended that were not let in: whoever waits for them, now or later, finds it as any other."""
+        if not ids:
+            return
+        error = Cancelled("its batch was cancelled before the job was accepted")
+        with self.redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.set(outcome_key(id), encode(self.backend, id, error), ex=self.settings.result_ttl_s, nx=True)
+            pipe.execute()
 
     def _wake(self, wakeups: Sequence[tuple[str, Lane]]) -> None:
         if not wakeups:
@@ -178,6 +189,12 @@ class Link:
 
     def _end(self, id: str, error: PermanentError) -> bool:
         return close_with(self._ledger, self.backend, id, error, self.settings.result_ttl_s)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete outcomes."""
+        if ids:
+            with self.reaching():
+                self.redis.delete(*map(outcome_key, ids))
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Where each of `ids` stands."""

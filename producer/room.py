@@ -14,8 +14,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from vqa.errors import QueueFull
-from vqa.job import LANES, Job, Lane
-from vqa.ledger import STATES, dead_key, entry_key, outcome_key
+from vqa.job import Job, Lane
+from vqa.ledger import DEADLINES, FLYING, dead_key, entry_key, outcome_key
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -90,16 +90,18 @@ class Room:
     def _look(self) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.info("memory")
-            for lane in LANES:
-                for state in STATES:
-                    pipe.zcard(f"vqa:{state}:{lane}")
+            pipe.zcard(DEADLINES)
+            for state in FLYING:
+                pipe.zcard(f"vqa:{state}:interactive")
             memory, *counts = pipe.execute(raise_on_error=False)
         for reply in counts:
             if isinstance(reply, RedisError):
                 raise reply
-        for number, lane in enumerate(LANES):
-            taken = sum(counts[number * len(STATES) : (number + 1) * len(STATES)])
-            self._left[lane] = max(0, self._settings.queue_most - taken)
+        # bulk jobs that wait for their turn are in no set of the lane's
+        taken: dict[Lane, int] = {"interactive": sum(counts[1:])}
+        taken["bulk"] = counts[0] - taken["interactive"]
+        for lane, number in taken.items():
+            self._left[lane] = max(0, self._settings.queue_most - number)
         # a user who may not ask cannot be told: then Redis's own refusal is the limit
         self._memory = None if isinstance(memory, RedisError) else self._over(memory)
         self._looked = time.monotonic()

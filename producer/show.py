@@ -10,6 +10,7 @@ from typing import Any
 from producer.states import JobState
 from vqa.entry import State, WorkerInfo
 from vqa.job import Lane
+from vqa.ledger import STATES
 
 
 def columns(rows: Iterable[Sequence[object]]) -> str:
@@ -45,8 +46,8 @@ def overview(counts: Mapping[Lane, Mapping[State, int]], workers: Sequence[Worke
         about: dict[str, Any] = {"lanes": counts, "workers": {worker.name: dict(worker.about) for worker in workers}}
         return json.dumps(about)
     lanes = columns(
-        [("LANE", "QUEUED", "RUNNING", "DELAYED")]
-        + [(lane, states["queued"], states["leased"], states["delayed"]) for lane, states in counts.items()]
+        [("LANE", "WAITING", "QUEUED", "RUNNING", "DELAYED")]
+        + [(lane, *(states[state] for state in STATES)) for lane, states in counts.items()]
     )
     up = [(worker.name, *(f"{name}={value}" for name, value in worker.about.items())) for worker in workers]
     return lanes + "\n\n" + ("\n".join("  ".join(row) for row in up) if up else "no worker is up")

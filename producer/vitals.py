@@ -15,7 +15,7 @@ from producer.dead import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
 from vqa.entry import State, WorkerInfo
 from vqa.job import LANES, Lane
-from vqa.ledger import DEADLINES, STATES, WORKERS, entry_key
+from vqa.ledger import DEADLINES, FLYING, WORKERS, entry_key
 from vqa.messages import heard_since
 from vqa.settings import QueueSettings
 from vqa.sweep import UNHEARD_S
@@ -35,9 +35,12 @@ _DEAD = 1000
 
 #: at one moment: of a busy queue, numbers that are read one after the other do not fit together
 _UNBALANCED = """
-local less = redis.call('ZCARD', KEYS[1])
-for i = 2, #KEYS do less = less - redis.call('ZCARD', KEYS[i]) end
-return less
+local waiting, less = 0, redis.call('ZCARD', KEYS[1])
+for _, tenant in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  waiting = waiting + redis.call('ZCARD', 'vqa:waiting:bulk:' .. tenant)
+end
+for i = 3, #KEYS do less = less - redis.call('ZCARD', KEYS[i]) end
+return {waiting, less - waiting}
 """
 
 
@@ -91,7 +94,7 @@ def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Vitals:
     ended = time.time()
     now = seconds * 1000 + micros // 1000
     redis_s, middle = now / 1000, (begun + ended) / 2
-    lanes, (late, unbalanced, foreign) = _sets(redis, settings, now)
+    lanes, (late, (_, unbalanced), foreign) = _sets(redis, settings, now)
     listed = cast(dict[bytes, bytes], redis.hgetall(WORKERS))
     return Vitals(
         now=now,
@@ -118,16 +121,16 @@ def _allowed(ask: Callable[[], T]) -> T | None:
         return None
 
 
-def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneVitals], Sequence[int]]:
-    """What the sorted sets say, by lane; then late jobs, ids that are in some sets only, foreign messages."""
+def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneVitals], Sequence[Any]]:
+    """What the sorted sets say, by lane; then late jobs, (waiting ones, ids in some sets only), foreign messages."""
     unheard = {lane: _unheard_before(redis, lane, now) for lane in LANES}
     slack = now - SLACK_S * 1000
     unbalanced = redis.register_script(_UNBALANCED)
-    sets = [f"vqa:{state}:{lane}" for lane in LANES for state in STATES]
+    sets = [f"vqa:{state}:{lane}" for lane in LANES for state in FLYING]
     # no transaction: a Redis that is full would refuse it
     with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
-            for state in STATES:
+            for state in FLYING:
                 pipe.zcard(f"vqa:{state}:{lane}")
             pipe.zrange(f"vqa:queued:{lane}", 0, 0, withscores=True)
             pipe.zcount(f"vqa:leased:{lane}", "-inf", now)
@@ -137,14 +140,16 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
             pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({unheard[lane]:.0f}")
             pipe.llen(lane)
         pipe.zcount(DEADLINES, "-inf", slack)
-        unbalanced(keys=[DEADLINES, *sets], client=pipe)
+        unbalanced(keys=[DEADLINES, "vqa:turns:bulk", *sets], client=pipe)
         pipe.llen(DEFAULT_QUEUE)
-        replies = iter(pipe.execute())
-    return {lane: _lane(replies, now) for lane in LANES}, list(replies)
+        *replies, late, waiting, foreign = pipe.execute()
+    each = iter(replies)
+    return {lane: _lane(each, now, waiting[0] * (lane == "bulk")) for lane in LANES}, (late, waiting, foreign)
 
 
-def _lane(replies: Iterator[Any], now: int) -> LaneVitals:
-    counts = {state: next(replies) for state in STATES}
+def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneVitals:
+    counts: dict[State, int] = {"waiting": waiting}
+    counts |= {state: next(replies) for state in FLYING}
     oldest = next(replies)
     oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
     return LaneVitals(counts, oldest_s, *(next(replies) for _ in range(5)))

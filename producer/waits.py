@@ -58,6 +58,10 @@ class Window:
         self._ended = not chunk
         return chunk
 
+    def widen(self, in_flight: int) -> None:
+        """From now on so many may be open."""
+        self._in_flight = in_flight
+
     def hold(self, jobs: Sequence[Job], pause_s: float) -> None:
         """These could not be submitted; they are due again after a pause."""
         self._held, self._again = jobs, time.monotonic() + pause_s

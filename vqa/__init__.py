@@ -3,6 +3,7 @@
 from vqa.answer import Answer, Timings, Usage
 from vqa.errors import (
     AnswerTimeout,
+    AnswerTooLong,
     BadImage,
     Cancelled,
     DeadlineExceeded,
@@ -17,15 +18,18 @@ from vqa.errors import (
     QueueUnavailable,
     SettingsError,
     TransientError,
+    UnknownBatch,
     UnknownJob,
     UnsupportedVersion,
     VQAError,
 )
-from vqa.job import ImagePart, Job, Message, RetryPolicy, TextPart
+from vqa.job import ImagePart, Job, Message, TextPart
+from vqa.retry import RetryPolicy
 
 __all__ = [
     "Answer",
     "AnswerTimeout",
+    "AnswerTooLong",
     "BadImage",
     "Cancelled",
     "DeadlineExceeded",
@@ -46,6 +50,7 @@ __all__ = [
     "TextPart",
     "Timings",
     "TransientError",
+    "UnknownBatch",
     "UnknownJob",
     "UnsupportedVersion",
     "Usage",

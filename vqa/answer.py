@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,12 +49,15 @@ class Answer(Outgoing):
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    #: the value of a structured answer: what its JSON says, or the choice
+    parsed: Any = None
     model: str
     #: the Celery node that answered, such as card0@host
     worker: str
     #: 1 where the first attempt succeeded
     attempt: int = Field(ge=1)
-    #: it was given to an earlier job that asked the same, and nothing was computed for this one
+    #: it was given to an earlier job that asked the same, and nothing was computed for this one: text, usage, model and
+    #: worker are that one's, the rest is this one's own
     reused: bool = False
     #: the error of the attempt before, as `Class: message`
     last_error: str | None = None

@@ -43,7 +43,6 @@ def make_app(settings: QueueSettings) -> Celery:
         task_acks_late=True,
         # one message a thread: more would wait here while another card idles
         worker_prefetch_multiplier=1,
-        # interactive before bulk at every pop; foreign messages last
         task_queues=_QUEUES,
         task_default_queue=DEFAULT_QUEUE,
         broker_connection_retry_on_startup=True,
@@ -69,8 +68,7 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
     urls, backend, sentinel = address.urls(), "OutcomeBackend", {}
     places: dict[str, Any] = {f"redis_{name}": limit for name, limit in limits.items()}
     options: dict[str, Any] = {
-        "queue_order_strategy": "priority",
-        # how long a pop blocks: bounds the wait of a lane that was just left out of one
+        # how long a pop blocks; in which order it looks at the lists is the workers' matter (`workers.lanes`)
         "polling_interval": 0.1,
         **limits,
     }

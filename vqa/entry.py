@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from vqa.job import Lane
 
-State = Literal["queued", "leased", "delayed"]
+#: `waiting` is accepted and not on the queue yet: others have their turn
+State = Literal["waiting", "queued", "leased", "delayed"]
+
+
+#: what `take` says of a job that it does not hand out; `alone`: only to who runs nothing else
+Refusal = Literal["unknown", "closed", "held", "late", "alone"]
+
+#: what an attempt that is given back counts as: nothing, an attempt, an attempt that lost its worker
+Charge = Literal["0", "1", "lost"]
+
+#: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
+Only = Literal["", "late", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept: open jobs a lane, and dead letters by number and time; and bulk jobs of a tenant in flight."""
+
+    open_jobs: int = 1_000_000
+    dead: int = 10_000
+    dead_s: float = 7 * 86_400
+    #: None for any number
+    tenant: int | None = None
+
+    @property
+    def unbounded(self) -> Limits:
+        """For a job whose message is there already: to refuse it would lose it."""
+        # as large as Lua counts exactly
+        return replace(self, open_jobs=2**53)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +75,12 @@ class Header:
     retried: str | None = None
     #: the last transient error, as `Class: message`
     error: str | None = None
+    #: on whose behalf, '' for nobody's; None of an interactive job without one, and of an entry of an earlier release
+    tenant: str | None = None
+    #: the bulk submission that it belongs to
+    batch: str | None = None
+    #: of a dead letter in a batch: the code under which that counted it
+    code: str | None = None
     #: the newest attempts that ended without an outcome
     history: tuple[Past, ...] = ()
     #: of a dead letter: why, and since when
@@ -70,6 +104,8 @@ class Lease:
     payload: bytes
     #: Redis's time at the take, in ms
     taken: int
+    #: ids of the bulk lane that it is now the turn of, for the taker to publish
+    fed: tuple[str, ...] = ()
 
     @property
     def remaining_s(self) -> float:
@@ -96,3 +132,26 @@ class WorkerInfo:
         """From a field of the workers' hash."""
         seen, _, about = value.partition(b"\n")
         return cls(name.decode(), json.loads(seen)["seen"], json.loads(about))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a batch counts of a job that ended."""
+
+    #: `VQAError.code()`; '' for an answer
+    code: str = "unknown"
+    worker: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What became of a `close`; true where the job is closed."""
+
+    done: bool
+    #: as a lease's
+    fed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.done

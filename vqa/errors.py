@@ -9,11 +9,13 @@
     │   ├── BadImage              not a picture we read, or over the limits on bytes and pixels
     │   ├── ImageMissing          its picture is not (or no longer) in the image store
     │   ├── PromptTooLong         more tokens than a slot holds
+    │   ├── AnswerTooLong         a structured answer that max_new_tokens would have cut
     │   ├── DeadlineExceeded      its timeout ran out, waiting or running
     │   ├── Cancelled             somebody asked for it to stop
     │   └── JobGivenUp            its attempts are used up; it is kept as a dead letter
     ├── AnswerTimeout             the caller stopped waiting; the job itself goes on
     ├── UnknownJob                no job of that id is open, and no outcome of it is kept
+    ├── UnknownBatch              no batch of that id is kept
     ├── QueueUnavailable          Redis did not answer
     ├── QueueFull                 there is no room for more jobs
     ├── SettingsError             a setting is wrong; the message names the variable
@@ -78,6 +80,10 @@ class PromptTooLong(PermanentError):
     """The prompt and its answer need more tokens (or memory) than a slot holds."""
 
 
+class AnswerTooLong(PermanentError):
+    """A structured answer did not fit max_new_tokens, or holds more than can be read; cut, it would not parse."""
+
+
 class DeadlineExceeded(PermanentError):
     """The job's timeout ran out, while it waited or while it ran."""
 
@@ -96,6 +102,10 @@ class AnswerTimeout(VQAError):
 
 class UnknownJob(VQAError):
     """No job of that id is open, and no outcome of it is kept."""
+
+
+class UnknownBatch(VQAError):
+    """No batch of that id is kept."""
 
 
 class QueueUnavailable(VQAError):

@@ -15,9 +15,7 @@ from typing import Annotated, Any, BinaryIO, Literal, Self
 
 from PIL import Image
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -27,14 +25,24 @@ from pydantic import (
 )
 
 from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
+from vqa.frozen import Frozen, explain, names_of
 from vqa.image import from_data_url, read_image, to_data_url
+from vqa.response_format import (
+    ChoiceFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedSchema,
+    ResponseFormat,
+    TextFormat,
+)
+from vqa.retry import RetryPolicy
 
 Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 #: the newest version of the job format that this code knows; a worker refuses a newer one. 2 has `top_p` and `seed`, 3
-#: has `tenant`, `batch` and `reuse`. A job is of the oldest version that can say what it asks, so that workers of an
-#: earlier release read what they can.
+#: has `tenant`, `batch`, `reuse` and `response_format`. A job is of the oldest version that can say what it asks, so
+#: that workers of an earlier release read what they can.
 VERSION = 3
 
 #: pictures of one job: all of them are in a worker's memory at once
@@ -76,12 +84,6 @@ ImageContent = Annotated[
 ]
 
 
-class Frozen(BaseModel):
-    """Immutable, and a field that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-
 class TextPart(Frozen):
     """Words of a message."""
 
@@ -111,23 +113,6 @@ class Message(Frozen):
         return data
 
 
-class RetryPolicy(Frozen):
-    """How often and how soon a job is tried again after a transient error.
-
-    The delay before attempt n + 1 is drawn from 0 to min(cap_s, base_s * 2**(n - 1)): full jitter, as in "Exponential
-    Backoff And Jitter" (AWS Architecture Blog, 2015).
-    """
-
-    attempts: int = Field(default=3, ge=1, le=100)
-    base_s: float = Field(default=1.0, ge=0, le=86_400)
-    cap_s: float = Field(default=60.0, ge=0, le=86_400)
-
-    def longest_delay_s(self, attempt: int) -> float:
-        """The upper end of the jitter after attempt number `attempt` (from 1)."""
-        # 2**63 is past any cap; a larger exponent would overflow a float
-        return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 63))
-
-
 class Job(Frozen):
     """A question about pictures, or any chat with images in it."""
 
@@ -142,6 +127,8 @@ class Job(Frozen):
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     #: generation ends before the first of these; they are not part of the answer
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=8)
+    #: the form of the answer: JSON, by a schema or not, or one of several choices. It never takes another one
+    response_format: ResponseFormat | None = None
     #: seconds from acceptance to the deadline; the lane's default where None
     timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_TIMEOUT_S)
     lane: Lane = "interactive"
@@ -164,7 +151,8 @@ class Job(Frozen):
     @classmethod
     def _is_the_oldest(cls, version: int, info: ValidationInfo) -> int:
         data = info.data
-        if data.get("tenant") is not None or data.get("batch") is not None or data.get("reuse"):
+        named = ("tenant", "batch", "response_format")
+        if any(data.get(name) is not None for name in named) or data.get("reuse"):
             return 3
         return 1 if data.get("top_p", 1.0) == 1.0 and data.get("seed") is None else 2
 
@@ -182,11 +170,23 @@ class Job(Frozen):
             raise ValueError(f"a job shows at most {MOST_IMAGES} pictures")
         return self
 
+    @model_validator(mode="after")
+    def _ends_whole(self) -> Self:
+        if self.stop and self.grammar is not None:
+            raise ValueError("a structured answer ends where it is complete; it has no stop strings")
+        return self
+
+    @model_validator(mode="after")
+    def _is_repeatable(self) -> Self:
+        if self.reuse and self.temperature > 0:
+            raise ValueError("only a greedy job (temperature 0) may be given an earlier answer (reuse)")
+        return self
+
     def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise InvalidJob(explain(error)) from None
+            raise InvalidJob(explain(error, _NAMES)) from None
 
     @classmethod
     def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
@@ -216,6 +216,15 @@ class Job(Frozen):
         usual = {name for name, value in (("top_p", 1.0), ("reuse", False)) if getattr(self, name) == value}
         return self.model_dump_json(exclude_none=True, exclude=usual).encode()
 
+    @property
+    def grammar(self) -> str | None:
+        """What the answer must keep to; None for any text."""
+        return self.response_format.grammar() if self.response_format is not None else None
+
+    def parse(self, text: str) -> Any:
+        """The value of an answer in the job's format; None where it has none. Raises AnswerTooLong."""
+        return self.response_format.parse(text) if self.response_format is not None else None
+
     def images(self) -> Iterator[ImagePart]:
         """The pictures in the order in which the model sees them."""
         return (part for message in self.messages for part in message.content if isinstance(part, ImagePart))
@@ -235,23 +244,6 @@ class Job(Frozen):
         return self.model_copy(update={"messages": tuple(map(replaced, self.messages))})
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: where and what, and nothing of the values (they may be a user's words)."""
-    return "; ".join(
-        f"{_place(entry)}: {entry['msg'].removeprefix('Value error, ')}"
-        for entry in error.errors(include_input=False, include_url=False, include_context=False)
-    )
-
-
-def _place(entry: Mapping[str, Any]) -> str:
-    # a key of metadata, or a field that does not exist, is the caller's own word: named where it looks like a field
-    misspelt = entry["type"] == "extra_forbidden"
-    words = (
-        str(part) if isinstance(part, int) or part in _FIELDS or (misspelt and _NAME.fullmatch(part)) else "?"
-        for part in entry["loc"]
-    )
-    return ".".join(words) or "job"
-
-
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_FIELDS = frozenset(name for model in (Job, Message, TextPart, ImagePart, RetryPolicy) for name in model.model_fields)
+_FORMATS = (TextFormat, JsonObjectFormat, JsonSchemaFormat, ChoiceFormat, NamedSchema)
+_MODELS = (Job, Message, TextPart, ImagePart, RetryPolicy, *_FORMATS)
+_NAMES = names_of(_MODELS) | {"choice", "json_object"}

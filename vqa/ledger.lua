@@ -1,17 +1,4 @@
--- The open jobs and the dead letters. KEYS[i]: entries; ARGV[1]: the verb. Each verb is atomic; all times are this
--- server's, in milliseconds.
---
--- vqa:job:{id}            the header (JSON), a newline, the job as it was submitted
--- vqa:{state}:{lane}      sorted sets of ids: queued (since when), leased (until when), delayed (not before)
--- vqa:deadlines           sorted set of the ids of all open jobs by deadline
--- vqa:workers             hash of node name -> what it says of itself, with the time
--- vqa:dead:{id}           a dead letter: the same as an entry, with its reason; vqa:dead is their sorted set, by time
---
--- A header's token is drawn by whoever takes the job: only its holder may retry or close that attempt. An empty token
--- speaks for nobody's attempt: cancellation, closing what is past its deadline, giving up.
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- The verbs of jobs and dead letters.
 
 -- a job that has lost a worker is given so many attempts, the last one alone in its worker
 local LOST_ATTEMPTS = 3
@@ -19,38 +6,15 @@ local LOST_ATTEMPTS = 3
 local PAST = 20
 local WORKERS_MS = 3600000
 
-local function read(key)
-  local entry = redis.call('GET', key)
-  if not entry then return nil end
-  local newline = string.find(entry, '\n', 1, true)
-  return cjson.decode(string.sub(entry, 1, newline - 1)), string.sub(entry, newline + 1)
-end
-
-local function encode(header, payload)
-  return cjson.encode(header) .. '\n' .. payload
-end
-
-local function write(key, header, payload)
-  redis.call('SET', key, encode(header, payload))
-end
-
-local function dead_key(id)
-  return 'vqa:dead:' .. id
-end
-
-local function set_of(header)
-  return 'vqa:' .. header.state .. ':' .. header.lane
-end
-
 local function move(id, header, state, score)
   redis.call('ZREM', set_of(header), id)
   header.state = state
   redis.call('ZADD', set_of(header), score, id)
 end
 
-local function open(key, id, header, payload)
+local function open(key, id, header, payload, tenant_most)
   write(key, header, payload)
-  redis.call('ZADD', set_of(header), now, id)
+  enter(id, header, tonumber(tenant_most))
   redis.call('ZADD', 'vqa:deadlines', header.deadline, id)
 end
 
@@ -88,26 +52,37 @@ local function bury(id, header, payload, reason, ttl, most)
   return over
 end
 
-local verbs = {}
-
--- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), most open jobs of a lane
-function verbs.accept(id, outcome, lane, payload, timeout, reply, most)
-  if redis.call('EXISTS', KEYS[1]) == 1 then return 'open' end
-  if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
-  local count = 0
+local function open_jobs(lane)
+  local interactive = 0
   for _, state in ipairs({'queued', 'leased', 'delayed'}) do
-    count = count + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
+    interactive = interactive + redis.call('ZCARD', 'vqa:' .. state .. ':interactive')
   end
-  if count >= tonumber(most) then return 'full' end
-  local header = {state = 'queued', lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
-  header.reply = reply
-  open(KEYS[1], id, header, payload)
-  return 'accepted'
+  if lane == 'interactive' then return interactive end
+  return redis.call('ZCARD', 'vqa:deadlines') - interactive
+end
+
+-- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), most open jobs of a lane, tenant and batch
+-- ('' for none), most jobs of a tenant in flight (0 for any number), '1' where its message is there already: then it is
+-- queued, whoever else waits and whatever its batch says
+function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there)
+  if redis.call('EXISTS', KEYS[1]) == 1 then return read(KEYS[1]).state == 'waiting' and 'waiting' or 'open' end
+  if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
+  if batch ~= '' and there ~= '1' and STOPPED[redis.call('HGET', batch_key(batch), 'status')] then return 'over' end
+  if open_jobs(lane) >= tonumber(most) then return 'full' end
+  local waits = there ~= '1' and must_wait(lane, tenant, tonumber(tenant_most))
+  local header = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0, reply = reply}
+  header.state = waits and 'waiting' or 'queued'
+  if lane == 'bulk' or tenant ~= '' then header.tenant = tenant end
+  if batch ~= '' then header.batch = batch end
+  open(KEYS[1], id, header, payload, tenant_most)
+  if batch ~= '' then join_batch(batch, id, timeout) end
+  return waits and 'waiting' or 'accepted'
 end
 
 -- id, outcome's key, worker, token, lease in ms, '1' where nothing else runs in the worker; with the same token twice
--- (an answer lost on the way) it is still one attempt
-function verbs.take(id, outcome, worker, token, lease, by_itself)
+-- (an answer lost on the way) it is still one attempt. Then most jobs of a tenant in flight; with a job of the bulk lane
+-- come ids that it is now the turn of, for the caller to publish
+function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
   local header, payload = read(KEYS[1])
   if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
@@ -120,7 +95,18 @@ function verbs.take(id, outcome, worker, token, lease, by_itself)
   end
   move(id, header, 'leased', now + lease)
   write(KEYS[1], header, payload)
-  return {'taken', cjson.encode(header), payload, tostring(now)}
+  return {'taken', cjson.encode(header), payload, tostring(now), refill(header.lane, tonumber(tenant_most))}
+end
+
+local function living_slots(lease)
+  local slots, listed = 0, redis.call('HGETALL', 'vqa:workers')
+  for i = 2, #listed, 2 do
+    local newline = string.find(listed[i], '\n', 1, true)
+    if cjson.decode(string.sub(listed[i], 1, newline - 1)).seen >= now - lease then
+      slots = slots + (cjson.decode(string.sub(listed[i], newline + 1)).slots or 0)
+    end
+  end
+  return slots
 end
 
 -- worker, what it says of itself (JSON), lease in ms, then id and token of each job it holds; returns the ids it lost
@@ -150,6 +136,7 @@ function verbs.renew(worker, about, lease, ...)
   end
   redis.call('HSET', 'vqa:workers', worker, cjson.encode({seen = now}) .. '\n' .. about)
   redis.call('PEXPIRE', 'vqa:workers', WORKERS_MS)
+  redis.call('SET', 'vqa:capacity', living_slots(lease), 'PX', 10 * lease)
   return lost
 end
 
@@ -176,22 +163,24 @@ function verbs.retry(id, token, delay, error, charge)
 end
 
 -- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
--- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Says 0 where
--- the token does not hold it, else 1 and one more for each dead letter that had to go. Without a token, only if the job
--- is still past its deadline ('late') or without the worker of its last attempt ('last')
-function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only)
+-- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Without a
+-- token, only if the job is still past its deadline ('late') or without the worker of its last attempt ('last'). Then
+-- what its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and most jobs of a tenant in flight
+-- where the caller publishes ids that it is now the turn of (else '').
+-- Says 0 where the token does not hold it, else 1 and one more for each dead letter that had to go; and those ids
+function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only, tally, feeds)
   local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost on the way, did it before
-  if not header then return redis.call('GET', outcome_key) == outcome and 1 or 0 end
+  if not header then return {redis.call('GET', outcome_key) == outcome and 1 or 0, {}} end
   -- a lease that ran out is still its holder's while nobody else has taken the job
-  if token ~= '' and header.token ~= token then return 0 end
-  if only == 'late' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return 0 end
+  if token ~= '' and header.token ~= token then return {0, {}} end
+  if only == 'late' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return {0, {}} end
   if only == 'last' then
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
-    if not ends or tonumber(ends) > now then return 0 end
+    if not ends or tonumber(ends) > now then return {0, {}} end
   end
   redis.call('DEL', KEYS[1])
-  redis.call('ZREM', set_of(header), id)
+  leave(id, header)
   redis.call('ZREM', 'vqa:deadlines', id)
   redis.call('SET', outcome_key, outcome, 'PX', ttl)
   redis.call('PUBLISH', outcome_key, outcome)
@@ -202,9 +191,13 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, er
     redis.call('PEXPIRE', header.reply, reply_ttl)
   end
   if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end
-  if reason == '' then return 1 end
-  if header.state == 'leased' then past(header, error) end
-  return 1 + bury(id, header, payload, reason, dead_ttl, most)
+  if header.batch then header.code = leave_batch(header.batch, id, cjson.decode(tally)) end
+  local dropped = 0
+  if reason ~= '' then
+    if header.state == 'leased' then past(header, error) end
+    dropped = bury(id, header, payload, reason, dead_ttl, most)
+  end
+  return {1 + dropped, feeds == '' and {} or refill(header.lane, tonumber(feeds))}
 end
 
 -- id, lane, what was set aside, reason, time to live in ms, how many dead letters there may be
@@ -213,17 +206,21 @@ function verbs.set_aside(id, lane, raw, reason, ttl, most)
   return bury(id, header, raw, reason, ttl, most)
 end
 
--- id, outcome's key, what pictures are kept for after a deadline, in ms: a dead letter is a job again, with its past
-function verbs.reopen(id, outcome, margin)
+-- id, outcome's key, what pictures are kept for after a deadline, in ms, most jobs of a tenant in flight: a dead letter
+-- is a job again, with its past
+function verbs.reopen(id, outcome, margin, tenant_most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
   local header, payload = read(dead_key(id))
   if not header then return {'unknown'} end
-  local timeout = header.deadline - header.accepted
+  local lane, timeout = header.lane, header.deadline - header.accepted
   redis.call('DEL', dead_key(id), outcome)
   redis.call('ZREM', 'vqa:dead', id)
-  local again = {state = 'queued', lane = header.lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
+  local again = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
   again.reply, again.history = header.reply, header.history
-  open(KEYS[1], id, again, payload)
+  again.tenant = header.tenant or (lane == 'bulk' and '' or nil)
+  again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
+  if header.batch and rejoin_batch(header.batch, id, header.code, timeout) then again.batch = header.batch end
+  open(KEYS[1], id, again, payload, tenant_most)
   keep_pictures(payload, timeout + margin)
-  return {'reopened', header.lane}
+  return {again.state == 'waiting' and 'waiting' or lane}
 end

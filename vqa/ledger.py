@@ -1,4 +1,4 @@
-"""The open jobs in Redis, and the dead letters: verbs, each one atomic script (`ledger.lua`, `sweep.lua`).
+"""The open jobs in Redis, and the dead letters: verbs, each one atomic script (the `.lua` files).
 
 An open job is in the ledger, an outcome is in Celery's result backend, never both. Knows nothing of how jobs are
 published, answered or shown. The functions that build a call do no I/O, so that synchronous and asynchronous callers
@@ -10,24 +10,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from redis import Redis
 
-from vqa.entry import Header, Lease, State, WorkerInfo
+from vqa.entry import Charge, Closed, Header, Lease, Limits, Only, Refusal, State, Tally, WorkerInfo
 from vqa.job import LANES, Lane
+from vqa.script import SCRIPT
 
 log = logging.getLogger(__name__)
-
-SCRIPT = "\n".join(
-    [
-        files("vqa").joinpath("ledger.lua").read_text(encoding="utf-8"),
-        files("vqa").joinpath("sweep.lua").read_text(encoding="utf-8"),
-        "return verbs[ARGV[1]](unpack(ARGV, 2))",
-    ]
-)
 
 #: pub/sub channel of ids that were closed while a worker held them (cancelled, past their deadline)
 DROPPED = "vqa:dropped"
@@ -41,33 +33,15 @@ REPLY_TTL_MS = 3_600_000
 #: of what is set aside so much is kept
 ASIDE_BYTES = 65_536
 
-STATES: tuple[State, ...] = ("queued", "leased", "delayed")
+#: of whoever closes and does not say how the job ended
+UNKNOWN = Tally()
 
-#: what `take` says of a job that it does not hand out; `alone`: only to who runs nothing else
-Refusal = Literal["unknown", "closed", "held", "late", "alone"]
+STATES: tuple[State, ...] = ("waiting", "queued", "leased", "delayed")
+#: those that have a sorted set a lane; `waiting` has one a tenant
+FLYING: tuple[State, ...] = STATES[1:]
 
-#: what an attempt that is given back counts as: nothing, an attempt, an attempt that lost its worker
-Charge = Literal["0", "1", "lost"]
-
-#: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
-Only = Literal["", "late", "last"]
-
-Call = tuple[list[str], list[str | bytes | int | float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much is kept: open jobs a lane, and dead letters by number and time."""
-
-    open_jobs: int = 1_000_000
-    dead: int = 10_000
-    dead_s: float = 7 * 86_400
-
-    @property
-    def unbounded(self) -> Limits:
-        """For a job whose message is there already: to refuse it would lose it."""
-        # as large as Lua counts exactly
-        return replace(self, open_jobs=2**53)
+Word = str | bytes | int | float
+Call = tuple[list[str], list[Word]]
 
 
 def entry_key(id: str) -> str:
@@ -85,10 +59,26 @@ def outcome_key(id: str) -> str:
     return f"celery-task-meta-{id}"
 
 
-def accept_call(id: str, lane: Lane, payload: bytes, timeout_s: float, reply: str, most: int) -> Call:
-    """`accept`: into the ledger, unless the id is known already; says `accepted`, `open`, `closed` or `full`."""
-    arguments = ["accept", id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, most]
-    return [entry_key(id)], cast(list[str | bytes | int | float], arguments)
+def accept_call(
+    id: str,
+    lane: Lane,
+    payload: bytes,
+    timeout_s: float,
+    reply: str,
+    limits: Limits,
+    tenant: str | None = None,
+    batch: str | None = None,
+    waits: bool = True,
+) -> Call:
+    """`accept`: into the ledger, unless the id is known already.
+
+    Says `accepted` (the caller publishes it), `waiting` (whoever feeds the lane does), `open`, `closed`, `full`, or
+    `over` (its batch was cancelled). Where not `waits`, its message is there already: it is neither `waiting` nor
+    `over`.
+    """
+    about: list[Word] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
+    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if waits else "1"]
+    return [entry_key(id)], ["accept", *about, *turn]
 
 
 class Ledger:
@@ -102,9 +92,20 @@ class Ledger:
     def _run(self, keys: list[str], *arguments: Any) -> Any:
         return self._script(keys=keys, args=arguments)
 
-    def accept(self, id: str, lane: Lane, payload: bytes, timeout_s: float, reply: str = "") -> str:
+    def accept(
+        self,
+        id: str,
+        lane: Lane,
+        payload: bytes,
+        timeout_s: float,
+        reply: str = "",
+        tenant: str | None = None,
+        batch: str | None = None,
+        waits: bool = False,
+    ) -> str:
         """See `accept_call`."""
-        [verdict] = self.accept_many([accept_call(id, lane, payload, timeout_s, reply, self._limits.open_jobs)])
+        call = accept_call(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, waits)
+        [verdict] = self.accept_many([call])
         return verdict
 
     def accept_many(self, calls: Iterable[Call]) -> list[str]:
@@ -115,13 +116,13 @@ class Ledger:
             return [reply.decode() for reply in pipe.execute()]
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
-        """Count an attempt and start a lease, or say why the job is not to be had."""
-        lease_ms, by_itself = round(lease_s * 1000), "1" if alone else "0"
-        verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, lease_ms, by_itself)
+        """Count an attempt and start a lease, or say why the job is not to be had. The caller publishes what it fed."""
+        terms = (round(lease_s * 1000), "1" if alone else "0", self._limits.tenant or 0)
+        verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, *terms)
         if verdict != b"taken":
             return cast(Refusal, verdict.decode())
-        header, payload, taken = rest
-        return Lease(id, token, Header.parse(header), payload, int(taken))
+        header, payload, taken, fed = rest
+        return Lease(id, token, Header.parse(header), payload, int(taken), tuple(_ids(fed)))
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, str]], lease_s: float, about: Mapping[str, Any]
@@ -146,18 +147,30 @@ class Ledger:
         return bool(self._run([entry_key(id)], "retry", id, token, round(delay_s * 1000), error, charge))
 
     def close(
-        self, id: str, token: str, outcome: bytes, ttl_s: float, reason: str = "", error: str = "", only: Only = ""
-    ) -> bool:
+        self,
+        id: str,
+        token: str,
+        outcome: bytes,
+        ttl_s: float,
+        reason: str = "",
+        error: str = "",
+        only: Only = "",
+        tally: Tally = UNKNOWN,
+        feeds: bool = False,
+    ) -> Closed:
         """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held.
 
-        An empty token closes whoever holds it: the worker is told, and its answer is dropped.
+        An empty token closes whoever holds it: the worker is told, and its answer is dropped. A caller that `feeds`
+        publishes the ids that come back.
         """
         limits = self._limits
         ttl_ms = round(max(ttl_s, limits.dead_s if reason else 0) * 1000)
         kept = (reason, error, round(limits.dead_s * 1000), limits.dead, only)
-        done = self._run([entry_key(id)], "close", id, token, outcome_key(id), outcome, ttl_ms, REPLY_TTL_MS, *kept)
+        counted = (json.dumps(asdict(tally)), (limits.tenant or 0) if feeds else "")
+        arguments = (id, token, outcome_key(id), outcome, ttl_ms, REPLY_TTL_MS, *kept, *counted)
+        done, fed = self._run([entry_key(id)], "close", *arguments)
         self._tell_dropped(done - 1)
-        return bool(done)
+        return Closed(bool(done), tuple(_ids(fed)))
 
     def set_aside(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
         """Keep what is no job as a dead letter, cut to ASIDE_BYTES."""
@@ -168,10 +181,14 @@ class Ledger:
         if count > 0:
             log.error("there are %d dead letters (VQA_DEAD_MOST): %d of the oldest dropped", self._limits.dead, count)
 
-    def reopen(self, id: str, margin_s: float) -> Lane | Literal["unknown", "open"]:
-        """Make a dead letter a job again, with its timeout anew; its lane, on which the caller publishes it."""
-        verdict, *lane = self._run([entry_key(id)], "reopen", id, outcome_key(id), round(margin_s * 1000))
-        return cast(Lane, (lane or [verdict])[0].decode())
+    def reopen(self, id: str, margin_s: float) -> Lane | Literal["waiting", "unknown", "open"]:
+        """Make a dead letter a job again, with its timeout anew; its lane, on which the caller publishes it.
+
+        One that is `waiting` is published by whoever feeds its lane.
+        """
+        terms = (round(margin_s * 1000), self._limits.tenant or 0)
+        [verdict] = self._run([entry_key(id)], "reopen", id, outcome_key(id), *terms)
+        return cast(Lane, verdict.decode())
 
     def late(self, limit: int) -> list[str]:
         """Ids whose deadline has passed."""
@@ -199,13 +216,13 @@ class Ledger:
         entry = cast(bytes | None, self._redis.get(entry_key(id)))
         return Header.parse(entry.partition(b"\n")[0]) if entry else None
 
+    def feed(self, lane: Lane) -> list[str]:
+        """Queue what it is the turn of while too little is queued; those ids, for the caller to publish."""
+        return _ids(self._run([], "feed", lane, self._limits.tenant or 0))
+
     def counts(self) -> dict[Lane, dict[State, int]]:
         """How many jobs are open, by lane and state."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for lane in LANES:
-                for state in STATES:
-                    pipe.zcard(f"vqa:{state}:{lane}")
-            numbers = iter(pipe.execute())
+        numbers = iter(self._run([], "counts"))
         return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
 
     def workers(self, within_s: float) -> list[WorkerInfo]:

@@ -12,8 +12,9 @@ from celery import states
 from celery.backends.base import Backend
 
 from vqa.answer import Answer
+from vqa.entry import Only, Tally
 from vqa.errors import VQAError
-from vqa.ledger import Ledger, Only
+from vqa.ledger import Ledger
 
 Outcome = Answer | VQAError
 
@@ -39,7 +40,14 @@ def close_with(
     if header is None:
         return False
     encoded = encode(backend, id, error, header.attempt, header.error)
-    return ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error), only)
+    return bool(ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error), only, tally(error)))
+
+
+def tally(outcome: Outcome) -> Tally:
+    """What the job's batch counts."""
+    if isinstance(outcome, VQAError):
+        return Tally(outcome.code())
+    return Tally("", outcome.worker, outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

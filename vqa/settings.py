@@ -17,9 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from vqa.address import Address
+from vqa.entry import Limits
 from vqa.errors import SettingsError
-from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
-from vqa.ledger import Limits
+from vqa.job import LONGEST_TIMEOUT_S, Job, Lane
+from vqa.retry import RetryPolicy
 
 PREFIX = "VQA_"
 
@@ -53,6 +54,12 @@ NAMES: Mapping[str, Name] = {
     "VQA_LEASE_S": Name("9", "a worker that has not renewed for so long has lost its jobs; renewed every third of it"),
     "VQA_QUEUE_MOST": Name("1000000", "open jobs of a lane; more are refused with QueueFull"),
     "VQA_QUEUE_MEMORY": Name("0.8", "share of Redis's maxmemory, where it has one; over it jobs are refused, too"),
+    "VQA_TENANT_MOST": Name(
+        "",
+        "bulk jobs of one tenant that are queued, delayed or running at once; more wait for their turn. Jobs that name "
+        "no tenant count as one's. Any number where unset",
+    ),
+    "VQA_BATCH_TTL_S": Name("604800", "how long a batch's counts and rows are kept after it ended"),
     "VQA_DEAD_MOST": Name("10000", "dead letters that are kept; the oldest go first"),
     "VQA_DEAD_TTL_S": Name("604800", "how long a dead letter and its pictures are kept"),
     "VQA_FLOWER_USER": Name("vqa", "user of Flower's pages"),
@@ -70,6 +77,11 @@ NAMES: Mapping[str, Name] = {
         "", "cards to use, a worker each: 0,1; 0+1 spreads one model over both; all where unset; cpu for none"
     ),
     "VQA_SLOTS": Name("", "concurrent jobs a worker: 16, or by card 0=16,1=8; from free memory where unset"),
+    "VQA_RESERVED_SLOTS": Name(
+        "",
+        "slots that bulk jobs leave free for interactive ones; where unset 1 of 4 slots, 2 of 16, one in sixteen of "
+        "more, and none while no interactive job has come for ten minutes",
+    ),
     "VQA_SLOT_TOKENS": Name(
         "4096",
         "tokens of prompt and answer together that a slot holds at most; 16384 in the continuous engine, where a "
@@ -95,6 +107,9 @@ NAMES: Mapping[str, Name] = {
     "VQA_MAX_IMAGE_TOKENS": Name("1024", "a picture is scaled down to at most so many tokens of 32 x 32 pixels"),
     "VQA_TRUST_REMOTE_CODE": Name("0", "run code that comes with the model; off unless set"),
     "VQA_MEDIA_PROCESSES": Name("", "processes that decode pictures; half the cores, from 2 to 8, where unset"),
+    "VQA_REUSE_TTL_S": Name(
+        "86400", "how long an answer may be given again to a job that allows it (`reuse`); 0 gives none again"
+    ),
     "VQA_READY_TIMEOUT_S": Name("1800", "a worker that is not ready after so long is given up"),
     "VQA_HANG_S": Name(
         "60", "a worker whose engine gives no sign of life for so long is ended; five times as long in prefill"
@@ -165,6 +180,9 @@ class QueueSettings(Settings):
     lease_s: float = Field(default=9.0, ge=0.3, le=3600)
     queue_most: int = Field(default=1_000_000, ge=1)
     queue_memory: float = Field(default=0.8, gt=0, le=1)
+    #: None for any number
+    tenant_most: int | None = Field(default=None, ge=1)
+    batch_ttl_s: int = Field(default=604_800, ge=1, le=366 * 86_400)
     dead_most: int = Field(default=10_000, ge=1)
     dead_ttl_s: int = Field(default=604_800, ge=1, le=366 * 86_400)
     flower_user: str = "vqa"
@@ -186,7 +204,7 @@ class QueueSettings(Settings):
     @property
     def limits(self) -> Limits:
         """What the ledger keeps at most."""
-        return Limits(self.queue_most, self.dead_most, self.dead_ttl_s)
+        return Limits(self.queue_most, self.dead_most, self.dead_ttl_s, self.tenant_most)
 
     def resolved(self, job: Job) -> Job:
         """The job with its lane's defaults written into it, so that it means the same to every reader."""

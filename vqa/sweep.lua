@@ -1,4 +1,4 @@
--- Verbs over what is due; the rest of the script that `ledger.lua` begins.
+-- Verbs over what is due, and over all jobs.
 
 local function each_due(set, limit, act)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)) do
@@ -69,4 +69,35 @@ function verbs.requeue(lane, age, before, limit)
     end
   end
   return found
+end
+
+-- lane, most jobs of a tenant in flight: queues what it is the turn of; returns those ids
+function verbs.feed(lane, most)
+  local flying = 0
+  for _, state in ipairs({'queued', 'leased', 'delayed'}) do
+    flying = flying + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
+  end
+  if flying == 0 then
+    -- entries that somebody removed by hand were counted and never end
+    redis.call('DEL', flight_of(lane))
+    for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_of(lane), 'inf', 'inf')) do
+      redis.call('ZREM', turns_of(lane), tenant)
+      join_round(lane, tenant)
+    end
+  end
+  return feed(lane, tonumber(most))
+end
+
+-- how many are waiting, queued, leased, delayed: interactive ones, then bulk ones
+function verbs.counts()
+  local counts, waiting = {}, redis.call('ZCARD', 'vqa:deadlines')
+  for first, lane in pairs({[1] = 'interactive', [5] = 'bulk'}) do
+    counts[first] = 0
+    for number, state in ipairs({'queued', 'leased', 'delayed'}) do
+      counts[first + number] = redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
+      waiting = waiting - counts[first + number]
+    end
+  end
+  counts[5] = math.max(0, waiting)
+  return counts
 end

@@ -1,4 +1,4 @@
-"""What is due in the ledger, done once: deadlines, leases that ran out, delays that ended, lost messages.
+"""What is due in the ledger, done once: deadlines, leases that ran out, delays that ended, turns, lost messages.
 
 The janitor does it every two seconds, `vqa doctor --repair` by hand. Whatever is done twice is harmless: the ledger
 moves only what is due, and a wake-up too many is refused by `take`. What was moved and could not be published has lost
@@ -17,9 +17,10 @@ from redis.exceptions import OutOfMemoryError
 
 from vqa.celery import wake
 from vqa.connection import UNREACHED
+from vqa.entry import Only
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
 from vqa.job import LANES, Lane
-from vqa.ledger import Ledger, Only
+from vqa.ledger import Ledger
 from vqa.messages import heard_since
 from vqa.outcome import close_with
 from vqa.settings import QueueSettings
@@ -56,6 +57,8 @@ class Swept:
     given_up: int = 0
     #: published, their delay had ended
     delayed: int = 0
+    #: published, it was their turn and no worker did it
+    fed: int = 0
     #: published again, their message was lost
     unheard: int = 0
 
@@ -103,6 +106,7 @@ class Sweep:
         swept.late = self._close_late()
         for lane in LANES:
             swept.delayed += self._ripen(lane)
+            swept.fed += self._feed(lane)
             swept.unheard += self._publish_unheard(lane)
         for name in self._ledger.gone(max(60.0, _GONE_LEASES * self._settings.lease_s)):
             self._ledger.leave(name)
@@ -140,6 +144,11 @@ class Sweep:
                 break
         return count
 
+    def _feed(self, lane: Lane) -> int:
+        ids = self._ledger.feed(lane)
+        self._publish(ids, lane, "their turn")
+        return len(ids)
+
     def _publish_unheard(self, lane: Lane) -> int:
         ids = self._ledger.requeue(lane, UNHEARD_S, heard_since(self._redis, lane), _PORTION * _PORTIONS)
         self._publish(ids, lane, "message lost")
@@ -150,7 +159,7 @@ class Sweep:
             return
         try:
             wake(self._app, [(id, lane) for id in ids])
-            log.info("%s: %d jobs published again (%s): %s", lane, len(ids), why, _some(ids))
+            log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
         except UNREACHED as error:
             log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
 

@@ -43,7 +43,7 @@ class Adoption:
         except VQAError as error:
             self._refuse(id, foreign.body, lane, error)
             raise
-        self.ledger.accept(id, lane, job.to_json(), timeout_s)
+        self.ledger.accept(id, lane, job.to_json(), timeout_s, tenant=job.tenant, batch=job.batch)
 
     def _job(self, id: str, body: object, lane: Lane) -> tuple[Job, float]:
         fields: Any = {**body, "id": id, "lane": lane} if isinstance(body, Mapping) else body

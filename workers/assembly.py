@@ -19,6 +19,7 @@ from workers.engine.base import Engine
 from workers.engine.settings import EngineSettings
 from workers.lease import Leases
 from workers.media import Media
+from workers.reuse import Reuse, identity
 from workers.settings import WorkerSettings
 
 
@@ -35,11 +36,14 @@ def assemble(
     ledger = Ledger(redis, settings.limits.unbounded)
     store = ImageStore(redis)
     about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
-    # a connection of their own, which gives up in time for the next try: renewals are what may not be late
+    # connections of their own, which give up in time for the next try: renewals are what may not be late, and
+    # no job is to wait for an answer that might be given again
     hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
     leases = Leases(connect(hasty, patience=0), worker, settings.lease_s, about)
+    worker_settings = WorkerSettings()
+    reuse = Reuse(connect(hasty, patience=0), identity(engine_settings), worker_settings.reuse_ttl_s)
     media = Media(
-        WorkerSettings().decoders,
+        worker_settings.decoders,
         settings.image_max_bytes,
         settings.image_max_pixels,
         engine_settings.max_image_pixels,
@@ -51,7 +55,7 @@ def assemble(
         app=app,
         ledger=ledger,
         adoption=Adoption(settings, app, ledger, store),
-        answering=Answering(worker, store, media, engine, leases),
+        answering=Answering(worker, store, media, engine, leases, reuse),
         leases=leases,
         company=Company(),
         leaving=threading.Event(),

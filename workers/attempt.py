@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,10 +16,10 @@ from celery import Celery
 from vqa import outcome
 from vqa.celery import wake
 from vqa.connection import UNREACHED
-from vqa.entry import Lease
+from vqa.entry import Charge, Lease, Refusal
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
-from vqa.ledger import Charge, Ledger, Refusal
+from vqa.ledger import Ledger
 from vqa.outcome import Outcome, close_with
 from vqa.settings import QueueSettings
 from vqa.sweep import WORKER_LOST
@@ -86,6 +86,7 @@ class Attempts:
         if not isinstance(lease, Lease):
             return lease
         with self.leases.holding(lease):
+            self._publish(lease.fed)
             # taken while the departure looked at what there is to hand on
             if self.leaving.is_set():
                 self._hand_back(lease)
@@ -104,6 +105,15 @@ class Attempts:
             close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s)
             raise error
         return lease
+
+    def _publish(self, fed: Sequence[str]) -> None:
+        if not fed:
+            return
+        try:
+            wake(self.app, [(id, "bulk") for id in fed])
+        except UNREACHED as error:
+            # they are queued without a message, and the janitor finds such jobs
+            log.warning("%d jobs wait for their message (%s)", len(fed), type(error).__name__)
 
     def _run(self, lease: Lease) -> None:
         result: Outcome
@@ -178,7 +188,10 @@ class Attempts:
         if isinstance(result, UnsupportedVersion):
             reason, error = UNSUPPORTED, str(result)
         encoded = outcome.encode(self.app.backend, lease.id, result, lease.header.attempt, error or lease.header.error)
-        if not self.ledger.close(lease.id, lease.token, encoded, self.settings.result_ttl_s, reason, error):
+        kept_s, tally = self.settings.result_ttl_s, outcome.tally(result)
+        closed = self.ledger.close(lease.id, lease.token, encoded, kept_s, reason, error, tally=tally, feeds=True)
+        self._publish(closed.fed)
+        if not closed:
             log.info("job %s was closed or taken elsewhere; this attempt's outcome is dropped", lease.id)
         elif reason:
             log.error("job %s is given up and kept as a dead letter: %s", lease.id, reason)

@@ -17,6 +17,7 @@ from redis.exceptions import OutOfMemoryError
 
 from vqa.connection import UNREACHED
 from vqa.patience import passes
+from workers.engine.reserve import Reserve
 from workers.guard import Malformed, sift
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Intake:
 
     def __init__(self, aside: Aside) -> None:
         self._aside = aside
+        #: what bulk leaves free of what this worker takes; set before the first connection is made
+        self.reserve = Reserve()
         self._stopped = threading.Event()
         self._shut_until = 0.0
         self._quiet_until = 0.0

@@ -28,6 +28,7 @@ from workers.departure import Departure
 from workers.engine.base import Stall
 from workers.engine.catalog import make_engine
 from workers.engine.choice import chosen
+from workers.engine.reserve import Reserve
 from workers.engine.settings import EngineSettings
 from workers.janitor import Janitor
 from workers.log import set_up_logging
@@ -60,7 +61,8 @@ class WorkerProcess:
         self._janitor = Janitor(self._redis, app, settings)
         # the consumer's thread waits for it, and has no minute to spare
         aside = SetAside(app, Ledger(connect(settings), settings.limits.unbounded), settings)
-        self._departure = Departure(guard(app, aside).stop)
+        self._intake = guard(app, aside)
+        self._departure = Departure(self._intake.stop)
         control.register(control.Cancelling.of(app, settings))
         self._draining = False
         #: None until the model is loaded
@@ -104,6 +106,7 @@ class WorkerProcess:
         plan = plan_slots(self._engine_settings, cards, slots_of(slots, cards))
         print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
         self._slots = plan.slots
+        self._intake.reserve = Reserve.of(self._engine_settings, self._slots)
         conf.worker_concurrency = self._slots + max(2, self._slots // 4)
 
     def _load(self, **_: Any) -> None:

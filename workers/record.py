@@ -23,6 +23,26 @@ class Record(plain.QoS):
 
     channel: Channel
 
+    @property
+    def most(self) -> int:
+        """How many messages may be in this worker's hands; 0 is no limit."""
+        return int(self.prefetch_count)
+
+    @property
+    def taken(self) -> int:
+        """How many there are."""
+        return len(self._delivered) - len(self._dirty)
+
+    @property
+    def bulk(self) -> int:
+        """How many of them came from any list but interactive's."""
+        queues = (message.delivery_info["routing_key"] for message in self._in_hand())
+        return sum(queue != "interactive" for queue in queues)
+
+    def _in_hand(self) -> list[Any]:
+        # other threads acknowledge meanwhile, which adds to `_dirty` alone
+        return [message for tag, message in self._delivered.items() if tag not in self._dirty]
+
     def append(self, message: Any, delivery_tag: str) -> None:
         """Write it down, where there is room; or hold it for its list."""
         try:

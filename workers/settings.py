@@ -23,6 +23,8 @@ class WorkerSettings(Settings):
     slots: str | None = None
     #: None is half the cores, from 2 to 8
     media_processes: int | None = Field(default=None, ge=1, le=64)
+    #: of answers to jobs that allow it
+    reuse_ttl_s: int = Field(default=86_400, ge=0, le=366 * 86_400)
     ready_timeout_s: float = Field(default=1800.0, gt=0)
     restarts: int = Field(default=10, ge=0)
     #: the consumer needs a moment to stop before anything is given back

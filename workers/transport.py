@@ -25,6 +25,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from vqa.connection import UNREACHED
 from workers.guard import Malformed
 from workers.intake import Aside, Intake
+from workers.lanes import LEFT_OUT_S, Lanes
 from workers.record import LOST, Record, raw_of
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Channel(plain.Channel):
 
     QoS = Record
     intake: Intake
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # not by name among the transport's options: producers have the same, and no workers' code
+        self._queue_cycle = Lanes(self.qos, self.intake.reserve)
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         # Celery closes a lost connection twice; the first time may leave a channel open, and the second would end the
@@ -62,7 +68,7 @@ class Channel(plain.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if not self.intake.shut and self._put_back() and not self.intake.stopped:
-            super()._brpop_start(timeout)
+            super()._brpop_start(LEFT_OUT_S if self._queue_cycle.left_out else timeout)
 
     def _put_back(self) -> bool:
         if not self.intake.in_hand:

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from redis import Redis
 
 #: may stay, with a time to live
-_EXPIRING = re.compile(r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+)|celery-task-meta-.+")
+_EXPIRING = re.compile(
+    r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity|batch:.+|batches)|celery-task-meta-.+"
+)
+#: beginnings of the names of sets of open jobs
+_PLACES = ("queued", "leased", "delayed", "waiting")
 #: Celery's and kombu's own; wake-ups too many among them, which `take` refuses
 _THEIRS = re.compile(r"unacked.*|_kombu\..*|interactive|bulk|celery|celeryev.*|.+\.pidbox")
 
@@ -26,8 +30,6 @@ def leftovers(redis: Redis) -> Iterator[str]:
 
 def ledger_rest(redis: Redis) -> int:
     """Open jobs that the ledger has, in whatever of its sets."""
-    sets = [
-        key for pattern in ("queued", "leased", "delayed") for key in redis.scan_iter(f"vqa:{pattern}:*", count=1000)
-    ]
+    sets = [key for place in _PLACES for key in redis.scan_iter(f"vqa:{place}:*", count=1000)]
     entries = sum(1 for _ in redis.scan_iter("vqa:job:*", count=1000))
     return max(entries, redis.zcard("vqa:deadlines"), *(redis.zcard(key) for key in sets), 0)

@@ -102,8 +102,15 @@ def _job(seconds: float = 0, **fields: Any) -> Job:
 
 def _ask_all_ways(client: Client) -> None:
     assert client.ask(next(PICTURE.glob("*.*")), "?").text
-    ids = client.submit_many(_job(lane="bulk") for _ in range(20))
+    # so many that some wait for their turn
+    ids = client.submit_many(_job(lane="bulk", tenant="one") for _ in range(100))
     assert {id for id, _ in client.answers(ids)} == set(ids)
+    batch = client.submit_batch([_job(id="row")])
+    assert batch.wait(timeout_s=20).status == "completed"
+    assert [result.custom_id for result in batch.results()] == ["row"]
+    late = client.submit_batch([_job(60)])
+    assert late.cancel() == 1
+    assert {late.id, batch.id} <= {state.id for state in client.batches()}
     assert client.states(ids[:1])[ids[0]].state == "answered"
     assert len(client.workers()) == 1
     assert client.counts()["bulk"]["queued"] == 0

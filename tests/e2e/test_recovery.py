@@ -119,7 +119,7 @@ def test_a_worker_that_is_asked_twice_to_stop_gives_back_at_once(client: Client,
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(WAIT_S) == 0
     assert time.monotonic() - asked < 4
-    assert client.counts()["interactive"] == {"queued": 1, "leased": 0, "delayed": 0}
+    assert client.counts()["interactive"] == {"waiting": 0, "queued": 1, "leased": 0, "delayed": 0}
     start_worker("heir")
     assert client.answer(id, timeout_s=WAIT_S).attempt == 1
 

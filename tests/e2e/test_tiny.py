@@ -1,5 +1,6 @@
 """The bundled model through Redis and a Celery worker: the same path, the same code as the large one."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -10,7 +11,7 @@ from PIL import Image
 from producer import Client
 from tests.worker_process import ROOT, TINY, StartWorker
 from training.questions import held_out
-from vqa import Answer, BadImage, Job, PromptTooLong
+from vqa import Answer, AnswerTooLong, BadImage, Job, PromptTooLong
 from vqa.image import read_image
 
 WAIT_S = 100.0
@@ -63,6 +64,42 @@ def test_an_answer_is_drawn_as_the_job_asks_for_it(client: Client) -> None:
     assert by_seed[0] == by_seed[1]
     assert len(set(by_seed[0])) > 2
     assert ask(temperature=2.0, top_p=1e-6) == ask()
+
+
+@pytest.mark.usefixtures("_worker")
+def test_structured_answers_come_with_their_value(client: Client) -> None:
+    items = list(held_out(12))
+    words = sorted({item.answer for item in items})
+    schema = {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 12}}, "required": ["answer"]}
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {**schema, "additionalProperties": False}},
+    }
+    asked = {
+        "choice": {"response_format": {"type": "choice", "choices": words}, "max_new_tokens": 16},
+        "json": {"response_format": form, "max_new_tokens": 120},
+        "cut": {"response_format": form, "max_new_tokens": 2},
+        "plain": {"max_new_tokens": 16},
+    }
+    jobs = [
+        Job.about(item.image, item.question, id=f"{kind}{number}", **how)
+        for number, item in enumerate(items)
+        for kind, how in asked.items()
+    ]
+    outcomes = dict(client.answers(client.submit_many(jobs), timeout_s=WAIT_S))
+    right = 0
+    for number, item in enumerate(items):
+        choice, made, cut, plain = (outcomes[f"{kind}{number}"] for kind in asked)
+        assert isinstance(choice, Answer)
+        assert choice.parsed == choice.text
+        right += choice.parsed == item.answer
+        assert isinstance(made, Answer)
+        assert made.parsed.keys() == {"answer"}
+        assert json.loads(made.text) == made.parsed
+        assert isinstance(cut, AnswerTooLong)
+        assert isinstance(plain, Answer)
+        assert "parsed" not in plain.model_dump_json(exclude_none=True)
+    assert right >= 10
 
 
 @pytest.mark.usefixtures("_worker")

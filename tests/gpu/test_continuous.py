@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.workers.engine.conftest import build_model
 from tests.workers.engine.continuous.conftest import Bench, Sizes
 from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
+from vqa.grammar import json_grammar, one_of
 from vqa.settings import QueueSettings
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.decode import bucket_sizes
@@ -465,7 +468,7 @@ def enter_all(bench: Bench, runner: Runner, slots: int) -> None:
     pages = [tuple(range(8 * slot, 8 * slot + 8)) for slot in range(slots)]
     runner.enter([Entry(slot, pages[slot], requests[slot].shift, 1.0, 1.0, slot) for slot in range(slots)])
     for slot, request in enumerate(requests):
-        runner.prefill([Piece(request, slot, pages[slot], 0, request.count)], [])
+        runner.prefill([Piece(request, slot, pages[slot], 0, request.count)])
 
 
 @pytest.fixture
@@ -517,6 +520,35 @@ def test_the_same_prompts_get_the_same_answers_again(running: Callable[[Engine],
     again = answers(engine, list(reversed(prompts + seeded)))
 
     assert list(reversed(again)) == first
+
+
+def test_structured_answers_have_their_form_and_their_neighbours_are_not_changed(
+    running: Callable[[Engine], Engine],
+) -> None:
+    engine = running(ContinuousEngine(EngineSettings(model=str(TINY), dtype="float32"), 16))
+    asked = questions(120, fit_of_bundled())
+    plain = [prompt for prompt, _ in asked[:40]]
+    alone = answers(engine, plain)
+    words = sorted({answer for _, answer in asked})
+    choices = [replace(prompt, id=f"c{n}", grammar=one_of(words)) for n, (prompt, _) in enumerate(asked)]
+    schema = {"type": "object", "properties": {"a": {"enum": words}}, "required": ["a"], "additionalProperties": False}
+    by_schema = [
+        replace(
+            prompt, id=f"j{n}", grammar=json_grammar(json.dumps(schema)), max_new_tokens=64, temperature=1.5, seed=n
+        )
+        for n, (prompt, _) in enumerate(asked[:40])
+    ]
+    mixed = [*choices, *plain, *by_schema]
+    random.Random(1).shuffle(mixed)
+
+    made = dict(zip((prompt.id for prompt in mixed), answers(engine, mixed), strict=True))
+
+    assert [made[prompt.id] for prompt in plain] == alone
+    right = [made[f"c{n}"].text == answer for n, (_, answer) in enumerate(asked)]
+    assert sum(right) >= 0.95 * len(asked)
+    assert {json.loads(made[prompt.id].text)["a"] for prompt in by_schema} <= set(words)
+    again = dict(zip((prompt.id for prompt in mixed), answers(engine, mixed), strict=True))
+    assert again == made
 
 
 #: gigabytes that are left to the engine beside the weights; of the smaller model no more could be filled

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from PIL import Image
 from redis import Redis
 
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
-from vqa.celery import make_app
+from vqa.celery import make_app, wake
 from vqa.connection import connect
 from vqa.job import LANES, TextPart
 from vqa.ledger import Lease, Ledger
-from vqa.outcome import Outcome, encode
+from vqa.outcome import Outcome, encode, tally
 from vqa.settings import QueueSettings
 
 ROOT = Path(__file__).parents[2]
@@ -66,24 +66,29 @@ class PlayedWorker:
     def __init__(self, redis: Redis, settings: QueueSettings) -> None:
         self._redis = redis
         self.ledger = Ledger(redis)
-        self._backend = make_app(settings).backend
+        self._app = make_app(settings)
+        self._backend = self._app.backend
         self._stop = threading.Event()
 
     def take(self, id: str) -> Lease:
         lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
         assert isinstance(lease, Lease), lease
+        self._publish(lease.fed)
         return lease
+
+    def _publish(self, fed: Sequence[str]) -> None:
+        wake(self._app, [(id, "bulk") for id in fed])
 
     def close(self, id: str, outcome: Outcome) -> None:
         lease = self.take(id)
         encoded = encode(self._backend, id, outcome, lease.header.attempt, lease.header.error)
-        assert self.ledger.close(id, lease.token, encoded, ttl_s=60)
+        assert self.ledger.close(id, lease.token, encoded, ttl_s=60, tally=tally(outcome))
 
     def give_up(self, id: str, reason: str = "attempts_used_up", error: str = "EngineError: once more") -> None:
         """Close as what becomes a dead letter."""
         lease = self.take(id)
         encoded = encode(self._backend, id, JobGivenUp(f"{reason}: given up"), lease.header.attempt, error)
-        assert self.ledger.close(id, lease.token, encoded, 60, reason, error)
+        assert self.ledger.close(id, lease.token, encoded, 60, reason, error, tally=tally(JobGivenUp()))
 
     def run(self, behaviour: Behaviour) -> None:
         while not self._stop.is_set():
@@ -92,8 +97,10 @@ class PlayedWorker:
                 id = json.loads(message[1])["headers"]["id"]
                 lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
                 if isinstance(lease, Lease):
+                    self._publish(lease.fed)
                     outcome = behaviour(Job.from_json(lease.payload), lease)
-                    self.ledger.close(id, lease.token, encode(self._backend, id, outcome, 1), ttl_s=60)
+                    encoded = encode(self._backend, id, outcome, 1)
+                    self.ledger.close(id, lease.token, encoded, ttl_s=60, tally=tally(outcome))
 
     def stop(self) -> None:
         self._stop.set()

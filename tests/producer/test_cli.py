@@ -1,7 +1,6 @@
 """The `vqa` command as a user runs it: output, one-line errors, exit statuses."""
 
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from redis import Redis
 
 from producer import Job, PromptTooLong
 from producer.ports import free_port
-from tests.producer.conftest import COMMAND, PlayedWorker, Vqa, answer, echo
+from tests.producer.conftest import COMMAND, PlayedWorker, Vqa, echo
 from vqa.settings import NAMES
 
 
@@ -64,7 +63,7 @@ def test_a_failure_is_one_line(
 def test_submit_writes_every_answer_and_tells_bad_lines(
     vqa: Vqa, answering: Callable[..., None], questions: Path
 ) -> None:
-    answering(lambda job, lease: PromptTooLong("too long") if job.id == "q1" else echo(job, lease))
+    answering(lambda job, lease: PromptTooLong("too long") if "1?" in job.to_json().decode() else echo(job, lease))
     with questions.open("a") as file:
         file.write("no job\n")
     out = questions.parent / "answers.jsonl"
@@ -119,31 +118,16 @@ def test_an_impossible_draw_is_a_mistake_in_the_command(vqa: Vqa, questions: Pat
     assert wrong[0] in refused.stderr
 
 
-def test_what_ctrl_c_left_is_collected(
-    vqa: Vqa, environment: dict[str, str], worker: PlayedWorker, questions: Path, redis: Redis
-) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "submit", str(questions)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    until = time.monotonic() + 30
-    while redis.llen("bulk") < 3:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    worker.close("q0", answer("q0", "early"))
-    assert process.stdout
-    early = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert rows(early)["q0"]["answer"] == "early"
-    assert said.endswith(f"vqa collect {questions}\n")
-    for id in ("q1", "q2"):
-        worker.close(id, answer(id, "late"))
-    collected = vqa("collect", questions, "nobody's")
-    assert collected.returncode == 3
-    found = rows(collected.stdout)
-    assert [found[id]["answer"] for id in ("q0", "q1", "q2")] == ["early", "late", "late"]
+def test_answers_are_collected_by_id(vqa: Vqa, echoing: None, client: Any, question: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        client.submit(question(f"Question {number}?", id=f"q{number}"))
+    out = tmp_path / "answers.jsonl"
+    collected = vqa("collect", "q0", "q1", "q2", "nobody's", "-o", out)
+    assert (collected.returncode, collected.stderr) == (3, "3 answered, 1 failed\n")
+    found = rows(out.read_text())
+    assert [found[f"q{number}"]["answer"] for number in range(3)] == [f"Question {number}?" for number in range(3)]
     assert found["nobody's"]["error"]["code"] == "unknown_job"
+    assert rows(vqa("collect", "q1").stdout)["q1"]["answer"] == "Question 1?"
 
 
 def test_sigterm_ends_with_a_temporary_failure(environment: dict[str, str], questions: Path, redis: Redis) -> None:
@@ -167,7 +151,7 @@ def test_status_shows_jobs_and_the_queue(vqa: Vqa, worker: PlayedWorker, client:
     ]
     worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     told = json.loads(vqa("status", "--json").stdout)
-    assert told["lanes"]["interactive"] == {"queued": 1, "leased": 0, "delayed": 0}
+    assert told["lanes"]["interactive"] == {"waiting": 0, "queued": 1, "leased": 0, "delayed": 0}
     assert told["workers"] == {"card0@here": {"slots": 4}}
     worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     assert "card0@here  slots=4" in vqa("status").stdout
@@ -197,10 +181,11 @@ def test_questions_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path)
     assert rows(piped.stdout)["piped"]["answer"] == "From stdin?"
 
 
-@pytest.mark.parametrize("command", ["submit", "collect"])
-def test_the_file_of_questions_is_not_overwritten(vqa: Vqa, questions: Path, command: str) -> None:
+def test_a_file_of_questions_is_no_id(vqa: Vqa, questions: Path) -> None:
     before = questions.read_text()
-    assert vqa(command, questions, "-o", questions).returncode == 2
+    refused = vqa("collect", questions, "-o", questions)
+    assert refused.returncode == 2
+    assert "the same `vqa submit` command" in refused.stderr
     assert questions.read_text() == before
 
 

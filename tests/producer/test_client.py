@@ -27,6 +27,7 @@ from producer import (
 )
 from producer.ports import free_port
 from tests.producer.conftest import MakeJob, PlayedWorker, answer, echo
+from vqa.batches import Batches
 from vqa.ledger import Lease
 from vqa.settings import QueueSettings
 
@@ -48,7 +49,7 @@ def test_a_failed_job_raises_its_own_error(client: Client, worker: PlayedWorker,
 def test_the_same_id_twice_is_one_job(client: Client, worker: PlayedWorker, question: MakeJob, redis: Redis) -> None:
     assert client.submit(question(id="q1")) == client.submit(question("Another?", id="q1")) == "q1"
     assert b"What is it?" in worker.take("q1").payload
-    assert client.counts()["interactive"] == {"queued": 0, "leased": 1, "delayed": 0}
+    assert client.counts()["interactive"] == {"waiting": 0, "queued": 0, "leased": 1, "delayed": 0}
 
 
 def test_an_answered_job_is_not_published_again(
@@ -82,7 +83,10 @@ def test_a_picture_is_kept_once_for_all_its_jobs(client: Client, picture: bytes,
 def test_more_jobs_than_a_round_trip_carries_keep_their_order(client: Client, question: MakeJob, redis: Redis) -> None:
     jobs = [question(f"{number}?", lane="bulk") for number in range(1201)]
     assert client.submit_many(iter(jobs)) == [job.id for job in jobs]
-    assert client.counts()["bulk"]["queued"] == redis.llen("bulk") == 1201
+    counts = client.counts()["bulk"]
+    assert (counts["queued"], counts["waiting"]) == (redis.llen("bulk"), 1137) == (64, 1137)
+    in_order = [id.decode() for id in redis.zrange("vqa:queued:bulk", 0, -1)]
+    assert sorted(in_order) == sorted(job.id for job in jobs[:64])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_a_deadline_holds_though_no_worker_is_up(client: Client, picture: bytes)
     with pytest.raises(DeadlineExceeded, match="are workers up"):
         client.ask(picture, "Is anybody there?", timeout_s=0.2)
     assert time.monotonic() - begun < 10
-    assert client.counts()["interactive"] == {"queued": 0, "leased": 0, "delayed": 0}
+    assert client.counts()["interactive"] == {"waiting": 0, "queued": 0, "leased": 0, "delayed": 0}
 
 
 def test_an_id_whose_entry_is_lost_does_not_hang_its_caller(client: Client, question: MakeJob, redis: Redis) -> None:
@@ -294,3 +298,17 @@ def test_settings_by_name_go_before_those_given_whole(queue_settings: QueueSetti
         assert client.settings.redis_url == queue_settings.redis_url
     with pytest.raises(SettingsError, match="BULK_TIMEOUT_S"):
         Client(queue_settings, bulk_timeout_s=-1)
+
+
+def test_jobs_of_a_batch_that_was_cancelled_end_as_cancelled_and_are_never_run(
+    client: Client, question: MakeJob, redis: Redis
+) -> None:
+    batches = Batches(redis)
+    batches.create("gone", "bulk")
+    batches.cancel("gone")
+    jobs = [question(lane="bulk", batch="gone") for _ in range(3)]
+    outcomes = dict(client.ask_many([*jobs, *jobs]))
+    assert {type(outcome) for outcome in outcomes.values()} == {Cancelled}
+    assert set(outcomes) == {job.id for job in jobs}
+    assert redis.llen("bulk") == 0
+    assert not redis.exists("vqa:deadlines")

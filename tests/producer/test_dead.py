@@ -167,7 +167,8 @@ def test_more_than_a_round_trip_carries_are_listed_retried_and_purged(
     assert {letter.id for letter in letters} == set(ids)
     redis.delete("bulk")
     assert set(client.retry_dead(ids[:150]).values()) == {"reopened"}
-    assert redis.llen("bulk") == client.counts()["bulk"]["queued"] == 150
+    counts = client.counts()["bulk"]
+    assert (redis.llen("bulk"), counts["queued"], counts["waiting"]) == (64, 64, 86)
     assert client.purge_dead(letter.id for letter in letters) == 100
 
 

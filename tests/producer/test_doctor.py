@@ -55,7 +55,7 @@ def up(worker: PlayedWorker) -> None:
 
 def age(redis: Redis, by_s: float) -> None:
     """As if so much time had passed since anything happened in the ledger."""
-    for key in redis.keys("vqa:*:interactive") + redis.keys("vqa:*:bulk") + [b"vqa:deadlines"]:
+    for key in redis.keys("vqa:*ed:interactive") + redis.keys("vqa:*ed:bulk") + [b"vqa:deadlines"]:
         for id, score in redis.zrange(key, 0, -1, withscores=True):
             redis.zadd(key, {id: score - by_s * 1000})
 

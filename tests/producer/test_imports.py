@@ -16,7 +16,7 @@ def imported(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import producer", "from producer import Client, AsyncClient, Job", "import producer.bulk"]
+    "statement", ["import producer", "from producer import Client, AsyncClient, Job", "import producer.bulk.run"]
 )
 def test_a_producer_imports_no_model_and_no_terminal(statement: str) -> None:
     assert not imported(statement) & {"torch", "transformers", "numpy", "typer", "rich", "workers"}

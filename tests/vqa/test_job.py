@@ -183,3 +183,10 @@ def test_pictures_are_replaced_by_their_references_and_words_stay() -> None:
 @given(st.integers(1, 10_000), st.floats(0, 86_400), st.floats(0, 86_400))
 def test_a_retry_is_never_later_than_the_cap(attempt: int, base_s: float, cap_s: float) -> None:
     assert 0 <= RetryPolicy(base_s=base_s, cap_s=cap_s).longest_delay_s(attempt) <= cap_s
+
+
+def test_only_a_greedy_job_may_be_given_an_earlier_answer() -> None:
+    messages = [{"role": "user", "content": "?"}]
+    assert Job(messages=messages, reuse=True).version == 3
+    with pytest.raises(InvalidJob, match="only a greedy job"):
+        Job(messages=messages, reuse=True, temperature=0.5)

@@ -152,7 +152,7 @@ def test_a_retry_waits_in_the_ledger_and_remembers_the_error(ledger: Ledger) -> 
     accept(ledger)
     take(ledger)
     assert ledger.retry("a", "t", delay_s=0.001, error="EngineError: x")
-    assert ledger.counts()["bulk"] == {"queued": 0, "leased": 0, "delayed": 1}
+    assert ledger.counts()["bulk"] == {"waiting": 0, "queued": 0, "leased": 0, "delayed": 1}
     while ledger.ripen("bulk", 10) != ["a"]:
         pass
     lease = take(ledger, token="u")

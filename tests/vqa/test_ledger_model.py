@@ -1,24 +1,38 @@
 """The ledger's verbs in any order, several jobs at once, against a small model, with time under the test's control."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
-from vqa.entry import Header, Lease
-from vqa.ledger import DEAD, DEADLINES, SCRIPT, Ledger, dead_key, entry_key, outcome_key
+from vqa.entry import Header, Lease, Limits
+from vqa.ledger import DEAD, DEADLINES, Ledger, dead_key, entry_key, outcome_key
+from vqa.script import SCRIPT
 
 #: the only line of the script that asks for the time, and what stands in its place
 ASKED = "local time = redis.call('TIME')\nlocal now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
 TOLD = "local now = tonumber(redis.call('GET', 'now'))\n"
+#: so that a few jobs are too many
+MANY = "local LEAST_QUEUED = 64\n"
+FEW = "local LEAST_QUEUED = 2\n"
+#: jobs of a tenant in flight
+MOST = 2
+
+EXAMPLES = 100
 
 LANE = "bulk"
 LOST = "WorkerLost"
 START = 1_700_000_000_000
 IDS = ("a", "b")
-ids = st.sampled_from(IDS)
+#: jobs of other tenants, which are there to wait for their turn
+OTHERS = ("c", "d", "e", "f", "g", "h")
+EVERY = IDS + OTHERS
+ids = st.sampled_from(EVERY)
+tenants = st.sampled_from(["", "red", "blue"])
 seconds = st.sampled_from([0, 1, 5, 60])
 
 
@@ -37,13 +51,89 @@ class Model:
     token: str | None = None
     retried: str | None = None
     past: int = 0
+    tenant: str = ""
     outcome: bytes | None = None
     #: attempts that were ever charged as lost
     tokens: list[str] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
+        return self.flying or self.state == "waiting"
+
+    @property
+    def flying(self) -> bool:
         return self.state in {"queued", "leased", "delayed"}
+
+
+class Turns:
+    """Which bulk jobs wait, and whose turn it is: what `turns.lua` does, told another way."""
+
+    def __init__(self) -> None:
+        #: by tenant, in the order in which they came
+        self.waiting: dict[str, list[str]] = {}
+        #: tenants with a turn, the next one first
+        self.round: list[str] = []
+        #: tenants with as many in flight as they may
+        self.held: set[str] = set()
+        #: slots of living workers, as they were counted last
+        self.slots = 0
+
+    @property
+    def target(self) -> int:
+        return max(2, 2 * self.slots)
+
+    def must_wait(self, tenant: str, jobs: Mapping[str, Model]) -> bool:
+        full = queued(jobs) >= self.target
+        return full or bool(self.round) or tenant in self.held or flight(jobs, tenant) >= MOST
+
+    def join(self, id: str, tenant: str, jobs: Mapping[str, Model]) -> None:
+        if flight(jobs, tenant) >= MOST:
+            self.round = [other for other in self.round if other != tenant]
+            self.held.add(tenant)
+        elif tenant not in self.waiting:
+            self.round.append(tenant)
+        self.waiting.setdefault(tenant, []).append(id)
+
+    def leave(self, id: str, tenant: str) -> None:
+        self.waiting[tenant].remove(id)
+        if not self.waiting[tenant]:
+            del self.waiting[tenant]
+            self.held.discard(tenant)
+            self.round = [other for other in self.round if other != tenant]
+
+    def landed(self, tenant: str) -> None:
+        if tenant in self.held:
+            self.held.remove(tenant)
+            self.round.append(tenant)
+
+    def feed(self, jobs: dict[str, Model], now: int) -> list[str]:
+        fed: list[str] = []
+        while self.round and queued(jobs) < self.target:
+            tenant = self.round.pop(0)
+            if flight(jobs, tenant) >= MOST:
+                self.held.add(tenant)
+                continue
+            # those of one millisecond are in the order of their ids
+            id = min(self.waiting[tenant], key=lambda id: (jobs[id].score, id))
+            self.waiting[tenant].remove(id)
+            if self.waiting[tenant]:
+                self.round.append(tenant)
+            else:
+                del self.waiting[tenant]
+            jobs[id].state, jobs[id].score = "queued", now
+            fed.append(id)
+        return fed
+
+    def refill(self, jobs: dict[str, Model], now: int) -> list[str]:
+        return self.feed(jobs, now) if 2 * queued(jobs) < self.target else []
+
+
+def queued(jobs: Mapping[str, Model]) -> int:
+    return sum(job.state == "queued" for job in jobs.values())
+
+
+def flight(jobs: Mapping[str, Model], tenant: str) -> int:
+    return sum(job.flying and job.tenant == tenant for job in jobs.values())
 
 
 class Verbs(RuleBasedStateMachine):
@@ -52,15 +142,19 @@ class Verbs(RuleBasedStateMachine):
     @initialize()
     def fresh(self) -> None:
         assert ASKED in SCRIPT
+        assert MANY in SCRIPT
         self.redis.flushall()
         self.now = START
         self.redis.set("now", self.now)
-        self.ledger = Ledger(self.redis, script=SCRIPT.replace(ASKED, TOLD))
-        self.jobs = {id: Model() for id in IDS}
+        script = SCRIPT.replace(ASKED, TOLD).replace(MANY, FEW)
+        self.ledger = Ledger(self.redis, Limits(tenant=MOST), script=script)
+        self.jobs = {id: Model() for id in EVERY}
+        self.turns = Turns()
+        self.another = (0, 0)
         self.drawn = 0
         # most of what can go wrong begins with a job that is taken
         for id in IDS:
-            self.accept(id, 1000)
+            self.accept(id, 1000, "", there=True)
             self.take(id, 0, alone=False)
 
     @rule(by=seconds)
@@ -68,13 +162,47 @@ class Verbs(RuleBasedStateMachine):
         self.now += by * 1000
         self.redis.set("now", self.now)
 
-    @rule(id=ids, timeout_s=st.sampled_from([10, 1000]))
-    def accept(self, id: str, timeout_s: int) -> None:
+    @rule(id=ids, timeout_s=st.sampled_from([10, 1000]), tenant=tenants, there=st.booleans())
+    def accept(self, id: str, timeout_s: int, tenant: str, there: bool) -> None:
         job = self.jobs[id]
-        verdict = "open" if job.open else "accepted" if job.state == "unknown" else "closed"
-        assert self.ledger.accept(id, LANE, b"{}", timeout_s) == verdict
-        if verdict == "accepted":
-            self.jobs[id] = Model("queued", self.now, self.now, self.now + timeout_s * 1000)
+        known = job.state if job.state == "waiting" else "open" if job.open else "closed"
+        verdict = self.ledger.accept(id, LANE, b"{}", timeout_s, tenant=tenant, waits=not there)
+        if job.state != "unknown":
+            assert verdict == known
+            return
+        waits = not there and self.turns.must_wait(tenant, self.jobs)
+        assert verdict == ("waiting" if waits else "accepted")
+        deadline = self.now + timeout_s * 1000
+        self.jobs[id] = Model(self.admitted(id, tenant, waits), self.now, self.now, deadline, tenant=tenant)
+
+    @rule(first=st.integers(0, 5), count=st.integers(2, 6))
+    def accept_several(self, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            self.accept(OTHERS[number % len(OTHERS)], 1000, ("red", "blue", "")[number % 3], there=False)
+
+    def admitted(self, id: str, tenant: str, waits: bool) -> str:
+        if waits:
+            self.turns.join(id, tenant, self.jobs)
+        return "waiting" if waits else "queued"
+
+    @rule(slots=st.integers(0, 3))
+    def another_worker_renews(self, slots: int) -> None:
+        self.ledger.renew("another", [], 9, {"slots": slots})
+        self.another = (self.now, slots)
+        self.count_slots()
+
+    def count_slots(self) -> None:
+        seen, slots = self.another
+        self.turns.slots = slots if seen >= self.now - 9000 else 0
+        # when it expires is a matter of the server's clock, not of this one
+        self.redis.persist("vqa:capacity")
+
+    @rule()
+    def feed(self) -> None:
+        if not any(job.flying for job in self.jobs.values()):
+            for tenant in sorted(self.turns.held):
+                self.turns.landed(tenant)
+        assert self.ledger.feed(LANE) == self.turns.feed(self.jobs, self.now)
 
     @rule(id=ids, lease_s=st.sampled_from([0, 9]), alone=st.booleans())
     def take(self, id: str, lease_s: int, alone: bool) -> None:
@@ -96,6 +224,7 @@ class Verbs(RuleBasedStateMachine):
             assert (taken.header.attempt, taken.header.alone) == (job.attempt + 1, last)
             self.jobs[id] = replace(job, state="leased", score=self.now + lease_s * 1000, attempt=job.attempt + 1)
             self.jobs[id].token, self.jobs[id].alone, self.jobs[id].tokens = token, last, [*job.tokens, token]
+            assert list(taken.fed) == self.turns.refill(self.jobs, self.now)
 
     @rule(id=ids, times=st.integers(1, 3))
     def lose_workers(self, id: str, times: int) -> None:
@@ -112,6 +241,7 @@ class Verbs(RuleBasedStateMachine):
     def renew(self, backs: list[int]) -> None:
         held = [(id, self.token(id, back)) for id, back in zip(IDS, backs, strict=True)]
         lost = self.ledger.renew("worker", held, 9, {})
+        self.count_slots()
         for id, token in held:
             job = self.jobs[id]
             mine = job.open and job.token == token
@@ -141,17 +271,28 @@ class Verbs(RuleBasedStateMachine):
             self.jobs[id].lost += charge == "lost"
             self.jobs[id].past = min(20, job.past + bool(error))
 
-    @rule(id=ids, back=st.integers(0, 2), forced=st.booleans(), reason=st.sampled_from(["", "worker_lost"]))
-    def close(self, id: str, back: int, forced: bool, reason: str) -> None:
+    @rule(
+        id=ids,
+        back=st.integers(0, 2),
+        forced=st.booleans(),
+        reason=st.sampled_from(["", "worker_lost"]),
+        feeds=st.booleans(),
+    )
+    def close(self, id: str, back: int, forced: bool, reason: str, feeds: bool) -> None:
         job, token = self.jobs[id], "" if forced else self.token(id, back)
         outcome = f"{id} by {token} {reason}".encode()
-        closed = self.ledger.close(id, token, outcome, 3600, reason, "x" if reason else "")
+        closed = self.ledger.close(id, token, outcome, 3600, reason, "x" if reason else "", feeds=feeds)
         mine = job.open and (forced or job.token == token)
-        assert closed == (mine or (not job.open and job.outcome == outcome))
+        assert closed.done == (mine or (not job.open and job.outcome == outcome))
         if mine:
             self.jobs[id] = replace(job, state="dead" if reason else "closed", outcome=outcome)
             if reason and job.state == "leased":
                 self.jobs[id].past = min(20, job.past + 1)
+            if job.state == "waiting":
+                self.turns.leave(id, job.tenant)
+            else:
+                self.turns.landed(job.tenant)
+        assert list(closed.fed) == (self.turns.refill(self.jobs, self.now) if feeds and mine else [])
 
     @rule(verb=st.sampled_from(["expire", "ripen", "requeue", "late"]))
     def sweep(self, verb: str) -> None:
@@ -191,11 +332,14 @@ class Verbs(RuleBasedStateMachine):
     @rule(id=ids)
     def reopen(self, id: str) -> None:
         job = self.jobs[id]
-        verdict = "open" if job.open else LANE if job.state == "dead" else "unknown"
+        dead = job.state == "dead"
+        waits = dead and self.turns.must_wait(job.tenant, self.jobs)
+        verdict = "open" if job.open else "waiting" if waits else LANE if dead else "unknown"
         assert self.ledger.reopen(id, 3600) == verdict
-        if job.state == "dead":
+        if dead:
             deadline = self.now + job.deadline - job.accepted
-            self.jobs[id] = Model("queued", self.now, self.now, deadline, past=job.past)
+            state = self.admitted(id, job.tenant, waits)
+            self.jobs[id] = Model(state, self.now, self.now, deadline, past=job.past, tenant=job.tenant)
 
     @invariant()
     def every_job_is_in_one_place(self) -> None:
@@ -211,21 +355,41 @@ class Verbs(RuleBasedStateMachine):
         }
 
     @invariant()
+    def turns_and_jobs_in_flight_are_as_the_model_says(self) -> None:
+        if not hasattr(self, "jobs"):
+            return
+        flying = {
+            job.tenant.encode(): b"%d" % flight(self.jobs, job.tenant) for job in self.jobs.values() if job.flying
+        }
+        assert self.redis.hgetall(f"vqa:flight:{LANE}") == flying
+        turns = self.redis.zrange(f"vqa:turns:{LANE}", 0, -1, withscores=True)
+        assert [tenant.decode() for tenant, turn in turns if turn != inf] == self.turns.round
+        assert {tenant.decode() for tenant, turn in turns if turn == inf} == self.turns.held
+        for tenant in ("", "red", "blue"):
+            scores = {id.encode(): self.jobs[id].score for id in self.turns.waiting.get(tenant, ())}
+            assert dict(self.redis.zrange(f"vqa:waiting:{LANE}:{tenant}", 0, -1, withscores=True)) == scores
+        states = ("waiting", "queued", "leased", "delayed")
+        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in states}
+        assert self.ledger.counts()[LANE] == counts
+
+    @invariant()
     def open_closed_or_dead_and_as_the_model_says(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        for id, job in self.jobs.items():
-            assert self.redis.exists(entry_key(id)) == job.open
-            assert self.redis.exists(dead_key(id)) == (job.state == "dead")
-            assert self.redis.get(outcome_key(id)) == job.outcome
-            if job.open:
-                header = self.ledger.header(id)
-                assert header is not None
-                seen = (header.state, header.attempt, header.lost, header.token, len(header.history))
-                assert seen == (job.state, job.attempt, job.lost, job.token, job.past)
-            if job.state == "dead":
-                letter = Header.parse((self.redis.get(dead_key(id)) or b"").partition(b"\n")[0])
-                assert (letter.attempt, len(letter.history)) == (job.attempt, job.past)
+        with self.redis.pipeline(transaction=False) as pipe:
+            for id in self.jobs:
+                pipe.get(entry_key(id)).get(dead_key(id)).get(outcome_key(id))
+            replies = iter(pipe.execute())
+        for job in self.jobs.values():
+            entry, letter, outcome = (next(replies) for _ in range(3))
+            assert (entry is not None, letter is not None, outcome) == (job.open, job.state == "dead", job.outcome)
+            if entry is not None:
+                header = Header.parse(entry.partition(b"\n")[0])
+                seen = (header.state, header.attempt, header.lost, header.token, len(header.history), header.tenant)
+                assert seen == (job.state, job.attempt, job.lost, job.token, job.past, job.tenant)
+            if letter is not None:
+                header = Header.parse(letter.partition(b"\n")[0])
+                assert (header.attempt, len(header.history)) == (job.attempt, job.past)
 
 
 def test_any_order_of_verbs_keeps_every_job_in_one_place(redis: Redis) -> None:
@@ -233,6 +397,6 @@ def test_any_order_of_verbs_keeps_every_job_in_one_place(redis: Redis) -> None:
     run_state_machine_as_test(
         Verbs,
         settings=settings(
-            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -92,7 +92,7 @@ def test_a_job_is_cancelled_whether_it_waits_runs_or_is_delayed(
     assert [(type, fields["uuid"]) for type, fields in events.sent] == [
         ("task-revoked", id) for id in ("waits", "runs", "delayed")
     ]
-    assert ledger.counts()["bulk"] == {"queued": 0, "leased": 0, "delayed": 0}
+    assert ledger.counts()["bulk"] == {"waiting": 0, "queued": 0, "leased": 0, "delayed": 0}
 
 
 def test_an_id_that_nobody_knows_yet_is_refused_when_its_message_comes(

@@ -18,6 +18,7 @@ from tests.worker_process import StartWorker
 from vqa.celery import TASK, make_app, wake
 from vqa.ledger import Ledger
 from vqa.settings import QueueSettings
+from workers.engine.reserve import Reserve
 from workers.guard import Malformed
 from workers.intake import Intake
 from workers.transport import guard
@@ -192,9 +193,36 @@ def test_a_wake_up_needs_no_record_where_redis_has_no_room_for_it(
     consumer.messages[1].reject(requeue=True)
 
 
+def test_bulk_is_taken_up_to_what_is_reserved_and_again_once_there_is_room(app: Celery) -> None:
+    intake = guard(app, lambda *_: None)
+    intake.reserve = Reserve(1)
+    wake(app, [(f"b{number}", "bulk") for number in range(5)])
+    with app.connection_for_read() as connection:
+        # as Celery does for as many threads as there are
+        connection.default_channel.basic_qos(0, 3, False)
+        consumer = Consumer(connection, intake)
+        with app.amqp.TaskConsumer(connection, on_message=consumer.receive):
+            _take_turns(consumer, app)
+
+
+def _take_turns(consumer: Consumer, app: Celery) -> None:
+    consumer.drain_until(lambda: len(consumer.messages) == 2)
+    consumer.drain_for(0.3)
+    assert consumer.ids() == ["b0", "b1"]
+    wake(app, [("i", "interactive")])
+    consumer.drain_until(lambda: len(consumer.messages) == 3)
+    assert consumer.ids()[-1] == "i"
+    consumer.messages[0].ack()
+    consumer.drain_for(0.3)
+    assert len(consumer.messages) == 3
+    consumer.messages[2].ack()
+    consumer.drain_until(lambda: len(consumer.messages) == 4)
+    assert consumer.ids()[-1] == "b2"
+
+
 def test_settings_are_shown_as_json(app: Celery) -> None:
     guard(app, lambda *_: None)
-    assert "queue_order_strategy" in json.dumps(app.conf.broker_transport_options)
+    assert "polling_interval" in json.dumps(app.conf.broker_transport_options)
 
 
 def test_a_full_redis_takes_acknowledgements(consumer: Consumer, redis: Redis, full: Callable[[bool], None]) -> None:

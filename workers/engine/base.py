@@ -38,6 +38,8 @@ class Prompt:
     #: sum is rounded, and so, rarely, an answer
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    #: what the answer keeps to, as `vqa.grammar` writes it; any text where None
+    grammar: str | None = None
     lane: Lane = "interactive"
     #: a point on `time.monotonic()`'s clock, in seconds
     deadline: float = float("inf")

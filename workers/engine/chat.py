@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.control import ControlTokens
+from workers.engine.guides import Guide, Guides
 
 #: no tokenizer makes fewer tokens of a longer text; refused before it costs the tokenizer seconds
 _MOST_CHARACTERS_A_TOKEN = 128
@@ -21,11 +22,13 @@ Made = TypeVar("Made")
 class ChatEncoder(ABC, Generic[Made]):
     """A loaded model's preprocessing. Belongs to one thread, as the processor's tokenizer does."""
 
-    def __init__(self, processor: Any, slot_tokens: int) -> None:
+    def __init__(self, processor: Any, slot_tokens: int, guides: Guides | None = None) -> None:
+        """Without `guides` no prompt may have a grammar."""
         # its methods have no types
         self.processor = processor
         self._slot_tokens = slot_tokens
         self._control = ControlTokens(processor)
+        self._guides = guides
 
     @abstractmethod
     def make(self, chat: Chat, prompt: Prompt) -> Made:
@@ -56,6 +59,13 @@ class ChatEncoder(ABC, Generic[Made]):
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
         self._check_fits("", tokens, prompt.max_new_tokens)
         return made
+
+    def guide(self, prompt: Prompt) -> Guide | None:
+        """What the prompt's answer is to be kept to its grammar by. Raises InvalidJob."""
+        if prompt.grammar is None:
+            return None
+        assert self._guides is not None
+        return self._guides.guide(prompt.grammar, self.processor.tokenizer)
 
     def _check_fits(self, about: str, prompt_tokens: int, max_new_tokens: int) -> None:
         if prompt_tokens + max_new_tokens > self._slot_tokens:

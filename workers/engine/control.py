@@ -24,7 +24,7 @@ class ControlTokens:
         added = self._tokenizer.get_added_vocab()
         # placeholders of pictures need not be tokens: the processor replaces them in the string
         extra = {getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")}
-        tokens = {token for token in {*added, *extra} if isinstance(token, str) and _steers(token)}
+        tokens = {token for token in {*added, *extra} if isinstance(token, str) and steers(token)}
         longest_first = sorted(tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}
@@ -47,6 +47,6 @@ class ControlTokens:
         return text
 
 
-def _steers(token: str) -> bool:
+def steers(token: str) -> bool:
     """Not so runs of spaces and single characters, which some tokenizers add to save tokens."""
     return len(token) > 1 and not token.isspace()

@@ -2,6 +2,7 @@
 
 The answer to a prompt is `echo:` and the first 16 hex digits of the SHA-256 over its turns in order: each text as
 UTF-8, each picture as `WIDTHxHEIGHT`, each of them ended by a zero byte; so a test can say beforehand what it must be.
+To a prompt with a grammar it is a short text that keeps to it (`vqa/shortest.py`), the same one to every such prompt.
 A job's metadata may ask for more: `echo_delay_s` (seconds before the answer), and `echo_fail` (how the job fails then:
 the name of a class in vqa.errors, `exit` to end the process, `crash` for an exception that escapes the engine, `hang`
 to stop the engine's thread), on its attempts up to `echo_fail_attempts` where that is set.
@@ -21,6 +22,7 @@ from typing import Self
 
 from vqa import errors
 from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
+from vqa.shortest import short_text
 from workers.engine.admission import Admission
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.clock import Clock
@@ -29,13 +31,14 @@ from workers.engine.journal import Journal
 from workers.engine.listener import Listener
 from workers.engine.picture import Fit
 from workers.engine.pulse import Pulse
+from workers.engine.reserve import Reserve
 from workers.engine.settings import EngineSettings
 
 #: exit status of a process that `echo_fail=exit` ends
 EXIT_STATUS = 70
 
 #: what of an answer is told at once: `echo:`, then the digits
-_WORD = re.compile(r"\w+\W*")
+_WORD = re.compile(r"\w+\W*|\W+")
 
 #: between two beats while slots are occupied; a fifth of VQA_HANG_S where that is less
 _BEAT_S = 0.2
@@ -85,7 +88,7 @@ class EchoEngine:
         self.fit: Fit | None = None
         self._settings = settings
         self._journal = Journal(settings.echo_journal) if settings.echo_journal else None
-        self._admission = Admission(slots, self._journal)
+        self._admission = Admission(slots, self._journal, Reserve.of(settings, slots))
         self._clock = Clock("echo")
         self._holdings = Holdings(self._clock)
         self._pulse = Pulse(settings.hang_s)
@@ -161,7 +164,11 @@ class EchoEngine:
         else:
             parts = [part for turn in held.prompt.turns for part in turn.parts]
             words = sum(len(part.split()) if isinstance(part, str) else 1 for part in parts)
-            text = echo_of(held.prompt)
+            try:
+                text = _text(held.prompt)
+            except VQAError as error:
+                held.fail(error)
+                return
             if held.prompt.on_text:
                 listener = Listener(held)
                 for piece in _WORD.findall(text):
@@ -185,6 +192,13 @@ class EchoEngine:
         if self._ending.acquire(blocking=False):
             self._on_crash(RuntimeError("the job's metadata asked for this crash"), (id,))
         self._holdings.close(EngineError("the engine crashed"))
+
+
+def _text(prompt: Prompt) -> str:
+    """Raises AnswerTooLong or InvalidJob where it has a grammar."""
+    if prompt.grammar is None:
+        return echo_of(prompt)
+    return short_text(prompt.grammar, prompt.max_new_tokens)
 
 
 def _following(settled_first: Future[Completion]) -> Future[Completion]:

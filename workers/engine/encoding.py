@@ -14,6 +14,7 @@ from transformers.utils.chat_template_utils import Chat
 from workers.engine.base import Prompt
 from workers.engine.chat import Chat as Messages
 from workers.engine.chat import ChatEncoder
+from workers.engine.guides import Guide, Guides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +23,8 @@ class Encoded:
 
     inputs: Mapping[str, Tensor]
     prompt_tokens: int
+    #: of a prompt with a grammar
+    guide: Guide | None = None
 
     @property
     def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -39,8 +42,8 @@ class Encoded:
 class Encoder(ChatEncoder[Encoded]):
     """A loaded pipeline's preprocessing. Belongs to one thread, as the pipeline's tokenizer does."""
 
-    def __init__(self, pipe: ImageTextToTextPipeline, slot_tokens: int) -> None:
-        super().__init__(pipe.processor, slot_tokens)
+    def __init__(self, pipe: ImageTextToTextPipeline, slot_tokens: int, guides: Guides | None = None) -> None:
+        super().__init__(pipe.processor, slot_tokens, guides)
         # its methods have no types
         self._pipe: Any = pipe
         tokenizer: Any = pipe.tokenizer
@@ -50,7 +53,7 @@ class Encoder(ChatEncoder[Encoded]):
         """See `ChatEncoder`."""
         made = self._pipe.preprocess(Chat(cast(Any, chat)))
         inputs = {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        return Encoded(inputs, prompt_tokens=inputs["input_ids"].shape[1])
+        return Encoded(inputs, prompt_tokens=inputs["input_ids"].shape[1], guide=self.guide(prompt))
 
     def tokens(self, made: Encoded) -> int:
         """See `ChatEncoder`."""

@@ -14,6 +14,8 @@ from typing import Any
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from workers.engine.encoding import Encoded, Encoder
+from workers.engine.endings import end_ids
+from workers.engine.guides import Guides
 from workers.engine.held import Held
 from workers.engine.loading import load
 from workers.engine.model_engine import Loaded, ModelEngine
@@ -47,17 +49,18 @@ class PipelineEngine(ModelEngine):
 
     def prepare(self, pipe: Any) -> Preparation[Encoded]:
         """See `ModelEngine`."""
-        return Preparation([self._encoder(pipe) for _ in range(THREADS)], self._waiting.expect, self._deliver)
+        guides = Guides(end_ids(pipe))
+        return Preparation([self._encoder(pipe, guides) for _ in range(THREADS)], self._waiting.expect, self._deliver)
 
     def close(self) -> None:
         """See `ModelEngine`."""
         self._waiting.close()
 
-    def _encoder(self, pipe: Any) -> Encoder:
+    def _encoder(self, pipe: Any, guides: Guides) -> Encoder:
         own = copy.copy(pipe)
         own.processor = copy.deepcopy(pipe.processor)
         own.tokenizer = own.processor.tokenizer
-        return Encoder(own, self.settings.slot_tokens)
+        return Encoder(own, self.settings.slot_tokens, guides)
 
     def _deliver(self, held: Held, encoded: Encoded | None) -> None:
         self._waiting.arrived(Ready(held, encoded) if encoded is not None else None)

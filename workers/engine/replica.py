@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import EngineError, PromptTooLong
@@ -20,6 +20,7 @@ from workers.engine.drawing import drawing
 from workers.engine.encoding import Encoder
 from workers.engine.endings import end_ids
 from workers.engine.faults import context_is_lost, is_out_of_memory, is_poisoned
+from workers.engine.guiding import Guiding
 from workers.engine.loading import load
 from workers.engine.pulse import Pulse
 from workers.engine.row import Row
@@ -44,7 +45,7 @@ class _EncodedRow(Row):
     """A row of a microbatch, with its tensors."""
 
     def __init__(self, ready: Ready, tokenizer: Any, end_ids: Collection[int]) -> None:
-        super().__init__(ready.held, ready.encoded.prompt_tokens, tokenizer, end_ids)
+        super().__init__(ready.held, ready.encoded.prompt_tokens, tokenizer, end_ids, ready.encoded.guide)
         self.encoded = ready.encoded
 
 
@@ -145,14 +146,17 @@ class Replica:
         self._pulse.beat("prefill", ids)
         for row in rows:
             row.restart()
-        how = {
+        how: dict[str, Any] = {
             "max_new_tokens": max(prompt.max_new_tokens for prompt in prompts),
             "num_beams": 1,
             # where tokens are drawn, it is done by `drawing`
             "do_sample": False,
             "stopping_criteria": StoppingCriteriaList([RowEnds(rows, partial(self._pulse.beat, "decode", ids))]),
-            **({"logits_processor": drawing(prompts[0])} if prompts[0].temperature > 0 else {}),
         }
+        processors = [Guiding(rows)] if any(row.guide for row in rows) else []
+        processors += drawing(prompts[0]) if prompts[0].temperature > 0 else []
+        if processors:
+            how["logits_processor"] = LogitsProcessorList(processors)
         inputs = self._encoder.together([row.encoded for row in rows])
         # views of torchao's tensors fail in inference mode; without it the pipeline keeps no gradients either
         with torch.inference_mode(getattr(self.pipe.model, "hf_quantizer", None) is None):

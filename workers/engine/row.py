@@ -6,7 +6,9 @@ from collections.abc import Collection
 from typing import Any
 
 from vqa.answer import FinishReason
+from vqa.errors import AnswerTooLong, InvalidJob
 from workers.engine.base import Completion
+from workers.engine.guides import Guide
 from workers.engine.held import Held
 from workers.engine.listener import Listener
 from workers.engine.spelling import Spelling, decode
@@ -19,8 +21,12 @@ class Row:
     listens and no stop string is given.
     """
 
-    def __init__(self, held: Held, prompt_tokens: int, tokenizer: Any, end_ids: Collection[int]) -> None:
+    def __init__(
+        self, held: Held, prompt_tokens: int, tokenizer: Any, end_ids: Collection[int], guide: Guide | None = None
+    ) -> None:
+        """`guide` is what its tokens have been chosen by."""
         self.held = held
+        self.guide = guide
         self.prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
         self._end_ids = end_ids
@@ -31,6 +37,8 @@ class Row:
     def restart(self) -> None:
         """Forget the tokens: the microbatch failed and the prompt is run again."""
         self._begin()
+        if self.guide:
+            self.guide.restart()
         if self._listener:
             self._listener.restart()
 
@@ -39,12 +47,18 @@ class Row:
         if self.held.settled:
             return
         self._count += 1
-        if token in self._end_ids:
+        if self.guide and not self.guide.take(token):
+            # the token came of its mask, so it is the grammar that went wrong
+            self.held.fail(InvalidJob("the response format is too complex to be kept to"))
+        elif token in self._end_ids:
             self._end("stop")
-            return
+        else:
+            self._go_on(token)
+
+    def _go_on(self, token: int) -> None:
         if token not in self._unseen_ids:
             self._show(token)
-        if self._spelling and self._spelling.stopped:
+        if (self._spelling and self._spelling.stopped) or (self.guide and self.guide.over):
             self._end("stop")
         elif self._count >= self.held.prompt.max_new_tokens:
             self._end("length")
@@ -63,6 +77,10 @@ class Row:
             self._listener.tell(piece)
 
     def _end(self, reason: FinishReason) -> None:
+        if self.guide and not self.guide.complete:
+            most = f"max_new_tokens={self.held.prompt.max_new_tokens}"
+            self.held.fail(AnswerTooLong(f"the structured answer did not fit {most}; cut, it does not parse"))
+            return
         text = self._finish(self._spelling) if self._spelling else decode(self._tokenizer, self._shown)
         self.held.answer(
             Completion(

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 from workers.engine.base import Prompt
 from workers.engine.held import Held
+from workers.engine.reserve import BULK_TURN
 
 if TYPE_CHECKING:
     from workers.engine.encoding import Encoded
-
-#: one microbatch in so many is begun by bulk when both lanes wait
-BULK_TURN = 20
 
 #: lengths may differ by this factor; past it padding and waiting for the longest cost more than a microbatch saves
 _ALIKE = 4.0

@@ -16,7 +16,7 @@ from workers.engine.picture import Picture
 def warm_up(pipe: Any, answer: Callable[[Held], None], size: tuple[int, int] = (64, 64)) -> None:
     """Let `answer` settle a question about a white picture of this width and height. Raises NotReady."""
     picture = Picture.of(Image.new("RGB", size, "white"))
-    held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2))
+    held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2, lane="bulk"))
     try:
         answer(held)
         held.future.result(0)

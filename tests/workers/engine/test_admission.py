@@ -12,6 +12,7 @@ from vqa.job import Lane
 from workers.engine.admission import Admission
 from workers.engine.base import Completion, Prompt
 from workers.engine.held import Held
+from workers.engine.reserve import BULK_TURN, Reserve
 
 DONE = Completion("yes", "stop", 1, 1)
 SLOTS = 3
@@ -113,3 +114,31 @@ def test_interactive_prompts_enter_first() -> None:
     first.answer(DONE)
 
     assert entered.order == [first, interactive]
+
+
+def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> None:
+    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
+    bulk = [held(f"bulk{n}", "bulk") for n in range(4)]
+    entered.enter(admission, *bulk)
+    assert entered.order == bulk[:2]
+    bulk[0].answer(DONE)
+    assert entered.order == bulk[:3]
+    flood = [held(f"{n}") for n in range(60)]
+    entered.enter(admission, *flood)
+    assert entered.order == [*bulk[:3], flood[0]]
+    bulk[1].answer(DONE)
+    while inside := [each for each in entered.inside() if each.prompt.lane == "interactive"]:
+        inside[0].answer(DONE)
+    # what is left of bulk when there is no more interactive enters by itself
+    assert entered.order.index(bulk[3]) == 3 + BULK_TURN - 1
+
+
+def test_bulk_that_has_its_share_does_not_block_interactive_in_its_turn() -> None:
+    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
+    bulk = [held(f"bulk{n}", "bulk") for n in range(3)]
+    entered.enter(admission, *bulk)
+    flood = [held(f"{n}") for n in range(60)]
+    entered.enter(admission, *flood)
+    for each in flood:
+        each.answer(DONE)
+    assert entered.order == [*bulk[:2], *flood]

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.workers.engine.conftest import SOON, Crashes, wait_until
-from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, TransientError
+from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, TransientError
+from vqa.grammar import json_grammar, one_of
 from workers.engine.base import Prompt, Turn
 from workers.engine.catalog import make_engine
 from workers.engine.echo import EXIT_STATUS, EchoEngine
@@ -53,6 +55,24 @@ def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine, delay_s
     completion = engine.submit(ask(on_text=pieces.append, echo_delay_s=delay_s)).result(SOON)
 
     assert pieces == ["echo:", completion.text.removeprefix("echo:")]
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.02])
+def test_in_a_response_format_it_answers_a_short_value(engine: EchoEngine, delay_s: float) -> None:
+    pieces: list[str] = []
+    schema = '{"type":"object","properties":{"a":{"type":"boolean"},"b":{}},"required":["a"]}'
+    prompt = replace(ask(on_text=pieces.append, echo_delay_s=delay_s), grammar=json_grammar(schema), max_new_tokens=80)
+
+    assert json.loads(engine.submit(prompt).result(SOON).text) == {"a": False}
+    assert json.loads("".join(pieces)) == {"a": False}
+    assert engine.submit(replace(prompt, grammar=one_of(["b", "a"]))).result(SOON).text == "a"
+
+
+def test_a_value_that_does_not_fit_is_an_error_by_name(engine: EchoEngine) -> None:
+    prompt = replace(ask(), grammar=one_of(["longer than ten"]))
+
+    with pytest.raises(AnswerTooLong, match="max_new_tokens"):
+        engine.submit(prompt).result(SOON)
 
 
 def test_a_listener_that_fails_fails_its_prompt(engine: EchoEngine) -> None:

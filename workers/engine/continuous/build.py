@@ -24,6 +24,7 @@ from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.continuous.vision import MOST_GRID_BYTES, VisionTower
 from workers.engine.continuous.weights import language_of
 from workers.engine.endings import end_ids
+from workers.engine.reserve import Reserve
 from workers.engine.settings import EngineSettings
 
 #: On a card the pages are the tiles of attention. A smaller page leaves less of it empty.
@@ -72,7 +73,7 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     budget = (
         settings.prefill_tokens if model.device.type == "cuda" else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
     )
-    loop = Loop(Scheduler(slots, pages, budget), runner, pipe.tokenizer, end_ids(pipe))
+    loop = Loop(Scheduler(slots, pages, budget, Reserve.of(settings, slots)), runner, pipe.tokenizer, end_ids(pipe))
     return Built(loop, runner, pages)
 
 

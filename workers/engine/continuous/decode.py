@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.continuous.choosing import Choice
 from workers.engine.continuous.graphs import record
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
@@ -47,17 +48,14 @@ class Decode:
         for size in reversed(bucket_sizes(slots)):
             self._buckets[size] = self._record(size, pool)
 
-    def step(self, slots: Sequence[int], drawn: Sequence[int]) -> Tensor:
-        """(n) the next token of each slot; those of the slots at indices `drawn` are not the likeliest but drawn."""
+    def step(self, slots: Sequence[int], choice: Choice) -> Tensor:
+        """(n) the next token of each slot."""
         at = numbers(slots, self._device)
         tokens, logits = self._replay(at) if self._buckets else self._compute(at)
-        if drawn:
-            which = numbers(drawn, self._device)
-            mine = at[which]
+        if choice:
             # in the graph they have advanced by the likeliest token
-            tokens = tokens.clone()
-            tokens[which] = self._rows.draw(mine, logits[which], self._rows.length[mine])
-            self._rows.token[mine] = tokens[which]
+            tokens = choice.of(tokens, logits, self._rows, at, self._rows.length[at])
+            self._rows.token[at] = tokens
         return tokens
 
     def _replay(self, at: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,15 @@ from workers.engine.base import Prompt
 from workers.engine.chat import Chat, ChatEncoder
 from workers.engine.continuous.positions import positions_of
 from workers.engine.continuous.request import Request, Sight
+from workers.engine.guides import Guide, Guides
 from workers.engine.picture import Fit, Picture
 
 
 class RequestEncoder(ChatEncoder[Request]):
     """Qwen3-VL's preprocessing for one thread, with a tokenizer of its own."""
 
-    def __init__(self, processor: Any, slot_tokens: int) -> None:
-        super().__init__(processor, slot_tokens)
+    def __init__(self, processor: Any, slot_tokens: int, guides: Guides | None = None) -> None:
+        super().__init__(processor, slot_tokens, guides)
         self._factor = fit_of(processor.image_processor).factor
         self._patch = int(processor.image_processor.patch_size)
         self._merge = int(processor.image_processor.merge_size)
@@ -34,13 +35,13 @@ class RequestEncoder(ChatEncoder[Request]):
         pictures = [part for turn in prompt.turns for part in turn.parts if isinstance(part, Picture)]
         if ids.count(self._image_id) != len(pictures):
             raise InvalidJob("the model's chat template has no place for a picture in one of these turns")
-        return self._request(ids, pictures)
+        return self._request(ids, pictures, self.guide(prompt))
 
     def tokens(self, made: Request) -> int:
         """See `ChatEncoder`."""
         return made.count
 
-    def _request(self, ids: list[int], pictures: list[Picture]) -> Request:
+    def _request(self, ids: list[int], pictures: list[Picture], guide: Guide | None) -> Request:
         sights: list[Sight] = []
         tokens: list[int] = []
         left = iter(pictures)
@@ -51,7 +52,7 @@ class RequestEncoder(ChatEncoder[Request]):
             else:
                 tokens.append(id)
         places = [(sight.start, sight.rows // self._merge, sight.columns // self._merge) for sight in sights]
-        return Request(torch.tensor(tokens), positions_of(len(tokens), places), tuple(sights))
+        return Request(torch.tensor(tokens), positions_of(len(tokens), places), tuple(sights), guide)
 
     def _sight(self, picture: Picture, start: int) -> Sight:
         if picture.width % self._factor or picture.height % self._factor:

@@ -16,6 +16,8 @@ from workers.engine.continuous.encode import RequestEncoder, fit_of
 from workers.engine.continuous.figures import Figures
 from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.request import Request
+from workers.engine.endings import end_ids
+from workers.engine.guides import Guides
 from workers.engine.held import Held
 from workers.engine.loading import load
 from workers.engine.model_engine import Loaded, ModelEngine
@@ -61,7 +63,8 @@ class ContinuousEngine(ModelEngine):
 
     def prepare(self, pipe: Any) -> Preparation[Request]:
         """See `ModelEngine`."""
-        encoders = [self._encoder(pipe) for _ in range(THREADS)]
+        guides = Guides(end_ids(pipe))
+        encoders = [self._encoder(pipe, guides) for _ in range(THREADS)]
         return Preparation(encoders, expect=lambda: None, deliver=self._deliver)
 
     def close(self) -> None:
@@ -88,8 +91,8 @@ class ContinuousEngine(ModelEngine):
             )
             raise NotReady(f"the continuous engine cannot start: {reason}; VQA_ENGINE=pipeline may") from error
 
-    def _encoder(self, pipe: Any) -> RequestEncoder:
-        return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens)
+    def _encoder(self, pipe: Any, guides: Guides | None = None) -> RequestEncoder:
+        return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens, guides)
 
     def _deliver(self, held: Held, request: Request | None) -> None:
         if request is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from vqa.errors import EngineError, PromptTooLong
 from workers.engine.base import Phase
+from workers.engine.continuous.choosing import Choice
 from workers.engine.continuous.figures import Counter
 from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.prefill import Piece
@@ -79,13 +80,14 @@ class Loop:
     def _welcome(self, arrival: Arrival) -> None:
         held, request = arrival.held, arrival.request
         prompt = held.prompt
-        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone)
+        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone, request.guide is not None)
         if not self._scheduler.fits(stay):
             held.fail(PromptTooLong(f"{stay.all_tokens} tokens are more than the card has room for"))
             return
         if not self._guests:
             self.counter.begin()
-        self._guests[stay] = Guest(stay, request, Row(held, request.count, self._tokenizer, self._end_ids))
+        row = Row(held, request.count, self._tokenizer, self._end_ids, request.guide)
+        self._guests[stay] = Guest(stay, request, row)
         self._scheduler.add(stay)
 
     def _see_off(self) -> None:
@@ -101,7 +103,8 @@ class Loop:
                 return []
             case StepWork(stays):
                 pulse.beat(_phase(work), ids)
-                return [Made(work, stays, self._runner.step([_slot(stay) for stay in stays], self._drawn(stays)))]
+                tokens = self._runner.step([_slot(stay) for stay in stays], self._choice(stays))
+                return [Made(work, stays, tokens)]
             case PrefillWork():
                 pulse.beat(_phase(work), ids)
                 return self._prefill(work)
@@ -129,7 +132,7 @@ class Loop:
             for part in work.parts
         ]
         done = [part.stay for part, piece in zip(work.parts, pieces, strict=True) if piece.is_last]
-        made = Made(work, done, self._runner.prefill(pieces, self._drawn(done)))
+        made = Made(work, done, self._runner.prefill(pieces, self._choice(done)))
         for stay in done:
             self._guests[stay].request = None
         return made
@@ -147,9 +150,11 @@ class Loop:
         temperature = prompt.temperature or 1.0
         return Entry(_slot(stay), stay.pages, self._request(stay).shift, temperature, prompt.top_p, seed)
 
-    def _drawn(self, stays: Sequence[Stay]) -> list[int]:
-        """At which indices the token is drawn."""
-        return [n for n, stay in enumerate(stays) if self._guests[stay].row.held.prompt.temperature > 0]
+    def _choice(self, stays: Sequence[Stay]) -> Choice:
+        """Whose token is not just the likeliest."""
+        rows = [self._guests[stay].row for stay in stays]
+        drawn = [n for n, row in enumerate(rows) if row.held.prompt.temperature > 0]
+        return Choice(drawn, {n: row.guide for n, row in enumerate(rows) if row.guide})
 
     def _settle(self, made: Made) -> None:
         tokens = made.tokens.read()
@@ -157,6 +162,7 @@ class Loop:
         for stay, token in zip(made.stays, tokens, strict=True):
             # it may have ended since
             if guest := self._guests.get(stay):
+                self._scheduler.read(stay)
                 _add(guest.row, token)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from workers.engine.guides import Guide
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
@@ -41,6 +43,8 @@ class Request:
     #: (n, 3) int64: time, height and width
     positions: Tensor
     sights: tuple[Sight, ...]
+    #: of a prompt with a grammar
+    guide: Guide | None = None
 
     @property
     def count(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from workers.engine.continuous.choosing import LIKELIEST, Choice
 from workers.engine.continuous.decode import Decode
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
@@ -33,20 +34,19 @@ class Runner:
         self._rows.enter(entries)
 
     @torch.inference_mode()
-    def prefill(self, pieces: Sequence[Piece], drawn: Sequence[int]) -> Tokens:
-        """The first tokens of the prompts that are all in the cache then, in order; `drawn` as in `step`."""
+    def prefill(self, pieces: Sequence[Piece], choice: Choice = LIKELIEST) -> Tokens:
+        """The first tokens of the prompts that are all in the cache then, in order."""
         logits = self._prefill.run(pieces)
         tokens = logits.argmax(-1)
         done = [piece for piece in pieces if piece.is_last]
         slots = numbers([piece.slot for piece in done], self._device)
         lengths = numbers([piece.request.count for piece in done], self._device)
-        if drawn:
-            which = numbers(drawn, self._device)
-            tokens[which] = self._rows.draw(slots[which], logits[which], lengths[which])
+        if choice:
+            tokens = choice.of(tokens, logits, self._rows, slots, lengths)
         self._rows.begin(slots, lengths, tokens)
         return Tokens(tokens)
 
     @torch.inference_mode()
-    def step(self, slots: Sequence[int], drawn: Sequence[int]) -> Tokens:
-        """The next token of each slot; those at indices `drawn` are drawn, the others the likeliest."""
-        return Tokens(self._decode.step(slots, drawn))
+    def step(self, slots: Sequence[int], choice: Choice = LIKELIEST) -> Tokens:
+        """The next token of each slot."""
+        return Tokens(self._decode.step(slots, choice))

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from vqa.job import LANES
 from workers.engine.continuous.pages import Pages
 from workers.engine.continuous.stay import Stay
-
-#: one slot in so many goes to bulk while both lanes wait
-BULK_TURN = 20
+from workers.engine.reserve import BULK_TURN, Reserve
 
 #: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
 #: prefill reads all weights, however few its tokens are: one of 8 pictures takes an H200 twice as long as one of 2.
@@ -51,10 +49,12 @@ class StepWork:
 class Scheduler:
     """Who waits, who has a slot, and whose turn it is."""
 
-    def __init__(self, slots: int, pages: Pages, prefill_tokens: int) -> None:
+    def __init__(self, slots: int, pages: Pages, prefill_tokens: int, reserve: Reserve | None = None) -> None:
         """`prefill_tokens` are computed at most between two steps: what those who decode may have to wait for."""
         self._pages = pages
         self._prefill_tokens = prefill_tokens
+        self._slots = slots
+        self._reserve = reserve or Reserve()
         self._free = list(range(slots - 1, -1, -1))
         self._waiting: dict[str, deque[Stay]] = {lane: deque() for lane in LANES}
         self._seated: list[Stay] = []
@@ -76,6 +76,7 @@ class Scheduler:
 
     def add(self, stay: Stay) -> None:
         """It waits for a slot; it has to fit."""
+        self._reserve.saw(stay.lane)
         self._waiting[stay.lane].append(stay)
 
     def leave(self, stay: Stay) -> None:
@@ -89,8 +90,12 @@ class Scheduler:
             self._pages.give_back(stay.pages)
             stay.slot = None
 
+    def read(self, stay: Stay) -> None:
+        """One more of its tokens has been read."""
+        stay.read += 1
+
     def next(self) -> PrefillWork | StepWork | None:
-        """What to compute now; None where there is nothing. What it decides counts as done."""
+        """What to compute now; None where there is nothing, or nothing yet. What it decides counts as done."""
         self._admit()
         if self._prefills_now():
             parts = tuple(self._parts())
@@ -98,7 +103,7 @@ class Scheduler:
             self._prefilled, self._held = True, 0
             self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
             return PrefillWork(parts)
-        decoding = tuple(stay for stay in self._seated if stay.decodes)
+        decoding = tuple(stay for stay in self._seated if stay.can_step)
         if not decoding:
             return None
         self._prefilled = False
@@ -119,7 +124,13 @@ class Scheduler:
             return True
         # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
         # prefilled at once, leave them a step between two
-        return not self._owed and self._head() is None
+        return not self._owed and not self._joins_soon()
+
+    def _joins_soon(self) -> bool:
+        """Whether somebody waits who is worth waiting for: interactive does not wait for bulk."""
+        if any(stay.prefills and stay.lane == "interactive" for stay in self._seated):
+            return any(not stay.gone for stay in self._waiting["interactive"])
+        return any(not stay.gone for waiting in self._waiting.values() for stay in waiting)
 
     def _parts(self) -> Iterator[Part]:
         budget = self._prefill_tokens
@@ -146,11 +157,25 @@ class Scheduler:
         for waiting in self._waiting.values():
             while waiting and waiting[0].gone:
                 waiting.popleft()
-        first = "bulk" if self._since_bulk >= BULK_TURN - 1 else "interactive"
-        ordered = sorted(LANES, key=lambda lane: lane != first)
-        return next((self._waiting[lane][0] for lane in ordered if self._waiting[lane]), None)
+        ordered = sorted(LANES, key=lambda lane: self._is_bulks_turn and lane != "bulk")
+        firsts = [self._waiting[lane][0] for lane in ordered if self._waiting[lane]]
+        return next((stay for stay in firsts if stay.lane != "bulk" or self._admits_bulk()), None)
+
+    @property
+    def _is_bulks_turn(self) -> bool:
+        return self._since_bulk >= BULK_TURN - 1
+
+    def _admits_bulk(self) -> bool:
+        bulk = sum(stay.lane == "bulk" for stay in self._seated)
+        return self._reserve.admits_bulk(self._slots, len(self._seated), bulk, self._is_bulks_turn)
 
     def _may_enter(self, stay: Stay) -> bool:
         if any(other.alone for other in self._seated) or (stay.alone and self._seated):
             return False
-        return self._pages.needed(stay.all_tokens) <= self._pages.free
+        return self._pages.needed(stay.all_tokens) <= self._pages.free - self._kept_pages(stay)
+
+    def _kept_pages(self, stay: Stay) -> int:
+        """Those of the slots that this one is to leave free; none where it could wait for ever."""
+        if stay.lane != "bulk" or self._is_bulks_turn or not self._seated:
+            return 0
+        return self._reserve.places * (self._pages.count // self._slots)

@@ -13,6 +13,7 @@ from vqa.job import LANES, Lane
 from workers.engine.continuous.pages import Pages
 from workers.engine.continuous.scheduler import BULK_TURN, HOLD_STEPS, Part, PrefillWork, Scheduler, StepWork
 from workers.engine.continuous.stay import Stay
+from workers.engine.reserve import Reserve
 
 Work = PrefillWork | StepWork | None
 
@@ -28,10 +29,12 @@ class Drive:
     Checks each decision by books of its own.
     """
 
-    def __init__(self, slots: int, pages: int, page_tokens: int, prefill_tokens: int) -> None:
+    def __init__(self, slots: int, pages: int, page_tokens: int, prefill_tokens: int, reserve: int = 0) -> None:
         self.slots, self.prefill_tokens = slots, prefill_tokens
+        #: slots that bulk may have
+        self.share = slots - reserve
         self.pages = Pages(pages, page_tokens)
-        self.scheduler = Scheduler(slots, self.pages, prefill_tokens)
+        self.scheduler = Scheduler(slots, self.pages, prefill_tokens, Reserve(reserve))
         #: who has arrived and not left, in the order of arrival
         self.present: list[Stay] = []
         #: who got a slot, in order
@@ -45,6 +48,9 @@ class Drive:
         #: by stay: tokens of the prompt that were computed, tokens of the answer that were made
         self.computed: dict[Stay, int] = {}
         self.made: dict[Stay, int] = {}
+        #: by stay: tokens of the answer that have been read; and whose tokens of the last work have not
+        self.told: dict[Stay, int] = {}
+        self.untold: list[Stay] = []
         self.works: list[Work] = []
         self._ended: list[Stay] = []
         self._at_their_end: list[Stay] = []
@@ -59,12 +65,19 @@ class Drive:
             stay for stay in self.scheduler.seated if self.computed[stay] == stay.tokens and self.made[stay] < stay.most
         ]
 
-    def add(self, tokens: int, most: int, lane: Lane = "interactive", alone: bool = False) -> Stay:
-        stay = Stay(tokens, most, lane, alone)
+    @property
+    def ready(self) -> list[Stay]:
+        """Those who decode and whose next token can be chosen."""
+        return [stay for stay in self.decoding if not stay.guided or self.told[stay] == self.made[stay]]
+
+    def add(
+        self, tokens: int, most: int, lane: Lane = "interactive", alone: bool = False, guided: bool = False
+    ) -> Stay:
+        stay = Stay(tokens, most, lane, alone, guided)
         assert self.scheduler.fits(stay)
         self.scheduler.add(stay)
         self.present.append(stay)
-        self.computed[stay] = self.made[stay] = 0
+        self.computed[stay] = self.made[stay] = self.told[stay] = 0
         return stay
 
     def end(self, stay: Stay) -> None:
@@ -79,6 +92,7 @@ class Drive:
         self._ended = self._at_their_end
         waited, seated, decoding = self.waiting, self.scheduler.seated, self.decoding
         work = self.scheduler.next()
+        untold, self.untold = self.untold, []
         self._check_entries(waited, seated)
         match work:
             case PrefillWork():
@@ -87,8 +101,11 @@ class Drive:
             case StepWork():
                 self._at_their_end = self._step(work)
             case None:
-                self._check_idle()
+                self._check_idle(untold)
                 self._at_their_end = []
+        for stay in untold:
+            self.told[stay] += 1
+            self.scheduler.read(stay)
         self.works.append(work)
         return work
 
@@ -99,7 +116,8 @@ class Drive:
         """Until everybody has left, which is to take no longer than one after another would."""
         pieces = (-(-stay.tokens // min(self.prefill_tokens, stay.tokens)) for stay in self.present)
         most = sum(pieces) + sum(stay.most + HOLD_STEPS for stay in self.present) + 4 * len(self.present) + 4
-        for _ in range(most):
+        # who has a guide waits for each of its tokens
+        for _ in range(2 * most if any(stay.guided for stay in self.present) else most):
             self.turn()
             self.check()
         assert not self.present
@@ -126,13 +144,19 @@ class Drive:
         return self.works[-1] if self.works else None
 
     def _check_entries(self, waited: list[Stay], before: tuple[Stay, ...]) -> None:
+        inside = list(before)
         for stay in [stay for stay in self.scheduler.seated if stay not in before]:
+            bulk = sum(other.lane == "bulk" for other in inside)
+            if stay.lane == "bulk":
+                assert bulk < self.share
+                assert len(inside) < self.share or self.passed_bulk >= BULK_TURN - 1
+            inside.append(stay)
             assert stay is next(other for other in waited if other.lane == stay.lane), "overtaken on its own lane"
             waited.remove(stay)
             self.entered.append(stay)
             bulk_waits = any(other.lane == "bulk" for other in waited)
             self.passed_bulk = self.passed_bulk + 1 if bulk_waits and stay.lane != "bulk" else 0
-            assert self.passed_bulk < BULK_TURN
+            assert self.passed_bulk < BULK_TURN or bulk >= self.share
 
     def _prefill(self, work: PrefillWork) -> list[Stay]:
         self.held = self.since_prefill = 0
@@ -147,10 +171,12 @@ class Drive:
             self.computed[part.stay] = part.stop
         whole = [part.stay for part in work.parts if part.stop == part.stay.tokens]
         self.made.update(dict.fromkeys(whole, 1))
+        self.untold = whole
         return [stay for stay in whole if stay.most == 1]
 
     def _step(self, work: StepWork) -> list[Stay]:
-        assert list(work.stays) == self.decoding != []
+        assert list(work.stays) == self.ready != []
+        self.untold = list(work.stays)
         if any(self.computed[stay] < stay.tokens for stay in self.scheduler.seated):
             self.held += 1
             assert self.held <= HOLD_STEPS
@@ -161,9 +187,11 @@ class Drive:
             self.made[stay] += 1
         return [stay for stay in work.stays if self.made[stay] == stay.most]
 
-    def _check_idle(self) -> None:
-        assert not self.decoding
-        assert all(self.computed[stay] == stay.tokens for stay in self.scheduler.seated)
+    def _check_idle(self, untold: list[Stay]) -> None:
+        assert not self.ready
+        # who waits for a token of its own gets it at this turn
+        assert set(self.decoding) <= set(untold)
+        assert self.decoding or all(self.computed[stay] == stay.tokens for stay in self.scheduler.seated)
         assert self.scheduler.seated or not self.waiting
 
 
@@ -171,16 +199,26 @@ class Traffic(RuleBasedStateMachine):
     """Prompts of all sizes that come and end at any time."""
 
     @initialize(
-        slots=st.integers(1, 6), pages=st.integers(1, 40), page_tokens=st.integers(1, 8), prefill=st.integers(1, 60)
+        slots=st.integers(1, 6),
+        pages=st.integers(1, 40),
+        page_tokens=st.integers(1, 8),
+        prefill=st.integers(1, 60),
+        reserve=st.integers(0, 5),
     )
-    def begin(self, slots: int, pages: int, page_tokens: int, prefill: int) -> None:
-        self.drive = Drive(slots, pages, page_tokens, prefill)
+    def begin(self, slots: int, pages: int, page_tokens: int, prefill: int, reserve: int) -> None:
+        self.drive = Drive(slots, pages, page_tokens, prefill, min(reserve, slots - 1))
 
-    @rule(share=st.floats(0, 1), most=st.integers(1, 20), lane=st.sampled_from(LANES), alone=st.integers(0, 9))
-    def arrive(self, share: float, most: int, lane: Lane, alone: int) -> None:
+    @rule(
+        share=st.floats(0, 1),
+        most=st.integers(1, 20),
+        lane=st.sampled_from(LANES),
+        alone=st.integers(0, 9),
+        guided=st.booleans(),
+    )
+    def arrive(self, share: float, most: int, lane: Lane, alone: int, guided: bool) -> None:
         room = self.drive.pages.count * self.drive.pages.tokens
         most = min(most, room)
-        self.drive.add(max(1, round(share * (room - most + 1))), most, lane, alone == 0)
+        self.drive.add(max(1, round(share * (room - most + 1))), most, lane, alone == 0, guided)
 
     @rule(tokens=st.integers(1, 3), lane=st.sampled_from(LANES))
     def arrive_small(self, tokens: int, lane: Lane) -> None:
@@ -242,6 +280,29 @@ def test_those_that_decode_get_as_much_time_as_a_prefill_took(tokens: int, steps
 def kinds(works: list[Work]) -> list[int]:
     """Tokens of each prefill, 0 for a step."""
     return [tokens_of(work) if isinstance(work, PrefillWork) else 0 for work in works]
+
+
+def test_who_has_a_guide_sits_out_until_its_token_was_read_and_nobody_waits_for_it() -> None:
+    drive = Drive(slots=2, pages=100, page_tokens=4, prefill_tokens=50)
+    plain, guided = drive.add(10, 20), drive.add(10, 20, guided=True)
+
+    drive.turn()
+    steps = drive.turns(5)
+
+    assert [step.stays if isinstance(step, StepWork) else None for step in steps] == [
+        *((plain,), (plain, guided)) * 2,
+        (plain,),
+    ]
+
+
+def test_where_all_have_guides_every_second_turn_reads_and_launches_nothing() -> None:
+    drive = Drive(slots=2, pages=100, page_tokens=4, prefill_tokens=50)
+    stays = tuple(drive.add(10, 3, guided=True) for _ in range(2))
+
+    works = drive.turns(5)
+
+    assert works[1:] == [None, StepWork(stays), None, StepWork(stays)]
+    drive.finish()
 
 
 def test_a_prompt_longer_than_a_prefill_is_cut_and_steps_go_on_between_its_pieces() -> None:
@@ -361,6 +422,44 @@ def test_one_slot_in_twenty_goes_to_bulk_while_both_lanes_wait() -> None:
 
     lanes = [stay.lane for stay in drive.entered]
     assert [at for at, lane in enumerate(lanes[:60]) if lane == "bulk"] == [19, 39, 59]
+
+
+def test_bulk_leaves_a_slot_free_and_interactive_is_prefilled_in_it_at_once() -> None:
+    drive = Drive(slots=4, pages=100, page_tokens=4, prefill_tokens=50, reserve=1)
+    for _ in range(6):
+        drive.add(4, 40, "bulk")
+    drive.turns(6)
+    assert len(drive.scheduler.seated) == 3
+
+    late = drive.add(4, 40)
+
+    assert drive.turn() == PrefillWork((Part(late, 0, 4),))
+    drive.finish()
+
+
+def test_bulk_leaves_pages_for_who_is_to_have_the_free_slot() -> None:
+    drive = Drive(slots=4, pages=20, page_tokens=4, prefill_tokens=50, reserve=1)
+    long = [drive.add(24, 9, "bulk") for _ in range(3)]
+    drive.turn()
+    # two of them take 16 pages, and 5 are a slot's
+    assert [stay.slot is not None for stay in long] == [True, False, False]
+
+    late = drive.add(8, 9)
+    drive.turn()
+
+    assert late.slot is not None
+    drive.finish()
+
+
+def test_bulk_gets_its_turn_however_many_interactive_prompts_come() -> None:
+    drive = Drive(slots=4, pages=100, page_tokens=4, prefill_tokens=50, reserve=1)
+    bulk = [drive.add(1, 1, "bulk") for _ in range(4)]
+    for _ in range(100):
+        drive.add(1, 1)
+    drive.finish()
+
+    places = [drive.entered.index(stay) for stay in bulk]
+    assert places == [19, 39, 59, 79]
 
 
 @pytest.mark.parametrize("lane", LANES)

@@ -1,0 +1,27 @@
+"""The client of `vqa submit`: a `Client` that also takes outcomes in lists, forgets them, and sends whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from producer.batches import upload
+from producer.client import Client
+from producer.waits import Window
+from vqa.job import Job
+from vqa.outcome import Outcome
+
+
+class BulkClient(Client):
+    """What every run of the command does its work with."""
+
+    def rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
+        """See `Client.ask_many`; all that have come at once, and an empty list where nothing did for half a second."""
+        return self._rounds(window)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Delete how jobs ended; nobody can read it after that."""
+        self._link.forget(list(ids))
+
+    def upload(self, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
+        """Put the jobs of a batch that was begun, each with its custom_id, on the queue; see `producer.batches`."""
+        return upload(self._link, batch, jobs)

@@ -1,0 +1,108 @@
+"""The batch in Redis, where others see it: begun, counted, sealed, cancelled."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from producer.client import Client
+from producer.outage import reaching
+from vqa.batches import Batches
+from vqa.connection import connect
+from vqa.errors import JobGivenUp, QueueUnavailable
+from vqa.job import Lane
+
+#: between two tellings of how many rows there are
+_EVERY_S = 2.0
+
+#: whoever pressed Ctrl-C waits no longer than this for jobs to be cancelled
+_CANCEL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is said of a batch when it begins."""
+
+    lane: Lane
+    tenant: str | None
+    input: str
+    #: seconds from now until what is open ends
+    expires_s: float | None
+    #: whether its answers are kept for whoever collects it
+    detached: bool = False
+
+
+class Register:
+    """What this run says of its batch. A Redis that is away is told later: only `begin` raises QueueUnavailable."""
+
+    def __init__(self, batch: str, client: Client) -> None:
+        self._batch = batch
+        self._client = client
+        self._settings = client.settings
+        self._redis = connect(client.settings)
+        self._batches = Batches(self._redis)
+        self._told = time.monotonic()
+        #: rows that never became jobs, by code, that Redis has not been told of
+        self.failed: Counter[str] = Counter()
+        #: rows read
+        self.total = 0
+        self.begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redis.close()
+
+    def begin(self, terms: Terms, again: Mapping[str, int]) -> None:
+        """Let it be known; `again` are rows by the code by which they failed before: they are sent once more."""
+        keep_s = self._settings.batch_ttl_s
+        with reaching(self._settings):
+            fresh = self._batches.create(
+                self._batch, terms.lane, terms.tenant, terms.input, terms.expires_s, keep_s, terms.detached
+            )
+        if not fresh:
+            # a dead letter is taken off the count where it becomes a job again
+            self.failed.subtract({code: count for code, count in again.items() if code != JobGivenUp.code()})
+        self.begun = True
+
+    def tick(self) -> None:
+        """Say how many rows there are, now and then."""
+        if self.begun and time.monotonic() - self._told >= _EVERY_S:
+            self._told = time.monotonic()
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
+            with reaching(self._settings):
+                self._batches.count(self._batch, self.failed, self.total)
+        except QueueUnavailable:
+            return
+        self.failed.clear()
+
+    def seal(self) -> None:
+        """Say that all rows have been read."""
+        if not self.begun:
+            return
+        self._tell()
+        try:
+            with reaching(self._settings):
+                self._batches.seal(self._batch, self.total)
+        except QueueUnavailable:
+            return
+
+    def cancel(self) -> None:
+        """End what is open, as far as that goes in a few seconds."""
+        end = time.monotonic() + _CANCEL_S
+        try:
+            with reaching(self._settings):
+                self._batches.cancel(self._batch)
+                for id in self._batches.open_ids(self._batch):
+                    self._client.cancel(id)
+                    if time.monotonic() > end:
+                        return
+        except QueueUnavailable:
+            return

@@ -1,0 +1,95 @@
+"""Batches from the command line that nobody waits for: submitted, watched, collected elsewhere, cancelled."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer import Client
+from tests.producer.bulk.conftest import Submit, answers, chat, chats, codes, write
+from tests.producer.conftest import COMMAND
+
+Echoes = Callable[..., Any]
+Vqa = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def vqa(environment: dict[str, str], tmp_path: Path) -> Vqa:
+    """Any command of `vqa` to its end."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, timeout=100, env=environment, cwd=tmp_path
+        )
+
+    return run
+
+
+def test_a_batch_is_submitted_here_and_collected_there(
+    submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path
+) -> None:
+    rows = write(tmp_path / "rows.jsonl", [*chats(40), "no row\n", chat("too-hot", "?", temperature=7)])
+    sent = submit(rows, "--detach", "--tenant", "lab")
+    assert sent.returncode == 3
+    assert "line 41" in sent.stderr
+    assert "40 rows are on the queue, 2 were no jobs" in sent.stderr
+    batch = sent.stdout.strip()
+    echoes()
+
+    watched = vqa("status", batch, "--watch")
+
+    assert watched.returncode == 3
+    assert watched.stdout.splitlines()[-1] == "42 of 42 rows done, 2 failed, 0 to go"
+    assert vqa("collect", batch, "-o", "out.jsonl").returncode == 0
+    assert answers(tmp_path / "out.jsonl").keys() == {f"row-{number}" for number in range(40)}
+    [listed] = [json.loads(line) for line in vqa("batches", "--json").stdout.splitlines()]
+    assert (listed["id"], listed["status"], listed["total"], listed["tenant"]) == (batch, "completed", 42, "lab")
+    assert listed["input"] == str(rows)
+
+
+def test_strict_sends_nothing(submit: Submit, tmp_path: Path, client: Client) -> None:
+    rows = write(tmp_path / "rows.jsonl", [*chats(5), "no row\n"])
+    sent = submit(rows, "--detach", "--strict")
+    assert (sent.returncode, sent.stdout) == (2, "")
+    assert client.batches() == []
+    assert sum(client.counts()["bulk"].values()) == 0
+
+
+def test_a_cancelled_batch_is_collected_with_its_rows_as_cancelled(submit: Submit, vqa: Vqa, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", chats(200))
+    batch = submit(rows, "--detach").stdout.strip()
+    assert vqa("cancel", batch).stdout == f"{batch} cancelled\n"
+    assert vqa("cancel", batch).returncode == 3
+
+    collected = vqa("collect", batch, "-o", "out.jsonl")
+
+    assert collected.returncode == 3
+    assert codes(tmp_path / "out.errors.jsonl") == {f"row-{number}": "cancelled" for number in range(200)}
+
+
+def test_rows_that_the_batchs_end_overtook_have_expired(submit: Submit, vqa: Vqa, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", chats(5))
+    batch = submit(rows, "--detach", "--within", "1").stdout.strip()
+
+    collected = vqa("collect", batch, "-o", "out.jsonl")
+
+    assert collected.returncode == 3
+    assert set(codes(tmp_path / "out.errors.jsonl").values()) == {"batch_expired"}
+    assert json.loads(vqa("status", batch, "--json").stdout)["status"] == "expired"
+
+
+def test_an_output_file_is_for_whoever_waits(submit: Submit, tmp_path: Path) -> None:
+    refused = submit(write(tmp_path / "rows.jsonl", chats(1)), "--detach", "-o", "out.jsonl")
+    assert refused.returncode == 2
+    assert "vqa collect" in refused.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_batch_that_was_waited_for_is_in_its_file(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
+    echoes()
+    submit(write(tmp_path / "rows.jsonl", chats(2)), "-o", "out.jsonl")
+    batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
+    assert "are written by the `vqa submit`" in vqa("collect", batch).stderr

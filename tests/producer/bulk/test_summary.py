@@ -1,0 +1,49 @@
+"""Sums over all lines, and what they are said to have cost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.bulk.lines import Told
+from producer.bulk.summary import Histogram, Tally, told_in_words
+from vqa.answer import Timings, Usage
+
+
+def told(total_s: float, engine_s: float = 0, worker: str = "card0@a", reused: bool = False) -> Told:
+    timings = Timings(queued_s=0, media_s=0, engine_s=engine_s, total_s=total_s)
+    return Told("id", None, Usage(prompt_tokens=1000, completion_tokens=10), timings, worker, reused)
+
+
+@given(values=st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200), share=st.sampled_from([0.5, 0.95, 1.0]))
+def test_a_quantile_is_within_5_percent(values: list[float], share: float) -> None:
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    true = sorted(values)[max(0, -(-int(share * 1000) * len(values) // 1000) - 1)]
+    found = histogram.quantile(share)
+    assert found is not None
+    assert true / 1.05 <= found <= true * 1.05
+
+
+def test_a_card_is_shared_by_its_slots_and_reused_answers_cost_nothing() -> None:
+    tally = Tally()
+    for one in (told(1, 8), told(1, 8, "card1@a"), told(1, 8, "gone@a"), told(1, 8, reused=True)):
+        tally.add(one)
+    assert tally.gpu_s({"card0@a": 4, "card1@a": 8}) == 8 / 4 + 8 / 8 + 8 / 6
+    assert tally.gpu_s({}) == 24
+
+
+def test_the_summary_says_everything() -> None:
+    tally = Tally()
+    for _ in range(4):
+        tally.add(told(2.0, 1800))
+    tally.add(told(2.0, reused=True))
+    tally.add(Told("id", "bad_image"))
+    tally.add(Told("id", "cancelled"))
+    tally.add(Told("id", "bad_image"))
+    assert list(told_in_words(tally, 3, 10.0, {"card0@a": 2}, 2.5)) == [
+        "5 answered, 3 failed (bad_image 2, cancelled 1)",
+        "8 rows, 3 of them by earlier runs, 0.5 rows/s",
+        "5,000 tokens in, 50 out; 1 answers reused",
+        "submitted until answered: p50 1.97 s, p95 1.97 s (5 % more or less)",
+        "about 3,600.0 GPU seconds, 2.50 at 2.5 an hour (time in the engine by slots: 2)",
+    ]

@@ -1,0 +1,120 @@
+-- Whose bulk job is next: of several tenants each has its turn. Jobs that name no tenant are those of the tenant ''.
+--
+-- vqa:waiting:{lane}:{tenant}  sorted set of ids by acceptance: they have no message yet
+-- vqa:turns:{lane}             sorted set of the tenants that have such jobs, by turn; inf: with as many jobs in flight
+--                              as it may have, a tenant has none until one of them ends
+-- vqa:flight:{lane}            hash of tenant -> its jobs that are queued, leased or delayed
+-- vqa:capacity                 the slots of all living workers
+
+-- bulk jobs that are queued, however few slots there are, before any has to wait
+local LEAST_QUEUED = 64
+-- moved by one call at most, so that Redis is not held up
+local PORTION = 256
+
+local function turns_of(lane)
+  return 'vqa:turns:' .. lane
+end
+
+local function flight_of(lane)
+  return 'vqa:flight:' .. lane
+end
+
+-- so many are to be queued: enough for workers that finish in lock-step, few enough for a turn to come soon
+local function target()
+  return math.max(LEAST_QUEUED, 2 * tonumber(redis.call('GET', 'vqa:capacity') or 0))
+end
+
+local function last_turn(lane)
+  local last = redis.call('ZREVRANGEBYSCORE', turns_of(lane), '(+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return tonumber(last[2] or 0)
+end
+
+local function join_round(lane, tenant)
+  redis.call('ZADD', turns_of(lane), last_turn(lane) + 1, tenant)
+end
+
+-- entries of earlier releases, which have no tenant, and interactive jobs are not counted
+local function fly(header, by)
+  local tenant = header.tenant
+  if header.lane ~= 'bulk' or not tenant then return end
+  local left = redis.call('HINCRBY', flight_of('bulk'), tenant, by)
+  if left <= 0 then redis.call('HDEL', flight_of('bulk'), tenant) end
+  if by < 0 and redis.call('ZSCORE', turns_of('bulk'), tenant) == 'inf' then join_round('bulk', tenant) end
+end
+
+local function may_fly(lane, tenant, most)
+  return most == 0 or tonumber(redis.call('HGET', flight_of(lane), tenant) or 0) < most
+end
+
+-- a job that is accepted now: nobody overtakes those who wait
+local function must_wait(lane, tenant, most)
+  if lane ~= 'bulk' then return false end
+  if redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return true end
+  local first = redis.call('ZRANGE', turns_of(lane), 0, 0, 'WITHSCORES')
+  if first[1] and (first[2] ~= 'inf' or redis.call('ZSCORE', turns_of(lane), tenant)) then return true end
+  return not may_fly(lane, tenant, most)
+end
+
+local function enter(id, header, most)
+  redis.call('ZADD', set_of(header), now, id)
+  local lane, tenant = header.lane, header.tenant
+  if header.state ~= 'waiting' then
+    fly(header, 1)
+  elseif not may_fly(lane, tenant, most) then
+    redis.call('ZADD', turns_of(lane), 'inf', tenant)
+  elseif not redis.call('ZSCORE', turns_of(lane), tenant) then
+    join_round(lane, tenant)
+  end
+end
+
+local function leave(id, header)
+  redis.call('ZREM', set_of(header), id)
+  if header.state ~= 'waiting' then
+    fly(header, -1)
+  elseif redis.call('EXISTS', set_of(header)) == 0 then
+    redis.call('ZREM', turns_of(header.lane), header.tenant)
+  end
+end
+
+-- from waiting to queued, or nil where somebody removed the entry by hand
+local function queue_next(lane, tenant)
+  local set = waiting_set(lane, tenant)
+  local id = redis.call('ZRANGE', set, 0, 0)[1]
+  if not id then return nil end
+  redis.call('ZREM', set, id)
+  local header, payload = read('vqa:job:' .. id)
+  if not header or header.state ~= 'waiting' then return nil end
+  header.state = 'queued'
+  enter(id, header, 0)
+  write('vqa:job:' .. id, header, payload)
+  return id
+end
+
+-- moves ids in turn by tenant until the target is queued; whoever calls publishes them
+local function feed(lane, most)
+  local turns, fed = turns_of(lane), {}
+  local room = math.min(PORTION, target() - redis.call('ZCARD', 'vqa:queued:' .. lane))
+  local last = last_turn(lane)
+  while #fed < room do
+    local tenant, turn = unpack(redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES'))
+    if not tenant or turn == 'inf' then break end
+    -- removed in any case: a script whose first write gives memory back may write more in a full Redis
+    redis.call('ZREM', turns, tenant)
+    if not may_fly(lane, tenant, most) then
+      redis.call('ZADD', turns, 'inf', tenant)
+    else
+      local id = queue_next(lane, tenant)
+      if id then table.insert(fed, id) end
+      last = last + 1
+      if redis.call('EXISTS', waiting_set(lane, tenant)) == 1 then redis.call('ZADD', turns, last, tenant) end
+    end
+  end
+  return fed
+end
+
+-- the same, but only once half of the target is gone: then publishing is in batches
+local function refill(lane, most)
+  if lane ~= 'bulk' or redis.call('EXISTS', turns_of(lane)) == 0 then return {} end
+  if 2 * redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return {} end
+  return feed(lane, most)
+end
