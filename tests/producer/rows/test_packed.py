@@ -79,7 +79,11 @@ def test_a_damaged_file_is_never_read_as_a_whole_one(tmp_path: Path, how: str) -
     assert "the rest of the file cannot be read" in str(last.error)
 
 
-@pytest.mark.parametrize("packed", [b"\x1f\x8b\x08broken", b"\x28\xb5\x2f\xfd\xff\xff", gzip.compress(lines(9))[:12]])
+@pytest.mark.parametrize(
+    "packed",
+    [b"\x1f\x8b\x08broken", b"\x28\xb5\x2f\xfd\xff\xff", gzip.compress(lines(9))[:12]],
+    ids=["broken", "empty", "cut"],
+)
 def test_a_file_of_which_nothing_can_be_read_is_refused(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "in.jsonl.gz").write_bytes(packed)
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -144,7 +148,9 @@ def test_a_pipe_is_read_once_and_as_it_is_written(tmp_path: Path) -> None:
     assert in_time == [True]
 
 
-@pytest.mark.parametrize("packed", [lines(3), gzip.compress(lines(3)), zstandard.compress(lines(3))])
+@pytest.mark.parametrize(
+    "packed", [lines(3), gzip.compress(lines(3)), zstandard.compress(lines(3))], ids=["plain", "gzip", "zstd"]
+)
 def test_standard_input_is_read_from_the_folder_where_the_command_runs(tmp_path: Path, packed: bytes) -> None:
     program = (
         "from producer.rows import *\n"
