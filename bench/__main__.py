@@ -32,7 +32,13 @@ def _engine() -> list[Row]:
     return engine_share.rows()
 
 
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "lanes": _lanes, "engine": _engine}
+def _bulk() -> list[Row]:
+    from bench import bulk
+
+    return bulk.rows()
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "lanes": _lanes, "engine": _engine, "bulk": _bulk}
 
 
 def main(names: list[str]) -> int:

@@ -81,10 +81,17 @@ class Batch:
         Rows that are open when `timeout_s` is over come with AnswerTimeout. Of a batch that `vqa submit` waited for,
         the rows are in its file.
         """
-        self.state()
         end = None if timeout_s is None else time.monotonic() + timeout_s
         first = 0
-        while rows := self.rows(first):
+        while True:
+            # asked before the rows: none is added after it
+            finished = (state := self.state()).sealed or state.is_over
+            rows = self.rows(first)
+            if not rows and (finished or (end is not None and time.monotonic() > end)):
+                return
+            if not rows:
+                self._link.closing.wait(_LOOK_S)
+                continue
             first += len(rows)
             names = dict(rows)
             left = None if end is None else max(0.0, end - time.monotonic())

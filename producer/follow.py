@@ -25,7 +25,7 @@ def follow(batch: Batch, watch: bool, as_json: bool) -> int:
     else:
         state = batch.state()
         print(json.dumps(asdict(state)) if as_json else show_batch.progress(state, None))
-    return 3 if state.is_over and state.failed else 0
+    return 3 if state.status == "failed" or (state.is_over and state.failed) else 0
 
 
 def _watch(batch: Batch, as_json: bool) -> BatchState:

@@ -29,7 +29,16 @@ local function keep_batch_past(key, ms)
   if redis.call('PTTL', key .. ':open') < least then keep_batch(key, least + IDLE_MS) end
 end
 
+-- of a job of a batch that is collected later: as long as the batch is kept
+local function outcome_ttl(batch, ttl)
+  if not batch then return ttl end
+  local detached, keep = unpack(redis.call('HMGET', batch_key(batch), 'detached', 'keep_ms'))
+  return detached == '1' and math.max(ttl, tonumber(keep)) or ttl
+end
+
 local function set_status(key, status)
+  -- a script whose first write gives memory back may write more in a full Redis
+  redis.call('HDEL', key, 'nothing')
   redis.call('HSET', key, 'status', status, status .. '_at', now)
   if ENDED[status] then keep_batch(key, redis.call('HGET', key, 'keep_ms')) end
 end
@@ -95,15 +104,16 @@ local function rejoin_batch(batch, id, code, timeout)
   return true
 end
 
--- id, lane, tenant, input, ms from now until it ends (0 for never), keep_ms, '1' where detached: says 1, or 0 where it
--- was there; then it goes on, with the new end
-function verbs.batch_create(id, lane, tenant, input, expires, keep, detached)
+-- id, lane, tenant, input, ms from now until it ends (0 for never), keep_ms, '1' where detached, '1' where one that was
+-- cancelled takes jobs again: says 1, or 0 where it was there; then it goes on, with the new end
+function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, revived)
   local key = batch_key(id)
   local fresh = redis.call('HSETNX', key, 'created', now)
   expires = tonumber(expires) > 0 and now + expires or 0
   redis.call('HSET', key, 'lane', lane, 'tenant', tenant, 'input', input, 'expires', expires, 'keep_ms', keep)
   redis.call('HSET', key, 'detached', detached)
   redis.call('HDEL', key, 'sealed')
+  if revived == '1' and STOPPED[redis.call('HGET', key, 'status')] then set_status(key, 'in_progress') end
   if fresh == 1 then
     redis.call('ZADD', 'vqa:batches', now, id)
     set_status(key, 'validating')
@@ -112,10 +122,22 @@ function verbs.batch_create(id, lane, tenant, input, expires, keep, detached)
   return fresh
 end
 
--- id, how many rows it has: no more will come
-function verbs.batch_seal(id, total)
-  local key = batch_key(id)
+-- id, how many rows it has: no more will come; then, where whoever waited knows better what became of them, how many
+-- were answered, and code and number of those that failed
+function verbs.batch_seal(id, total, completed, ...)
+  local key, codes, failed = batch_key(id), {...}, 0
   if redis.call('EXISTS', key) == 0 then return 0 end
+  redis.call('HDEL', key, 'nothing')
+  if completed then
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+      if string.sub(field, 1, 7) == 'failed:' then redis.call('HDEL', key, field) end
+    end
+    for i = 1, #codes, 2 do
+      redis.call('HSET', key, 'failed:' .. codes[i], codes[i + 1])
+      failed = failed + codes[i + 1]
+    end
+    redis.call('HSET', key, 'completed', completed, 'failed', failed)
+  end
   redis.call('HSET', key, 'sealed', 1, 'total', total)
   end_batch(key)
   return 1

@@ -135,13 +135,21 @@ class Batches:
         expires_s: float | None = None,
         keep_s: float = 7 * 86_400,
         detached: bool = False,
+        revived: bool = False,
     ) -> bool:
         """Begin a batch, `validating` until its first job is accepted. It ends `expires_s` from now, if ever.
 
         False where it is there already: then it goes on with its counts and this end, and takes more rows until it is
-        sealed again; one that was cancelled stays so. Everything of it is kept for `keep_s` after it ended.
+        sealed again; one that was cancelled stays so, unless it is `revived`. All of it is kept for `keep_s` after it
+        ended.
         """
-        terms = (round((expires_s or 0) * 1000), round(keep_s * 1000), "1" if detached else "0")
+        # a file's name may be no text
+        input = input.encode("utf-8", "replace").decode()
+        terms = (
+            round((expires_s or 0) * 1000),
+            round(keep_s * 1000),
+            *("1" if each else "0" for each in (detached, revived)),
+        )
         return bool(self._run("batch_create", id, lane, tenant or "", input, *terms))
 
     def get(self, id: str) -> BatchState | None:
@@ -174,12 +182,14 @@ class Batches:
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
         return {id: BatchState.parse(id, fields, open) for id, fields, open in pairs if fields}
 
-    def seal(self, id: str, total: int) -> bool:
+    def seal(self, id: str, total: int, ended: tuple[int, Mapping[str, int]] | None = None) -> bool:
         """Say that it has so many rows and no more will come: it ends with the last of its open jobs.
 
-        False where no such batch is kept; so do the others.
+        Whoever waited for all of them says how they `ended`: how many were answered, and how many failed by code. False
+        where no such batch is kept; so do the others.
         """
-        return bool(self._run("batch_seal", id, total))
+        words = [] if ended is None else [ended[0], *(word for pair in ended[1].items() for word in pair)]
+        return bool(self._run("batch_seal", id, total, *words))
 
     def count(self, id: str, failed: Mapping[str, int], total: int | None = None) -> bool:
         """Add rows that never became jobs to those that failed, by code; `total` is how many were read so far."""

@@ -103,7 +103,7 @@ local function living_slots(lease)
   for i = 2, #listed, 2 do
     local newline = string.find(listed[i], '\n', 1, true)
     if cjson.decode(string.sub(listed[i], 1, newline - 1)).seen >= now - lease then
-      slots = slots + (cjson.decode(string.sub(listed[i], newline + 1)).slots or 0)
+      slots = slots + (tonumber(cjson.decode(string.sub(listed[i], newline + 1)).slots) or 0)
     end
   end
   return slots
@@ -182,7 +182,7 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, er
   redis.call('DEL', KEYS[1])
   leave(id, header)
   redis.call('ZREM', 'vqa:deadlines', id)
-  redis.call('SET', outcome_key, outcome, 'PX', ttl)
+  redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, tonumber(ttl)))
   redis.call('PUBLISH', outcome_key, outcome)
   if header.reply ~= '' then
     redis.call('RPUSH', header.reply, id)

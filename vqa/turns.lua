@@ -95,7 +95,9 @@ local function feed(lane, most)
   local turns, fed = turns_of(lane), {}
   local room = math.min(PORTION, target() - redis.call('ZCARD', 'vqa:queued:' .. lane))
   local last = last_turn(lane)
-  while #fed < room do
+  -- of ids whose entries are gone, too, no more than so many in one call
+  for _ = 1, 2 * PORTION do
+    if #fed >= room then break end
     local tenant, turn = unpack(redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES'))
     if not tenant or turn == 'inf' then break end
     -- removed in any case: a script whose first write gives memory back may write more in a full Redis

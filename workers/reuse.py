@@ -38,10 +38,17 @@ def reuse_key(digest: str) -> str:
 
 def identity(settings: EngineSettings) -> str:
     """What tells this model from others, for as far as its answers go; of a local folder its content."""
-    parts = [settings.model, settings.revision, settings.quant, settings.dtype, settings.max_image_tokens]
+    parts = [
+        settings.engine,
+        settings.model,
+        settings.revision,
+        settings.quant,
+        settings.dtype,
+        settings.max_image_tokens,
+    ]
     folder = Path(settings.model)
     if folder.is_dir():
-        parts[0] = _content(folder)
+        parts[1] = _content(folder)
     return json.dumps(parts)
 
 

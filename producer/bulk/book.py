@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +15,14 @@ from producer.bulk.lines import Failure, Form, Told, encode, read_back
 from producer.bulk.out import FULL_BYTES, LineFile, Lines, Outputs, Stream, replace
 from producer.bulk.summary import Tally
 from vqa.answer import Answer
-from vqa.errors import JobGivenUp
+from vqa.errors import BadImage, ImageMissing, InvalidJob, JobGivenUp
 
 #: of the lines that were written last, the outcomes may still be in Redis
 LAST = 5000
+
+
+#: what rows fail with that may never have come to a worker
+_NEVER_RAN = frozenset({BadImage.code(), InvalidJob.code(), ImageMissing.code()})
 
 
 class Book:
@@ -36,7 +40,6 @@ class Book:
         #: failed rows that are to be sent again
         self.again = Done(batch)
         self.again.seal()
-        self.again_codes: Counter[str] = Counter()
         #: the newest ids of earlier runs, but for dead letters
         self.last: deque[str] = deque(maxlen=LAST)
 
@@ -111,7 +114,6 @@ class FiledBook(Book):
                 self._strange = True
             elif retry_failed and told.code is not None:
                 self.again.add(told.id)
-                self.again_codes[told.code] += 1
             elif self.done.add(told.id):
                 self.tally.add(told)
                 if told.code != JobGivenUp.code():
@@ -132,19 +134,26 @@ class FiledBook(Book):
                         yield read_back(self._form, line)
 
     def finish(self) -> None:
-        """Drop lines that the input does not ask for any more, or not in that way."""
+        """Drop lines of rows that have newer ones. What is answered stays, though the input asks for it no more."""
         self.commit()
         if self.done.stale or self.done.doubled or self._strange:
-            self.tally = Tally()
-            self._rewrite(self._is_wanted)
-            self.earlier = min(self.earlier, self.tally.answered + self.tally.failed)
+            self.tally, self.earlier = Tally(), 0
+            anew = self._ended_anew()
+            self._rewrite(lambda told: self._is_wanted(told, anew))
         self._out.touch()
 
-    def _is_wanted(self, told: Told) -> bool:
+    def _ended_anew(self) -> set[int]:
+        """Hashes of the custom_ids of rows that a worker ended, as the input asks for them now."""
+        lines = (told for told in self._told() if told is not None and self.done.asked(told.id))
+        return {hash(told.custom_id) for told in lines if told.code not in _NEVER_RAN}
+
+    def _is_wanted(self, told: Told, anew: set[int]) -> bool:
         fate = self.done.fate(told.id)
-        if fate == "drop":
+        # an answer is not thrown away because its picture, or the rest of the input, cannot be read for the moment
+        if fate == "drop" or (fate == "stale" and (told.code is not None or hash(told.custom_id) in anew)):
             return False
         self.tally.add(told)
+        self.earlier += fate != "new"
         return True
 
     def _rewrite(self, wanted: Callable[[Told], bool]) -> None:

@@ -40,8 +40,12 @@ def detach(plan: Plan) -> int:
         making = Making(plan, client, opened.book, register, pictures, end)
         lane = plan.delivery.get("lane", LaneName.bulk.value)
         terms = Terms(lane, plan.delivery.get("tenant"), ", ".join(plan.inputs), plan.within_s, detached=True)
-        register.begin(terms, {})
-        sent = client.upload(opened.book.batch, _named(making))
+        register.begin(terms)
+        print(f"vqa: batch {opened.book.batch}", file=sys.stderr)
+        try:
+            sent = client.upload(opened.book.batch, _named(making))
+        finally:
+            opened.book.finish()
         bad = register.total - sent
         register.seal()
     print(opened.book.batch)

@@ -10,7 +10,7 @@ from typing import Literal
 _UNMET, _MET, _KEPT = 0, 1, 2
 
 #: what becomes of a line
-Fate = Literal["new", "keep", "drop"]
+Fate = Literal["new", "keep", "stale", "drop"]
 
 
 class Done:
@@ -59,16 +59,23 @@ class Done:
         """Whether there are lines that the input, all of which was met, does not ask for any more."""
         return _UNMET in self._marks
 
+    def asked(self, id: str) -> bool:
+        """Whether the input asks for it, by what was met, or it is new."""
+        key = self._key(id)
+        place = self._place(key)
+        return key is not None if place is None else self._marks[place] != _UNMET
+
     def fate(self, id: str) -> Fate:
-        """Of a line when its file is written anew: `new` of this run, or an earlier one that is wanted once, or not."""
+        """Of a line when its file is written anew.
+
+        `new` of this run; an earlier one that is asked for, or is not any more (`stale`), each once; or none of these.
+        """
         key = self._key(id)
         place = self._place(key)
         if place is None:
             return "drop" if key is None else "new"
-        if self._marks[place] != _MET:
-            return "drop"
-        self._marks[place] = _KEPT
-        return "keep"
+        mark, self._marks[place] = self._marks[place], _KEPT
+        return "keep" if mark == _MET else "stale" if mark == _UNMET else "drop"
 
     def _key(self, id: str) -> int | None:
         if not id.startswith(self._prefix):

@@ -29,8 +29,11 @@ def fetch(id: str, output: Path | None, errors: Path | None, timeout_s: float | 
         state = batch.state()
         if not state.detached:
             raise SettingsError(f"the answers of {id} are written by the `vqa submit` that sent it")
-        out = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer
         beside = errors or (errors_beside(output) if output else None)
+        for path in (output, beside):
+            if path and path.exists() and path.stat().st_size:
+                raise SettingsError(f"{path} is there already; name another file")
+        out = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer
         err = stack.enter_context(beside.open("wb")) if beside else out
         show = stack.enter_context(bar(among_answers=output is None))
         for result in batch.results(timeout_s):

@@ -44,6 +44,8 @@ class Told:
     timings: Timings | None = None
     worker: str = ""
     reused: bool = False
+    #: where the line was read back
+    custom_id: str | None = None
 
     @classmethod
     def by(cls, answer: Answer) -> Told:
@@ -94,10 +96,11 @@ class OpenAI:
     def told(self, line: Mapping[str, Any]) -> Told:
         """See `Form`."""
         if line["error"] is not None:
-            return Told(line["id"], str(line["error"]["code"]))
+            return Told(line["id"], str(line["error"]["code"]), custom_id=line["custom_id"])
         body, about = line["response"]["body"], line["response"]["body"]["vqa"]
         usage, timings = Usage.model_validate(body["usage"]), Timings.model_validate(about["timings"])
-        return Told(line["id"], None, usage, timings, about["worker"], about.get("reused", False))
+        reused = about.get("reused", False)
+        return Told(line["id"], None, usage, timings, about["worker"], reused, line["custom_id"])
 
 
 class Short:
@@ -120,9 +123,9 @@ class Short:
     def told(self, line: Mapping[str, Any]) -> Told:
         """See `Form`."""
         if "error" in line:
-            return Told(line["job"], str(line["error"]["code"]))
+            return Told(line["job"], str(line["error"]["code"]), custom_id=line["id"])
         usage, timings = Usage.model_validate(line["usage"]), Timings.model_validate(line["timings"])
-        return Told(line["job"], None, usage, timings, line["worker"], line.get("reused", False))
+        return Told(line["job"], None, usage, timings, line["worker"], line.get("reused", False), line["id"])
 
 
 def encode(line: Mapping[str, Any]) -> bytes:

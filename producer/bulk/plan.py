@@ -91,8 +91,12 @@ def open_book(plan: Plan, client: Client, stack: ExitStack) -> Opened:
         return Opened(Book.on_stream(record.batch, plan.form, plan.out, plan.errors, stack), record)
     out = plan.out
     errors = plan.errors or (out if plan.source.form == "short" else errors_beside(out))
+    if os.path.realpath(errors) == os.path.realpath(out):
+        errors = out
     _refuse_inputs(plan, out, errors)
     sidecar = Sidecar(out)
+    if os.path.realpath(errors) == os.path.realpath(sidecar.path):
+        raise SettingsError(f"{errors} is what `vqa submit` remembers {out} by; name another file for errors")
     stack.callback(sidecar.close)
     record, fresh = _record(plan, client, sidecar, out, errors)
     book = FiledBook(record.batch, plan.form, out, errors, plan.retry_failed)
@@ -137,5 +141,7 @@ def _refuse_content(path: Path, sidecar: Sidecar) -> None:
 def _refuse_inputs(plan: Plan, *outputs: Path | None) -> None:
     for output in outputs:
         for each in plan.source.inputs:
-            if each.rest is None and output and output.exists() and output.samefile(each.name):
+            # a glob is no file
+            there = each.rest is None and output and output.exists() and os.path.exists(each.name)
+            if there and output and output.samefile(each.name):
                 raise SettingsError(f"{output} is what is to be asked; name another file for what comes of it")

@@ -12,7 +12,7 @@ from producer.client import Client
 from producer.outage import reaching
 from vqa.batches import Batches
 from vqa.connection import connect
-from vqa.errors import JobGivenUp, QueueUnavailable
+from vqa.errors import QueueUnavailable, SettingsError
 from vqa.job import Lane
 
 #: between two tellings of how many rows there are
@@ -57,16 +57,23 @@ class Register:
     def __exit__(self, *_: object) -> None:
         self._redis.close()
 
-    def begin(self, terms: Terms, again: Mapping[str, int]) -> None:
-        """Let it be known; `again` are rows by the code by which they failed before: they are sent once more."""
+    def begin(self, terms: Terms, revived: bool = False) -> None:
+        """Let it be known. Raises SettingsError where it was cancelled, unless it is `revived`."""
         keep_s = self._settings.batch_ttl_s
         with reaching(self._settings):
-            fresh = self._batches.create(
-                self._batch, terms.lane, terms.tenant, terms.input, terms.expires_s, keep_s, terms.detached
+            self._batches.create(
+                self._batch,
+                terms.lane,
+                terms.tenant,
+                terms.input,
+                terms.expires_s,
+                keep_s,
+                terms.detached,
+                revived,
             )
-        if not fresh:
-            # a dead letter is taken off the count where it becomes a job again
-            self.failed.subtract({code: count for code, count in again.items() if code != JobGivenUp.code()})
+            state = self._batches.get(self._batch)
+        if state is not None and state.status in ("cancelling", "cancelled"):
+            raise SettingsError("the batch was cancelled; --retry-failed sends again what was, --restart begins anew")
         self.begun = True
 
     def tick(self) -> None:
@@ -83,14 +90,14 @@ class Register:
             return
         self.failed.clear()
 
-    def seal(self) -> None:
-        """Say that all rows have been read."""
-        if not self.begun:
-            return
-        self._tell()
+    def seal(self, ended: tuple[int, Mapping[str, int]] | None = None) -> None:
+        """Say that all rows have been read, and how they ended where that is known."""
         try:
             with reaching(self._settings):
-                self._batches.seal(self._batch, self.total)
+                if ended is None:
+                    self._batches.count(self._batch, self.failed, self.total)
+                done = 0 if ended is None else ended[0] + sum(ended[1].values())
+                self._batches.seal(self._batch, max(self.total, done), ended)
         except QueueUnavailable:
             return
 

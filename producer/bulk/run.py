@@ -101,13 +101,14 @@ class Run:
             lane = self._plan.delivery.get("lane", "interactive")
             expires_s = None if end is None else max(0.001, end - time.time())
             terms = Terms(lane, self._plan.delivery.get("tenant"), ", ".join(self._opened.record.input), expires_s)
-            self._register.begin(terms, self._book.again_codes)
+            self._register.begin(terms, revived=self._plan.retry_failed)
             # what an earlier run wrote last and had no time to delete
             self._durable += self._book.last
             self._send(chain([first], rows))
         self._book.finish()
         self._tidy()
-        self._register.seal()
+        tally = self._book.tally
+        self._register.seal((tally.answered, tally.codes))
         if self._opened.sidecar is not None and self._slots != self._opened.record.slots:
             self._opened.sidecar.write(replace(self._opened.record, slots=self._slots))
 

@@ -70,7 +70,9 @@ class Sidecar:
     def read(self) -> Record | None:
         """What it says; None where it is new, or was never written whole: then nothing was sent."""
         try:
-            fields = json.loads(os.pread(self._descriptor, _MOST_BYTES, 0))
+            # a shorter record may have the end of a longer one behind it
+            line = os.pread(self._descriptor, _MOST_BYTES, 0).split(b"\n", 1)[0]
+            fields = json.loads(line)
             return Record(**{**fields, "input": tuple(fields["input"])})
         except (ValueError, TypeError, KeyError):
             return None

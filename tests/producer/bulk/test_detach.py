@@ -45,6 +45,8 @@ def test_a_batch_is_submitted_here_and_collected_there(
     assert watched.stdout.splitlines()[-1] == "42 of 42 rows done, 2 failed, 0 to go"
     assert vqa("collect", batch, "-o", "out.jsonl").returncode == 0
     assert answers(tmp_path / "out.jsonl").keys() == {f"row-{number}" for number in range(40)}
+    assert vqa("collect", batch, "-o", "out.jsonl").returncode == 2
+    assert len(answers(tmp_path / "out.jsonl")) == 40
     [listed] = [json.loads(line) for line in vqa("batches", "--json").stdout.splitlines()]
     assert (listed["id"], listed["status"], listed["total"], listed["tenant"]) == (batch, "completed", 42, "lab")
     assert listed["input"] == str(rows)

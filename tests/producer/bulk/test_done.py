@@ -54,4 +54,5 @@ def test_a_line_is_kept_once_where_the_input_asks_for_it() -> None:
     assert done.meet(asked)
     assert not done.meet(new)
     assert done.stale
-    assert [done.fate(id) for id in (asked, asked, changed, new)] == ["keep", "drop", "drop", "new"]
+    assert [done.fate(id) for id in (asked, asked, changed, new)] == ["keep", "drop", "stale", "new"]
+    assert done.fate(changed) == "drop"

@@ -1,6 +1,7 @@
 """OUT's and ERR's lines, and what is read back of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_the_short_form_keeps_its_lines() -> None:
 @pytest.mark.parametrize("form", [OpenAI(), Short()])
 def test_what_is_written_is_read_back(form: OpenAI | Short) -> None:
     given = answer(ID, "half a pair \ud800")
-    assert read_back(form, encode(form.answered("row-1", given))) == Told.by(given)
+    assert read_back(form, encode(form.answered("row-1", given))) == replace(Told.by(given), custom_id="row-1")
     failed = encode(form.failed(ID, None, Failure("cancelled", "so it was", 1)))
     assert read_back(form, failed) == Told(ID, "cancelled")
 

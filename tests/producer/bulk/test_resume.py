@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import JobGivenUp, PromptTooLong
+from producer import Client, JobGivenUp, PromptTooLong
 from tests.producer.bulk.conftest import (
     Journal,
     Start,
@@ -98,12 +98,73 @@ def test_changed_rows_are_sent_as_new_and_replace_their_lines(
     done = submit("rows.jsonl", "-o", "out.jsonl")
     assert done.returncode == 0, done.stderr
     second = {line["custom_id"]: line["id"] for line in lines(tmp_path / "out.jsonl")}
-    assert second.keys() == {"same", "other", "pictured", "broken"}
-    assert len(lines(tmp_path / "out.jsonl")) == 4
-    assert {name for name in first if second.get(name) == first[name]} == {"same"}
+    assert second.keys() == {"same", "other", "gone", "pictured", "broken"}
+    assert len(lines(tmp_path / "out.jsonl")) == 5
+    # what is not asked any more was answered once, and stays
+    assert {name for name in first if second.get(name) == first[name]} == {"same", "gone"}
     assert not lines(tmp_path / "out.errors.jsonl")
     assert journal.runs() == 4 + 3
-    assert "4 answered, 0 failed" in done.stderr
+    assert "5 answered, 0 failed" in done.stderr
+
+
+def test_answers_stay_where_pictures_cannot_be_read_for_the_moment(
+    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, picture: bytes
+) -> None:
+    echoes()
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        (tmp_path / f"pictures/{number}.png").write_bytes(picture)
+    rows = [{"id": f"q{number}", "image": f"pictures/{number}.png", "question": "?"} for number in range(4)]
+    write(tmp_path / "rows.jsonl", rows)
+    command = ("rows.jsonl", "-o", "out.jsonl", "--errors", "errors.jsonl")
+    assert submit(*command).returncode == 0
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    (tmp_path / "pictures").rename(tmp_path / "away")
+    away = submit(*command)
+    assert away.returncode == 3
+    assert "4 answered, 4 failed" in away.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    (tmp_path / "away").rename(tmp_path / "pictures")
+    back = submit(*command)
+    assert back.returncode == 0, back.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    assert not lines(tmp_path / "errors.jsonl")
+    assert journal.runs() == 4
+
+
+def test_a_glob_is_gone_on_with(
+    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, picture: bytes
+) -> None:
+    echoes()
+    (tmp_path / "one.png").write_bytes(picture)
+    for _ in range(2):
+        assert submit("*.png", "--question", "?", "-o", "out.jsonl").returncode == 0
+    assert journal.runs() == 1
+
+
+def test_one_file_for_answers_and_errors_is_one_file_however_it_is_named(
+    submit: Submit, echoes: Echoes, tmp_path: Path
+) -> None:
+    echoes()
+    write(tmp_path / "rows.jsonl", [*chats(3), chat("too-hot", "?", temperature=7)])
+    for _ in range(2):
+        assert submit("rows.jsonl", "-o", "out.jsonl", "--errors", tmp_path / "out.jsonl").returncode == 3
+        assert len(lines(tmp_path / "out.jsonl")) == 4
+
+
+def test_rows_that_have_expired_are_sent_again_and_the_batch_counts_what_became_of_them(
+    submit: Submit, echoes: Echoes, tmp_path: Path, client: Client
+) -> None:
+    write(tmp_path / "rows.jsonl", chats(8))
+    first = submit("rows.jsonl", "-o", "out.jsonl", "--within", "1")
+    assert first.returncode == 3
+    batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
+    assert client.batch(batch).state().status == "expired"
+    echoes()
+    assert submit("rows.jsonl", "-o", "out.jsonl", "--retry-failed").returncode == 0
+    assert len(answers(tmp_path / "out.jsonl")) == 8
+    state = client.batch(batch).state()
+    assert (state.completed, state.failed, state.total) == (8, 0, 8)
 
 
 def test_how_jobs_are_sent_may_change_between_runs(
