@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -41,8 +42,13 @@ def _bulk() -> list[Row]:
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "lanes": _lanes, "engine": _engine, "bulk": _bulk}
 
 
-def main(names: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named benchmarks, all without a name; 1 when a figure falls short."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, each figure with its rival.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: all of them)")
+    names = parser.parse_args(arguments).names
+    if unknown := set(names) - BENCHMARKS.keys():
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     versions = ", ".join(f"{name} {version(name)}" for name in ("celery", "redis", "torch", "transformers"))
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, {versions}")
@@ -55,4 +61,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

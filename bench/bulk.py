@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,13 +136,15 @@ class Whole:
         )
 
 
-def ours_whole(folder: Path, count: int) -> Whole:
-    """`vqa submit` with one echo worker; every row's answer once."""
+def ours_whole(folder: Path, count: int, workers: int) -> Whole:
+    """`vqa submit` with echo workers; every row's answer once."""
     source, out = folder / "rows.jsonl", folder / "answers.jsonl"
     write_rows(source, count)
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
         connection = redis.Redis.from_url(server.url)
-        with worker(client, VQA_ENGINE="echo", VQA_SLOTS="16"):
+        with ExitStack() as stack:
+            for number in range(workers):
+                stack.enter_context(worker(client, name=f"bench{number}", VQA_ENGINE="echo", VQA_SLOTS="16"))
             started = time.perf_counter()
             environment = os.environ | {"VQA_REDIS_URL": server.url}
             command = [sys.executable, "-m", "producer.cli", "submit", str(source), "-o", str(out)]
@@ -171,10 +174,10 @@ def rival_whole(count: int) -> Whole:
         return Whole(told["answers"], told["total_s"], seen)
 
 
-def whole(count: int, against: bool) -> list[Row]:
+def whole(count: int, against: bool, workers: int = 1) -> list[Row]:
     """End to end."""
     with tempfile.TemporaryDirectory() as folder:
-        ours = ours_whole(Path(folder), count)
+        ours = ours_whole(Path(folder), count, workers)
     memory = ours.watch.resident_mib
     rows = [
         Row(
@@ -185,11 +188,11 @@ def whole(count: int, against: bool) -> list[Row]:
             memory < RESIDENT_MIB,
         )
     ]
+    what = f"`vqa submit` of {count:,} rows, {workers} echo worker{'s'[: workers > 1]}"
     if not against:
-        return [Row(f"`vqa submit` of {count:,} rows, one echo worker", str(ours), "", "finishes", True), *rows]
+        return [Row(what, str(ours), "", "finishes", True), *rows]
     rival = rival_whole(count)
     ratio = rival.seconds / ours.seconds
-    what = f"`vqa submit` of {count:,} rows, one echo worker"
     return [Row(what, f"{ratio:.2f} = {ours}", f"{rival} group(...).get()", "at least 1", ratio >= 1), *rows]
 
 
@@ -207,9 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=int, default=REPEATS, help="without workers (default: %(default)s)")
     parser.add_argument("--ours-only", action="store_true", help="end to end without the rival")
+    parser.add_argument("--workers", type=int, default=1, help="echo workers; the rival has one (default: %(default)s)")
     options = parser.parse_args(arguments)
     measured = alone(options.alone, options.repeats) if options.alone else []
-    measured += whole(options.rows, not options.ours_only) if options.rows else []
+    measured += whole(options.rows, not options.ours_only, options.workers) if options.rows else []
     for row in measured:
         print(f"{row.what}\n    {row.figure}\n    {row.against}\n    {row.wanted}: {'yes' if row.reached else 'SHORT'}")
     return 0 if all(row.reached for row in measured) else 1

@@ -39,7 +39,8 @@ def make_app(settings: QueueSettings) -> Celery:
         accept_content=["json"],
         # a process owns one card and one copy of the weights; its threads wait for the engine
         worker_pool="threads",
-        # a message is acknowledged when its job is closed, so kombu's copy outlives a killed worker
+        # a message is acknowledged when its job is closed: until then it counts for the prefetch, and kombu's copy of
+        # one that another app sent outlives a killed worker
         task_acks_late=True,
         # one message a thread: more would wait here while another card idles
         worker_prefetch_multiplier=1,

@@ -189,6 +189,7 @@ def make_worker_app() -> Celery:
     try:
         settings = QueueSettings()
         app = make_app(settings)
+        app.conf.worker_consumer = "workers.consumer:Consumer"
         app.register_task(AnswerTask())
         WorkerProcess(app, settings).connect_signals()
     except SettingsError as error:

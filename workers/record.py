@@ -1,5 +1,9 @@
 # mypy: disallow-untyped-calls=False
-"""kombu's record of which message is with whom, which does not end the worker when Redis refuses to keep it."""
+"""Which message is with whom: in Redis those that other apps sent, as kombu does; a wake-up's job is in the ledger.
+
+What a wake-up's loss costs is a wait for the janitor, which would find its job before kombu's hour is over in any case;
+to write each down and strike it out took a worker longer than the ledger's own calls.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as plain
 from kombu.transport import virtual
-from redis.exceptions import ConnectionError, ExecAbortError, OutOfMemoryError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
+from vqa.celery import BODY
 from vqa.connection import UNREACHED
 
 if TYPE_CHECKING:
@@ -19,7 +24,7 @@ LOST = (ConnectionError, TimeoutError, OSError)
 
 
 class Record(plain.QoS):
-    """A second net under the ledger: where it fails, the work goes on."""
+    """What Redis refuses it does not end the worker."""
 
     channel: Channel
 
@@ -44,28 +49,25 @@ class Record(plain.QoS):
         return [message for tag, message in self._delivered.items() if tag not in self._dirty]
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Write it down, where there is room; or hold it for its list."""
+        """Write it down, or hold it for its list where Redis does not take that."""
+        if _is_wake_up(message):
+            virtual.QoS.append(self, message, delivery_tag)
+            return
         try:
             super().append(message, delivery_tag)
-        except (OutOfMemoryError, ExecAbortError):
-            if message.payload[0]:
-                # a job that is in no ledger yet
-                self._hold(message)
-                raise
-            # the ledger has the job: a full Redis gets room by answering what is in it
-            virtual.QoS.append(self, message, delivery_tag)
         except UNREACHED:
             self._hold(message)
             raise
 
     def ack(self, delivery_tag: str) -> None:
         """Strike it out; where Redis does not, the message comes once more after an hour, and is not needed."""
-        try:
-            # no transaction: a full Redis refuses those, and takes these two, which give memory back
-            with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
-        except UNREACHED as error:
-            self.channel.refused(error)
+        if not self._is_wake_up(delivery_tag):
+            try:
+                # no transaction: a full Redis refuses those, and takes these two, which give memory back
+                with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                    pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
+            except UNREACHED as error:
+                self.channel.refused(error)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -84,6 +86,15 @@ class Record(plain.QoS):
         else:
             self.ack(delivery_tag)
 
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put back one, which need not be this worker's. Raises one of connection.UNREACHED."""
+        if not self._is_wake_up(tag):
+            super().restore_by_tag(tag, client, leftmost)
+            return
+        message = self._delivered[tag]
+        with self.channel.conn_or_acquire(client) as client:
+            client.rpush(message.delivery_info["routing_key"], raw_of(message))
+
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Put back what was written down an hour ago."""
         try:
@@ -93,8 +104,16 @@ class Record(plain.QoS):
         except (RedisError, ValueError, TypeError) as error:
             self.channel.refused(error)
 
+    def _is_wake_up(self, tag: str) -> bool:
+        message = self._delivered.get(tag)
+        return message is not None and _is_wake_up(message)
+
     def _hold(self, message: Any) -> None:
         self.channel.intake.hold(message.delivery_info["routing_key"], raw_of(message))
+
+
+def _is_wake_up(message: Any) -> bool:
+    return bool(message.body in (BODY, BODY.encode()))
 
 
 def raw_of(message: Any) -> bytes:

@@ -44,6 +44,7 @@ class Channel(plain.Channel):
         super().__init__(*args, **kwargs)
         # not by name among the transport's options: producers have the same, and no workers' code
         self._queue_cycle = Lanes(self.qos, self.intake.reserve)
+        self._shared: Redis | None = None
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         # Celery closes a lost connection twice; the first time may leave a channel open, and the second would end the
@@ -53,10 +54,14 @@ class Channel(plain.Channel):
         return super()._connparams(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Redis:
-        client: Redis = super()._create_client(asynchronous)
         if asynchronous:
+            client: Redis = super()._create_client(asynchronous)
             client.set_response_callback("BRPOP", self._popped)
-        return client
+            return client
+        # kombu makes one for each command, which takes longer than the command; any thread may use it
+        if self._shared is None or self._shared.connection_pool is not self.pool:
+            self._shared = super()._create_client()
+        return self._shared
 
     def _popped(self, reply: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
         if not reply:

@@ -193,6 +193,48 @@ def test_a_wake_up_needs_no_record_where_redis_has_no_room_for_it(
     consumer.messages[1].reject(requeue=True)
 
 
+def test_a_wake_up_is_nowhere_in_redis_while_a_worker_has_it(consumer: Consumer, app: Celery, redis: Redis) -> None:
+    wake(app, [("one", "bulk")])
+    consumer.drain_until(lambda: len(consumer.messages) == 1)
+    assert list(redis.scan_iter("unacked*")) == []
+    assert redis.llen("bulk") == 0
+    redis.config_resetstat()
+    consumer.messages[0].ack()
+    assert not {"cmdstat_hdel", "cmdstat_zrem"} & redis.info("commandstats").keys()
+
+
+def test_a_wake_up_that_is_put_back_is_popped_next(consumer: Consumer, app: Celery, redis: Redis) -> None:
+    wake(app, [(f"job{number}", "bulk") for number in range(3)])
+    consumer.drain_until(lambda: len(consumer.messages) == 1)
+    consumer.messages[0].requeue()
+    consumer.drain_until(lambda: len(consumer.messages) == 2)
+    assert consumer.ids() == ["job0", "job0"]
+
+
+def test_what_nobody_began_goes_back_when_the_connection_is_closed(app: Celery, redis: Redis) -> None:
+    intake = guard(app, lambda *_: None)
+    wake(app, [("ours", "bulk")])
+    redis.lpush("bulk", foreign("theirs"))
+    with app.connection_for_read() as connection:
+        consumer = Consumer(connection, intake)
+        with app.amqp.TaskConsumer(connection, on_message=consumer.receive):
+            consumer.drain_until(lambda: len(consumer.messages) == 2)
+        assert redis.llen("bulk") == 0
+    ids = [json.loads(message)["headers"]["id"] for message in redis.lrange("bulk", 0, -1)]
+    assert sorted(ids) == ["ours", "theirs"]
+
+
+def test_commands_share_a_client_until_their_pool_is_replaced(consumer: Consumer, app: Celery) -> None:
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+        channel._disconnect_pools()
+        with channel.conn_or_acquire() as third:
+            assert third is not first
+            assert third.ping()
+
+
 def test_bulk_is_taken_up_to_what_is_reserved_and_again_once_there_is_room(app: Celery) -> None:
     intake = guard(app, lambda *_: None)
     intake.reserve = Reserve(1)
