@@ -36,11 +36,16 @@ class AsyncBatch:
 
     async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
         """See `Batch.results`."""
-        await self.state()
         loop = asyncio.get_running_loop()
         end = None if timeout_s is None else loop.time() + timeout_s
         first = 0
-        while rows := await self._threaded(self._batch.rows, first):
+        while True:
+            rows, whole = await self._threaded(self._batch.page, first)
+            if not rows and (whole or (end is not None and loop.time() > end)):
+                return
+            if not rows:
+                await asyncio.sleep(_LOOK_S)
+                continue
             first += len(rows)
             names = dict(rows)
             left = None if end is None else max(0.0, end - loop.time())

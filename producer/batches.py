@@ -72,7 +72,7 @@ class Batch:
         with self._link.reaching():
             state = self._batches.get(self.id)
         if state is None:
-            raise UnknownBatch(f"there is no batch {self.id}; a batch is kept for a week after its end")
+            raise UnknownBatch(f"there is no batch {self.id}; it is kept for VQA_BATCH_TTL_S after its end")
         return state
 
     def results(self, timeout_s: float | None = None) -> Iterator[Result]:
@@ -84,10 +84,8 @@ class Batch:
         end = None if timeout_s is None else time.monotonic() + timeout_s
         first = 0
         while True:
-            # asked before the rows: none is added after it
-            finished = (state := self.state()).sealed or state.is_over
-            rows = self.rows(first)
-            if not rows and (finished or (end is not None and time.monotonic() > end)):
+            rows, whole = self.page(first)
+            if not rows and (whole or (end is not None and time.monotonic() > end)):
                 return
             if not rows:
                 self._link.closing.wait(_LOOK_S)
@@ -102,6 +100,12 @@ class Batch:
         """Some of its rows from that one on, as job id and custom_id; none after the last."""
         with self._link.reaching():
             return self._batches.rows(self.id, first, _TOGETHER)
+
+    def page(self, first: int) -> tuple[list[tuple[str, str]], bool]:
+        """`rows`, and whether those that the batch has now are all that it will have. Raises UnknownBatch."""
+        # asked before the rows: none is added after it
+        state = self.state()
+        return self.rows(first), state.sealed or state.is_over
 
     def records(self, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """The results as flat dictionaries."""
@@ -153,7 +157,7 @@ class Submission:
     tenant: str | None = None
     #: what it is called in lists, such as the name of a file
     input: str = ""
-    #: seconds until what is still open ends; where None, each row has its lane's timeout
+    #: seconds until what is still open ends; where None, a row that names no timeout has its lane's
     within_s: float | None = None
 
     def send(self, link: Link, rows: Iterable[RowLike], defaults: Mapping[str, Any]) -> str:
@@ -170,11 +174,12 @@ class Submission:
     def _jobs(self, id: str, rows: Iterable[RowLike], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Job]]:
         end = None if self.within_s is None else time.monotonic() + self.within_s
         seen: set[int] = set()
+        more = {**defaults, "lane": self.lane, "tenant": self.tenant}
         for number, row in enumerate(rows, start=1):
-            more: dict[str, Any] = {"lane": self.lane, "tenant": self.tenant, "batch": id}
+            custom_id, fields = _fields(number, row, more)
             if end is not None:
-                more["timeout_s"] = max(0.001, end - time.monotonic())
-            custom_id, job = _job(number, row, {**defaults, **more})
+                fields["timeout_s"] = _sooner(fields.get("timeout_s"), end - time.monotonic())
+            job = _job(number, {**fields, "batch": id})
             # a hash is all that is kept of each
             if hash(custom_id) in seen:
                 raise InvalidJob(f"row {number}: an earlier row has the same id")
@@ -200,7 +205,7 @@ def upload(link: Link, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
             if offered.why:
                 raise QueueFull(f"after {total:,} rows: {offered.why}; nothing of the batch was left on the queue")
             with link.reaching():
-                batches.add_rows(batch, [(job.id, names.pop(job.id)) for job in chunk])
+                batches.add_rows(batch, total, [(job.id, names.pop(job.id)) for job in chunk])
             total += len(chunk)
     except BaseException:
         with link.reaching():
@@ -212,18 +217,29 @@ def upload(link: Link, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
     return total
 
 
-def _job(number: int, row: RowLike, more: Mapping[str, Any]) -> tuple[str, Job]:
+def _fields(number: int, row: RowLike, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(row, Job):
-        return row.id, row.model_copy(update={**more, "version": 3})
-    fields = {**more, **row}
-    name = fields.pop("custom_id", None) or fields.get("id")
-    fields.pop("id", None)
+        fields = {**more, **{name: getattr(row, name) for name in row.model_fields_set}, "id": row.id}
+    else:
+        fields = {**more, **row}
+    id = fields.pop("id", None)
+    name = fields.pop("custom_id", None) or id
     if not isinstance(name, str) or not name:
         raise InvalidJob(f"row {number}: id: a row needs one, a string")
+    return name, fields
+
+
+def _job(number: int, fields: dict[str, Any]) -> Job:
     if "messages" in fields:
-        return name, Job(**fields)
+        return Job(**fields)
     try:
         image, question = fields.pop("image"), fields.pop("question")
     except KeyError as missing:
         raise InvalidJob(f"row {number}: {missing.args[0]}: a row needs one, or messages") from None
-    return name, Job.about(image, question, **fields)
+    return Job.about(image, question, **fields)
+
+
+def _sooner(own_s: object, left_s: float) -> object:
+    left_s = max(0.001, left_s)
+    # what is no number is refused by the job
+    return min(own_s, left_s) if isinstance(own_s, int | float) else own_s or left_s

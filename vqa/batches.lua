@@ -1,7 +1,8 @@
 -- What is known of bulk submissions: their counts go with `accept`, `close` and `reopen`, in the same call.
 --
--- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, worker:{node},
---                      prompt_tokens, completion_tokens, tenant, lane, input, sealed, expires, keep_ms, detached
+-- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, bad:{code} (those of
+--                      them that this submission of it has told of), worker:{node}, prompt_tokens, completion_tokens,
+--                      tenant, lane, input, sealed, expires, keep_ms, detached
 -- vqa:batch:{id}:open  set of the ids of its open jobs
 -- vqa:batch:{id}:rows  list of job id, newline, custom_id, of a detached one
 -- vqa:batches          sorted set of batches by creation
@@ -75,6 +76,12 @@ local function count_failed(key, code, by)
   end
 end
 
+local function forget_fields(key, prefix)
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, #prefix) == prefix then redis.call('HDEL', key, field) end
+  end
+end
+
 -- a job has ended; returns the code that it is counted under ('' for an answer)
 local function leave_batch(batch, id, tally)
   local key = batch_key(batch)
@@ -113,6 +120,7 @@ function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, re
   redis.call('HSET', key, 'lane', lane, 'tenant', tenant, 'input', input, 'expires', expires, 'keep_ms', keep)
   redis.call('HSET', key, 'detached', detached)
   redis.call('HDEL', key, 'sealed')
+  forget_fields(key, 'bad:')
   if revived == '1' and STOPPED[redis.call('HGET', key, 'status')] then set_status(key, 'in_progress') end
   if fresh == 1 then
     redis.call('ZADD', 'vqa:batches', now, id)
@@ -129,9 +137,7 @@ function verbs.batch_seal(id, total, completed, ...)
   if redis.call('EXISTS', key) == 0 then return 0 end
   redis.call('HDEL', key, 'nothing')
   if completed then
-    for _, field in ipairs(redis.call('HKEYS', key)) do
-      if string.sub(field, 1, 7) == 'failed:' then redis.call('HDEL', key, field) end
-    end
+    forget_fields(key, 'failed:')
     for i = 1, #codes, 2 do
       redis.call('HSET', key, 'failed:' .. codes[i], codes[i + 1])
       failed = failed + codes[i + 1]
@@ -143,19 +149,26 @@ function verbs.batch_seal(id, total, completed, ...)
   return 1
 end
 
--- id, how many rows were read ('' leaves it), then code and number of rows that never became jobs
+-- id, how many rows were read, then code and number of rows that never became jobs, since the batch was begun or gone on
+-- with: all of them, so that a call whose reply was lost may be made again
 function verbs.batch_count(id, total, ...)
-  local key, failed = batch_key(id), {...}
+  local key, bad = batch_key(id), {...}
   if redis.call('EXISTS', key) == 0 then return 0 end
-  if total ~= '' then redis.call('HSET', key, 'total', total) end
-  for i = 1, #failed, 2 do count_failed(key, failed[i], failed[i + 1]) end
+  redis.call('HSET', key, 'total', total)
+  for i = 1, #bad, 2 do
+    local told = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0)
+    redis.call('HSET', key, 'bad:' .. bad[i], bad[i + 1])
+    count_failed(key, bad[i], bad[i + 1] - told)
+  end
   return 1
 end
 
--- id, then job id, newline, custom_id of each
-function verbs.batch_rows(id, ...)
+-- id, how many rows come before these, then job id, newline, custom_id of each
+function verbs.batch_rows(id, first, ...)
   local key = batch_key(id)
   if redis.call('EXISTS', key) == 0 then return 0 end
+  -- an equal call, whose reply was lost, did it before
+  if redis.call('LLEN', key .. ':rows') > tonumber(first) then return 1 end
   redis.call('RPUSH', key .. ':rows', ...)
   redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))
   return 1
@@ -172,10 +185,11 @@ function verbs.batch_cancel(id)
   return redis.call('HGET', key, 'status')
 end
 
--- id, status
+-- id, status; `finalizing` comes after `in_progress` alone
 function verbs.batch_status(id, status)
   local key = batch_key(id)
-  if redis.call('EXISTS', key) == 0 then return 0 end
+  local before = redis.call('HGET', key, 'status')
+  if not before or (status == 'finalizing' and before ~= 'in_progress') then return 0 end
   set_status(key, status)
   return 1
 end

@@ -111,7 +111,8 @@ class BatchState:
             open=open,
             keep_ms=int(words["keep_ms"]),
             detached=words["detached"] == "1",
-            times=numbers(end="_at"),
+            # a worker's name may end so, too
+            times={name: at for name, at in numbers(end="_at").items() if ":" not in name},
             **plain,
         )
 
@@ -191,17 +192,24 @@ class Batches:
         words = [] if ended is None else [ended[0], *(word for pair in ended[1].items() for word in pair)]
         return bool(self._run("batch_seal", id, total, *words))
 
-    def count(self, id: str, failed: Mapping[str, int], total: int | None = None) -> bool:
-        """Add rows that never became jobs to those that failed, by code; `total` is how many were read so far."""
-        words = [word for pair in failed.items() for word in pair]
-        return bool(self._run("batch_count", id, "" if total is None else total, *words))
+    def count(self, id: str, bad: Mapping[str, int], total: int) -> bool:
+        """Say how many rows were read, and how many of them, by code, never became jobs: they count as failed.
 
-    def add_rows(self, id: str, rows: Iterable[tuple[str, str]]) -> bool:
-        """Keep job id and custom_id of more rows, in order, for whoever collects a detached batch."""
+        All since `create`; to say it twice is harmless.
+        """
+        words = [word for pair in bad.items() for word in pair]
+        return bool(self._run("batch_count", id, total, *words))
+
+    def add_rows(self, id: str, first: int, rows: Iterable[tuple[str, str]]) -> bool:
+        """Keep job id and custom_id of more rows, in order, for whoever collects a detached batch.
+
+        `first` is how many it has already; to add the same rows twice is harmless.
+        """
         lines = (f"{job_id}\n{custom_id}" for job_id, custom_id in rows)
         while some := list(islice(lines, _MOST_ROWS)):
-            if not self._run("batch_rows", id, *some):
+            if not self._run("batch_rows", id, first, *some):
                 return False
+            first += len(some)
         return True
 
     def rows(self, id: str, start: int, count: int) -> list[tuple[str, str]]:
@@ -223,5 +231,5 @@ class Batches:
         return cast(BatchStatus | None, self._run("batch_cancel", id).decode() or None)
 
     def set_status(self, id: str, status: BatchStatus) -> bool:
-        """For what its producer alone knows: `in_progress`, `finalizing`, `failed`."""
+        """For what its producer alone knows: `finalizing`, which only a batch `in_progress` becomes, and `failed`."""
         return bool(self._run("batch_status", id, status))

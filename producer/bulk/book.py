@@ -78,12 +78,13 @@ class Book:
         self.commit()
 
     @classmethod
-    def on_stream(cls, batch: str, form: Form, path: Path | None, errors: Path | None, stack: ExitStack) -> Self:
-        """Of lines that nothing can go on from; errors among the answers unless they have a file."""
-        file = sys.stdout.buffer if path is None else stack.enter_context(path.open("wb"))
-        out = Stream(file)
-        err = Stream(stack.enter_context(errors.open("wb"))) if errors else out
-        return cls(batch, form, Outputs(out, err))
+    def of_lines(cls, batch: str, form: Form, path: Path | None, errors: Path | None, stack: ExitStack) -> Self:
+        """Of lines that nothing goes on from; what is in a file is replaced.
+
+        Without a path they go to standard output, and without one of their own errors are among the answers.
+        """
+        out = _lines_at(path, stack) if path else Stream(sys.stdout.buffer)
+        return cls(batch, form, Outputs(out, _lines_at(errors, stack) if errors else out))
 
 
 class FiledBook(Book):
@@ -168,6 +169,16 @@ class FiledBook(Book):
         """Let go of the files."""
         for file in self._files:
             file.close()
+
+
+def _lines_at(path: Path, stack: ExitStack) -> Lines:
+    if path.exists() and not path.is_file():
+        return Stream(stack.enter_context(path.open("wb")))
+    path.unlink(missing_ok=True)
+    file = LineFile(path)
+    stack.callback(file.close)
+    file.touch()
+    return file
 
 
 def rewrite(file: LineFile, form: Form, wanted: Callable[[Told], bool]) -> None:

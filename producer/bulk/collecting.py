@@ -1,38 +1,84 @@
-"""`vqa collect`: answers to jobs that were submitted before, by their ids."""
+"""`vqa collect`: answers to jobs that were submitted before, by their ids or their batch's, from any machine."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from producer.bulk.lines import Failure, Short, encode
+from producer.batches import Batch, is_batch
+from producer.bulk.book import Book
+from producer.bulk.lines import Failure, Form, OpenAI, Short
+from producer.bulk.plan import errors_beside
 from producer.bulk.progress import bar
-from producer.bulk.run import FAILED_ROWS
+from producer.bulk.run import FAILED_ROWS, TEMPORARY
 from producer.client import Client
 from vqa.answer import Answer
-from vqa.errors import SettingsError
+from vqa.batches import EXPIRED_CODE
+from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
+from vqa.outcome import Outcome
+
+#: custom_id, job's id, how it ended; None where it has not
+Ended = tuple[str, str, Answer | Failure | None]
 
 
-def collect(ids: list[str], output: Path | None, timeout_s: float | None) -> int:
-    """Wait for the answers and write them; the exit status. Raises SettingsError, QueueUnavailable, OSError."""
+def collect(ids: list[str], output: Path | None, errors: Path | None, timeout_s: float | None) -> int:
+    """Write lines as jobs end; the exit status. Raises UnknownBatch, SettingsError, QueueUnavailable, OSError.
+
+    A batch's are OpenAI's, with those that have no answer in ERR; of jobs by id the short form's.
+    """
     for id in ids:
         if Path(id).is_file():
             raise SettingsError(f"{id} is a file; the same `vqa submit` command goes on with it where it ended")
-    form, answered, failed = Short(), 0, 0
     with ExitStack() as stack:
         client = stack.enter_context(Client())
-        out = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer
-        show = stack.enter_context(bar(among_answers=output is None))
-        for id, outcome in client.answers(ids, timeout_s):
-            if isinstance(outcome, Answer):
-                answered += 1
-                line = form.answered(id, outcome)
-            else:
-                failed += 1
-                line = form.failed(id, id, Failure(outcome.code(), str(outcome), 0))
-            out.write(encode(line))
-            out.flush()
-            show(answered + failed, failed)
-    print(f"{answered:,} answered, {failed:,} failed", file=sys.stderr)
-    return FAILED_ROWS if failed else 0
+        ended: Iterable[Ended]
+        form: Form
+        if len(ids) == 1 and is_batch(ids[0]):
+            ended, form = _of_batch(client.batch(ids[0]), timeout_s), OpenAI()
+            errors = errors or (errors_beside(output) if output else None)
+        else:
+            ended, form = ((id, id, _told(outcome)) for id, outcome in client.answers(ids, timeout_s)), Short()
+        for path in (output, errors):
+            if path and path.is_file() and path.stat().st_size:
+                raise SettingsError(f"{path} is there already; name another file")
+        return _write(Book.of_lines("", form, output, errors, stack), ended, among_answers=output is None)
+
+
+def _of_batch(batch: Batch, timeout_s: float | None) -> Iterator[Ended]:
+    state = batch.state()
+    if not state.detached:
+        raise SettingsError(f"the answers of {batch.id} are written by the `vqa submit` that sent it")
+    for result in batch.results(timeout_s):
+        late = state.expires and isinstance(result.outcome, DeadlineExceeded)
+        yield result.custom_id, result.id, _told(result.outcome, EXPIRED_CODE if late else None)
+
+
+def _told(outcome: Outcome, code: str | None = None) -> Answer | Failure | None:
+    if isinstance(outcome, Answer):
+        return outcome
+    return None if isinstance(outcome, AnswerTimeout) else Failure(code or outcome.code(), str(outcome), 0)
+
+
+def _write(book: Book, ended: Iterable[Ended], among_answers: bool) -> int:
+    open = 0
+    with bar(among_answers) as show:
+        try:
+            for custom_id, id, told in ended:
+                if isinstance(told, Answer):
+                    book.answered(custom_id, told)
+                elif told:
+                    book.failed(id, custom_id, told)
+                else:
+                    open += 1
+                if book.due:
+                    book.commit()
+                show(book.tally.answered + book.tally.failed, book.tally.failed)
+        finally:
+            book.commit()
+    print(f"{book.tally.answered:,} answered, {book.tally.failed:,} failed", file=sys.stderr)
+    if open:
+        print(f"vqa: {open:,} have not ended yet; collect them later", file=sys.stderr)
+        return TEMPORARY
+    return FAILED_ROWS if book.tally.failed else 0

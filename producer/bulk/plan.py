@@ -88,7 +88,7 @@ def open_book(plan: Plan, client: Client, stack: ExitStack) -> Opened:
     if plan.out is None or (plan.out.exists() and not plan.out.is_file()):
         _refuse_inputs(plan, plan.errors)
         record = Record.new(plan.inputs, plan.source.form)
-        return Opened(Book.on_stream(record.batch, plan.form, plan.out, plan.errors, stack), record)
+        return Opened(Book.of_lines(record.batch, plan.form, plan.out, plan.errors, stack), record)
     out = plan.out
     errors = plan.errors or (out if plan.source.form == "short" else errors_beside(out))
     if os.path.realpath(errors) == os.path.realpath(out):
@@ -113,7 +113,7 @@ def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Pat
         elif before is not None:
             with Register(before.batch, client) as old:
                 old.cancel()
-        record = Record.new(plan.inputs, plan.source.form)
+        record = Record.new(plan.inputs, plan.source.form, errors)
         # first, so that lines of the old batch are never taken for this one's
         sidecar.write(record)
         if plan.restart:
@@ -124,6 +124,8 @@ def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Pat
         raise SettingsError(
             f"{out} belongs to another input ({', '.join(before.input)}); name another file, or --restart"
         )
+    if before.errors not in (None, os.path.abspath(errors)):
+        raise SettingsError(f"rows without an answer are in {before.errors} so far; --errors names it, or --restart")
     if plan.retry_failed:
         before = replace(before, began=time.time())
         sidecar.write(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,7 +46,7 @@ class Register:
         self._redis = connect(client.settings)
         self._batches = Batches(self._redis)
         self._told = time.monotonic()
-        #: rows that never became jobs, by code, that Redis has not been told of
+        #: rows that never became jobs, by code
         self.failed: Counter[str] = Counter()
         #: rows read
         self.total = 0
@@ -83,33 +84,29 @@ class Register:
             self._tell()
 
     def _tell(self) -> None:
-        try:
-            with reaching(self._settings):
-                self._batches.count(self._batch, self.failed, self.total)
-        except QueueUnavailable:
-            return
-        self.failed.clear()
+        with suppress(QueueUnavailable), reaching(self._settings):
+            self._batches.count(self._batch, self.failed, self.total)
+
+    def finalize(self) -> None:
+        """Say that every row has ended, and what is written of them is being put in order."""
+        if self.begun:
+            with suppress(QueueUnavailable), reaching(self._settings):
+                self._batches.set_status(self._batch, "finalizing")
 
     def seal(self, ended: tuple[int, Mapping[str, int]] | None = None) -> None:
         """Say that all rows have been read, and how they ended where that is known."""
-        try:
-            with reaching(self._settings):
-                if ended is None:
-                    self._batches.count(self._batch, self.failed, self.total)
-                done = 0 if ended is None else ended[0] + sum(ended[1].values())
-                self._batches.seal(self._batch, max(self.total, done), ended)
-        except QueueUnavailable:
-            return
+        with suppress(QueueUnavailable), reaching(self._settings):
+            if ended is None:
+                self._batches.count(self._batch, self.failed, self.total)
+            done = 0 if ended is None else ended[0] + sum(ended[1].values())
+            self._batches.seal(self._batch, max(self.total, done), ended)
 
     def cancel(self) -> None:
         """End what is open, as far as that goes in a few seconds."""
         end = time.monotonic() + _CANCEL_S
-        try:
-            with reaching(self._settings):
-                self._batches.cancel(self._batch)
-                for id in self._batches.open_ids(self._batch):
-                    self._client.cancel(id)
-                    if time.monotonic() > end:
-                        return
-        except QueueUnavailable:
-            return
+        with suppress(QueueUnavailable), reaching(self._settings):
+            self._batches.cancel(self._batch)
+            for id in self._batches.open_ids(self._batch):
+                self._client.cancel(id)
+                if time.monotonic() > end:
+                    return

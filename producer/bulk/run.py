@@ -105,6 +105,7 @@ class Run:
             # what an earlier run wrote last and had no time to delete
             self._durable += self._book.last
             self._send(chain([first], rows))
+        self._register.finalize()
         self._book.finish()
         self._tidy()
         tally = self._book.tally

@@ -32,12 +32,14 @@ class Record:
     began: float
     #: of the workers that were seen, by name: for whoever sums up later
     slots: Mapping[str, int] = field(default_factory=dict)
+    #: where rows without an answer go, absolute; None where that is not remembered
+    errors: str | None = None
 
     @classmethod
-    def new(cls, input: Sequence[str], form: str) -> Self:
+    def new(cls, input: Sequence[str], form: str, errors: Path | None = None) -> Self:
         """Of a batch that begins now."""
         now = time.time()
-        return cls(new_id(), tuple(input), form, now, now)
+        return cls(new_id(), tuple(input), form, now, now, errors=os.path.abspath(errors) if errors else None)
 
 
 class Sidecar:

@@ -16,7 +16,9 @@ from producer import (
     PromptTooLong,
     UnknownJob,
 )
+from producer.batches import new_id
 from tests.producer.conftest import MakeJob, PlayedWorker, answer
+from vqa.batches import Batches
 from vqa.settings import QueueSettings
 
 
@@ -141,3 +143,29 @@ def test_closing_ends_the_waits_of_other_tasks(queue_settings: QueueSettings, qu
             await asyncio.wait_for(waiting, 10)
 
     asyncio.run(main())
+
+
+def test_a_batchs_results_wait_for_rows_that_are_still_to_come(
+    queue_settings: QueueSettings, redis: Redis, worker: PlayedWorker, question: MakeJob
+) -> None:
+    id, batches = new_id(), Batches(redis)
+    batches.create(id, "bulk", detached=True)
+
+    async def upload(client: AsyncClient) -> None:
+        job = question(batch=id)
+        await client.submit(job)
+        worker.close(job.id, answer(job.id, "late"))
+        batches.add_rows(id, 0, [(job.id, "row")])
+        batches.seal(id, 1)
+
+    async def body(client: AsyncClient) -> None:
+        records = client.batch(id).records()
+        first = asyncio.ensure_future(anext(records))
+        # it has looked, and found no row
+        done, _ = await asyncio.wait([first], timeout=0.3)
+        assert not done
+        await upload(client)
+        assert (await first)["text"] == "late"
+        assert [each async for each in records] == []
+
+    run(queue_settings, body)

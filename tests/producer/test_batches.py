@@ -15,6 +15,7 @@ from redis import Redis
 
 from producer import Answer, Batch, Client, InvalidJob, Job, QueueFull, UnknownBatch
 from tests.worker_process import ROOT, StartWorker
+from vqa.ledger import entry_key
 from vqa.settings import QueueSettings
 
 WAIT_S = 60.0
@@ -66,6 +67,31 @@ def test_pictures_and_jobs_are_rows_too(client: Client, start_worker: StartWorke
     assert records.keys() == {"one", "two"}
     assert all(record["text"].startswith("echo:") for record in records.values())
     assert not any(record["error"] for record in records.values())
+
+
+def test_a_job_keeps_its_own_terms_within_the_batchs(client: Client) -> None:
+    def job(id: str, **terms: object) -> Job:
+        return Job(id=id, messages=[{"role": "user", "content": "?"}], **terms)
+
+    own = [job("short", timeout_s=5, max_new_tokens=3), job("long", timeout_s=500), job("none")]
+    batch = client.submit_batch([*own, {**next(rows(1)), "timeout_s": 600}], within_s=100, max_new_tokens=9)
+
+    sent = {name: _sent(client, id) for id, name in batch.rows(0)}
+    assert {name: job.max_new_tokens for name, job in sent.items()} == {"short": 3, "long": 9, "none": 9, "row-0": 9}
+    assert sent["short"].timeout_s == 5
+    assert all(90 < (sent[name].timeout_s or 0) <= 100 for name in ("long", "none", "row-0"))
+    assert {job.batch for job in sent.values()} == {batch.id}
+
+
+def _sent(client: Client, id: str) -> Job:
+    entry = client._link.redis.get(entry_key(id))
+    assert isinstance(entry, bytes)
+    return Job.from_json(entry.partition(b"\n")[2])
+
+
+def test_what_all_rows_share_is_checked_with_a_job_too(client: Client) -> None:
+    with pytest.raises(InvalidJob, match="temperature"):
+        client.submit_batch([Job(id="x", messages=[{"role": "user", "content": "?"}])], temperature=7)
 
 
 def test_a_batch_that_does_not_fit_the_queue_leaves_nothing_there(queue_settings: QueueSettings) -> None:

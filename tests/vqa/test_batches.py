@@ -42,7 +42,9 @@ def test_a_batch_goes_from_its_first_row_to_its_last(batches: Batches, ledger: L
     assert (state(batches).status, state(batches).open) == ("in_progress", 3)
     end(ledger, "1", Tally("", "card0@here", 10, 5))
     end(ledger, "2", Tally("bad_image"))
-    assert batches.count("b", {"bad_image": 2, "invalid_job": 1}, total=6)
+    for bad in ({"bad_image": 1}, {"bad_image": 2, "invalid_job": 1}, {"bad_image": 2, "invalid_job": 1}):
+        # all there are so far, and once more where the reply was lost
+        assert batches.count("b", bad, total=6)
     assert not state(batches).is_over
     end(ledger, "3", Tally("", "card0@here", 20, 7))
     assert state(batches).status == "in_progress"
@@ -115,7 +117,7 @@ def test_everything_of_a_batch_is_gone_some_time_after_its_end_and_not_before(
     batches: Batches, ledger: Ledger, redis: Redis
 ) -> None:
     accept(ledger, "1", timeout_s=WEEK_S)
-    batches.add_rows("b", [("1", "first")])
+    batches.add_rows("b", 0, [("1", "first")])
     keys = ("vqa:batch:b", "vqa:batch:b:open", "vqa:batch:b:rows")
     assert all(redis.ttl(key) > WEEK_S for key in keys)
     end(ledger, "1", Tally("", "w"))
@@ -127,13 +129,34 @@ def test_one_that_is_never_sealed_does_not_stay_for_ever(batches: Batches, redis
     assert 0 < redis.ttl("vqa:batch:b") <= redis.ttl("vqa:batches") <= 3 * 86_400
 
 
+def test_what_was_cancelled_is_not_finalizing(batches: Batches, ledger: Ledger) -> None:
+    assert not batches.set_status("b", "finalizing")
+    accept(ledger, "1")
+    assert batches.set_status("b", "finalizing")
+    assert state(batches).status == "finalizing"
+    accept(ledger, "2")
+    assert state(batches).status == "in_progress"
+    batches.cancel("b")
+    assert not batches.set_status("b", "finalizing")
+    assert state(batches).status == "cancelling"
+
+
+def test_a_worker_whose_name_looks_like_a_moment_is_a_worker(batches: Batches, ledger: Ledger) -> None:
+    accept(ledger, "1")
+    end(ledger, "1", Tally("", "card0@looked_at", 1, 1))
+    assert state(batches).workers == {"card0@looked_at": 1}
+    assert list(state(batches).times) == ["validating", "in_progress"]
+
+
 def test_rows_are_kept_in_order(batches: Batches) -> None:
     rows = [(f"b:{number}", f"row {number}, with words") for number in range(2500)]
-    assert batches.add_rows("b", rows[:2100])
-    assert batches.add_rows("b", rows[2100:])
+    assert batches.add_rows("b", 0, rows[:2100])
+    for _ in range(2):
+        # once more where the reply was lost
+        assert batches.add_rows("b", 2100, rows[2100:])
     assert batches.rows("b", 0, 2500) == rows
     assert batches.rows("b", 2400, 200) == rows[2400:]
-    assert not batches.add_rows("nobody's", rows)
+    assert not batches.add_rows("nobody's", 0, rows)
 
 
 def test_the_same_batch_again_goes_on(batches: Batches, ledger: Ledger) -> None:
@@ -166,7 +189,7 @@ def test_a_batch_that_is_not_kept_stands_in_no_jobs_way(ledger: Ledger, redis: R
     batches = Batches(redis)
     assert redis.keys("vqa:batch*") == []
     assert not batches.seal("b", 1)
-    assert not batches.count("b", {"x": 1})
+    assert not batches.count("b", {"x": 1}, 1)
     assert not batches.set_status("b", "failed")
     assert batches.get("b") is None
 

@@ -72,6 +72,29 @@ def test_a_cancelled_batch_is_collected_with_its_rows_as_cancelled(submit: Submi
     assert codes(tmp_path / "out.errors.jsonl") == {f"row-{number}": "cancelled" for number in range(200)}
 
 
+def test_what_is_collected_is_packed_by_its_name(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", [*chats(20), chat("long", "?", metadata={"echo_fail": "PromptTooLong"})])
+    batch = submit(rows, "--detach").stdout.strip()
+    echoes()
+    assert vqa("collect", batch, "-o", "out.jsonl.gz", "--errors", "bad.jsonl.zst").returncode == 3
+    assert (tmp_path / "out.jsonl.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert (tmp_path / "bad.jsonl.zst").read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
+    assert answers(tmp_path / "out.jsonl.gz").keys() == {f"row-{number}" for number in range(20)}
+    assert codes(tmp_path / "bad.jsonl.zst") == {"long": "prompt_too_long"}
+
+
+def test_what_has_not_ended_has_no_line(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
+    batch = submit(write(tmp_path / "rows.jsonl", chats(5)), "--detach").stdout.strip()
+    early = vqa("collect", batch, "-o", "early.jsonl", "--timeout", "0.5")
+    assert early.returncode == 75
+    assert "5 have not ended yet" in early.stderr
+    assert answers(tmp_path / "early.jsonl") == {}
+    assert codes(tmp_path / "early.errors.jsonl") == {}
+    echoes()
+    assert vqa("collect", batch, "-o", "early.jsonl").returncode == 0
+    assert len(answers(tmp_path / "early.jsonl")) == 5
+
+
 def test_rows_that_the_batchs_end_overtook_have_expired(submit: Submit, vqa: Vqa, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", chats(5))
     batch = submit(rows, "--detach", "--within", "1").stdout.strip()
