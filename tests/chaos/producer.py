@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.jobs import Asked, draw
@@ -80,12 +81,12 @@ class Producer:
         accepted = self._submitter.submit(asked)
         if not accepted and self._random.random() < 0.8 and not self._stopping.is_set():
             # the same ids again: what was accepted before is not run twice
-            self._at(self._random.uniform(0.5, 3), lambda: self._submit(asked))
+            self._at(self._random.uniform(0.5, 3), partial(self._submit, asked))
         for each in asked:
             if accepted and each.kind == "cancel":
-                self._at(self._random.uniform(0, 1), lambda id=each.job.id: self._submitter.cancel(id))  # type: ignore[misc]
+                self._at(self._random.uniform(0, 1), partial(self._submitter.cancel, each.job.id))
             elif accepted and each.kind == "twice" and self._random.random() < 0.5:
-                self._at(self._random.uniform(0, 3), lambda again=each: self._submit([again]))  # type: ignore[misc]
+                self._at(self._random.uniform(0, 3), partial(self._submit, [each]))
 
     def _at(self, delay_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._order), action))
