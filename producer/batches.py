@@ -104,8 +104,8 @@ class Batch:
     def page(self, first: int) -> tuple[list[tuple[str, str]], bool]:
         """`rows`, and whether those that the batch has now are all that it will have. Raises UnknownBatch."""
         # asked before the rows: none is added after it
-        state = self.state()
-        return self.rows(first), state.sealed or state.is_over
+        whole = self.state().whole
+        return self.rows(first), whole
 
     def records(self, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """The results as flat dictionaries."""
@@ -176,15 +176,16 @@ class Submission:
         seen: set[int] = set()
         more = {**defaults, "lane": self.lane, "tenant": self.tenant}
         for number, row in enumerate(rows, start=1):
-            custom_id, fields = _fields(number, row, more)
-            if end is not None:
-                fields["timeout_s"] = _sooner(fields.get("timeout_s"), end - time.monotonic())
-            job = _job(number, {**fields, "batch": id})
+            custom_id, job = _job(number, row, {**more, "batch": id})
             # a hash is all that is kept of each
             if hash(custom_id) in seen:
                 raise InvalidJob(f"row {number}: an earlier row has the same id")
             seen.add(hash(custom_id))
-            yield custom_id, job.model_copy(update={"id": job_id(id, custom_id)})
+            own: dict[str, Any] = {"id": job_id(id, custom_id)}
+            if end is not None:
+                left_s = max(0.001, end - time.monotonic())
+                own["timeout_s"] = min(job.timeout_s or left_s, left_s)
+            yield custom_id, job.model_copy(update=own)
 
 
 def upload(link: Link, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
@@ -217,29 +218,17 @@ def upload(link: Link, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
     return total
 
 
-def _fields(number: int, row: RowLike, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if isinstance(row, Job):
-        fields = {**more, **{name: getattr(row, name) for name in row.model_fields_set}, "id": row.id}
-    else:
-        fields = {**more, **row}
+def _job(number: int, row: RowLike, more: Mapping[str, Any]) -> tuple[str, Job]:
+    own = {name: getattr(row, name) for name in (*row.model_fields_set, "id")} if isinstance(row, Job) else row
+    fields = {**more, **own, "batch": more["batch"]}
     id = fields.pop("id", None)
     name = fields.pop("custom_id", None) or id
     if not isinstance(name, str) or not name:
         raise InvalidJob(f"row {number}: id: a row needs one, a string")
-    return name, fields
-
-
-def _job(number: int, fields: dict[str, Any]) -> Job:
     if "messages" in fields:
-        return Job(**fields)
+        return name, Job(**fields)
     try:
         image, question = fields.pop("image"), fields.pop("question")
     except KeyError as missing:
         raise InvalidJob(f"row {number}: {missing.args[0]}: a row needs one, or messages") from None
-    return Job.about(image, question, **fields)
-
-
-def _sooner(own_s: object, left_s: float) -> object:
-    left_s = max(0.001, left_s)
-    # what is no number is refused by the job
-    return min(own_s, left_s) if isinstance(own_s, int | float) else own_s or left_s
+    return name, Job.about(image, question, **fields)

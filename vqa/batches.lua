@@ -77,8 +77,9 @@ local function count_failed(key, code, by)
 end
 
 local function forget_fields(key, prefix)
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    if string.sub(field, 1, #prefix) == prefix then redis.call('HDEL', key, field) end
+  local fields = redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, #prefix) == prefix then redis.call('HDEL', key, fields[i]) end
   end
 end
 
@@ -168,7 +169,7 @@ function verbs.batch_rows(id, first, ...)
   local key = batch_key(id)
   if redis.call('EXISTS', key) == 0 then return 0 end
   -- an equal call, whose reply was lost, did it before
-  if redis.call('LLEN', key .. ':rows') > tonumber(first) then return 1 end
+  if #redis.call('LRANGE', key .. ':rows', first, first) > 0 then return 1 end
   redis.call('RPUSH', key .. ':rows', ...)
   redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))
   return 1

@@ -79,6 +79,11 @@ class BatchState:
         return max(0, self.total - self.done, self.open)
 
     @property
+    def whole(self) -> bool:
+        """Whether it has all of its rows."""
+        return self.sealed or self.is_over
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
         return self.status in ("completed", "expired", "cancelled", "failed")

@@ -1,7 +1,7 @@
 """Which jobs have lost their wake-up: the one place that reads Celery's lists.
 
-Redis gives a message out before kombu writes down who has it, so a worker that is killed between the two loses it. A
-job that is queued and has no message would wait for its deadline.
+A worker that is killed before it takes the job of a message loses the message. A job that is queued and has none would
+wait for its deadline.
 """
 
 from __future__ import annotations

@@ -24,7 +24,12 @@ class Consumer(Plain):  # type: ignore[misc]  # celery has no types
     def on_send_event_buffered(self) -> None:
         """Called after each event; the next flush takes it along."""
 
-    def stop(self) -> None:
-        """Tell what is not yet told, and stop."""
+    def on_close(self) -> None:
+        """The connection is lost: what cannot be told on it is told on the next one."""
         self._flush_events()
-        super().stop()
+        super().on_close()
+
+    def shutdown(self) -> None:
+        """The last jobs have ended: tell that, too."""
+        self._flush_events()
+        super().shutdown()

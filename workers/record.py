@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: what Celery answers with a new connection
 LOST = (ConnectionError, TimeoutError, OSError)
 
+#: a wake-up's body as kombu has it once it is decoded
+_WAKE_UP = BODY.encode()
+
 
 class Record(plain.QoS):
     """What Redis refuses it does not end the worker."""
@@ -45,7 +48,7 @@ class Record(plain.QoS):
         return sum(queue != "interactive" for queue in queues)
 
     def _in_hand(self) -> list[Any]:
-        # other threads acknowledge meanwhile, which adds to `_dirty` alone
+        # to acknowledge one adds to `_dirty` alone
         return [message for tag, message in self._delivered.items() if tag not in self._dirty]
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -60,7 +63,7 @@ class Record(plain.QoS):
             raise
 
     def ack(self, delivery_tag: str) -> None:
-        """Strike it out; where Redis does not, the message comes once more after an hour, and is not needed."""
+        """Strike out what was written down; where Redis does not, it comes again after an hour, and is not needed."""
         if not self._is_wake_up(delivery_tag):
             try:
                 # no transaction: a full Redis refuses those, and takes these two, which give memory back
@@ -85,6 +88,18 @@ class Record(plain.QoS):
             virtual.QoS.ack(self, delivery_tag)
         else:
             self.ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back all that nobody acknowledged, wake-ups first: of others one may be refused, and ends this."""
+        ours = [message for message in self._in_hand() if _is_wake_up(message)]
+        with self.channel.conn_or_acquire(client) as client:
+            with client.pipeline(transaction=False) as pipe:
+                for message in ours:
+                    pipe.rpush(message.delivery_info["routing_key"], raw_of(message))
+                pipe.execute()
+            for message in ours:
+                del self._delivered[message.delivery_tag]
+            super().restore_unacked(client)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put back one, which need not be this worker's. Raises one of connection.UNREACHED."""
@@ -113,7 +128,7 @@ class Record(plain.QoS):
 
 
 def _is_wake_up(message: Any) -> bool:
-    return bool(message.body in (BODY, BODY.encode()))
+    return bool(message.body == _WAKE_UP)
 
 
 def raw_of(message: Any) -> bytes:

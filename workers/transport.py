@@ -39,12 +39,12 @@ class Channel(plain.Channel):
 
     QoS = Record
     intake: Intake
+    _shared: Redis | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # not by name among the transport's options: producers have the same, and no workers' code
         self._queue_cycle = Lanes(self.qos, self.intake.reserve)
-        self._shared: Redis | None = None
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         # Celery closes a lost connection twice; the first time may leave a channel open, and the second would end the

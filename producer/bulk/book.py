@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections import deque
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from producer.bulk.codec import codec_of
 from producer.bulk.done import Done
 from producer.bulk.lines import Failure, Form, Told, encode, read_back
 from producer.bulk.out import FULL_BYTES, LineFile, Lines, Outputs, Stream, replace
@@ -84,7 +86,9 @@ class Book:
         Without a path they go to standard output, and without one of their own errors are among the answers.
         """
         out = _lines_at(path, stack) if path else Stream(sys.stdout.buffer)
-        return cls(batch, form, Outputs(out, _lines_at(errors, stack) if errors else out))
+        apart = errors and not (path and os.path.realpath(errors) == os.path.realpath(path))
+        err = _lines_at(errors, stack) if errors and apart else out
+        return cls(batch, form, Outputs(out, err, max(out.settle_s, err.settle_s)))
 
 
 class FiledBook(Book):
@@ -93,7 +97,7 @@ class FiledBook(Book):
     def __init__(self, batch: str, form: Form, out: Path, errors: Path, retry_failed: bool) -> None:
         self._out = LineFile(out)
         self._err = self._out if errors == out else LineFile(errors)
-        settle_s = max(self._out.codec.settle_s, self._err.codec.settle_s)
+        settle_s = max(self._out.settle_s, self._err.settle_s)
         super().__init__(batch, form, Outputs(self._out, self._err, settle_s))
         self._read(retry_failed)
 
@@ -174,10 +178,10 @@ class FiledBook(Book):
 def _lines_at(path: Path, stack: ExitStack) -> Lines:
     if path.exists() and not path.is_file():
         return Stream(stack.enter_context(path.open("wb")))
-    path.unlink(missing_ok=True)
+    # in place: it may be a link, or somebody's open file
+    path.write_bytes(codec_of(path).pack(b""))
     file = LineFile(path)
     stack.callback(file.close)
-    file.touch()
     return file
 
 

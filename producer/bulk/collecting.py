@@ -15,7 +15,7 @@ from producer.bulk.progress import bar
 from producer.bulk.run import FAILED_ROWS, TEMPORARY
 from producer.client import Client
 from vqa.answer import Answer
-from vqa.batches import EXPIRED_CODE
+from vqa.batches import EXPIRED_CODE, BatchState
 from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
 from vqa.outcome import Outcome
 
@@ -35,21 +35,30 @@ def collect(ids: list[str], output: Path | None, errors: Path | None, timeout_s:
         client = stack.enter_context(Client())
         ended: Iterable[Ended]
         form: Form
-        if len(ids) == 1 and is_batch(ids[0]):
-            ended, form = _of_batch(client.batch(ids[0]), timeout_s), OpenAI()
+        batch = client.batch(ids[0]) if len(ids) == 1 and is_batch(ids[0]) else None
+        if batch is not None:
+            state = batch.state()
+            if not state.detached:
+                raise SettingsError(f"the answers of {batch.id} are written by the `vqa submit` that sent it")
+            ended, form = _of_batch(batch, state, timeout_s), OpenAI()
             errors = errors or (errors_beside(output) if output else None)
         else:
             ended, form = ((id, id, _told(outcome)) for id, outcome in client.answers(ids, timeout_s)), Short()
         for path in (output, errors):
             if path and path.is_file() and path.stat().st_size:
                 raise SettingsError(f"{path} is there already; name another file")
-        return _write(Book.of_lines("", form, output, errors, stack), ended, among_answers=output is None)
+        book = Book.of_lines("", form, output, errors, stack)
+        open = _write(book, ended, among_answers=output is None)
+        growing = batch is not None and not batch.state().whole
+    print(f"{book.tally.answered:,} answered, {book.tally.failed:,} failed", file=sys.stderr)
+    if open or growing:
+        more = ", and rows are still being added" if growing else ""
+        print(f"vqa: {open:,} have not ended yet{more}; collect them later", file=sys.stderr)
+        return TEMPORARY
+    return FAILED_ROWS if book.tally.failed else 0
 
 
-def _of_batch(batch: Batch, timeout_s: float | None) -> Iterator[Ended]:
-    state = batch.state()
-    if not state.detached:
-        raise SettingsError(f"the answers of {batch.id} are written by the `vqa submit` that sent it")
+def _of_batch(batch: Batch, state: BatchState, timeout_s: float | None) -> Iterator[Ended]:
     for result in batch.results(timeout_s):
         late = state.expires and isinstance(result.outcome, DeadlineExceeded)
         yield result.custom_id, result.id, _told(result.outcome, EXPIRED_CODE if late else None)
@@ -62,6 +71,7 @@ def _told(outcome: Outcome, code: str | None = None) -> Answer | Failure | None:
 
 
 def _write(book: Book, ended: Iterable[Ended], among_answers: bool) -> int:
+    """How many are open still."""
     open = 0
     with bar(among_answers) as show:
         try:
@@ -77,8 +87,4 @@ def _write(book: Book, ended: Iterable[Ended], among_answers: bool) -> int:
                 show(book.tally.answered + book.tally.failed, book.tally.failed)
         finally:
             book.commit()
-    print(f"{book.tally.answered:,} answered, {book.tally.failed:,} failed", file=sys.stderr)
-    if open:
-        print(f"vqa: {open:,} have not ended yet; collect them later", file=sys.stderr)
-        return TEMPORARY
-    return FAILED_ROWS if book.tally.failed else 0
+    return open

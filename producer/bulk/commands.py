@@ -146,7 +146,7 @@ def collect(
     output: Output = None,
     errors: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Where a batch's rows without an answer go.  [default: beside OUT]"),
+        typer.Option(dir_okay=False, help="Where those without an answer go.  [default: beside OUT; of ids: in OUT]"),
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs go on.")] = None,
 ) -> None:

@@ -18,6 +18,8 @@ class Lines(Protocol):
 
     #: how many bytes of lines wait to be written
     waiting: int
+    #: seconds that lines are gathered for
+    settle_s: float
 
     def add(self, line: bytes) -> None:
         """Write this with the next commit."""
@@ -35,6 +37,7 @@ class Stream:
         self._file = file
         self._lines: list[bytes] = []
         self.waiting = 0
+        self.settle_s = 0.0
 
     def add(self, line: bytes) -> None:
         """See `Lines`."""
@@ -54,6 +57,7 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.codec = codec_of(path)
+        self.settle_s = self.codec.settle_s
         self._lines: list[bytes] = []
         self.waiting = 0
         self._descriptor: int | None = None

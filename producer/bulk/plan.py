@@ -106,6 +106,8 @@ def open_book(plan: Plan, client: Client, stack: ExitStack) -> Opened:
 
 def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Path) -> tuple[Record, bool]:
     before = sidecar.read()
+    # so that the folder may be moved
+    told = os.path.relpath(os.path.realpath(errors), os.path.realpath(out.parent))
     if before is None or plan.restart:
         if not plan.restart:
             for path in (out, errors):
@@ -113,7 +115,7 @@ def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Pat
         elif before is not None:
             with Register(before.batch, client) as old:
                 old.cancel()
-        record = Record.new(plan.inputs, plan.source.form, errors)
+        record = Record.new(plan.inputs, plan.source.form, told)
         # first, so that lines of the old batch are never taken for this one's
         sidecar.write(record)
         if plan.restart:
@@ -124,8 +126,9 @@ def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Pat
         raise SettingsError(
             f"{out} belongs to another input ({', '.join(before.input)}); name another file, or --restart"
         )
-    if before.errors not in (None, os.path.abspath(errors)):
-        raise SettingsError(f"rows without an answer are in {before.errors} so far; --errors names it, or --restart")
+    if before.errors not in (None, told):
+        where = out.parent / str(before.errors)
+        raise SettingsError(f"rows without an answer are in {where} so far; name it with --errors, or --restart")
     if plan.retry_failed:
         before = replace(before, began=time.time())
         sidecar.write(before)

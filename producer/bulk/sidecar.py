@@ -32,14 +32,14 @@ class Record:
     began: float
     #: of the workers that were seen, by name: for whoever sums up later
     slots: Mapping[str, int] = field(default_factory=dict)
-    #: where rows without an answer go, absolute; None where that is not remembered
+    #: where rows without an answer go, from OUT's folder; None where that is not remembered
     errors: str | None = None
 
     @classmethod
-    def new(cls, input: Sequence[str], form: str, errors: Path | None = None) -> Self:
+    def new(cls, input: Sequence[str], form: str, errors: str | None = None) -> Self:
         """Of a batch that begins now."""
         now = time.time()
-        return cls(new_id(), tuple(input), form, now, now, errors=os.path.abspath(errors) if errors else None)
+        return cls(new_id(), tuple(input), form, now, now, errors=errors)
 
 
 class Sidecar:
@@ -75,7 +75,9 @@ class Sidecar:
             # a shorter record may have the end of a longer one behind it
             line = os.pread(self._descriptor, _MOST_BYTES, 0).split(b"\n", 1)[0]
             fields = json.loads(line)
-            return Record(**{**fields, "input": tuple(fields["input"])})
+            # a later release may remember more
+            known = {name: value for name, value in fields.items() if name in Record.__dataclass_fields__}
+            return Record(**{**known, "input": tuple(fields["input"])})
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -88,8 +90,9 @@ class Sidecar:
         sync_folder(self.path)
 
     def remove(self) -> None:
-        """Nothing was sent, so there is nothing to remember."""
-        self.path.unlink(missing_ok=True)
+        """Nothing was sent, so there is nothing to remember; what cannot be read is left to whoever wrote it."""
+        if self.read() is not None or not os.fstat(self._descriptor).st_size:
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others write OUT."""

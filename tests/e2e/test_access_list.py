@@ -1,5 +1,6 @@
 """deploy/redis-users.conf: everything works under it, and each user may do what it is for and no more."""
 
+import json
 import os
 import re
 import subprocess
@@ -143,6 +144,24 @@ def _look_and_revoke(flower: str, client: Client) -> None:
         client.answer(running, timeout_s=20)
 
 
+def _submit_a_file(server: RedisServer, folder: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "?"}]}
+    row = {"custom_id": "row", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\nno row\n")
+
+    def vqa(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"VQA_REDIS_URL": _url(server, "producer")}
+        command = [sys.executable, "-m", "producer.cli", *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert vqa("submit", "rows.jsonl", "-o", "out.jsonl", "--reuse").returncode == 3
+    batch = vqa("submit", "rows.jsonl", "--detach").stdout.strip()
+    assert vqa("collect", batch, "-o", "collected.jsonl").returncode == 0
+    states = [json.loads(line) for line in vqa("batches", "--json", "--limit", "2").stdout.splitlines()]
+    assert [(state["status"], state["completed"], state["failed"]) for state in states] == [("completed", 1, 1)] * 2
+    assert vqa("cancel", batch).returncode == 3
+
+
 def _give_up_and_retry(client: Client, operator: Redis) -> None:
     given_up = client.submit(_job(retry=RetryPolicy(attempts=1), metadata={"echo_fail": "EngineError"}))
     with pytest.raises(JobGivenUp):
@@ -170,13 +189,14 @@ def _leave_jobs_behind(client: Client, work: Work) -> None:
 
 
 def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
-    server: RedisServer, login: Login, work: Work, flower: str
+    server: RedisServer, login: Login, work: Work, flower: str, tmp_path: Path
 ) -> None:
     operator = login("operator")
     operator.acl_log_reset()
     worker = work("worker")
     with Client(redis_url=_url(server, "producer")) as client:
         _ask_all_ways(client)
+        _submit_a_file(server, tmp_path)
         _give_up_and_retry(client, operator)
         _look_and_revoke(flower, client)
         assert "Control command error" not in worker.log.read_text()

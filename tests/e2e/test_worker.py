@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,33 @@ def test_a_stopping_worker_finishes_what_it_holds(client: Client, start_worker: 
         assert time.monotonic() < until
     assert worker.stop() == 0
     assert {client.states([id])[id].state for id in ids} == {"answered"}
+
+
+def test_what_a_stopping_worker_finishes_is_told_to_flower(
+    client: Client, other_app: Celery, start_worker: StartWorker
+) -> None:
+    succeeded: set[str] = set()
+    worker = start_worker(VQA_SLOTS="2")
+    with other_app.connection_for_read() as connection:
+        receiver = other_app.events.Receiver(
+            connection, handlers={"task-succeeded": lambda event: succeeded.add(event["uuid"])}
+        )
+
+        def listen() -> None:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+
+        with receiver.consumer_context():
+            # kombu subscribes when it is first asked
+            listen()
+            ids = client.submit_many(job(metadata={"echo_delay_s": "2"}) for _ in range(2))
+            until = time.monotonic() + WAIT_S
+            while client.counts()["interactive"]["leased"] < 2:
+                assert time.monotonic() < until
+            assert worker.stop() == 0
+            while succeeded != set(ids):
+                assert time.monotonic() < until, succeeded
+                listen()
 
 
 def test_a_worker_that_cannot_finish_in_time_gives_its_jobs_back_uncounted(

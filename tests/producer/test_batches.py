@@ -74,7 +74,7 @@ def test_a_job_keeps_its_own_terms_within_the_batchs(client: Client) -> None:
         return Job(id=id, messages=[{"role": "user", "content": "?"}], **terms)
 
     own = [job("short", timeout_s=5, max_new_tokens=3), job("long", timeout_s=500), job("none")]
-    batch = client.submit_batch([*own, {**next(rows(1)), "timeout_s": 600}], within_s=100, max_new_tokens=9)
+    batch = client.submit_batch([*own, {**next(rows(1)), "timeout_s": "600"}], within_s=100, max_new_tokens=9)
 
     sent = {name: _sent(client, id) for id, name in batch.rows(0)}
     assert {name: job.max_new_tokens for name, job in sent.items()} == {"short": 3, "long": 9, "none": 9, "row-0": 9}

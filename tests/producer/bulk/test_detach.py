@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from producer import Client
-from tests.producer.bulk.conftest import Submit, answers, chat, chats, codes, write
+from producer.batches import new_id
+from tests.producer.bulk.conftest import Submit, answers, chat, chats, codes, lines, write
 from tests.producer.conftest import COMMAND
+from vqa.batches import Batches
 
 Echoes = Callable[..., Any]
 Vqa = Callable[..., subprocess.CompletedProcess[str]]
@@ -80,7 +83,35 @@ def test_what_is_collected_is_packed_by_its_name(submit: Submit, vqa: Vqa, echoe
     assert (tmp_path / "out.jsonl.gz").read_bytes()[:2] == b"\x1f\x8b"
     assert (tmp_path / "bad.jsonl.zst").read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
     assert answers(tmp_path / "out.jsonl.gz").keys() == {f"row-{number}" for number in range(20)}
+    # a member for each line would pack next to nothing
+    packed = (tmp_path / "out.jsonl.gz").stat().st_size
+    assert packed < sum(len(json.dumps(line)) for line in lines(tmp_path / "out.jsonl.gz")) / 2
     assert codes(tmp_path / "bad.jsonl.zst") == {"long": "prompt_too_long"}
+
+
+def test_answers_are_written_through_a_link(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
+    echoes()
+    batch = submit(write(tmp_path / "rows.jsonl", chats(2)), "--detach").stdout.strip()
+    (tmp_path / "link.jsonl").symlink_to("elsewhere.jsonl")
+    assert vqa("collect", batch, "-o", "link.jsonl").returncode == 0
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(answers(tmp_path / "elsewhere.jsonl")) == 2
+    said = vqa("collect", batch, "-o", "/dev/stdout")
+    assert len(said.stdout.splitlines()) == 2
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_batch_that_nobody_knows_leaves_no_file(vqa: Vqa, tmp_path: Path) -> None:
+    assert vqa("collect", "batch_000000000000000000000000", "-o", "out.jsonl").returncode != 0
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_batch_whose_rows_are_still_being_added_is_not_collected_yet(vqa: Vqa, redis: Redis) -> None:
+    batch = new_id()
+    Batches(redis).create(batch, "bulk", detached=True)
+    early = vqa("collect", batch, "-o", "out.jsonl", "--timeout", "0.2")
+    assert early.returncode == 75
+    assert "rows are still being added" in early.stderr
 
 
 def test_what_has_not_ended_has_no_line(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:

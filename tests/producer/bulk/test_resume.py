@@ -360,6 +360,31 @@ def test_another_file_for_errors_sends_no_failed_row_again(submit: Submit, echoe
     assert submit("rows.jsonl", "-o", "out.jsonl", "--errors", "out.errors.jsonl").returncode == 3
 
 
+def test_a_folder_of_answers_may_be_moved(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal) -> None:
+    echoes()
+    write(tmp_path / "rows.jsonl", [*chats(2), "no row\n"])
+    (tmp_path / "here").mkdir()
+    assert submit("rows.jsonl", "-o", "here/out.jsonl").returncode == 3
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert submit("rows.jsonl", "-o", "there/out.jsonl").returncode == 3
+    assert journal.runs() == 2
+
+
+def test_what_a_later_release_remembers_of_a_batch_is_let_pass(
+    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal
+) -> None:
+    echoes()
+    write(tmp_path / "rows.jsonl", chats(2))
+    assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
+    sidecar = tmp_path / "out.jsonl.batch"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"colour": "red"}) + "\n")
+    assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
+    assert journal.runs() == 2
+    sidecar.write_text("what nobody can read\n")
+    assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 2
+    assert sidecar.read_text() == "what nobody can read\n"
+
+
 def test_rows_from_stdin_are_gone_on_with(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal) -> None:
     echoes()
     given = write(tmp_path / "rows.jsonl", chats(5)).read_text()
