@@ -128,11 +128,14 @@ class Whole:
     rows: int
     seconds: float
     watch: Watch
+    #: rows that the script never heard of, though their answers were there
+    unheard: int = 0
 
     def __str__(self) -> str:
+        unheard = f", never heard of {self.unheard:,} answers that were there" if self.unheard else ""
         return (
             f"{self.rows / self.seconds:,.1f}/s, {self.seconds:,.0f} s, script {self.watch.resident_mib:,.0f} MiB, "
-            f"Redis {self.watch.redis_mib:,.0f} MiB at most, {self.watch.channels:,} channels"
+            f"Redis {self.watch.redis_mib:,.0f} MiB at most, {self.watch.channels:,} channels{unheard}"
         )
 
 
@@ -171,7 +174,7 @@ def rival_whole(count: int) -> Whole:
         ):
             assert child.stdout is not None
             told = json.loads(child.stdout.read())
-        return Whole(told["answers"], told["total_s"], seen)
+        return Whole(count, told["total_s"], seen, count - told["answers"])
 
 
 def whole(count: int, against: bool, workers: int = 1) -> list[Row]:
@@ -212,11 +215,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ours-only", action="store_true", help="end to end without the rival")
     parser.add_argument("--workers", type=int, default=1, help="echo workers; the rival has one (default: %(default)s)")
     options = parser.parse_args(arguments)
-    measured = alone(options.alone, options.repeats) if options.alone else []
-    measured += whole(options.rows, not options.ours_only, options.workers) if options.rows else []
+    reached = True
+    if options.alone:
+        reached &= _tell(alone(options.alone, options.repeats))
+    if options.rows:
+        reached &= _tell(whole(options.rows, not options.ours_only, options.workers))
+    return 0 if reached else 1
+
+
+def _tell(measured: Sequence[Row]) -> bool:
+    """Print; whether all is reached."""
     for row in measured:
-        print(f"{row.what}\n    {row.figure}\n    {row.against}\n    {row.wanted}: {'yes' if row.reached else 'SHORT'}")
-    return 0 if all(row.reached for row in measured) else 1
+        told = "yes" if row.reached else "SHORT"
+        print(f"{row.what}\n    {row.figure}\n    {row.against}\n    {row.wanted}: {told}", flush=True)
+    return all(row.reached for row in measured)
 
 
 if __name__ == "__main__":
