@@ -12,6 +12,7 @@ import typer
 
 from producer.bulk.commands import app as bulk
 from producer.dlq import app as dlq
+from producer.exit_status import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE
 from producer.options import (
     AsJson,
     Choice,
@@ -37,10 +38,6 @@ app = typer.Typer(
 )
 app.add_typer(bulk)
 app.add_typer(dlq)
-
-#: a lost or a full Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL)
-TEMPORARY = 75
-INTERRUPTED = 130
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]
 
@@ -117,7 +114,7 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_
         done = {id: bool(client.batch(id).cancel() if is_batch(id) else client.cancel(id)) for id in ids}
     for id, cancelled in done.items():
         print(f"{id} {'cancelled' if cancelled else 'was not open'}")
-    raise typer.Exit(0 if all(done.values()) else 3)
+    raise typer.Exit(0 if all(done.values()) else NOT_ALL)
 
 
 @app.command()
@@ -216,7 +213,7 @@ def _tell(error: Exception) -> int:
         raise error
     print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
     if isinstance(error, SettingsError):
-        return 2
+        return USAGE
     return TEMPORARY if isinstance(error, QueueUnavailable | QueueFull) else 1
 
 

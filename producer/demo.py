@@ -21,6 +21,7 @@ from producer.child import Child
 from producer.client import Client
 from producer.embedded import EmbeddedRedis
 from producer.examples import Example, read_examples, table
+from producer.exit_status import INTERRUPTED, TEMPORARY, USAGE
 from producer.local import Local, await_ready
 from producer.ports import free_port, is_free
 from producer.stopping import Stopped, stoppable
@@ -56,10 +57,10 @@ def run_demo(exit_after: bool = False) -> int:
     except Stopped as stopped:
         if demo.done:
             return 0
-        return 130 if stopped.number == signal.SIGINT else 75
+        return INTERRUPTED if stopped.number == signal.SIGINT else TEMPORARY
     except VQAError as error:
         console.print(f"[red]vqa: {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
-        return 2 if isinstance(error, SettingsError) else 1
+        return USAGE if isinstance(error, SettingsError) else 1
 
 
 class Demo:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.exit_status import NOT_ALL
 from producer.options import AsJson
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-#: how a command ends when some id was not a dead letter, or could not be retried
-_NOT_ALL = 3
 
 _WHEN = "so long ago (2h, 1d12h) or a date (2026-11-22T10:30Z)"
 
@@ -73,7 +71,7 @@ def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], a
         letter = client.dead_letter(id)
         if letter is None:
             print(f"vqa: {id} {show_dead.WORDS['unknown']}", file=sys.stderr)
-            raise typer.Exit(_NOT_ALL)
+            raise typer.Exit(NOT_ALL)
         job = show_dead.job_of(letter)
         names = {part.image for part in job.images() if isinstance(part.image, str)} if job else set()
         sizes = client.picture_sizes(sorted(names))
@@ -97,7 +95,7 @@ def retry(
         letters = _chosen(client, ids, reason, since, before, every)
         verdicts = client.retry_dead(letters)
     print(show_dead.retried(verdicts, one_by_one=bool(ids)))
-    raise typer.Exit(0 if set(verdicts.values()) <= {"reopened"} else _NOT_ALL)
+    raise typer.Exit(0 if set(verdicts.values()) <= {"reopened"} else NOT_ALL)
 
 
 @app.command()
@@ -120,7 +118,7 @@ def purge(
             typer.confirm(f"Drop {len(chosen)} dead letters?", abort=True)
         count = client.purge_dead(chosen)
     print(f"{count} dropped")
-    raise typer.Exit(_NOT_ALL if ids and count < len(set(ids)) else 0)
+    raise typer.Exit(NOT_ALL if ids and count < len(set(ids)) else 0)
 
 
 def _chosen(

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 
+from producer.exit_status import USAGE
 from vqa.celery import make_app
 from vqa.errors import SettingsError
 from vqa.settings import QueueSettings
@@ -53,7 +54,7 @@ def main() -> int:
         serve(QueueSettings())
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     return 0
 
 

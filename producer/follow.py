@@ -12,6 +12,7 @@ from rich.live import Live
 
 from producer import show_batch
 from producer.batches import Batch
+from producer.exit_status import NOT_ALL
 from vqa.batches import BatchState
 
 #: between two looks
@@ -25,7 +26,7 @@ def follow(batch: Batch, watch: bool, as_json: bool) -> int:
     else:
         state = batch.state()
         print(json.dumps(asdict(state)) if as_json else show_batch.progress(state, None))
-    return 3 if state.status == "failed" or (state.is_over and state.failed) else 0
+    return NOT_ALL if state.status == "failed" or (state.is_over and state.failed) else 0
 
 
 def _watch(batch: Batch, as_json: bool) -> BatchState:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from producer.exit_status import USAGE
 from producer.flower import page
 from vqa.connection import connect
 from vqa.errors import SettingsError
@@ -46,12 +47,12 @@ def main(arguments: list[str]) -> int:
     """The exit status; 2 where the name or a setting is wrong."""
     if len(arguments) != 1 or arguments[0] not in CHECKS:
         print(f"usage: python -m producer.health {{{','.join(CHECKS)}}}", file=sys.stderr)
-        return 2
+        return USAGE
     try:
         well = CHECKS[arguments[0]](QueueSettings())
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     except (RedisError, OSError) as error:
         print(f"{arguments[0]}: {type(error).__name__}", file=sys.stderr)
         return 1

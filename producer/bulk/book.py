@@ -88,7 +88,7 @@ class Book:
         out = _lines_at(path, stack) if path else Stream(sys.stdout.buffer)
         apart = errors and not (path and os.path.realpath(errors) == os.path.realpath(path))
         err = _lines_at(errors, stack) if errors and apart else out
-        return cls(batch, form, Outputs(out, err, max(out.settle_s, err.settle_s)))
+        return cls(batch, form, Outputs(out, err))
 
 
 class FiledBook(Book):
@@ -97,8 +97,7 @@ class FiledBook(Book):
     def __init__(self, batch: str, form: Form, out: Path, errors: Path, retry_failed: bool) -> None:
         self._out = LineFile(out)
         self._err = self._out if errors == out else LineFile(errors)
-        settle_s = max(self._out.settle_s, self._err.settle_s)
-        super().__init__(batch, form, Outputs(self._out, self._err, settle_s))
+        super().__init__(batch, form, Outputs(self._out, self._err))
         self._read(retry_failed)
 
     @property

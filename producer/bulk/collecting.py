@@ -12,8 +12,8 @@ from producer.bulk.book import Book
 from producer.bulk.lines import Failure, Form, OpenAI, Short
 from producer.bulk.plan import errors_beside
 from producer.bulk.progress import bar
-from producer.bulk.run import FAILED_ROWS, TEMPORARY
 from producer.client import Client
+from producer.exit_status import NOT_ALL, TEMPORARY
 from vqa.answer import Answer
 from vqa.batches import EXPIRED_CODE, BatchState
 from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
@@ -55,7 +55,7 @@ def collect(ids: list[str], output: Path | None, errors: Path | None, timeout_s:
         more = ", and rows are still being added" if growing else ""
         print(f"vqa: {open:,} have not ended yet{more}; collect them later", file=sys.stderr)
         return TEMPORARY
-    return FAILED_ROWS if book.tally.failed else 0
+    return NOT_ALL if book.tally.failed else 0
 
 
 def _of_batch(batch: Batch, state: BatchState, timeout_s: float | None) -> Iterator[Ended]:

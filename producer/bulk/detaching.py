@@ -15,7 +15,7 @@ from producer.bulk.making import Making, bad_rows
 from producer.bulk.pictures import AHEAD, Pictures
 from producer.bulk.plan import Plan, open_book
 from producer.bulk.register import Register, Terms
-from producer.bulk.run import FAILED_ROWS, USAGE
+from producer.exit_status import NOT_ALL, USAGE
 from producer.options import LaneName
 from vqa.errors import SettingsError
 from vqa.job import Job
@@ -51,7 +51,7 @@ def detach(plan: Plan) -> int:
     print(opened.book.batch)
     told = f", {bad:,} were no jobs" if bad else ""
     print(f"vqa: {sent:,} rows are on the queue{told}; vqa collect {opened.book.batch} -o OUT", file=sys.stderr)
-    return FAILED_ROWS if bad else 0
+    return NOT_ALL if bad else 0
 
 
 def _named(making: Making) -> Iterator[tuple[str, Job]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from producer.bulk.codec import codec_of, heal
 
@@ -13,36 +14,32 @@ from producer.bulk.codec import codec_of, heal
 FULL_BYTES = 2**20
 
 
-class Lines(Protocol):
+class Lines(ABC):
     """Something that lines are written to."""
 
-    #: how many bytes of lines wait to be written
-    waiting: int
-    #: seconds that lines are gathered for
-    settle_s: float
+    def __init__(self, settle_s: float = 0.0) -> None:
+        #: seconds that lines are gathered for
+        self.settle_s = settle_s
+        #: how many bytes of lines wait to be written
+        self.waiting = 0
+        self._lines: list[bytes] = []
 
     def add(self, line: bytes) -> None:
         """Write this with the next commit."""
-        ...
+        self._lines.append(line)
+        self.waiting += len(line)
 
+    @abstractmethod
     def commit(self) -> None:
         """Write what waits; when this returns it is there for good. Raises OSError."""
-        ...
 
 
-class Stream:
+class Stream(Lines):
     """Standard output, or what else has no content to go on from."""
 
     def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
         self._file = file
-        self._lines: list[bytes] = []
-        self.waiting = 0
-        self.settle_s = 0.0
-
-    def add(self, line: bytes) -> None:
-        """See `Lines`."""
-        self._lines.append(line)
-        self.waiting += len(line)
 
     def commit(self) -> None:
         """Hand on what waits."""
@@ -51,24 +48,17 @@ class Stream:
         self._file.flush()
 
 
-class LineFile:
+class LineFile(Lines):
     """A file that is made when its first line comes; what it held before is healed and kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.codec = codec_of(path)
-        self.settle_s = self.codec.settle_s
-        self._lines: list[bytes] = []
-        self.waiting = 0
+        super().__init__(self.codec.settle_s)
         self._descriptor: int | None = None
         self._end = 0
         if path.exists():
             heal(path, self.codec)
-
-    def add(self, line: bytes) -> None:
-        """See `Lines`."""
-        self._lines.append(line)
-        self.waiting += len(line)
 
     def commit(self) -> None:
         """One write and one fsync, whatever waits."""
@@ -110,10 +100,10 @@ class LineFile:
 class Outputs:
     """OUT and ERR together: a commit makes both durable."""
 
-    def __init__(self, out: Lines, err: Lines, settle_s: float = 0.0) -> None:
+    def __init__(self, out: Lines, err: Lines) -> None:
         self.out = out
         self.err = err
-        self._settle_s = settle_s
+        self._settle_s = max(out.settle_s, err.settle_s)
         self._committed = time.monotonic()
 
     @property
@@ -131,18 +121,18 @@ class Outputs:
 
 def replace(path: Path, temporary: Path) -> None:
     """Put a whole file in another's place, durably."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(temporary, os.O_RDONLY)
     os.replace(temporary, path)
     sync_folder(path)
 
 
 def sync_folder(path: Path) -> None:
     """Make the file's name durable."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

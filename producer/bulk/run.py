@@ -17,17 +17,13 @@ from producer.bulk.plan import Opened, Plan, open_book
 from producer.bulk.progress import bar
 from producer.bulk.register import Register, Terms
 from producer.bulk.summary import told_in_words
+from producer.exit_status import NOT_ALL, TEMPORARY, USAGE
 from producer.stopping import Stopped
 from producer.waits import Window
 from vqa.answer import Answer
 from vqa.batches import EXPIRED_CODE
 from vqa.errors import DeadlineExceeded, JobGivenUp, QueueUnavailable, SettingsError, UnknownJob
 from vqa.outcome import Outcome
-
-#: how the command ends when every row was done and some of them failed
-FAILED_ROWS = 3
-USAGE = 2
-TEMPORARY = 75
 
 #: jobs on the queue for each slot of the workers, and the fewest and the most
 _PER_SLOT = 4
@@ -179,7 +175,7 @@ class Run:
         if self._lost:
             print(f"vqa: Redis lost {self._lost:,} rows; the same command sends them again", file=sys.stderr)
             return TEMPORARY
-        return FAILED_ROWS if self._book.tally.failed else 0
+        return NOT_ALL if self._book.tally.failed else 0
 
     def _summary(self, seconds: float) -> Iterator[str]:
         return told_in_words(self._book.tally, self._book.earlier, seconds, self._slots, self._plan.price)

@@ -101,7 +101,8 @@ def test_a_full_disk_leaves_no_half_of_a_part(tmp_path: Path) -> None:
 
 def test_lines_wait_for_a_commit_and_many_are_one(tmp_path: Path) -> None:
     out, err = LineFile(tmp_path / "out.jsonl.gz"), LineFile(tmp_path / "err.jsonl")
-    outputs = Outputs(out, err, settle_s=3600)
+    out.settle_s = 3600
+    outputs = Outputs(out, err)
     out.add(b"1\n")
     assert not outputs.due
     err.add(b"x" * 2**21 + b"\n")

@@ -107,7 +107,7 @@ def test_bytes_that_are_not_utf8_spoil_their_line_alone(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_too_long_is_told_in_its_place(written: list[bytes], ended: bool) -> None:
     text = b"\n".join(written) + (b"\n" if ended else b"")
-    found = list(numbered_lines(io.BufferedReader(io.BytesIO(text)), longest=5))  # type: ignore[arg-type]
+    found = list(numbered_lines(io.BufferedReader(io.BytesIO(text)), longest=5))
     expected = text.split(b"\n")
     if not expected[-1]:
         expected.pop()
