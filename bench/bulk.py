@@ -30,6 +30,7 @@ from producer import Client, Job
 from producer.embedded import EmbeddedRedis
 from vqa.answer import Answer, Timings, Usage
 from vqa.celery import make_app
+from vqa.entry import Ending
 from vqa.ledger import Ledger
 from vqa.outcome import encode
 
@@ -70,7 +71,7 @@ def _close_all(connection: Redis, app: Celery, ids: Sequence[str]) -> None:
     for id in ids:
         about = {"finish_reason": "stop", "usage": usage, "timings": timings, "model": "none", "worker": "none"}
         answer = Answer.model_validate({"id": id, "text": "a circle", "attempt": 1, **about})
-        ledger.close(id, "", encode(app.backend, id, answer), 3600)
+        ledger.close(Ending(id, "", encode(app.backend, id, answer), 3600))
 
 
 def rival_alone(url: str, connection: Redis, count: int) -> tuple[float, float]:

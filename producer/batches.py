@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from producer.core import chunks
@@ -20,6 +21,9 @@ from vqa.outcome import Outcome
 
 #: rows whose answers are waited for together
 _TOGETHER = 2000
+
+#: between two looks at the time
+_CANCELLED_TOGETHER = 200
 
 #: how often a wait for the whole batch looks
 _LOOK_S = 1.0
@@ -120,12 +124,7 @@ class Batch:
 
     def cancel(self) -> int:
         """End every row that is open; how many there were. Further rows are refused."""
-        if self.state().is_over:
-            return 0
-        with self._link.reaching():
-            self._batches.cancel(self.id)
-            ids = list(self._batches.open_ids(self.id))
-        return sum(self._link.cancel(id) for id in ids)
+        return 0 if self.state().is_over else cancel_batch(self._link, self.id)
 
 
 def newest(link: Link, limit: int) -> list[BatchState]:
@@ -209,13 +208,23 @@ def upload(link: Link, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
                 batches.add_rows(batch, total, [(job.id, names.pop(job.id)) for job in chunk])
             total += len(chunk)
     except BaseException:
+        cancel_batch(link, batch)
         with link.reaching():
-            batches.cancel(batch)
-            for id in batches.open_ids(batch):
-                link.cancel(id)
             batches.set_status(batch, "failed")
         raise
     return total
+
+
+def cancel_batch(link: Link, batch: str, within_s: float | None = None) -> int:
+    """Let no more rows in, and end those that are open, as far as that goes in `within_s`; how many were open."""
+    batches, ended = Batches(link.redis), 0
+    end = None if within_s is None else time.monotonic() + within_s
+    with link.reaching():
+        batches.cancel(batch)
+        ids = batches.open_ids(batch)
+        while (some := list(islice(ids, _CANCELLED_TOGETHER))) and (end is None or time.monotonic() < end):
+            ended += len(link.cancel_many(some))
+    return ended
 
 
 def _job(number: int, row: RowLike, more: Mapping[str, Any]) -> tuple[str, Job]:

@@ -12,10 +12,11 @@ from celery.backends.base import Backend
 
 from producer.ready import brought_by, weight
 from vqa.answer import Answer
+from vqa.calls import Call, accept_call, outcome_key
 from vqa.errors import AnswerTimeout, BadImage, ImageMissing, UnknownJob, VQAError
 from vqa.image import open_image
 from vqa.job import Job, Lane
-from vqa.ledger import DEADLINES, Call, accept_call, outcome_key
+from vqa.ledger import DEADLINES
 from vqa.outcome import Outcome, decode
 from vqa.settings import QueueSettings
 from vqa.store import MARGIN_S, image_key, queue_put, reference

@@ -13,11 +13,12 @@ from celery import Celery
 from redis import Redis
 
 from producer.moment import Moment
+from vqa.calls import dead_key
 from vqa.celery import wake
 from vqa.entry import Header, Past
 from vqa.errors import InvalidJob, UnsupportedVersion
 from vqa.job import Job, Lane
-from vqa.ledger import DEAD, Ledger, dead_key
+from vqa.ledger import DEAD, Ledger
 from vqa.store import MARGIN_S
 
 #: dead letters that one round trip carries; what was set aside may have 64 KiB

@@ -23,17 +23,19 @@ from producer.core import (
     unknown,
 )
 from producer.dead import DeadLetters
-from producer.outage import cause_of, reaching
+from producer.outage import reaching
 from producer.room import Holdup, Offered, Room, memory_full, rest_of
 from producer.states import JobState, parse_states, queue_states
 from producer.waits import closed
+from vqa.calls import outcome_key
 from vqa.celery import make_app, wake
-from vqa.connection import PATIENCE_S, UNREACHED, connect
+from vqa.closing import Closing
+from vqa.connection import PATIENCE_S, UNREACHED, cause_of, connect
 from vqa.entry import State, WorkerInfo
-from vqa.errors import Cancelled, DeadlineExceeded, PermanentError, QueueFull, QueueUnavailable
+from vqa.errors import Cancelled, DeadlineExceeded, QueueFull, QueueUnavailable
 from vqa.job import Job, Lane
-from vqa.ledger import Ledger, outcome_key
-from vqa.outcome import close_with, encode
+from vqa.ledger import Ledger
+from vqa.outcome import encode
 from vqa.settings import QueueSettings
 from vqa.store import image_key
 
@@ -49,6 +51,7 @@ class Link:
         self.redis = connect(settings, min(PATIENCE_S, settings.redis_timeout_s))
         self._ledger = Ledger(self.redis, settings.limits)
         self._app = make_app(settings)
+        self._closing = Closing(self._app, self._ledger, settings.result_ttl_s)
         self._room = Room(self.redis, settings)
         self._dead = DeadLetters(self.redis, self._ledger, self._app)
         #: set before anything is closed
@@ -175,20 +178,22 @@ class Link:
 
     def close_overdue(self, ids: Iterable[str]) -> dict[str, Found]:
         """End jobs past their deadline that no worker and no janitor ended: perhaps none is up. Raises as `look`."""
-        found: dict[str, Found] = {}
-        for id in ids:
-            self._end(id, DeadlineExceeded("the job's timeout ran out and no worker said so; are workers up?"))
-            outcome = cast(bytes | None, self.redis.get(outcome_key(id)))
-            found[id] = unknown(id) if outcome is None else outcome
-        return found
+        overdue = list(ids)
+        if not overdue:
+            return {}
+        why = "the job's timeout ran out and no worker said so; are workers up?"
+        self._closing.close_all(overdue, DeadlineExceeded(why))
+        outcomes = cast(list[bytes | None], self.redis.mget(map(outcome_key, overdue)))
+        return {id: unknown(id) if outcome is None else outcome for id, outcome in zip(overdue, outcomes, strict=True)}
 
     def cancel(self, id: str) -> bool:
         """Close an open job with Cancelled; False where it is not open."""
-        with self.reaching():
-            return self._end(id, Cancelled("the job was cancelled by a producer"))
+        return bool(self.cancel_many([id]))
 
-    def _end(self, id: str, error: PermanentError) -> bool:
-        return close_with(self._ledger, self.backend, id, error, self.settings.result_ttl_s)
+    def cancel_many(self, ids: Sequence[str]) -> list[str]:
+        """Close those of `ids` that are open with Cancelled; which they were."""
+        with self.reaching():
+            return self._closing.close_all(ids, Cancelled("the job was cancelled by a producer"))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Delete outcomes."""

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kombu.exceptions import KombuError
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
 
-from vqa.connection import UNREACHED
+from vqa.connection import UNREACHED, cause_of
 from vqa.errors import QueueUnavailable
 from vqa.patience import passes
 from vqa.settings import QueueSettings
@@ -87,11 +86,6 @@ def reaching(settings: QueueSettings) -> Iterator[None]:
         yield
     except UNREACHED as error:
         raise unavailable(error, settings) from error
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What Redis or its client said; kombu wraps it."""
-    return error.__cause__ if isinstance(error, KombuError) and error.__cause__ else error
 
 
 def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailable:

@@ -13,9 +13,10 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from vqa.calls import dead_key, entry_key, outcome_key
 from vqa.errors import QueueFull
 from vqa.job import Job, Lane
-from vqa.ledger import DEADLINES, FLYING, dead_key, entry_key, outcome_key
+from vqa.ledger import DEADLINES, FLYING
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,11 @@ from celery.backends.base import Backend
 
 from producer.core import outcome_of
 from vqa.answer import Answer
+from vqa.calls import entry_key, outcome_key
 from vqa.entry import Header, State
 from vqa.errors import JobGivenUp
 from vqa.job import Lane
-from vqa.ledger import DEAD, entry_key, outcome_key
+from vqa.ledger import DEAD
 
 
 @dataclass(frozen=True, slots=True)

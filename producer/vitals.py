@@ -12,10 +12,11 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from producer.dead import DeadLetters
+from vqa.calls import entry_key
 from vqa.celery import DEFAULT_QUEUE
 from vqa.entry import State, WorkerInfo
 from vqa.job import LANES, Lane
-from vqa.ledger import DEADLINES, FLYING, WORKERS, entry_key
+from vqa.ledger import DEADLINES, FLYING, WORKERS
 from vqa.messages import heard_since
 from vqa.settings import QueueSettings
 from vqa.sweep import UNHEARD_S

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
 from kombu import Producer, Queue
+from redis.exceptions import OutOfMemoryError
 
-from vqa.connection import PATIENCE_S, UNREACHED, sentinel_limits, socket_limits
+from vqa.connection import PATIENCE_S, UNREACHED, cause_of, sentinel_limits, socket_limits
 from vqa.job import LANES, Lane
 from vqa.settings import QueueSettings
+
+log = logging.getLogger(__name__)
 
 #: the one task
 TASK = "vqa.answer"
@@ -92,8 +96,8 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
 def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
     """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.UNREACHED.
 
-    Tried again on a fresh connection, unless that took long already; a batch whose delivery is uncertain is sent once
-    more, one too many is refused.
+    Tried again on a fresh connection, unless that took long already or Redis is full; a batch whose delivery is
+    uncertain is sent once more, one too many is refused.
     """
     end = time.monotonic() + PATIENCE_S
     # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
@@ -103,10 +107,21 @@ def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
                 for id, lane in jobs:
                     publish(producer, id, lane)
             return
-        except UNREACHED:
-            if pause_s is None or time.monotonic() > end:
+        except UNREACHED as error:
+            if pause_s is None or time.monotonic() > end or isinstance(cause_of(error), OutOfMemoryError):
                 raise
             time.sleep(pause_s)
+
+
+def wake_fed(app: Celery, fed: Sequence[str]) -> None:
+    """Publish what it is now the turn of, as a `take` or a `close` says, as far as Redis is there."""
+    if not fed:
+        return
+    try:
+        wake(app, [(id, "bulk") for id in fed])
+    except UNREACHED as error:
+        # they are queued without a message, and the janitor finds such jobs
+        log.warning("%d jobs wait for their message (%s)", len(fed), type(error).__name__)
 
 
 def publish(producer: Producer, id: str, lane: Lane) -> None:

@@ -24,6 +24,11 @@ PATIENCE_S = 3.0
 _SENTINEL_TIMEOUT_S = 1.0
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What Redis or its client said; kombu wraps it."""
+    return error.__cause__ if isinstance(error, KombuError) and error.__cause__ else error
+
+
 def socket_limits(settings: QueueSettings) -> dict[str, Any]:
     """A Redis that answers nothing is an error, not a hang."""
     return {

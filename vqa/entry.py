@@ -146,11 +146,27 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job is to be closed. An empty token closes whoever holds it: the worker is told, and its answer dropped."""
+
+    id: str
+    token: str
+    #: as the result backend keeps it, for so long
+    outcome: bytes
+    ttl_s: float
+    #: where there is one it becomes a dead letter
+    reason: str = ""
+    error: str = ""
+    only: Only = ""
+    tally: Tally = Tally()
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """What became of a `close`; true where the job is closed."""
 
     done: bool
-    #: as a lease's
+    #: as a lease's, for the closer to publish
     fed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:

@@ -165,10 +165,12 @@ end
 -- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Without a
 -- token, only if the job is still past its deadline ('late') or without the worker of its last attempt ('last'). Then
--- what its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and most jobs of a tenant in flight
--- where the caller publishes ids that it is now the turn of (else '').
--- Says 0 where the token does not hold it, else 1 and one more for each dead letter that had to go; and those ids
-function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only, tally, feeds)
+-- what its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and most jobs of a tenant in flight.
+-- Says 0 where the token does not hold it, else 1 and one more for each dead letter that had to go; and ids that it is
+-- now the turn of, for the caller to publish
+function verbs.close(
+  id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only, tally, tenant_most
+)
   local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost on the way, did it before
   if not header then return {redis.call('GET', outcome_key) == outcome and 1 or 0, {}} end
@@ -197,7 +199,7 @@ function verbs.close(id, token, outcome_key, outcome, ttl, reply_ttl, reason, er
     if header.state == 'leased' then past(header, error) end
     dropped = bury(id, header, payload, reason, dead_ttl, most)
   end
-  return {1 + dropped, feeds == '' and {} or refill(header.lane, tonumber(feeds))}
+  return {1 + dropped, refill(header.lane, tonumber(tenant_most))}
 end
 
 -- id, lane, what was set aside, reason, time to live in ms, how many dead letters there may be

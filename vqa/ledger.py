@@ -1,8 +1,7 @@
 """The open jobs in Redis, and the dead letters: verbs, each one atomic script (the `.lua` files).
 
 An open job is in the ledger, an outcome is in Celery's result backend, never both. Knows nothing of how jobs are
-published, answered or shown. The functions that build a call do no I/O, so that synchronous and asynchronous callers
-share them.
+published, answered or shown.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from redis import Redis
 
-from vqa.entry import Charge, Closed, Header, Lease, Limits, Only, Refusal, State, Tally, WorkerInfo
+from vqa.calls import Call, accept_call, close_call, entry_key, outcome_key
+from vqa.entry import Charge, Closed, Ending, Header, Lease, Limits, Refusal, State, WorkerInfo
 from vqa.job import LANES, Lane
 from vqa.script import SCRIPT
 
@@ -27,58 +26,12 @@ WORKERS = "vqa:workers"
 DEADLINES = "vqa:deadlines"
 DEAD = "vqa:dead"
 
-#: a reply list nobody reads is gone after this long
-REPLY_TTL_MS = 3_600_000
-
 #: of what is set aside so much is kept
 ASIDE_BYTES = 65_536
-
-#: of whoever closes and does not say how the job ended
-UNKNOWN = Tally()
 
 STATES: tuple[State, ...] = ("waiting", "queued", "leased", "delayed")
 #: those that have a sorted set a lane; `waiting` has one a tenant
 FLYING: tuple[State, ...] = STATES[1:]
-
-Word = str | bytes | int | float
-Call = tuple[list[str], list[Word]]
-
-
-def entry_key(id: str) -> str:
-    """Where the ledger keeps an open job."""
-    return f"vqa:job:{id}"
-
-
-def dead_key(id: str) -> str:
-    """Where a dead letter is kept."""
-    return f"vqa:dead:{id}"
-
-
-def outcome_key(id: str) -> str:
-    """Where Celery's Redis result backend keeps (and announces) a task's result."""
-    return f"celery-task-meta-{id}"
-
-
-def accept_call(
-    id: str,
-    lane: Lane,
-    payload: bytes,
-    timeout_s: float,
-    reply: str,
-    limits: Limits,
-    tenant: str | None = None,
-    batch: str | None = None,
-    waits: bool = True,
-) -> Call:
-    """`accept`: into the ledger, unless the id is known already.
-
-    Says `accepted` (the caller publishes it), `waiting` (whoever feeds the lane does), `open`, `closed`, `full`, or
-    `over` (its batch was cancelled). Where not `waits`, its message is there already: it is neither `waiting` nor
-    `over`.
-    """
-    about: list[Word] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
-    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if waits else "1"]
-    return [entry_key(id)], ["accept", *about, *turn]
 
 
 class Ledger:
@@ -110,10 +63,13 @@ class Ledger:
 
     def accept_many(self, calls: Iterable[Call]) -> list[str]:
         """Several `accept`s in one round trip, in their order."""
+        return [reply.decode() for reply in self._together(calls)]
+
+    def _together(self, calls: Iterable[Call]) -> list[Any]:
         with self._redis.pipeline(transaction=False) as pipe:
             for keys, arguments in calls:
                 self._script(keys=keys, args=arguments, client=pipe)
-            return [reply.decode() for reply in pipe.execute()]
+            return list(pipe.execute())
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
         """Count an attempt and start a lease, or say why the job is not to be had. The caller publishes what it fed."""
@@ -135,40 +91,27 @@ class Ledger:
     def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
         """Several attempts back to the queue in one round trip; those that were still held."""
         handed = list(leases)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for lease, charge in handed:
-                told = error if charge == "lost" else ""
-                arguments = ["retry", lease.id, lease.token, 0, told, charge]
-                self._script(keys=[entry_key(lease.id)], args=cast(Any, arguments), client=pipe)
-            return [lease for (lease, _), moved in zip(handed, pipe.execute(), strict=True) if moved]
+        calls: list[Call] = [
+            ([entry_key(lease.id)], ["retry", lease.id, lease.token, 0, error if charge == "lost" else "", charge])
+            for lease, charge in handed
+        ]
+        return [lease for (lease, _), moved in zip(handed, self._together(calls), strict=True) if moved]
 
     def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
         """Back to the queue, after a delay if there is one. With no delay the caller publishes the job again."""
         return bool(self._run([entry_key(id)], "retry", id, token, round(delay_s * 1000), error, charge))
 
-    def close(
-        self,
-        id: str,
-        token: str,
-        outcome: bytes,
-        ttl_s: float,
-        reason: str = "",
-        error: str = "",
-        only: Only = "",
-        tally: Tally = UNKNOWN,
-        feeds: bool = False,
-    ) -> Closed:
-        """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held.
+    def close(self, ending: Ending) -> Closed:
+        """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held."""
+        keys, arguments = close_call(ending, self._limits)
+        return self._closed(self._run(keys, *arguments))
 
-        An empty token closes whoever holds it: the worker is told, and its answer is dropped. A caller that `feeds`
-        publishes the ids that come back.
-        """
-        limits = self._limits
-        ttl_ms = round(max(ttl_s, limits.dead_s if reason else 0) * 1000)
-        kept = (reason, error, round(limits.dead_s * 1000), limits.dead, only)
-        counted = (json.dumps(asdict(tally)), (limits.tenant or 0) if feeds else "")
-        arguments = (id, token, outcome_key(id), outcome, ttl_ms, REPLY_TTL_MS, *kept, *counted)
-        done, fed = self._run([entry_key(id)], "close", *arguments)
+    def close_many(self, endings: Iterable[Ending]) -> list[Closed]:
+        """Several `close`s in one round trip, in their order."""
+        return [self._closed(reply) for reply in self._together(close_call(each, self._limits) for each in endings)]
+
+    def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
+        done, fed = reply
         self._tell_dropped(done - 1)
         return Closed(bool(done), tuple(_ids(fed)))
 
@@ -211,10 +154,10 @@ class Ledger:
         before = "" if before_ms is None else f"{before_ms:.0f}"
         return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
 
-    def header(self, id: str) -> Header | None:
-        """What is known of an open job."""
-        entry = cast(bytes | None, self._redis.get(entry_key(id)))
-        return Header.parse(entry.partition(b"\n")[0]) if entry else None
+    def headers(self, ids: Sequence[str]) -> dict[str, Header]:
+        """What is known of those of `ids` that are open."""
+        entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
+        return {id: Header.parse(entry.partition(b"\n")[0]) for id, entry in zip(ids, entries, strict=True) if entry}
 
     def feed(self, lane: Lane) -> list[str]:
         """Queue what it is the turn of while too little is queued; those ids, for the caller to publish."""

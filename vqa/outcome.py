@@ -12,9 +12,8 @@ from celery import states
 from celery.backends.base import Backend
 
 from vqa.answer import Answer
-from vqa.entry import Only, Tally
+from vqa.entry import Tally
 from vqa.errors import VQAError
-from vqa.ledger import Ledger
 
 Outcome = Answer | VQAError
 
@@ -30,17 +29,6 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
         meta |= {"status": states.FAILURE, "result": error, "attempts": attempts, "last_error": last_error}
     encoded: str | bytes = backend.encode(meta)
     return encoded.encode() if isinstance(encoded, str) else encoded
-
-
-def close_with(
-    ledger: Ledger, backend: Backend, id: str, error: VQAError, ttl_s: float, reason: str = "", only: Only = ""
-) -> bool:
-    """End an open job with an error, whoever holds it; False where it is not open. With a reason, as a dead letter."""
-    header = ledger.header(id)
-    if header is None:
-        return False
-    encoded = encode(backend, id, error, header.attempt, header.error)
-    return bool(ledger.close(id, "", encoded, ttl_s, reason, header.error or str(error), only, tally(error)))
 
 
 def tally(outcome: Outcome) -> Tally:

@@ -16,13 +16,13 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from vqa.celery import wake
+from vqa.closing import Closing
 from vqa.connection import UNREACHED
 from vqa.entry import Only
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
 from vqa.job import LANES, Lane
 from vqa.ledger import Ledger
 from vqa.messages import heard_since
-from vqa.outcome import close_with
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Sweep:
         self._redis = redis
         self._ledger = Ledger(redis, settings.limits)
         self._app = app
+        self._closing = Closing(app, self._ledger, settings.result_ttl_s)
         self._settings = settings
         self._name = uuid.uuid4().hex
 
@@ -116,9 +117,8 @@ class Sweep:
         closed = 0
         for _ in range(_PORTIONS):
             ids = self._ledger.late(_PORTION)
-            for id in ids:
-                error = DeadlineExceeded("the job's timeout ran out before it was answered")
-                closed += self._close(id, error, only="late")
+            error = DeadlineExceeded("the job's timeout ran out before it was answered")
+            closed += self._close(ids, error, only="late")
             if len(ids) < _PORTION:
                 break
         return closed
@@ -127,9 +127,8 @@ class Sweep:
         for _ in range(_PORTIONS):
             queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", judges_from)
             self._publish(queued, lane, "worker lost")
-            for id in last:
-                error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
-                swept.given_up += self._close(id, error, WORKER_LOST, "last")
+            error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
+            swept.given_up += self._close(last, error, "last", WORKER_LOST)
             swept.lost += len(queued)
             if len(queued) + len(last) < _PORTION:
                 break
@@ -163,11 +162,11 @@ class Sweep:
         except UNREACHED as error:
             log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
 
-    def _close(self, id: str, error: VQAError, reason: str = "", only: Only = "") -> bool:
-        closed = close_with(self._ledger, self._app.backend, id, error, self._settings.result_ttl_s, reason, only)
-        if closed:
+    def _close(self, ids: list[str], error: VQAError, only: Only, reason: str = "") -> int:
+        closed = self._closing.close_all(ids, error, reason, only)
+        for id in closed:
             log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
-        return closed
+        return len(closed)
 
 
 def _some(ids: list[str]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import Celery
 
+from vqa.closing import Closing
 from vqa.errors import UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
 from vqa.ledger import Ledger
-from vqa.outcome import close_with
 from vqa.settings import QueueSettings
 from vqa.store import ImageStore
 
@@ -57,5 +57,5 @@ class Adoption:
         newer = isinstance(error, UnsupportedVersion)
         payload = json.dumps(body, default=str).encode() if newer else b""
         if self.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
-            reason = UNSUPPORTED if newer else ""
-            close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s, reason)
+            closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
+            closing.close(id, error, UNSUPPORTED if newer else "")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from celery import Celery
 
+from vqa.closing import Closing
 from vqa.errors import InvalidJob
 from vqa.job import LANES, Lane
 from vqa.ledger import ASIDE_BYTES, Ledger
-from vqa.outcome import close_with
 from vqa.settings import QueueSettings
 from workers.guard import Malformed
 
@@ -40,5 +40,5 @@ class SetAside:
         """End the job that it should have been, which nobody knows, so that whoever waits for it is told."""
         if self.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
             return False
-        error = InvalidJob(reason)
-        return close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s, reason)
+        closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
+        return closing.close(id, InvalidJob(reason), reason)

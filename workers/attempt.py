@@ -7,20 +7,21 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
 from celery import Celery
 
 from vqa import outcome
-from vqa.celery import wake
+from vqa.celery import wake, wake_fed
+from vqa.closing import Closing
 from vqa.connection import UNREACHED
-from vqa.entry import Charge, Lease, Refusal
+from vqa.entry import Charge, Ending, Lease, Refusal
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
 from vqa.ledger import Ledger
-from vqa.outcome import Outcome, close_with
+from vqa.outcome import Outcome
 from vqa.settings import QueueSettings
 from vqa.sweep import WORKER_LOST
 from workers.adoption import UNSUPPORTED, Adoption, Foreign
@@ -86,7 +87,7 @@ class Attempts:
         if not isinstance(lease, Lease):
             return lease
         with self.leases.holding(lease):
-            self._publish(lease.fed)
+            wake_fed(self.app, lease.fed)
             # taken while the departure looked at what there is to hand on
             if self.leaving.is_set():
                 self._hand_back(lease)
@@ -102,18 +103,9 @@ class Attempts:
             lease = self.ledger.take(id, self.worker, token, self.settings.lease_s, alone)
         if lease == "late":
             error = DeadlineExceeded("the job's timeout ran out while it was queued")
-            close_with(self.ledger, self.app.backend, id, error, self.settings.result_ttl_s)
+            Closing(self.app, self.ledger, self.settings.result_ttl_s).close(id, error)
             raise error
         return lease
-
-    def _publish(self, fed: Sequence[str]) -> None:
-        if not fed:
-            return
-        try:
-            wake(self.app, [(id, "bulk") for id in fed])
-        except UNREACHED as error:
-            # they are queued without a message, and the janitor finds such jobs
-            log.warning("%d jobs wait for their message (%s)", len(fed), type(error).__name__)
 
     def _run(self, lease: Lease) -> None:
         result: Outcome
@@ -189,8 +181,8 @@ class Attempts:
             reason, error = UNSUPPORTED, str(result)
         encoded = outcome.encode(self.app.backend, lease.id, result, lease.header.attempt, error or lease.header.error)
         kept_s, tally = self.settings.result_ttl_s, outcome.tally(result)
-        closed = self.ledger.close(lease.id, lease.token, encoded, kept_s, reason, error, tally=tally, feeds=True)
-        self._publish(closed.fed)
+        closed = self.ledger.close(Ending(lease.id, lease.token, encoded, kept_s, reason, error, tally=tally))
+        wake_fed(self.app, closed.fed)
         if not closed:
             log.info("job %s was closed or taken elsewhere; this attempt's outcome is dropped", lease.id)
         elif reason:

@@ -15,10 +15,10 @@ from celery import Celery
 from celery.worker.control import Panel, nok, ok
 
 from vqa.celery import TASK
+from vqa.closing import Closing
 from vqa.connection import UNREACHED, connect
 from vqa.errors import Cancelled
 from vqa.ledger import Ledger
-from vqa.outcome import close_with
 from vqa.settings import QueueSettings
 from workers.guard import usable_id
 
@@ -43,9 +43,9 @@ class Cancelling:
 
     def __call__(self, id: str) -> bool:
         """Cancel the job of that id, also one that nobody knows yet: its message may wait in Celery's lists."""
-        error, ttl_s = Cancelled("the job was revoked by remote control"), self.settings.result_ttl_s
         self.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s)
-        return close_with(self.ledger, self.app.backend, id, error, ttl_s)
+        closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
+        return closing.close(id, Cancelled("the job was revoked by remote control"))
 
 
 def register(cancel: Cancel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from producer.batches import upload
+from producer.batches import cancel_batch, upload
 from producer.client import Client
 from producer.waits import Window
 from vqa.job import Job
@@ -25,3 +25,7 @@ class BulkClient(Client):
     def upload(self, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
         """Put the jobs of a batch that was begun, each with its custom_id, on the queue; see `producer.batches`."""
         return upload(self._link, batch, jobs)
+
+    def cancel_batch(self, batch: str, within_s: float | None = None) -> int:
+        """Let no more rows of it in, and end those that are open; see `producer.batches`."""
+        return cancel_batch(self._link, batch, within_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from producer.bulk.book import Book, FiledBook
+from producer.bulk.bulk_client import BulkClient
 from producer.bulk.lines import Form, OpenAI, Short
 from producer.bulk.register import Register
 from producer.bulk.sidecar import Record, Sidecar
-from producer.client import Client
 from producer.rows import Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.job import Job
@@ -83,7 +84,7 @@ def errors_beside(out: Path) -> Path:
     return out.with_name(f"{base}.errors{suffix}{packed}")
 
 
-def open_book(plan: Plan, client: Client, stack: ExitStack) -> Opened:
+def open_book(plan: Plan, client: BulkClient, stack: ExitStack) -> Opened:
     """Where the lines go, with what is there already. Raises SettingsError where they must not go there."""
     if plan.out is None or (plan.out.exists() and not plan.out.is_file()):
         _refuse_inputs(plan, plan.errors)
@@ -104,7 +105,7 @@ def open_book(plan: Plan, client: Client, stack: ExitStack) -> Opened:
     return Opened(book, record, sidecar, fresh)
 
 
-def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Path) -> tuple[Record, bool]:
+def _record(plan: Plan, client: BulkClient, sidecar: Sidecar, out: Path, errors: Path) -> tuple[Record, bool]:
     before = sidecar.read()
     # so that the folder may be moved
     told = os.path.relpath(os.path.realpath(errors), os.path.realpath(out.parent))
@@ -113,6 +114,7 @@ def _record(plan: Plan, client: Client, sidecar: Sidecar, out: Path, errors: Pat
             for path in (out, errors):
                 _refuse_content(path, sidecar)
         elif before is not None:
+            print(f"vqa: beginning anew: what is open of {before.batch} is cancelled first", file=sys.stderr)
             with Register(before.batch, client) as old:
                 old.cancel()
         record = Record.new(plan.inputs, plan.source.form, told)

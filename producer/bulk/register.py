@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from producer.client import Client
+from producer.bulk.bulk_client import BulkClient
 from producer.outage import reaching
 from vqa.batches import Batches
 from vqa.connection import connect
@@ -18,9 +18,6 @@ from vqa.job import Lane
 
 #: between two tellings of how many rows there are
 _EVERY_S = 2.0
-
-#: whoever pressed Ctrl-C waits no longer than this for jobs to be cancelled
-_CANCEL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Terms:
 class Register:
     """What this run says of its batch. A Redis that is away is told later: only `begin` raises QueueUnavailable."""
 
-    def __init__(self, batch: str, client: Client) -> None:
+    def __init__(self, batch: str, client: BulkClient) -> None:
         self._batch = batch
         self._client = client
         self._settings = client.settings
@@ -101,12 +98,7 @@ class Register:
             done = 0 if ended is None else ended[0] + sum(ended[1].values())
             self._batches.seal(self._batch, max(self.total, done), ended)
 
-    def cancel(self) -> None:
-        """End what is open, as far as that goes in a few seconds."""
-        end = time.monotonic() + _CANCEL_S
-        with suppress(QueueUnavailable), reaching(self._settings):
-            self._batches.cancel(self._batch)
-            for id in self._batches.open_ids(self._batch):
-                self._client.cancel(id)
-                if time.monotonic() > end:
-                    return
+    def cancel(self, within_s: float | None = None) -> None:
+        """End what is open, as far as that goes in `within_s`."""
+        with suppress(QueueUnavailable):
+            self._client.cancel_batch(self._batch, within_s)

@@ -29,6 +29,9 @@ from vqa.outcome import Outcome
 _PER_SLOT = 4
 _FEWEST, _MOST = 256, 5000
 
+#: whoever pressed Ctrl-C waits no longer than this for jobs to be cancelled
+_CANCEL_S = 5.0
+
 #: how often it is looked which workers there are
 _WORKERS_S = 10.0
 
@@ -164,7 +167,7 @@ class Run:
             print("vqa: what was submitted goes on; the same command goes on from here", file=sys.stderr)
             return
         if isinstance(why, Stopped):
-            self._register.cancel()
+            self._register.cancel(_CANCEL_S)
         print("vqa: answers on a stream cannot be gone on with; name a file with -o", file=sys.stderr)
 
     def summed_up(self) -> int:

@@ -87,17 +87,32 @@ def taken(ledger: Ledger, id: str) -> Lease:
     return lease
 
 
-def test_the_janitor_queues_what_no_worker_did(
-    client: Client, redis: Redis, app: Celery, queue_settings: QueueSettings
-) -> None:
+def test_whoever_cancels_publishes_what_moves_up(client: Client, redis: Redis) -> None:
     ids = client.submit_many(job() for _ in range(100))
     for id in ids[:64]:
-        client.cancel(id)
-    assert client.counts()["bulk"] == {"waiting": 36, "queued": 0, "leased": 0, "delayed": 0}
+        assert client.cancel(id)
+    assert client.counts()["bulk"] == {"waiting": 3, "queued": 33, "leased": 0, "delayed": 0}
+    assert redis.llen("bulk") == 64 + 33
+
+
+def test_the_jobs_of_one_move_up_when_the_batch_of_another_is_cancelled(client: Client, redis: Redis) -> None:
+    batch = client.submit_batch([{"id": str(n), "messages": job().messages} for n in range(1000)], tenant="many")
+    few = client.submit_many(job("few") for _ in range(100))
+    redis.delete("bulk")
+    assert batch.cancel() == 1000
+    assert client.counts()["bulk"]["queued"] >= 32
+    woken = {json.loads(message)["headers"]["id"] for message in redis.lrange("bulk", 0, -1)}
+    assert {id for id, state in client.states(few).items() if state.state == "queued"} <= woken
+
+
+def test_the_janitor_queues_more_when_workers_have_joined(
+    client: Client, redis: Redis, app: Celery, queue_settings: QueueSettings
+) -> None:
+    client.submit_many(job() for _ in range(100))
+    redis.set("vqa:capacity", 50)
     with connect(queue_settings) as connection:
         assert Sweep(connection, app, queue_settings).run(judges_from=None).fed == 36
-    assert client.counts()["bulk"]["queued"] == 36
-    assert redis.llen("bulk") == 100
+    assert client.counts()["bulk"]["queued"] == redis.llen("bulk") == 100
 
 
 def test_another_apps_job_of_a_tenant_runs_whoever_waits(

@@ -25,7 +25,7 @@ from vqa import (
     VQAError,
     errors,
 )
-from vqa.ledger import dead_key
+from vqa.calls import dead_key
 
 OUTCOMES = [
     error

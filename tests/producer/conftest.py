@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from PIL import Image
 from redis import Redis
 
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
-from vqa.celery import make_app, wake
+from vqa.celery import make_app, wake_fed
 from vqa.connection import connect
+from vqa.entry import Ending
 from vqa.job import LANES, TextPart
 from vqa.ledger import Lease, Ledger
 from vqa.outcome import Outcome, encode, tally
@@ -73,22 +74,24 @@ class PlayedWorker:
     def take(self, id: str) -> Lease:
         lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
         assert isinstance(lease, Lease), lease
-        self._publish(lease.fed)
+        wake_fed(self._app, lease.fed)
         return lease
 
-    def _publish(self, fed: Sequence[str]) -> None:
-        wake(self._app, [(id, "bulk") for id in fed])
+    def _close(self, ending: Ending) -> None:
+        closed = self.ledger.close(ending)
+        assert closed
+        wake_fed(self._app, closed.fed)
 
     def close(self, id: str, outcome: Outcome) -> None:
         lease = self.take(id)
         encoded = encode(self._backend, id, outcome, lease.header.attempt, lease.header.error)
-        assert self.ledger.close(id, lease.token, encoded, ttl_s=60, tally=tally(outcome))
+        self._close(Ending(id, lease.token, encoded, ttl_s=60, tally=tally(outcome)))
 
     def give_up(self, id: str, reason: str = "attempts_used_up", error: str = "EngineError: once more") -> None:
         """Close as what becomes a dead letter."""
         lease = self.take(id)
         encoded = encode(self._backend, id, JobGivenUp(f"{reason}: given up"), lease.header.attempt, error)
-        assert self.ledger.close(id, lease.token, encoded, 60, reason, error, tally=tally(JobGivenUp()))
+        self._close(Ending(id, lease.token, encoded, 60, reason, error, tally=tally(JobGivenUp())))
 
     def run(self, behaviour: Behaviour) -> None:
         while not self._stop.is_set():
@@ -97,10 +100,11 @@ class PlayedWorker:
                 id = json.loads(message[1])["headers"]["id"]
                 lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
                 if isinstance(lease, Lease):
-                    self._publish(lease.fed)
+                    wake_fed(self._app, lease.fed)
                     outcome = behaviour(Job.from_json(lease.payload), lease)
                     encoded = encode(self._backend, id, outcome, 1)
-                    self.ledger.close(id, lease.token, encoded, ttl_s=60, tally=tally(outcome))
+                    closed = self.ledger.close(Ending(id, lease.token, encoded, ttl_s=60, tally=tally(outcome)))
+                    wake_fed(self._app, closed.fed)
 
     def stop(self) -> None:
         self._stop.set()

@@ -15,7 +15,7 @@ from redis import Redis
 
 from producer import Answer, Batch, Client, InvalidJob, Job, QueueFull, UnknownBatch
 from tests.worker_process import ROOT, StartWorker
-from vqa.ledger import entry_key
+from vqa.calls import entry_key
 from vqa.settings import QueueSettings
 
 WAIT_S = 60.0

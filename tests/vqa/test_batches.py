@@ -4,8 +4,9 @@ import pytest
 from redis import Redis
 
 from vqa.batches import Batches, BatchState
-from vqa.entry import Tally
-from vqa.ledger import Ledger, entry_key
+from vqa.calls import entry_key
+from vqa.entry import Ending, Tally
+from vqa.ledger import Ledger
 
 WEEK_S = 7 * 86_400
 
@@ -33,7 +34,7 @@ def accept(ledger: Ledger, *ids: str, batch: str = "b", timeout_s: float = 60) -
 
 
 def end(ledger: Ledger, id: str, tally: Tally, reason: str = "") -> None:
-    assert ledger.close(id, "", id.encode(), 60, reason, "x" if reason else "", tally=tally)
+    assert ledger.close(Ending(id, "", id.encode(), 60, reason, "x" if reason else "", tally=tally))
 
 
 def test_a_batch_goes_from_its_first_row_to_its_last(batches: Batches, ledger: Ledger) -> None:
@@ -84,7 +85,7 @@ def test_a_cancelled_batch_lets_no_more_in_and_is_over_with_its_last_job(batches
     accept(ledger, *map(str, range(70)))
     assert batches.cancel("b") == "cancelling"
     assert accept(ledger, "late") == ["over"]
-    assert ledger.header("late") is None
+    assert ledger.headers(["late"]).get("late") is None
     # its message is there: it would be lost
     assert ledger.accept("foreign", "bulk", b"{}", 60, batch="b") == "accepted"
     ids = set(batches.open_ids("b"))

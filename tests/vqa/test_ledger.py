@@ -3,10 +3,11 @@
 import pytest
 from redis import Redis
 
+from vqa.calls import dead_key, entry_key, outcome_key
 from vqa.celery import make_app, publish
-from vqa.entry import Header, Lease
+from vqa.entry import Ending, Header, Lease
 from vqa.job import Job
-from vqa.ledger import DROPPED, Ledger, Limits, dead_key, entry_key, outcome_key
+from vqa.ledger import DROPPED, Ledger, Limits
 from vqa.settings import QueueSettings
 
 LEASE_S = 60.0
@@ -37,7 +38,7 @@ def test_a_job_is_accepted_once_and_not_again_while_its_outcome_is_kept(ledger: 
     assert accept(ledger) == "open"
     take(ledger)
     assert accept(ledger) == "open"
-    assert ledger.close("a", "t", b"outcome", 60)
+    assert ledger.close(Ending("a", "t", b"outcome", 60))
     assert accept(ledger) == "closed"
 
 
@@ -64,14 +65,14 @@ def test_what_is_unknown_closed_or_late_is_refused_with_the_reason(ledger: Ledge
     assert ledger.take("a", "worker", "t", LEASE_S) == "unknown"
     accept(ledger, "late", timeout_s=0)
     assert ledger.take("late", "worker", "t", LEASE_S) == "late"
-    ledger.close("late", "", b"outcome", 60)
+    ledger.close(Ending("late", "", b"outcome", 60))
     assert ledger.take("late", "worker", "t", LEASE_S) == "closed"
 
 
 def test_a_close_leaves_the_outcome_and_nothing_else(ledger: Ledger, redis: Redis) -> None:
     accept(ledger, reply="vqa:reply:me")
     take(ledger)
-    assert ledger.close("a", "t", b"outcome", 60)
+    assert ledger.close(Ending("a", "t", b"outcome", 60))
     assert redis.get(outcome_key("a")) == b"outcome"
     assert 0 < redis.ttl(outcome_key("a")) <= 60
     assert redis.lrange("vqa:reply:me", 0, -1) == [b"a"]
@@ -84,10 +85,10 @@ def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Re
     take(ledger, token="old", lease_s=0)
     assert expire(ledger) == (["a"], [])
     take(ledger, token="new")
-    assert not ledger.close("a", "old", b"wrong", 60)
+    assert not ledger.close(Ending("a", "old", b"wrong", 60))
     assert not ledger.retry("a", "old")
     assert ledger.renew("worker", [("a", "old")], LEASE_S, {}) == ["a"]
-    assert ledger.close("a", "new", b"right", 60)
+    assert ledger.close(Ending("a", "new", b"right", 60))
     assert redis.get(outcome_key("a")) == b"right"
 
 
@@ -105,10 +106,10 @@ def test_a_lease_that_ran_out_is_revived_when_nobody_else_took_the_job(ledger: L
     take(ledger, lease_s=0)
     assert expire(ledger) == (["a"], [])
     assert ledger.renew("worker", [("a", "t")], LEASE_S, {}) == []
-    header = ledger.header("a")
+    header = ledger.headers(["a"]).get("a")
     assert header is not None
     assert (header.state, header.lost, header.history) == ("leased", 0, ())
-    assert ledger.close("a", "t", b"outcome", 60)
+    assert ledger.close(Ending("a", "t", b"outcome", 60))
 
 
 def test_a_give_back_does_not_count_as_an_attempt(ledger: Ledger) -> None:
@@ -124,16 +125,16 @@ def test_a_verb_whose_reply_was_lost_may_be_sent_again(ledger: Ledger) -> None:
     assert ledger.retry("a", "t", charge="0")
     assert ledger.retry("a", "t", charge="0")
     take(ledger, token="u")
-    assert ledger.close("a", "u", b"outcome", 60)
-    assert ledger.close("a", "u", b"outcome", 60)
-    assert not ledger.close("a", "t", b"another", 60)
+    assert ledger.close(Ending("a", "u", b"outcome", 60))
+    assert ledger.close(Ending("a", "u", b"outcome", 60))
+    assert not ledger.close(Ending("a", "t", b"another", 60))
 
 
 def test_an_answer_counts_when_its_lease_ran_out_and_nobody_else_took_the_job(ledger: Ledger, redis: Redis) -> None:
     accept(ledger)
     take(ledger, lease_s=0)
     assert expire(ledger) == (["a"], [])
-    assert ledger.close("a", "t", b"answer", 60)
+    assert ledger.close(Ending("a", "t", b"answer", 60))
     assert redis.get(outcome_key("a")) == b"answer"
 
 
@@ -143,7 +144,7 @@ def test_leases_are_renewed_in_a_full_redis(ledger: Ledger, redis: Redis) -> Non
     redis.config_set("maxmemory", 1)
     try:
         assert ledger.renew("worker", [("a", "t")], LEASE_S, {}) == []
-        assert ledger.close("a", "t", b"outcome", 60)
+        assert ledger.close(Ending("a", "t", b"outcome", 60))
     finally:
         redis.config_set("maxmemory", 0)
 
@@ -165,12 +166,12 @@ def test_closing_under_a_worker_tells_it(ledger: Ledger, redis: Redis) -> None:
     pubsub.get_message(timeout=1)
     accept(ledger)
     take(ledger)
-    ledger.close("a", "", b"cancelled", 60)
+    ledger.close(Ending("a", "", b"cancelled", 60))
     message = pubsub.get_message(timeout=5)
     pubsub.close()
     assert message is not None
     assert message["data"] == b"a"
-    assert not ledger.close("a", "t", b"answer", 60)
+    assert not ledger.close(Ending("a", "t", b"answer", 60))
 
 
 def test_renewing_says_that_the_worker_lives(ledger: Ledger) -> None:
@@ -228,7 +229,7 @@ def test_an_attempt_that_is_charged_as_lost_counts_like_one_whose_worker_vanishe
     accept(ledger)
     take(ledger)
     assert ledger.retry("a", "t", error="EngineError: the engine crashed", charge="lost")
-    header = ledger.header("a")
+    header = ledger.headers(["a"]).get("a")
     assert header is not None
     assert (header.attempt, header.lost, header.state) == (1, 1, "queued")
 
@@ -239,7 +240,7 @@ def test_a_dead_letter_is_whole_and_keeps_its_pictures(ledger: Ledger, redis: Re
     payload = b'{"image":"sha256:' + b"a" * 64 + b'"}'
     ledger.accept("a", "bulk", payload, 60)
     take(ledger)
-    assert ledger.close("a", "t", b"outcome", 60, "worker_lost", "EngineError: x")
+    assert ledger.close(Ending("a", "t", b"outcome", 60, "worker_lost", "EngineError: x"))
     header, _, kept = (redis.get(dead_key("a")) or b"").partition(b"\n")
     letter = Header.parse(header)
     assert kept == payload
@@ -256,7 +257,7 @@ def test_a_dead_letter_is_whole_and_keeps_its_pictures(ledger: Ledger, redis: Re
 def test_a_dead_letter_is_a_job_again_with_its_past_and_its_timeout_anew(ledger: Ledger, redis: Redis) -> None:
     accept(ledger, reply="vqa:reply:me")
     take(ledger)
-    assert ledger.close("a", "t", b"outcome", 60, "worker_lost", "EngineError: x")
+    assert ledger.close(Ending("a", "t", b"outcome", 60, "worker_lost", "EngineError: x"))
     assert ledger.reopen("a", 3600) == "bulk"
     assert ledger.reopen("a", 3600) == "open"
     assert ledger.reopen("b", 3600) == "unknown"
@@ -270,7 +271,7 @@ def test_the_oldest_dead_letters_go_first_and_loudly(redis: Redis, caplog: pytes
     ledger = Ledger(redis, Limits(dead=2))
     for id in ("a", "b", "c"):
         accept(ledger, id)
-        ledger.close(id, "", b"outcome", 60, "worker_lost", "x")
+        ledger.close(Ending(id, "", b"outcome", 60, "worker_lost", "x"))
     assert redis.zrange("vqa:dead", 0, -1) == [b"b", b"c"]
     assert not redis.exists(dead_key("a"))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -282,7 +283,7 @@ def test_a_full_lane_takes_no_more_and_the_other_one_does(redis: Redis) -> None:
     assert ledger.accept("c", "interactive", b"{}", 60) == "accepted"
     take(ledger)
     assert accept(ledger, "d") == "full"
-    ledger.close("a", "t", b"outcome", 60)
+    ledger.close(Ending("a", "t", b"outcome", 60))
     assert accept(ledger, "d") == "accepted"
 
 
@@ -306,21 +307,21 @@ def test_leases_are_not_judged_by_a_call_that_was_held_up(ledger: Ledger, redis:
 
 def test_what_is_closed_for_its_deadline_or_its_last_worker_is_judged_again_then(ledger: Ledger) -> None:
     accept(ledger)
-    assert not ledger.close("a", "", b"outcome", 60, only="late")
+    assert not ledger.close(Ending("a", "", b"outcome", 60, only="late"))
     take(ledger)
-    assert not ledger.close("a", "", b"outcome", 60, "worker_lost", "x", only="last")
+    assert not ledger.close(Ending("a", "", b"outcome", 60, "worker_lost", "x", only="last"))
     ledger.accept("late", "bulk", b"{}", 0)
-    assert ledger.close("late", "", b"outcome", 60, only="late")
+    assert ledger.close(Ending("late", "", b"outcome", 60, only="late"))
 
 
 def test_several_attempts_go_back_in_one_call_and_only_those_that_are_held(ledger: Ledger) -> None:
     for id in ("a", "b", "c"):
         accept(ledger, id)
     held = [take(ledger, id) for id in ("a", "b", "c")]
-    ledger.close("c", "t", b"outcome", 60)
+    ledger.close(Ending("c", "t", b"outcome", 60))
     moved = ledger.give_back([(held[0], "0"), (held[1], "lost"), (held[2], "0")], "EngineError: x")
     assert [lease.id for lease in moved] == ["a", "b"]
-    a, b = ledger.header("a"), ledger.header("b")
+    a, b = ledger.headers(["a"]).get("a"), ledger.headers(["b"]).get("b")
     assert a is not None
     assert b is not None
     assert (a.attempt, a.lost, b.attempt, b.lost, b.error) == (0, 0, 1, 1, "EngineError: x")

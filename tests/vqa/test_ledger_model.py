@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis import Redis
 
 from tests.vqa.ledger_model import MOST, Model, Turns, flight
-from vqa.entry import Header, Lease, Limits
-from vqa.ledger import DEAD, DEADLINES, Ledger, dead_key, entry_key, outcome_key
+from vqa.calls import dead_key, entry_key, outcome_key
+from vqa.entry import Ending, Header, Lease, Limits
+from vqa.ledger import DEAD, DEADLINES, Ledger
 from vqa.script import SCRIPT
 
 #: the only line of the script that asks for the time, and what stands in its place
@@ -173,12 +174,11 @@ class Verbs(RuleBasedStateMachine):
         back=st.integers(0, 2),
         forced=st.booleans(),
         reason=st.sampled_from(["", "worker_lost"]),
-        feeds=st.booleans(),
     )
-    def close(self, id: str, back: int, forced: bool, reason: str, feeds: bool) -> None:
+    def close(self, id: str, back: int, forced: bool, reason: str) -> None:
         job, token = self.jobs[id], "" if forced else self.token(id, back)
         outcome = f"{id} by {token} {reason}".encode()
-        closed = self.ledger.close(id, token, outcome, 3600, reason, "x" if reason else "", feeds=feeds)
+        closed = self.ledger.close(Ending(id, token, outcome, 3600, reason, "x" if reason else ""))
         mine = job.open and (forced or job.token == token)
         assert closed.done == (mine or (not job.open and job.outcome == outcome))
         if mine:
@@ -189,7 +189,7 @@ class Verbs(RuleBasedStateMachine):
                 self.turns.leave(id, job.tenant)
             else:
                 self.turns.landed(job.tenant)
-        assert list(closed.fed) == (self.turns.refill(self.jobs, self.now) if feeds and mine else [])
+        assert list(closed.fed) == (self.turns.refill(self.jobs, self.now) if mine else [])
 
     @rule(verb=st.sampled_from(["expire", "ripen", "requeue", "late"]))
     def sweep(self, verb: str) -> None:

@@ -7,9 +7,10 @@ from celery import Celery
 from redis import Redis
 
 from vqa import DeadlineExceeded, JobGivenUp
+from vqa.calls import dead_key, outcome_key
 from vqa.celery import make_app, wake
 from vqa.entry import Lease
-from vqa.ledger import Ledger, dead_key, outcome_key
+from vqa.ledger import Ledger
 from vqa.outcome import decode
 from vqa.settings import QueueSettings
 from vqa.sweep import UNHEARD_S, Sweep, Swept
@@ -53,7 +54,7 @@ def test_a_job_whose_lease_ran_out_is_published_again(redis: Redis, ledger: Ledg
     ledger.accept("a", "bulk", b"{}", 60)
     take(ledger)
     assert sweep().lost == 1
-    header = ledger.header("a")
+    header = ledger.headers(["a"]).get("a")
     assert header is not None
     seen = (header.state, header.lost, header.attempt, header.error)
     assert seen == ("queued", 1, 1, "WorkerLost: its lease ran out")
@@ -84,7 +85,7 @@ def test_a_deadline_that_passed_closes_the_job_wherever_it_is(
     outcome = decode(app.backend, redis.get(outcome_key("a")))
     assert isinstance(outcome, DeadlineExceeded)
     assert outcome.attempts == (0 if state == "queued" else 1)
-    assert ledger.header("a") is None
+    assert ledger.headers(["a"]).get("a") is None
 
 
 def test_a_job_that_lost_its_last_worker_is_a_dead_letter(

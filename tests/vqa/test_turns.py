@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 from redis import Redis
 
-from vqa.entry import Lease, Limits
-from vqa.ledger import Ledger, entry_key
+from vqa.calls import entry_key
+from vqa.entry import Ending, Lease, Limits
+from vqa.ledger import Ledger
 
 LEASE_S = 60.0
 
@@ -42,7 +43,7 @@ def answer_everything(ledger: Ledger, redis: Redis) -> list[str]:
     while published:
         id = published.pop(0)
         published += take(ledger, id).fed
-        published += ledger.close(id, f"token-{id}", b"outcome", 60, feeds=True).fed
+        published += ledger.close(Ending(id, f"token-{id}", b"outcome", 60)).fed
         answered.append(id)
     return answered
 
@@ -123,7 +124,7 @@ def test_a_tenant_has_no_more_in_flight_than_it_may(redis: Redis) -> None:
     assert ledger.retry("a-bulk-00000", "token-a-bulk-00000", delay_s=60)
     assert ledger.feed("bulk") == []
     take(ledger, "a-bulk-00001")
-    closed = ledger.close("a-bulk-00001", "token-a-bulk-00001", b"outcome", 60, feeds=True)
+    closed = ledger.close(Ending("a-bulk-00001", "token-a-bulk-00001", b"outcome", 60))
     assert closed.fed == ("a-bulk-00005",)
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"5", b"b": b"3"}
 
@@ -140,8 +141,8 @@ def test_a_job_that_waits_is_cancelled_and_late_as_any_other(ledger: Ledger, red
     submit(ledger, "b", 1, timeout_s=0)
     submit(ledger, "c", 1)
     assert ledger.late(10) == ["b-bulk-00000"]
-    assert ledger.close("b-bulk-00000", "", b"late", 60, only="late")
-    assert ledger.close("c-bulk-00000", "", b"cancelled", 60)
+    assert ledger.close(Ending("b-bulk-00000", "", b"late", 60, only="late"))
+    assert ledger.close(Ending("c-bulk-00000", "", b"cancelled", 60))
     assert redis.keys("vqa:waiting:*") == redis.keys("vqa:turns:*") == []
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"64"}
 
@@ -161,7 +162,7 @@ def test_an_entry_of_an_earlier_release_is_answered_and_not_counted(ledger: Ledg
     assert take(ledger, "old").header.tenant is None
     assert ledger.retry("old", "token-old")
     take(ledger, "old")
-    assert ledger.close("old", "token-old", b"outcome", 60, "worker_lost", "x")
+    assert ledger.close(Ending("old", "token-old", b"outcome", 60, "worker_lost", "x"))
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"63"}
     assert ledger.reopen("old", 60) == "waiting"
 
@@ -181,7 +182,7 @@ def test_turns_are_given_in_a_full_redis(redis: Redis) -> None:
     submit(ledger, "a", 80)
     submit(ledger, "b", 2)
     for id in queued(redis)[:20]:
-        ledger.close(id, "", b"cancelled", 60)
+        ledger.close(Ending(id, "", b"cancelled", 60))
     redis.config_set("maxmemory", 1)
     try:
         assert len(ledger.feed("bulk")) == 18

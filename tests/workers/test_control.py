@@ -13,9 +13,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from vqa.calls import outcome_key
 from vqa.celery import make_app
 from vqa.errors import Cancelled
-from vqa.ledger import Ledger, outcome_key
+from vqa.ledger import Ledger
 from vqa.outcome import decode
 from vqa.settings import QueueSettings
 from workers.control import Cancelling, register

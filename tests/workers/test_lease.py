@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from vqa.entry import Lease
+from vqa.entry import Ending, Lease
 from vqa.ledger import Ledger
 from workers.lease import Leases
 
@@ -47,7 +47,7 @@ def test_a_job_closed_elsewhere_is_dropped_at_once(
     redis: Redis, leases: Leases, lease: Lease, lost: "queue.Queue[str]"
 ) -> None:
     with leases.holding(lease):
-        Ledger(redis).close("a", "", b"cancelled", 60)
+        Ledger(redis).close(Ending("a", "", b"cancelled", 60))
         assert lost.get(timeout=WAIT_S) == "a"
         assert not leases.holds(lease)
 

@@ -74,7 +74,10 @@ def test_a_workers_process_sees_its_cards_alone(
 
     child = Child("node", cards, "INFO")
     try:
-        environment = psutil.Process(child.pid).environ()
+        # while a process begins, the kernel may show it without any
+        until = time.monotonic() + 30
+        while not (environment := psutil.Process(child.pid).environ()):
+            assert time.monotonic() < until
     finally:
         child.kill()
         assert child.wait(30)

@@ -25,7 +25,7 @@ from tests.producer.bulk.conftest import (
     write,
 )
 from tests.producer.conftest import COMMAND, PlayedWorker, answer, wait_until
-from vqa.ledger import outcome_key
+from vqa.calls import outcome_key
 
 Echoes = Callable[..., Any]
 
@@ -330,7 +330,9 @@ def test_restart_begins_anew_and_cancels_what_is_open(
     old = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
     (tmp_path / "out.jsonl").write_text("of the old batch\n")
     echoes()
-    assert submit("rows.jsonl", "-o", "out.jsonl", "--restart").returncode == 0
+    anew = submit("rows.jsonl", "-o", "out.jsonl", "--restart")
+    assert anew.returncode == 0
+    assert f"what is open of {old} is cancelled" in anew.stderr
     assert json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"] != old
     assert len(answers(tmp_path / "out.jsonl")) == 3
     assert not redis.keys("vqa:job:*")

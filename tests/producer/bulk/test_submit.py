@@ -23,7 +23,7 @@ from tests.producer.bulk.conftest import (
     write,
 )
 from tests.producer.conftest import echo
-from vqa.ledger import outcome_key
+from vqa.calls import outcome_key
 
 Echoes = Callable[..., Any]
 
