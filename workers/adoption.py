@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery import Celery
-
 from vqa.closing import Closing
 from vqa.errors import UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
-from vqa.ledger import Ledger
 from vqa.settings import QueueSettings
 from vqa.store import ImageStore
 
@@ -32,8 +29,7 @@ class Adoption:
     """What it takes to adopt; one instance a process, used by all of its threads."""
 
     settings: QueueSettings
-    app: Celery
-    ledger: Ledger
+    closing: Closing
     store: ImageStore
 
     def adopt(self, id: str, foreign: Foreign, lane: Lane) -> None:
@@ -43,7 +39,7 @@ class Adoption:
         except VQAError as error:
             self._refuse(id, foreign.body, lane, error)
             raise
-        self.ledger.accept(id, lane, job.to_json(), timeout_s, tenant=job.tenant, batch=job.batch)
+        self.closing.ledger.accept(id, lane, job.to_json(), timeout_s, tenant=job.tenant, batch=job.batch)
 
     def _job(self, id: str, body: object, lane: Lane) -> tuple[Job, float]:
         fields: Any = {**body, "id": id, "lane": lane} if isinstance(body, Mapping) else body
@@ -56,6 +52,5 @@ class Adoption:
         # after an upgrade it can be read, and retried by hand
         newer = isinstance(error, UnsupportedVersion)
         payload = json.dumps(body, default=str).encode() if newer else b""
-        if self.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
-            closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
-            closing.close(id, error, UNSUPPORTED if newer else "")
+        if self.closing.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
+            self.closing.close(id, error, UNSUPPORTED if newer else "")

@@ -6,13 +6,10 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from celery import Celery
-
 from vqa.closing import Closing
 from vqa.errors import InvalidJob
 from vqa.job import LANES, Lane
-from vqa.ledger import ASIDE_BYTES, Ledger
-from vqa.settings import QueueSettings
+from vqa.ledger import ASIDE_BYTES
 from workers.guard import Malformed
 
 log = logging.getLogger(__name__)
@@ -22,9 +19,7 @@ log = logging.getLogger(__name__)
 class SetAside:
     """Called with the message, its list and what is wrong with it. Raises one of connection.UNREACHED."""
 
-    app: Celery
-    ledger: Ledger
-    settings: QueueSettings
+    closing: Closing
 
     def __call__(self, raw: bytes, queue: str, malformed: Malformed) -> None:
         """Keep it as a dead letter."""
@@ -33,12 +28,11 @@ class SetAside:
         id = malformed.id
         if id is None or not self._tell(id, lane, raw, reason):
             id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
-            self.ledger.set_aside(id, lane, raw, reason)
+            self.closing.ledger.set_aside(id, lane, raw, reason)
         log.error("a message on %s is set aside as %s: %s", queue, id, malformed.reason)
 
     def _tell(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
         """End the job that it should have been, which nobody knows, so that whoever waits for it is told."""
-        if self.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
+        if self.closing.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
             return False
-        closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
-        return closing.close(id, InvalidJob(reason), reason)
+        return self.closing.close(id, InvalidJob(reason), reason)

@@ -7,6 +7,7 @@ import threading
 from celery import Celery
 from redis import Redis
 
+from vqa.closing import Closing
 from vqa.connection import connect
 from vqa.ledger import Ledger
 from vqa.settings import QueueSettings
@@ -34,6 +35,7 @@ def assemble(
 ) -> Attempts:
     """The attempts of the worker of that node name, with this engine, which has started."""
     ledger = Ledger(redis, settings.limits.unbounded)
+    closing = Closing(app, ledger, settings.result_ttl_s)
     store = ImageStore(redis)
     about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
     # connections of their own, which give up in time for the next try: renewals are what may not be late, and
@@ -54,7 +56,8 @@ def assemble(
         settings=settings,
         app=app,
         ledger=ledger,
-        adoption=Adoption(settings, app, ledger, store),
+        closing=closing,
+        adoption=Adoption(settings, closing, store),
         answering=Answering(worker, store, media, engine, leases, reuse),
         leases=leases,
         company=Company(),

@@ -59,6 +59,7 @@ class Attempts:
     settings: QueueSettings
     app: Celery
     ledger: Ledger
+    closing: Closing
     adoption: Adoption
     answering: Answering
     leases: Leases
@@ -103,7 +104,7 @@ class Attempts:
             lease = self.ledger.take(id, self.worker, token, self.settings.lease_s, alone)
         if lease == "late":
             error = DeadlineExceeded("the job's timeout ran out while it was queued")
-            Closing(self.app, self.ledger, self.settings.result_ttl_s).close(id, error)
+            self.closing.close(id, error)
             raise error
         return lease
 

@@ -32,20 +32,19 @@ Cancel = Callable[[str], bool]
 class Cancelling:
     """A `Cancel` that is durable: whoever holds the job is told, and a message that comes later is refused."""
 
-    app: Celery
     settings: QueueSettings
-    ledger: Ledger
+    closing: Closing
 
     @classmethod
     def of(cls, app: Celery, settings: QueueSettings) -> Self:
         """With a connection of its own: the consumer's thread waits for it, and has no minute to spare."""
-        return cls(app, settings, Ledger(connect(settings), settings.limits.unbounded))
+        ledger = Ledger(connect(settings), settings.limits.unbounded)
+        return cls(settings, Closing(app, ledger, settings.result_ttl_s))
 
     def __call__(self, id: str) -> bool:
         """Cancel the job of that id, also one that nobody knows yet: its message may wait in Celery's lists."""
-        self.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s)
-        closing = Closing(self.app, self.ledger, self.settings.result_ttl_s)
-        return closing.close(id, Cancelled("the job was revoked by remote control"))
+        self.closing.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s)
+        return self.closing.close(id, Cancelled("the job was revoked by remote control"))
 
 
 def register(cancel: Cancel) -> None:

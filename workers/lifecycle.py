@@ -15,6 +15,7 @@ from celery import Celery, signals
 from redis.exceptions import RedisError
 
 from vqa.celery import make_app
+from vqa.closing import Closing
 from vqa.connection import connect
 from vqa.errors import NotReady, SettingsError, VQAError
 from vqa.ledger import Ledger
@@ -60,7 +61,7 @@ class WorkerProcess:
         self._redis = connect(settings, _PATIENCE)
         self._janitor = Janitor(self._redis, app, settings)
         # the consumer's thread waits for it, and has no minute to spare
-        aside = SetAside(app, Ledger(connect(settings), settings.limits.unbounded), settings)
+        aside = SetAside(Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s))
         self._intake = guard(app, aside)
         self._departure = Departure(self._intake.stop)
         control.register(control.Cancelling.of(app, settings))

@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from vqa.calls import outcome_key
 from vqa.celery import make_app
+from vqa.closing import Closing
 from vqa.errors import Cancelled
 from vqa.ledger import Ledger
 from vqa.outcome import decode
@@ -144,7 +145,8 @@ def test_what_is_no_id_is_answered_with_an_error(command: Command, redis: Redis,
 def test_a_redis_that_is_away_is_answered_with_an_error(
     command: Command, app: Celery, queue_settings: QueueSettings
 ) -> None:
-    register(Cancelling(app, queue_settings, Ledger(Redis(port=1, retry=Retry(NoBackoff(), 0)))))
+    ledger = Ledger(Redis(port=1, retry=Retry(NoBackoff(), 0)))
+    register(Cancelling(queue_settings, Closing(app, ledger, queue_settings.result_ttl_s)))
     assert "Redis did not answer (ConnectionError)" in command("revoke", task_id="job")["error"]
 
 
