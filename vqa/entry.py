@@ -89,9 +89,14 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """From the JSON that the script writes."""
-        fields = json.loads(data)
-        return cls(**fields | {"history": tuple(Past(**entry) for entry in fields.get("history", ()))})
+        """From the JSON that the script writes; what a later release says besides is let pass."""
+        said = json.loads(data)
+        history = tuple(Past(**_known(Past, entry)) for entry in said.get("history", ()))
+        return cls(**_known(cls, said) | {"history": history})
+
+
+def _known(kind: type[Header | Past], said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name in kind.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Each verb against a real Redis; test_ledger_model.py has all of them at random."""
 
+import json
+
 import pytest
 from redis import Redis
 
@@ -325,3 +327,16 @@ def test_several_attempts_go_back_in_one_call_and_only_those_that_are_held(ledge
     assert a is not None
     assert b is not None
     assert (a.attempt, a.lost, b.attempt, b.lost, b.error) == (0, 0, 1, 1, "EngineError: x")
+
+
+def test_what_a_later_release_says_of_a_job_is_let_pass_and_kept(ledger: Ledger, redis: Redis) -> None:
+    accept(ledger, "a")
+    header, payload = redis.get(entry_key("a")).split(b"\n", 1)
+    past = {"attempt": 1, "worker": "w", "taken": 1, "ended": 2, "error": "x", "colour": "red"}
+    said = json.loads(header) | {"colour": "red", "history": [past]}
+    redis.set(entry_key("a"), json.dumps(said).encode() + b"\n" + payload)
+    lease = ledger.take("a", "worker", "t", 60)
+    assert isinstance(lease, Lease)
+    assert lease.header.history[0].error == "x"
+    assert ledger.headers(["a"])["a"].attempt == 1
+    assert json.loads(redis.get(entry_key("a")).split(b"\n", 1)[0])["colour"] == "red"
