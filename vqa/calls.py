@@ -1,4 +1,4 @@
-"""Calls of the ledger's verbs that several are sent of at once, and the keys that they name. No I/O."""
+"""Calls of the ledger's verbs, by key and arguments, where many are sent in one round trip. No I/O."""
 
 from __future__ import annotations
 

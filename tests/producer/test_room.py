@@ -154,6 +154,20 @@ def test_redis_own_refusal_is_a_full_queue(
     assert [state.state for state in client.states(["q2", "q3"]).values()] == ["unknown", "queued"]
 
 
+def test_in_a_full_redis_jobs_are_cancelled_at_once_though_nobody_can_be_told_who_moves_up(
+    queue_settings: QueueSettings, memory: Callable[[float], None], question: MakeJob, redis: Redis
+) -> None:
+    with Client(queue_settings, tenant_most=10) as client:
+        ids = client.submit_many(question(lane="bulk", tenant="one") for _ in range(20))
+        memory(0.5)
+        begun = time.monotonic()
+        assert all(client.cancel(id) for id in ids[:10])
+        # one more try each took 0.55 s
+        assert time.monotonic() - begun < 4
+        assert client.counts()["bulk"] == {"waiting": 0, "queued": 10, "leased": 0, "delayed": 0}
+        assert redis.llen("bulk") == 10
+
+
 def test_a_job_that_was_accepted_just_before_redis_was_full_is_not_refused(
     client: Client, memory: Callable[[float], None], question: MakeJob, caplog: pytest.LogCaptureFixture
 ) -> None:
