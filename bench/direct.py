@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from bench.engines import Counting
 from bench.report import Figure, Report
-from bench.work import Stock, poisson
+from bench.work import Stock, any_words, poisson
 from workers.engine.base import Engine
 from workers.engine.continuous.figures import Figures
 from workers.trial import Question, Run, Trial
@@ -61,6 +61,19 @@ class Direct:
             what = f"{self.name}: prefill a picture, in a full queue"
             self.report.add(Figure(what, "ms", prefill_ms, "less", *self._wanted(PREFILL_WANTED)))
         return figure
+
+    def guided(self, stock: Stock, free: Figure) -> None:
+        """W1 with every answer kept to a grammar, of what was measured without."""
+        grammar = any_words()
+
+        def kept(questions: Sequence[Question]) -> list[Question]:
+            return [replace(question, grammar=grammar) for question in questions]
+
+        self.trial.run(kept(stock.take(self.slots, tokens=4)), self.slots)
+        rates = [self._all_at_once(kept(stock.take()))[0].rate for _ in range(self.repeats)]
+        self.report.add(Figure(f"{self.name}, all at once, answers kept to a grammar", "jobs/s", rates))
+        of_free = [rate / free.median for rate in rates]
+        self.report.add(Figure(f"{self.name}: kept to a grammar over free", "", of_free))
 
     def warm_up(self, stock: Stock) -> None:
         """As many as there are slots, with short answers: what is done once is done then."""

@@ -31,7 +31,7 @@ from bench.work import Size, Stock
 from workers.engine.settings import EngineSettings
 from workers.trial import Trial
 
-PARTS = ("rival", "w1", "alone", "step", "w2", "celery", "cards")
+PARTS = ("rival", "w1", "alone", "step", "guided", "w2", "celery", "cards")
 ROWS = (1, 8, 32, 64, 128)
 #: microbatches of transformers' `generate`, and how many jobs are enough to time them
 RIVALS = {1: 4, 32: 64, 64: 128}
@@ -63,7 +63,7 @@ class Bench:
         for routing in routings:
             # everything but W1 itself is measured with the last one, which is nearer to a trained model's
             others = set(parts) - {"w1"} if routing == routings[-1] else set()
-            if "w1" in parts or others & {"alone", "step", "w2", "celery"}:
+            if "w1" in parts or others & {"alone", "step", "guided", "w2", "celery"}:
                 called = self._direct(routing, others) or called
                 release()
         self.model.forget()
@@ -85,11 +85,13 @@ class Bench:
         options = self.options
         with self._trial(options.engine, self.settings, options.slots, routing) as trial:
             w1 = self._measures(trial, f"W1, {routing} routing, {options.engine}")
-            rate = w1.saturated(self.w1) if {"w1", "celery"} & set(options.only) else None
+            rate = w1.saturated(self.w1) if {"w1", "guided", "celery"} & set(options.only) else None
             if "alone" in parts:
                 w1.alone(self.w1)
             if "step" in parts:
                 w1.steps(self.w1, ROWS)
+            if "guided" in parts and rate is not None:
+                w1.guided(self.w1, rate)
             if "w2" in parts:
                 self.report.say("drawing pictures for W2")
                 stock = Stock.w2(max(32, options.jobs // 2), options.size)

@@ -1,8 +1,8 @@
 """Qwen3-VL-30B-A3B's architecture with random weights: as fast as the trained model, there in seconds, no download.
 
-The numbers are those of the published config.json. Tokenizer and chat template are the bundled model's, whose
-vocabulary is smaller, which costs nothing; no token ends an answer, so each has the length that was asked for. Random
-weights send tokens to few experts, which flatters a step: see `bench.routing`.
+The numbers are those of the published config.json. Tokenizer and chat template are the bundled model's, with tokens
+added until there are as many as the model has. The token that ends a text is never the likeliest, so each answer has
+the length that was asked for. Random weights send tokens to few experts, which flatters a step: see `bench.routing`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
+from bench.wide_vocabulary import widened
 from workers.engine.loading import PictureProcessor
 from workers.engine.patches import multiply_patches
 from workers.engine.settings import EngineSettings
@@ -75,7 +76,9 @@ _TINY_VISION = {
     "deepstack_visual_indexes": [0],
 }
 _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
-_PAD = 0
+_PAD, _END = 0, 2
+#: bytes that are no character of ASCII, and so only part of one
+_BYTES = slice(101, 263)
 _PICTURES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},
     "patch_size": 16,
@@ -92,9 +95,9 @@ def write_folder(folder: Path, scale: Scale) -> Path:
     """A model's folder that lacks only the weights: a worker plans its slots by it, and `load` draws the rest."""
     config = config_of(scale)
     config.save_pretrained(folder)
-    GenerationConfig(eos_token_id=None, pad_token_id=_PAD, do_sample=False).save_pretrained(folder)
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        (folder / name).write_bytes((TINY / name).read_bytes())
+    GenerationConfig(eos_token_id=_END, pad_token_id=_PAD, do_sample=False).save_pretrained(folder)
+    (folder / "chat_template.jinja").write_bytes((TINY / "chat_template.jinja").read_bytes())
+    (folder / "tokenizer.json").write_text(widened(TINY / "tokenizer.json", config.text_config.vocab_size))
     tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {"eos_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (folder / "preprocessor_config.json").write_text(json.dumps(_PICTURES))
@@ -149,6 +152,9 @@ def _draw(model: Any, generator: torch.Generator) -> None:
             else:
                 # of one dimension are the norms' weights, and biases
                 parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        # their logits are 0, and the largest of all is not: answers do not end, and may be cut anywhere
+        model.lm_head.weight[_END] = 0
+        model.lm_head.weight[_BYTES] = 0
 
 
 def _weights_bytes(config: Any) -> int:

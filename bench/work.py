@@ -69,6 +69,13 @@ class Stock:
         return [Question(renewed(image, str(next(self._numbers))), WORDS, tokens or own) for image, own in pairs]
 
 
+def any_words() -> str:
+    """A grammar of what may stand in a string of JSON: an answer by it may end anywhere, and nearly all tokens fit."""
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_lark(r'start: /[^"\\\x00-\x1F\x7F]*/')
+
+
 def _geometric(draw: random.Random) -> int:
     """Trials until a success, by the inverse of the distribution, shifted and cut off."""
     least, most = _W2_TOKENS

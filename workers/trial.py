@@ -27,6 +27,8 @@ class Question:
     image: bytes
     words: str
     max_new_tokens: int
+    #: what its answer is kept to, as llguidance reads it
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Trial:
         """The question with its picture decoded, under a number of its own. Raises BadImage."""
         (picture,) = self._media.decode([question.image])
         turn = Turn("user", (picture, question.words))
-        return Prompt(str(next(self._numbers)), (turn,), max_new_tokens=question.max_new_tokens, lane="bulk")
+        number, most = str(next(self._numbers)), question.max_new_tokens
+        return Prompt(number, (turn,), max_new_tokens=most, lane="bulk", grammar=question.grammar)
 
     def answer(self, question: Question) -> Completion:
         """Ask and wait. Raises VQAError."""

@@ -4,19 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from bench import shape30b
 from bench.shape30b import Scale
+from bench.stage import TINY
 from bench.work import WORDS, Size, Stock
 from workers.engine.base import Prompt, Turn
 from workers.engine.encoding import Encoder
+from workers.engine.endings import end_ids
 from workers.engine.settings import EngineSettings
 from workers.engine.shape import read_shape
 from workers.media import Media
 
 
 @pytest.mark.parametrize("scale", ["tiny", "tiny-dense"])
-def test_the_weights_are_drawn_and_no_token_ends_an_answer(scale: Scale, tmp_path: Path) -> None:
+def test_the_weights_are_drawn_and_the_end_of_a_text_is_never_the_likeliest(scale: Scale, tmp_path: Path) -> None:
     settings = EngineSettings(model=str(shape30b.write_folder(tmp_path, scale)))
     pipe = shape30b.load(settings)
     parameters = dict(pipe.model.named_parameters())
@@ -25,9 +28,8 @@ def test_the_weights_are_drawn_and_no_token_ends_an_answer(scale: Scale, tmp_pat
         if parameter.dim() > 1:
             assert 0.015 < parameter.std() < 0.025, name
     assert torch.equal(parameters["model.language_model.norm.weight"], torch.ones(64))
-    assert pipe.model.generation_config.eos_token_id is None
-    assert pipe.tokenizer is not None
-    assert pipe.tokenizer.eos_token_id is None
+    (end,) = end_ids(pipe)
+    assert not parameters["lm_head.weight"][end].any()
     size = sum(parameter.numel() for parameter in parameters.values())
     assert read_shape(settings, on_card=True).weights_bytes == 2 * size
 
@@ -51,3 +53,11 @@ def test_w1_is_768_tokens_of_picture_and_26_of_text(tmp_path: Path) -> None:
     encoded = encoder.encode(Prompt("w1", (Turn("user", (picture, WORDS)),), question.max_new_tokens))
     assert encoded.prompt_tokens == 768 + 26
     assert question.max_new_tokens == 64
+
+
+def test_as_many_tokens_as_the_model_has_and_texts_are_split_as_before(tmp_path: Path) -> None:
+    folder = shape30b.write_folder(tmp_path, "30b")
+    wide, bundled = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (folder, TINY))
+    assert wide.get_vocab_size() == 151_936
+    for text in (WORDS, "a whole thing of the other", "<|im_start|>user\n12 reds, 3 blues?<|im_end|>"):
+        assert wide.encode(text).ids == bundled.encode(text).ids

@@ -65,7 +65,7 @@ class ChatEncoder(ABC, Generic[Made]):
         if prompt.grammar is None:
             return None
         assert self._guides is not None
-        return self._guides.guide(prompt.grammar, self.processor.tokenizer)
+        return self._guides.guide(prompt.grammar)
 
     def _check_fits(self, about: str, prompt_tokens: int, max_new_tokens: int) -> None:
         if prompt_tokens + max_new_tokens > self._slot_tokens:

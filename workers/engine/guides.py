@@ -55,26 +55,30 @@ class Guide:
 class Guides:
     """Makes guides for the tokens of one model; for any thread."""
 
-    def __init__(self, end_ids: Collection[int]) -> None:
-        """`end_ids` are the tokens that end a text."""
-        self._end_ids = end_ids
+    def __init__(self, tokenizer: Any, end_ids: Collection[int]) -> None:
+        """`tokenizer` belongs to this thread; `end_ids` are the tokens that end a text."""
         self._lock = threading.Lock()
-        self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._tokenizer: LLTokenizer | InvalidJob
+        # not when the first job needs it: of 151,936 tokens it stops the whole process, and so the card, for a second
+        try:
+            self._tokenizer = vocabulary(tokenizer, end_ids)
+        except InvalidJob as error:
+            self._tokenizer = error
 
-    def guide(self, grammar: str, tokenizer: Any) -> Guide:
-        """For an answer by `grammar`; `tokenizer` is one of the model's, this thread's own. Raises InvalidJob."""
+    def guide(self, grammar: str) -> Guide:
+        """For an answer by `grammar`. Raises InvalidJob."""
         # compiling a large grammar lets go of the interpreter, and of nobody who wants the same one
         with self._lock:
-            compiled = self._compiled.pop(grammar, None) or self._compile(grammar, tokenizer)
+            compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
             self._compiled[grammar] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         return Guide(compiled)
 
-    def _compile(self, grammar: str, tokenizer: Any) -> LLMatcher:
-        if self._tokenizer is None:
-            self._tokenizer = vocabulary(tokenizer, self._end_ids)
+    def _compile(self, grammar: str) -> LLMatcher:
+        if isinstance(self._tokenizer, InvalidJob):
+            raise InvalidJob(str(self._tokenizer))
         compiled = matcher(self._tokenizer, grammar)
         if compiled.is_error():
             raise InvalidJob("the response format is too large for this model's tokenizer")

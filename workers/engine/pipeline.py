@@ -49,7 +49,7 @@ class PipelineEngine(ModelEngine):
 
     def prepare(self, pipe: Any) -> Preparation[Encoded]:
         """See `ModelEngine`."""
-        guides = Guides(end_ids(pipe))
+        guides = Guides(pipe.tokenizer, end_ids(pipe))
         return Preparation([self._encoder(pipe, guides) for _ in range(THREADS)], self._waiting.expect, self._deliver)
 
     def close(self) -> None:

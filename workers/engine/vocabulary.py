@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def vocabulary(tokenizer: Any, end_ids: Collection[int]) -> LLTokenizer:
-    """Of a fast tokenizer, which belongs to this thread; `end_ids` end a text. Takes a second for a large one.
+    """Of a fast tokenizer, which belongs to this thread; `end_ids` end a text. Takes two seconds for a large one.
 
     Raises InvalidJob where it is of a kind that llguidance cannot read.
     """

@@ -63,7 +63,7 @@ class ContinuousEngine(ModelEngine):
 
     def prepare(self, pipe: Any) -> Preparation[Request]:
         """See `ModelEngine`."""
-        guides = Guides(end_ids(pipe))
+        guides = Guides(pipe.tokenizer, end_ids(pipe))
         encoders = [self._encoder(pipe, guides) for _ in range(THREADS)]
         return Preparation(encoders, expect=lambda: None, deliver=self._deliver)
 
