@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from workers.engine.masks import packed, unpacked
+from workers.engine.guides import masks
+from workers.engine.masks import unpacked
 from workers.engine.row import Row
 
 
@@ -20,11 +21,12 @@ class Guiding(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores with all but those tokens at minus infinity."""
-        masks = {n: row.guide.mask() for n, row in enumerate(self._rows) if row.guide and not row.held.settled}
-        if not masks:
+        guides = {n: row.guide for n, row in enumerate(self._rows) if row.guide and not row.held.settled}
+        if not guides:
             return scores
-        at = torch.tensor(list(masks), device=scores.device)
-        allowed = unpacked(packed(list(masks.values()), scores.shape[-1]).to(scores.device), scores.shape[-1])
+        at = torch.tensor(list(guides), device=scores.device)
+        bits = torch.from_numpy(masks(list(guides.values()))).to(scores.device)
+        allowed = unpacked(bits, scores.shape[-1])
         scores = scores.clone()
         scores[at] = scores[at].masked_fill(~allowed, -torch.inf)
         return scores

@@ -171,6 +171,22 @@ def test_a_seed_repeats_a_structured_answer_and_another_gives_another(engine: En
     assert len({completion.text for completion in first}) == 6
 
 
+def test_a_structured_answer_takes_part_in_every_step(both: tuple[Engine, ...]) -> None:
+    continuous = both[0]
+    assert isinstance(continuous, ContinuousEngine)
+    before = continuous.figures().steps
+
+    made, *free = answers(
+        continuous, [ask(0, grammar=LIST, max_new_tokens=200), *(ask(1 + n, max_new_tokens=40) for n in range(2))]
+    )
+
+    steps = continuous.figures().steps - before
+    # the first token is the prefill's, one step more may be for nobody, and it may come a few steps after the others
+    assert made.completion_tokens - 1 <= steps <= made.completion_tokens + 10
+    assert made.completion_tokens > 60
+    assert all(completion.completion_tokens == 40 for completion in free)
+
+
 def test_who_listens_is_told_a_structured_answer(engine: Engine) -> None:
     heard: list[str] = []
 

@@ -10,8 +10,21 @@ from torch import Tensor
 
 from workers.engine.continuous.rows import Rows
 from workers.engine.continuous.transfer import numbers, upload
-from workers.engine.guides import Guide
-from workers.engine.masks import packed, unpacked
+from workers.engine.guides import Guide, masks
+from workers.engine.masks import unpacked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Logits:
+    """What tokens of some rows are chosen from."""
+
+    #: (n) int64, and how many tokens they hold
+    slots: Tensor
+    lengths: Tensor
+    #: (n, vocabulary)
+    logits: Tensor
+    #: (n) int64
+    likeliest: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +38,21 @@ class Choice:
     def __bool__(self) -> bool:
         return bool(self.drawn or self.guides)
 
-    def of(self, likeliest: Tensor, logits: Tensor, rows: Rows, slots: Tensor, lengths: Tensor) -> Tensor:
-        """(n) tokens: `likeliest` (n) but for those chosen anew by `logits` (n, vocabulary), of which some are lost.
-
-        The rows are those of `slots` (n), which hold `lengths` (n) tokens.
-        """
-        tokens = likeliest.clone()
+    def of(self, made: Logits, rows: Rows) -> Tensor:
+        """(n) tokens: the likeliest but for those that are chosen anew; guides leave their mark on the logits."""
+        tokens, logits = made.likeliest.clone(), made.logits
         if self.guides:
             which = numbers(list(self.guides), logits.device)
             logits[which] = self._allowed(logits[which])
             tokens[which] = logits[which].argmax(-1)
         if self.drawn:
             which = numbers(self.drawn, logits.device)
-            tokens[which] = rows.draw(slots[which], logits[which], lengths[which])
+            tokens[which] = rows.draw(made.slots[which], logits[which], made.lengths[which])
         return tokens
 
     def _allowed(self, logits: Tensor) -> Tensor:
-        # what the logits come of has been launched: guides think while the card computes
-        width = logits.shape[-1]
-        bits = upload(packed([guide.mask() for guide in self.guides.values()], width), logits.device)
-        return logits.masked_fill(~unpacked(bits, width), -torch.inf)
+        bits = upload(torch.from_numpy(masks(list(self.guides.values()))), logits.device)
+        return logits.masked_fill(~unpacked(bits, logits.shape[-1]), -torch.inf)
 
 
 LIKELIEST = Choice()

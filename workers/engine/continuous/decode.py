@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.choosing import Choice
+from workers.engine.continuous.choosing import Logits
 from workers.engine.continuous.graphs import record
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.rows import Rows
-from workers.engine.continuous.transfer import numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +46,10 @@ class Decode:
         for size in reversed(bucket_sizes(slots)):
             self._buckets[size] = self._record(size, pool)
 
-    def step(self, slots: Sequence[int], choice: Choice) -> Tensor:
-        """(n) the next token of each slot."""
-        at = numbers(slots, self._device)
-        tokens, logits = self._replay(at) if self._buckets else self._compute(at)
-        if choice:
-            # in the graph they have advanced by the likeliest token
-            tokens = choice.of(tokens, logits, self._rows, at, self._rows.length[at])
-            self._rows.token[at] = tokens
-        return tokens
+    def step(self, slots: Tensor) -> Logits:
+        """Of the next token of each of the slots (n), which advance by the likeliest; there until the next step."""
+        tokens, logits = self._replay(slots) if self._buckets else self._compute(slots)
+        return Logits(slots, self._rows.length[slots], logits, tokens)
 
     def _replay(self, at: Tensor) -> tuple[Tensor, Tensor]:
         bucket = self._buckets[min(size for size in self._buckets if size >= len(at))]

@@ -2,6 +2,7 @@
 
 What is computed and what comes of the computation before it overlap: the card gets its next work before the tokens of
 the last are read. So a prompt that ends by what it says (not by its length) is computed for one step more, for nobody.
+What a step's tokens are chosen by knows those before: guides think while the card computes.
 """
 
 from __future__ import annotations
@@ -68,19 +69,14 @@ class Loop:
             for arrival in arrived:
                 self._welcome(arrival)
             self._see_off()
-            made = self._launch(self._scheduler.next(), pulse)
-            for before in unread:
-                # reading waits for the card, which may hang in it
-                pulse.beat(_phase(before.work), pulse.ids)
-                self._settle(before)
-            unread = made
+            unread = self._go_on(self._scheduler.next(), unread, pulse)
             if not self._guests:
                 pulse.park()
 
     def _welcome(self, arrival: Arrival) -> None:
         held, request = arrival.held, arrival.request
         prompt = held.prompt
-        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone, request.guide is not None)
+        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone)
         if not self._scheduler.fits(stay):
             held.fail(PromptTooLong(f"{stay.all_tokens} tokens are more than the card has room for"))
             return
@@ -96,18 +92,21 @@ class Loop:
             self._scheduler.leave(stay)
             del self._guests[stay]
 
-    def _launch(self, work: PrefillWork | StepWork | None, pulse: Pulse) -> list[Made]:
-        ids = tuple(self._guests[stay].row.held.prompt.id for stay in self._scheduler.seated)
+    def _go_on(self, work: PrefillWork | StepWork | None, unread: Sequence[Made], pulse: Pulse) -> list[Made]:
+        """Launch this, then read what was made before."""
+        if work is None:
+            self._read(unread, pulse)
+            return []
+        pulse.beat(_phase(work), tuple(self._guests[stay].row.held.prompt.id for stay in self._scheduler.seated))
         match work:
-            case None:
-                return []
             case StepWork(stays):
-                pulse.beat(_phase(work), ids)
-                tokens = self._runner.step([_slot(stay) for stay in stays], self._choice(stays))
-                return [Made(work, stays, tokens)]
+                logits = self._runner.step([_slot(stay) for stay in stays])
+                self._read(unread, pulse)
+                return [Made(work, stays, self._runner.choose(logits, self._choice(stays)))]
             case PrefillWork():
-                pulse.beat(_phase(work), ids)
-                return self._prefill(work)
+                made = self._prefill(work)
+                self._read(unread, pulse)
+                return made
 
     def _prefill(self, work: PrefillWork) -> list[Made]:
         try:
@@ -132,7 +131,7 @@ class Loop:
             for part in work.parts
         ]
         done = [part.stay for part, piece in zip(work.parts, pieces, strict=True) if piece.is_last]
-        made = Made(work, done, self._runner.prefill(pieces, self._choice(done)))
+        made = Made(work, done, self._runner.choose(self._runner.prefill(pieces), self._choice(done)))
         for stay in done:
             self._guests[stay].request = None
         return made
@@ -154,7 +153,13 @@ class Loop:
         """Whose token is not just the likeliest."""
         rows = [self._guests[stay].row for stay in stays]
         drawn = [n for n, row in enumerate(rows) if row.held.prompt.temperature > 0]
-        return Choice(drawn, {n: row.guide for n, row in enumerate(rows) if row.guide})
+        return Choice(drawn, {n: row.guide for n, row in enumerate(rows) if row.guide and not row.held.settled})
+
+    def _read(self, unread: Sequence[Made], pulse: Pulse) -> None:
+        for made in unread:
+            # it waits for the card, which may hang in it
+            pulse.beat(_phase(made.work), pulse.ids)
+            self._settle(made)
 
     def _settle(self, made: Made) -> None:
         tokens = made.tokens.read()
@@ -162,7 +167,6 @@ class Loop:
         for stay, token in zip(made.stays, tokens, strict=True):
             # it may have ended since
             if guest := self._guests.get(stay):
-                self._scheduler.read(stay)
                 _add(guest.row, token)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.engine.continuous.choosing import LIKELIEST, Choice
+from workers.engine.continuous.choosing import LIKELIEST, Choice, Logits
 from workers.engine.continuous.decode import Decode
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
@@ -34,19 +34,26 @@ class Runner:
         self._rows.enter(entries)
 
     @torch.inference_mode()
-    def prefill(self, pieces: Sequence[Piece], choice: Choice = LIKELIEST) -> Tokens:
-        """The first tokens of the prompts that are all in the cache then, in order."""
+    def prefill(self, pieces: Sequence[Piece]) -> Logits:
+        """Of the first tokens of the prompts that are all in the cache then, in order."""
         logits = self._prefill.run(pieces)
-        tokens = logits.argmax(-1)
         done = [piece for piece in pieces if piece.is_last]
         slots = numbers([piece.slot for piece in done], self._device)
         lengths = numbers([piece.request.count for piece in done], self._device)
-        if choice:
-            tokens = choice.of(tokens, logits, self._rows, slots, lengths)
-        self._rows.begin(slots, lengths, tokens)
-        return Tokens(tokens)
+        made = Logits(slots, lengths, logits, logits.argmax(-1))
+        self._rows.begin(made.slots, lengths, made.likeliest)
+        return made
 
     @torch.inference_mode()
-    def step(self, slots: Sequence[int], choice: Choice = LIKELIEST) -> Tokens:
-        """The next token of each slot."""
-        return Tokens(self._decode.step(slots, choice))
+    def step(self, slots: Sequence[int]) -> Logits:
+        """Of the next token of each slot."""
+        return self._decode.step(numbers(slots, self._device))
+
+    @torch.inference_mode()
+    def choose(self, logits: Logits, choice: Choice = LIKELIEST) -> Tokens:
+        """Tokens of these, which were the last to be computed; the slots go on by them."""
+        tokens = logits.likeliest
+        if choice:
+            tokens = choice.of(logits, self._rows)
+            self._rows.token[logits.slots] = tokens
+        return Tokens(tokens)

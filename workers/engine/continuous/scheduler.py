@@ -90,12 +90,8 @@ class Scheduler:
             self._pages.give_back(stay.pages)
             stay.slot = None
 
-    def read(self, stay: Stay) -> None:
-        """One more of its tokens has been read."""
-        stay.read += 1
-
     def next(self) -> PrefillWork | StepWork | None:
-        """What to compute now; None where there is nothing, or nothing yet. What it decides counts as done."""
+        """What to compute now; None where there is nothing. What it decides counts as done."""
         self._admit()
         if self._prefills_now():
             parts = tuple(self._parts())
@@ -103,7 +99,7 @@ class Scheduler:
             self._prefilled, self._held = True, 0
             self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
             return PrefillWork(parts)
-        decoding = tuple(stay for stay in self._seated if stay.can_step)
+        decoding = tuple(stay for stay in self._seated if stay.decodes)
         if not decoding:
             return None
         self._prefilled = False
@@ -121,10 +117,16 @@ class Scheduler:
         if self._prefilled:
             return False
         if left >= self._prefill_tokens or self._held >= HOLD_STEPS:
-            return True
+            return not (self._owed and self._steps_first)
         # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
         # prefilled at once, leave them a step between two
         return not self._owed and not self._joins_soon()
+
+    @property
+    def _steps_first(self) -> bool:
+        """Whether answers are being made on the interactive lane, and only bulk could be prefilled."""
+        interactive = [stay for stay in self._seated if stay.lane == "interactive"]
+        return any(stay.decodes for stay in interactive) and not any(stay.prefills for stay in interactive)
 
     def _joins_soon(self) -> bool:
         """Whether somebody waits who is worth waiting for: interactive does not wait for bulk."""
@@ -134,16 +136,21 @@ class Scheduler:
 
     def _parts(self) -> Iterator[Part]:
         budget = self._prefill_tokens
-        for stay in self._seated:
+        for stay in self._in_turn():
             left = stay.tokens - stay.prefilled
             # only what is longer than all that may be computed at once is cut: what was computed before has to be read
-            if budget and stay.prefills and (left <= budget or left > self._prefill_tokens):
+            if budget and (left <= budget or left > self._prefill_tokens):
                 start, stop = stay.prefilled, min(stay.tokens, stay.prefilled + budget)
                 budget -= stop - start
                 stay.prefilled = stop
                 # with its last part comes its answer's first token
                 stay.asked = int(stop == stay.tokens)
                 yield Part(stay, start, stop)
+
+    def _in_turn(self) -> list[Stay]:
+        """Whose prompts are to be computed: the oldest's first, so that nobody waits for ever, then interactive."""
+        oldest, *others = [stay for stay in self._seated if stay.prefills]
+        return [oldest, *sorted(others, key=lambda stay: LANES.index(stay.lane))]
 
     def _admit(self) -> None:
         while self._free and (stay := self._head()) is not None and self._may_enter(stay):

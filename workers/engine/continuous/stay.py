@@ -16,8 +16,6 @@ class Stay:
     most: int
     lane: Lane = "interactive"
     alone: bool = False
-    #: its next token can only be chosen when the one before has been read
-    guided: bool = False
     #: None while it waits, and after it has left
     slot: int | None = None
     pages: tuple[int, ...] = ()
@@ -25,8 +23,6 @@ class Stay:
     prefilled: int = 0
     #: tokens of the answer that were made, or will be
     asked: int = 0
-    #: those of them that have been read
-    read: int = 0
     gone: bool = False
 
     @property
@@ -43,8 +39,3 @@ class Stay:
     def decodes(self) -> bool:
         """Whether steps make its next tokens."""
         return self.slot is not None and self.prefilled == self.tokens and self.asked < self.most
-
-    @property
-    def can_step(self) -> bool:
-        """Whether the very next step makes a token of it."""
-        return self.decodes and not (self.guided and self.read < self.asked)

@@ -48,9 +48,6 @@ class Drive:
         #: by stay: tokens of the prompt that were computed, tokens of the answer that were made
         self.computed: dict[Stay, int] = {}
         self.made: dict[Stay, int] = {}
-        #: by stay: tokens of the answer that have been read; and whose tokens of the last work have not
-        self.told: dict[Stay, int] = {}
-        self.untold: list[Stay] = []
         self.works: list[Work] = []
         self._ended: list[Stay] = []
         self._at_their_end: list[Stay] = []
@@ -65,19 +62,12 @@ class Drive:
             stay for stay in self.scheduler.seated if self.computed[stay] == stay.tokens and self.made[stay] < stay.most
         ]
 
-    @property
-    def ready(self) -> list[Stay]:
-        """Those who decode and whose next token can be chosen."""
-        return [stay for stay in self.decoding if not stay.guided or self.told[stay] == self.made[stay]]
-
-    def add(
-        self, tokens: int, most: int, lane: Lane = "interactive", alone: bool = False, guided: bool = False
-    ) -> Stay:
-        stay = Stay(tokens, most, lane, alone, guided)
+    def add(self, tokens: int, most: int, lane: Lane = "interactive", alone: bool = False) -> Stay:
+        stay = Stay(tokens, most, lane, alone)
         assert self.scheduler.fits(stay)
         self.scheduler.add(stay)
         self.present.append(stay)
-        self.computed[stay] = self.made[stay] = self.told[stay] = 0
+        self.computed[stay] = self.made[stay] = 0
         return stay
 
     def end(self, stay: Stay) -> None:
@@ -92,7 +82,6 @@ class Drive:
         self._ended = self._at_their_end
         waited, seated, decoding = self.waiting, self.scheduler.seated, self.decoding
         work = self.scheduler.next()
-        untold, self.untold = self.untold, []
         self._check_entries(waited, seated)
         match work:
             case PrefillWork():
@@ -101,11 +90,8 @@ class Drive:
             case StepWork():
                 self._at_their_end = self._step(work)
             case None:
-                self._check_idle(untold)
+                self._check_idle()
                 self._at_their_end = []
-        for stay in untold:
-            self.told[stay] += 1
-            self.scheduler.read(stay)
         self.works.append(work)
         return work
 
@@ -116,8 +102,7 @@ class Drive:
         """Until everybody has left, which is to take no longer than one after another would."""
         pieces = (-(-stay.tokens // min(self.prefill_tokens, stay.tokens)) for stay in self.present)
         most = sum(pieces) + sum(stay.most + HOLD_STEPS for stay in self.present) + 4 * len(self.present) + 4
-        # who has a guide waits for each of its tokens
-        for _ in range(2 * most if any(stay.guided for stay in self.present) else most):
+        for _ in range(most):
             self.turn()
             self.check()
         assert not self.present
@@ -171,12 +156,10 @@ class Drive:
             self.computed[part.stay] = part.stop
         whole = [part.stay for part in work.parts if part.stop == part.stay.tokens]
         self.made.update(dict.fromkeys(whole, 1))
-        self.untold = whole
         return [stay for stay in whole if stay.most == 1]
 
     def _step(self, work: StepWork) -> list[Stay]:
-        assert list(work.stays) == self.ready != []
-        self.untold = list(work.stays)
+        assert list(work.stays) == self.decoding != []
         if any(self.computed[stay] < stay.tokens for stay in self.scheduler.seated):
             self.held += 1
             assert self.held <= HOLD_STEPS
@@ -187,11 +170,9 @@ class Drive:
             self.made[stay] += 1
         return [stay for stay in work.stays if self.made[stay] == stay.most]
 
-    def _check_idle(self, untold: list[Stay]) -> None:
-        assert not self.ready
-        # who waits for a token of its own gets it at this turn
-        assert set(self.decoding) <= set(untold)
-        assert self.decoding or all(self.computed[stay] == stay.tokens for stay in self.scheduler.seated)
+    def _check_idle(self) -> None:
+        assert not self.decoding
+        assert all(self.computed[stay] == stay.tokens for stay in self.scheduler.seated)
         assert self.scheduler.seated or not self.waiting
 
 
@@ -208,17 +189,11 @@ class Traffic(RuleBasedStateMachine):
     def begin(self, slots: int, pages: int, page_tokens: int, prefill: int, reserve: int) -> None:
         self.drive = Drive(slots, pages, page_tokens, prefill, min(reserve, slots - 1))
 
-    @rule(
-        share=st.floats(0, 1),
-        most=st.integers(1, 20),
-        lane=st.sampled_from(LANES),
-        alone=st.integers(0, 9),
-        guided=st.booleans(),
-    )
-    def arrive(self, share: float, most: int, lane: Lane, alone: int, guided: bool) -> None:
+    @rule(share=st.floats(0, 1), most=st.integers(1, 20), lane=st.sampled_from(LANES), alone=st.integers(0, 9))
+    def arrive(self, share: float, most: int, lane: Lane, alone: int) -> None:
         room = self.drive.pages.count * self.drive.pages.tokens
         most = min(most, room)
-        self.drive.add(max(1, round(share * (room - most + 1))), most, lane, alone == 0, guided)
+        self.drive.add(max(1, round(share * (room - most + 1))), most, lane, alone == 0)
 
     @rule(tokens=st.integers(1, 3), lane=st.sampled_from(LANES))
     def arrive_small(self, tokens: int, lane: Lane) -> None:
@@ -280,29 +255,6 @@ def test_those_that_decode_get_as_much_time_as_a_prefill_took(tokens: int, steps
 def kinds(works: list[Work]) -> list[int]:
     """Tokens of each prefill, 0 for a step."""
     return [tokens_of(work) if isinstance(work, PrefillWork) else 0 for work in works]
-
-
-def test_who_has_a_guide_sits_out_until_its_token_was_read_and_nobody_waits_for_it() -> None:
-    drive = Drive(slots=2, pages=100, page_tokens=4, prefill_tokens=50)
-    plain, guided = drive.add(10, 20), drive.add(10, 20, guided=True)
-
-    drive.turn()
-    steps = drive.turns(5)
-
-    assert [step.stays if isinstance(step, StepWork) else None for step in steps] == [
-        *((plain,), (plain, guided)) * 2,
-        (plain,),
-    ]
-
-
-def test_where_all_have_guides_every_second_turn_reads_and_launches_nothing() -> None:
-    drive = Drive(slots=2, pages=100, page_tokens=4, prefill_tokens=50)
-    stays = tuple(drive.add(10, 3, guided=True) for _ in range(2))
-
-    works = drive.turns(5)
-
-    assert works[1:] == [None, StepWork(stays), None, StepWork(stays)]
-    drive.finish()
 
 
 def test_a_prompt_longer_than_a_prefill_is_cut_and_steps_go_on_between_its_pieces() -> None:
@@ -460,6 +412,32 @@ def test_bulk_gets_its_turn_however_many_interactive_prompts_come() -> None:
 
     places = [drive.entered.index(stay) for stay in bulk]
     assert places == [19, 39, 59, 79]
+
+
+@pytest.mark.parametrize(("lane", "steps"), [("bulk", 1), ("interactive", HOLD_STEPS)])
+def test_an_interactive_answer_gets_the_steps_that_a_prefill_owes_however_much_bulk_waits(
+    lane: Lane, steps: int
+) -> None:
+    drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=7000)
+    drive.add(10, 100, lane)
+    drive.turns(3)
+    for _ in range(4):
+        drive.add(7000, 5, "bulk")
+
+    assert kinds(drive.turns(1 + 2 * (1 + steps))) == [7000, *([0] * steps + [7000]) * 2]
+
+
+def test_who_comes_to_the_interactive_lane_waits_neither_for_those_steps_nor_for_bulk_that_has_slots() -> None:
+    drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=7000)
+    drive.add(10, 100)
+    drive.turns(3)
+    bulk = [drive.add(3000, 5, "bulk") for _ in range(6)]
+    drive.turns(2)
+    late = drive.add(3000, 5)
+
+    # the oldest of those that wait is in every prefill
+    assert drive.turn() == PrefillWork((Part(bulk[2], 0, 3000), Part(late, 0, 3000)))
+    drive.finish()
 
 
 @pytest.mark.parametrize("lane", LANES)
