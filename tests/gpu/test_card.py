@@ -12,6 +12,7 @@ from producer import Answer, Client, Job
 from tests.worker_process import ROOT, TINY
 from training.questions import held_out
 from vqa.settings import QueueSettings
+from workers.cards import present_cards
 from workers.engine.base import Prompt, Turn
 from workers.engine.picture import Picture
 from workers.engine.pipeline import PipelineEngine
@@ -45,8 +46,10 @@ def test_a_supervisor_finds_its_card_and_answers_as_well_as_the_cpu(
     print(log.read_text())
     right = [isinstance(end := outcomes[id], Answer) and end.text.strip() == items[id].answer for id in items]
     assert sum(right) >= 0.95 * len(items)
-    assert {end.worker.partition("@")[0] for end in outcomes.values() if isinstance(end, Answer)} == {"card0"}
-    assert "card 0: 128 slots; " in log.read_text()
+    assert {end.worker.partition("@")[0] for end in outcomes.values() if isinstance(end, Answer)} == {
+        f"card{present_cards()[0]}"
+    }
+    assert f"card {present_cards()[0]}: 128 slots; " in log.read_text()
 
 
 def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,7 @@ from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
 from vqa.grammar import json_grammar, one_of
 from vqa.settings import QueueSettings
+from workers.cards import present_cards
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.decode import bucket_sizes
 from workers.engine.continuous.engine import ContinuousEngine
@@ -571,6 +572,8 @@ def test_it_never_runs_out_of_memory(
 
     def load_and_fill(settings: EngineSettings) -> Any:
         pipe = shape30b.load(settings)
+        # where tokens are drawn, so would one that ends the text
+        pipe.model.generation_config.eos_token_id = None
         torch.cuda.empty_cache()
         rest, _ = torch.cuda.mem_get_info()
         ballast.append(torch.empty(int(rest - left_gib * 2**30), dtype=torch.uint8, device=CARD))
@@ -624,7 +627,7 @@ def mixed_prompts(count: int, fit: Fit) -> list[Prompt]:
 def test_a_lost_context_ends_the_worker_once_and_everybody_is_answered_by_the_next(
     queue_settings: QueueSettings, redis_url: str, tmp_path: Path
 ) -> None:
-    card = {"VQA_CARDS": "0", "VQA_ENGINE": "continuous", "VQA_MODEL": str(TINY), "VQA_SLOTS": "2"}
+    card = {"VQA_CARDS": f"{present_cards()[0]}", "VQA_ENGINE": "continuous", "VQA_MODEL": str(TINY), "VQA_SLOTS": "2"}
     innocent = [f"innocent{number}" for number in range(6)]
     with Client(queue_settings) as client:
         for id in ("culprit", *innocent):

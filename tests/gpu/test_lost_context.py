@@ -8,6 +8,7 @@ from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.worker_process import TINY
 from vqa.settings import QueueSettings
+from workers.cards import present_cards
 from workers.supervisor_link import EXIT_CRASHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
@@ -23,7 +24,7 @@ def job(id: str, question: str) -> Job:
 def test_a_lost_context_ends_the_worker_and_charges_its_microbatch_alone(
     queue_settings: QueueSettings, redis_url: str, tmp_path: Path
 ) -> None:
-    card = {"VQA_CARDS": "0", "VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_SLOTS": "4"}
+    card = {"VQA_CARDS": f"{present_cards()[0]}", "VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_SLOTS": "4"}
     innocent = [f"innocent{number}" for number in range(5)]
     with Client(queue_settings) as client:
         for id in ("culprit", *innocent):

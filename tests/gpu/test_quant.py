@@ -1,5 +1,6 @@
 """VQA_QUANT on a card: smaller, and still right; experts compute what their weights say."""
 
+import gc
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def started(**settings: Any) -> tuple[PipelineEngine, int]:
     import torch
 
     torch.cuda.synchronize()
+    # what earlier engines left
+    gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     engine = PipelineEngine(EngineSettings(model=str(TINY), **settings), slots=64)

@@ -117,16 +117,10 @@ class Scheduler:
         if self._prefilled:
             return False
         if left >= self._prefill_tokens or self._held >= HOLD_STEPS:
-            return not (self._owed and self._steps_first)
+            return True
         # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
         # prefilled at once, leave them a step between two
         return not self._owed and not self._joins_soon()
-
-    @property
-    def _steps_first(self) -> bool:
-        """Whether answers are being made on the interactive lane, and only bulk could be prefilled."""
-        interactive = [stay for stay in self._seated if stay.lane == "interactive"]
-        return any(stay.decodes for stay in interactive) and not any(stay.prefills for stay in interactive)
 
     def _joins_soon(self) -> bool:
         """Whether somebody waits who is worth waiting for: interactive does not wait for bulk."""

@@ -414,28 +414,14 @@ def test_bulk_gets_its_turn_however_many_interactive_prompts_come() -> None:
     assert places == [19, 39, 59, 79]
 
 
-@pytest.mark.parametrize(("lane", "steps"), [("bulk", 1), ("interactive", HOLD_STEPS)])
-def test_an_interactive_answer_gets_the_steps_that_a_prefill_owes_however_much_bulk_waits(
-    lane: Lane, steps: int
-) -> None:
+def test_an_interactive_prompt_is_prefilled_before_bulk_that_got_slots_sooner_but_for_the_oldest() -> None:
     drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=7000)
-    drive.add(10, 100, lane)
-    drive.turns(3)
-    for _ in range(4):
-        drive.add(7000, 5, "bulk")
-
-    assert kinds(drive.turns(1 + 2 * (1 + steps))) == [7000, *([0] * steps + [7000]) * 2]
-
-
-def test_who_comes_to_the_interactive_lane_waits_neither_for_those_steps_nor_for_bulk_that_has_slots() -> None:
-    drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=7000)
-    drive.add(10, 100)
+    drive.add(10, 100, "bulk")
     drive.turns(3)
     bulk = [drive.add(3000, 5, "bulk") for _ in range(6)]
     drive.turns(2)
     late = drive.add(3000, 5)
 
-    # the oldest of those that wait is in every prefill
     assert drive.turn() == PrefillWork((Part(bulk[2], 0, 3000), Part(late, 0, 3000)))
     drive.finish()
 
