@@ -123,3 +123,4 @@ class AsyncMailbox:
             ids = self._waits.next_looked_at(parse_replies(reply))
         if ids:
             await self._look(ids)
+        await asyncio.sleep(self._waits.pause_s(len(ids)))

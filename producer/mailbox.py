@@ -103,6 +103,7 @@ class Mailbox:
                     ids = self._announced()
                 if ids:
                     self._look(ids)
+                self._closed.wait(self._waits.pause_s(len(ids)))
             except Away as away:
                 self._closed.wait(away.pause_s)
             except Exception as error:

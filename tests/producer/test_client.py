@@ -259,6 +259,16 @@ def test_a_bounded_number_of_jobs_is_open_at_once(
     assert 0 < most <= 8
 
 
+def test_answers_of_many_jobs_are_read_together_and_each_arrives(
+    client: Client, echoing: None, question: MakeJob, redis: Redis
+) -> None:
+    before = redis.info("commandstats").get("cmdstat_blmpop", {"calls": 0})["calls"]
+    outcomes = dict(client.answers(client.submit_many(question(f"{n}", lane="bulk") for n in range(800)), 60))
+    assert sorted(int(outcome.text) for outcome in outcomes.values() if isinstance(outcome, Answer)) == list(range(800))
+    # the worker ends them one by one; those that were submitted while the first ones ended are looked up
+    assert 0 < redis.info("commandstats")["cmdstat_blmpop"]["calls"] - before < 400
+
+
 def test_no_jobs_are_no_answers(client: Client) -> None:
     assert list(client.ask_many([])) == []
     assert client.submit_many([]) == []

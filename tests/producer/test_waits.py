@@ -25,6 +25,15 @@ def test_each_wait_hears_of_each_of_its_jobs_once(asked: list[list[str]], ended:
     assert not waits
 
 
+def test_answers_gather_only_where_many_are_waited_for_and_few_were_read() -> None:
+    waits, wait = Waits(), Wait(lambda: None)
+    waits.add(wait, [f"q{number}" for number in range(20)])
+    assert waits.pause_s(1) == 0
+    waits.add(wait, [f"r{number}" for number in range(200)])
+    assert 0 < waits.pause_s(1) < 0.05
+    assert waits.pause_s(200) == 0
+
+
 def test_every_open_job_has_its_turn_to_be_looked_at() -> None:
     waits = Waits()
     wait = Wait(lambda: None)
