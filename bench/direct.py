@@ -70,8 +70,10 @@ class Direct:
             return [replace(question, grammar=grammar) for question in questions]
 
         self.trial.run(kept(stock.take(self.slots, tokens=4)), self.slots)
-        rates = [self._all_at_once(kept(stock.take()))[0].rate for _ in range(self.repeats)]
-        self.report.add(Figure(f"{self.name}, all at once, answers kept to a grammar", "jobs/s", rates))
+        runs = [self._all_at_once(kept(stock.take())) for _ in range(self.repeats)]
+        rates = [run.rate for run, _ in runs]
+        what, notes = f"{self.name}, all at once, answers kept to a grammar", self._notes(runs[0])
+        self.report.add(Figure(what, "jobs/s", rates, notes=notes))
         of_free = [rate / free.median for rate in rates]
         self.report.add(Figure(f"{self.name}: kept to a grammar over free", "", of_free))
 

@@ -77,7 +77,7 @@ _TINY_VISION = {
 }
 _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
 _PAD, _END = 0, 2
-#: bytes that are no character of ASCII, and so only part of one
+#: single bytes that are no visible sign of ASCII: most are only part of a character
 _BYTES = slice(101, 263)
 _PICTURES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},

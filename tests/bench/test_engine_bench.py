@@ -23,7 +23,7 @@ def measured(out: Path, *options: str) -> dict[str, dict[str, object]]:
 
 @pytest.mark.timeout(240)
 def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,w2")
+    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,guided,w2")
     for routing in ("plain", "spread"):
         saturated = figures[f"W1, {routing} routing, continuous, all at once"]
         runs = saturated["runs"]
@@ -34,6 +34,7 @@ def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
         "W1, spread routing, continuous: prefill a picture, in a full queue",
         "W1, spread routing, continuous, one alone, p50 of 10",
         "W1, spread routing, continuous: step at 1 rows",
+        "W1, spread routing, continuous: kept to a grammar over free",
         "W2, spread routing, continuous, at 70% of that: p95",
     ):
         assert float(str(figures[rest]["worst"])) > 0, rest

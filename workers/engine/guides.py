@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
 #: compiled grammars that are kept: a bulk submission has one for all of its jobs
 _KEPT = 32
-
-#: that make masks: one takes up to 0.3 ms among 151,936 tokens, and a step's are all made while the card computes it
-_MOST_THREADS = 8
 
 
 class Guide:
@@ -71,7 +70,7 @@ def masks(guides: Sequence[Guide]) -> NDArray[numpy.int32]:
 def _threads() -> LLExecutor:
     from llguidance import LLExecutor
 
-    return LLExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    return LLExecutor()
 
 
 class Guides:
@@ -81,17 +80,19 @@ class Guides:
         """`tokenizer` belongs to this thread; `end_ids` are the tokens that end a text."""
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._tokenizer: LLTokenizer | InvalidJob
+        self._tokenizer: LLTokenizer | None = None
+        self._refusal = ""
         # not when the first job needs it: of 151,936 tokens it stops the whole process, and so the card, for a second
         try:
             self._tokenizer = vocabulary(tokenizer, end_ids)
         except InvalidJob as error:
-            self._tokenizer = error
+            self._refusal = str(error)
+            log.warning("%s: jobs with a response_format fail", error)
 
     def guide(self, grammar: str) -> Guide:
         """For an answer by `grammar`. Raises InvalidJob."""
-        if isinstance(self._tokenizer, InvalidJob):
-            raise InvalidJob(str(self._tokenizer))
+        if self._tokenizer is None:
+            raise InvalidJob(self._refusal)
         # compiling a large grammar lets go of the interpreter, and of nobody who wants the same one
         with self._lock:
             compiled = self._compiled.pop(grammar, None) or _compiled(self._tokenizer, grammar)

@@ -26,8 +26,10 @@ def vocabulary(tokenizer: Any, end_ids: Collection[int]) -> LLTokenizer:
         backend = copy.copy(tokenizer.backend_tokenizer)
         backend.no_padding()
         backend.no_truncation()
-        return LLTokenizer(_without_control_tokens(backend.to_str()), eos_token=sorted(end_ids))
-    except (AttributeError, ValueError) as error:
+        known = sorted(id for id in end_ids if id < backend.get_vocab_size())
+        return LLTokenizer(_without_control_tokens(backend.to_str()), eos_token=known)
+    except Exception as error:
+        # llguidance and tokenizers raise of many kinds
         reason = type(error).__name__
         raise InvalidJob(f"the answers of this model cannot be kept to a response format ({reason})") from None
 

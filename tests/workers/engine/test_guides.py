@@ -197,12 +197,21 @@ def test_a_mask_is_unpacked_to_the_width_of_the_models_matrix(width: int, words:
     assert allowed.tolist() == wanted
 
 
-def test_a_tokenizer_that_cannot_be_read_is_told_by_name() -> None:
+def test_an_end_that_the_tokenizer_does_not_have_ends_nothing() -> None:
+    tokenizer = bundled()
+    guides = Guides(tokenizer, {tokenizer.eos_token_id, 5000})
+    guide = guides.guide(one_of(["n"]))
+    assert guide.take(tokenizer.convert_tokens_to_ids("n"))
+    assert guide.complete
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
     class Slow:
         pass
 
     # others' answers need no grammar
     guides = Guides(Slow(), [1])
+    assert "jobs with a response_format fail" in caplog.text
 
     with pytest.raises(InvalidJob, match="cannot be kept to a response format"):
         guides.guide(one_of(["a"]))

@@ -18,10 +18,9 @@ from workers.engine.masks import unpacked
 class Logits:
     """What tokens of some rows are chosen from."""
 
-    #: (n) int64, and how many tokens they hold
+    #: (n) int64; they have advanced by the likeliest
     slots: Tensor
-    lengths: Tensor
-    #: (n, vocabulary)
+    #: (n, vocabulary), there until more is computed
     logits: Tensor
     #: (n) int64
     likeliest: Tensor
@@ -39,7 +38,7 @@ class Choice:
         return bool(self.drawn or self.guides)
 
     def of(self, made: Logits, rows: Rows) -> Tensor:
-        """(n) tokens: the likeliest but for those that are chosen anew; guides leave their mark on the logits."""
+        """(n) tokens: the likeliest but for those chosen anew. Of rows with guides it overwrites the logits."""
         tokens, logits = made.likeliest.clone(), made.logits
         if self.guides:
             which = numbers(list(self.guides), logits.device)
@@ -47,12 +46,9 @@ class Choice:
             tokens[which] = logits[which].argmax(-1)
         if self.drawn:
             which = numbers(self.drawn, logits.device)
-            tokens[which] = rows.draw(made.slots[which], logits[which], made.lengths[which])
+            tokens[which] = rows.draw(made.slots[which], logits[which])
         return tokens
 
     def _allowed(self, logits: Tensor) -> Tensor:
         bits = upload(torch.from_numpy(masks(list(self.guides.values()))), logits.device)
         return logits.masked_fill(~unpacked(bits, logits.shape[-1]), -torch.inf)
-
-
-LIKELIEST = Choice()

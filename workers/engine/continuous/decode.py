@@ -47,9 +47,9 @@ class Decode:
             self._buckets[size] = self._record(size, pool)
 
     def step(self, slots: Tensor) -> Logits:
-        """Of the next token of each of the slots (n), which advance by the likeliest; there until the next step."""
+        """What the next token of each of the slots (n) is chosen from; they advance by the likeliest."""
         tokens, logits = self._replay(slots) if self._buckets else self._compute(slots)
-        return Logits(slots, self._rows.length[slots], logits, tokens)
+        return Logits(slots, logits, tokens)
 
     def _replay(self, at: Tensor) -> tuple[Tensor, Tensor]:
         bucket = self._buckets[min(size for size in self._buckets if size >= len(at))]

@@ -93,7 +93,7 @@ class Loop:
             del self._guests[stay]
 
     def _go_on(self, work: PrefillWork | StepWork | None, unread: Sequence[Made], pulse: Pulse) -> list[Made]:
-        """Launch this, then read what was made before."""
+        """Launch this, read what was made before, then choose tokens of this: guides have to know those before."""
         if work is None:
             self._read(unread, pulse)
             return []
@@ -102,6 +102,7 @@ class Loop:
             case StepWork(stays):
                 logits = self._runner.step([_slot(stay) for stay in stays])
                 self._read(unread, pulse)
+                pulse.beat(_phase(work), pulse.ids)
                 return [Made(work, stays, self._runner.choose(logits, self._choice(stays)))]
             case PrefillWork():
                 made = self._prefill(work)

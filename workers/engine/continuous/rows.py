@@ -69,7 +69,7 @@ class Rows:
         # nobody's row stays one token long, however often it is computed
         self.length[self.nobody].zero_()
 
-    def draw(self, slots: Tensor, logits: Tensor, lengths: Tensor) -> Tensor:
-        """(n) tokens drawn from `logits` (n, vocabulary) for slots that are not greedy."""
-        lot = uniform(self._seed[slots], lengths)
+    def draw(self, slots: Tensor, logits: Tensor) -> Tensor:
+        """(n) tokens drawn from `logits` (n, vocabulary) for slots that are not greedy and have advanced already."""
+        lot = uniform(self._seed[slots], self.length[slots])
         return draw(logits, self._temperature[slots], self._top_p[slots], lot)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.engine.continuous.choosing import LIKELIEST, Choice, Logits
+from workers.engine.continuous.choosing import Choice, Logits
 from workers.engine.continuous.decode import Decode
 from workers.engine.continuous.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
@@ -35,22 +35,22 @@ class Runner:
 
     @torch.inference_mode()
     def prefill(self, pieces: Sequence[Piece]) -> Logits:
-        """Of the first tokens of the prompts that are all in the cache then, in order."""
+        """For the first tokens of the prompts that are all in the cache then, in order."""
         logits = self._prefill.run(pieces)
         done = [piece for piece in pieces if piece.is_last]
         slots = numbers([piece.slot for piece in done], self._device)
         lengths = numbers([piece.request.count for piece in done], self._device)
-        made = Logits(slots, lengths, logits, logits.argmax(-1))
-        self._rows.begin(made.slots, lengths, made.likeliest)
-        return made
+        tokens = logits.argmax(-1)
+        self._rows.begin(slots, lengths, tokens)
+        return Logits(slots, logits, tokens)
 
     @torch.inference_mode()
     def step(self, slots: Sequence[int]) -> Logits:
-        """Of the next token of each slot."""
+        """For the next token of each slot."""
         return self._decode.step(numbers(slots, self._device))
 
     @torch.inference_mode()
-    def choose(self, logits: Logits, choice: Choice = LIKELIEST) -> Tokens:
+    def choose(self, logits: Logits, choice: Choice) -> Tokens:
         """Tokens of these, which were the last to be computed; the slots go on by them."""
         tokens = logits.likeliest
         if choice:

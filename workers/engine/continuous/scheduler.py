@@ -19,6 +19,9 @@ from workers.engine.reserve import BULK_TURN, Reserve
 #: prefill reads all weights, however few its tokens are: one of 8 pictures takes an H200 twice as long as one of 2.
 HOLD_STEPS = 8
 
+#: Prefills that whoever has had a slot for longest is passed over in at most, by prompts of the interactive lane.
+PASSED_MOST = 4
+
 #: What a prefill takes, in steps: so many for any, and one more for so many tokens (H200, 30B, a picture a prompt).
 _PREFILL_STEPS, _TOKENS_A_STEP = 2, 700
 
@@ -64,6 +67,8 @@ class Scheduler:
         self._held = 0
         #: steps that those who decode are owed for the last prefill
         self._owed = 0
+        #: prefills in a row in which the oldest of those that wait for one had no part
+        self._passed = 0
 
     @property
     def seated(self) -> tuple[Stay, ...]:
@@ -94,7 +99,9 @@ class Scheduler:
         """What to compute now; None where there is nothing. What it decides counts as done."""
         self._admit()
         if self._prefills_now():
+            oldest = next(stay for stay in self._seated if stay.prefills)
             parts = tuple(self._parts())
+            self._passed = 0 if any(part.stay is oldest for part in parts) else self._passed + 1
             tokens = sum(part.stop - part.start for part in parts)
             self._prefilled, self._held = True, 0
             self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
@@ -142,9 +149,11 @@ class Scheduler:
                 yield Part(stay, start, stop)
 
     def _in_turn(self) -> list[Stay]:
-        """Whose prompts are to be computed: the oldest's first, so that nobody waits for ever, then interactive."""
-        oldest, *others = [stay for stay in self._seated if stay.prefills]
-        return [oldest, *sorted(others, key=lambda stay: LANES.index(stay.lane))]
+        """Whose prompts are to be computed: those that are begun, then interactive; all by age where that is due."""
+        prefilling = [stay for stay in self._seated if stay.prefills]
+        if self._passed >= PASSED_MOST:
+            return prefilling
+        return sorted(prefilling, key=lambda stay: (not stay.prefilled, LANES.index(stay.lane)))
 
     def _admit(self) -> None:
         while self._free and (stay := self._head()) is not None and self._may_enter(stay):

@@ -11,7 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vqa.job import LANES, Lane
 from workers.engine.continuous.pages import Pages
-from workers.engine.continuous.scheduler import BULK_TURN, HOLD_STEPS, Part, PrefillWork, Scheduler, StepWork
+from workers.engine.continuous.scheduler import (
+    BULK_TURN,
+    HOLD_STEPS,
+    PASSED_MOST,
+    Part,
+    PrefillWork,
+    Scheduler,
+    StepWork,
+)
 from workers.engine.continuous.stay import Stay
 from workers.engine.reserve import Reserve
 
@@ -414,15 +422,36 @@ def test_bulk_gets_its_turn_however_many_interactive_prompts_come() -> None:
     assert places == [19, 39, 59, 79]
 
 
-def test_an_interactive_prompt_is_prefilled_before_bulk_that_got_slots_sooner_but_for_the_oldest() -> None:
+@pytest.mark.parametrize(("tokens", "prefills"), [(3000, 1), (6000, 1), (13_000, 2)])
+def test_an_interactive_prompt_is_prefilled_before_bulk_that_got_slots_sooner(tokens: int, prefills: int) -> None:
     drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=7000)
     drive.add(10, 100, "bulk")
     drive.turns(3)
-    bulk = [drive.add(3000, 5, "bulk") for _ in range(6)]
+    for _ in range(9):
+        drive.add(3000, 5, "bulk")
     drive.turns(2)
-    late = drive.add(3000, 5)
+    late = drive.add(tokens, 5)
 
-    assert drive.turn() == PrefillWork((Part(bulk[2], 0, 3000), Part(late, 0, 3000)))
+    works = [work for work in drive.turns(2 * prefills) if isinstance(work, PrefillWork)]
+
+    assert [work.parts[0].stay for work in works] == [late] * prefills
+    assert late.prefilled == tokens
+    drive.finish()
+
+
+def test_what_is_begun_goes_on_before_interactive_and_nobody_is_passed_over_for_ever() -> None:
+    drive = Drive(slots=100, pages=100_000, page_tokens=4, prefill_tokens=70)
+    drive.add(10, 300, "bulk")
+    drive.turns(3)
+    cut, waiting = drive.add(130, 5, "bulk"), drive.add(50, 5, "bulk")
+    drive.turn()
+    for _ in range(20):
+        drive.add(50, 5)
+
+    works = [work for work in drive.turns(30) if isinstance(work, PrefillWork)]
+
+    assert works[0].parts[0] == Part(cut, 70, 130)
+    assert [work.parts[0].stay is waiting for work in works].index(True) == 1 + PASSED_MOST
     drive.finish()
 
 
