@@ -44,10 +44,10 @@ def _main() -> None:
             _break(os.environ.get("BREAKS", ""))
         return whole(model, **inputs)
 
-    def breaking_prefill(runner: Runner, pieces: Any, drawn: Any) -> Any:
+    def breaking_prefill(runner: Runner, pieces: Any) -> Any:
         if any(piece.request.count > LONG for piece in pieces):
             _break(os.environ.get("BREAKS", ""))
-        return prefill(runner, pieces, drawn)
+        return prefill(runner, pieces)
 
     GenerationMixin.generate = generate
     Runner.prefill = breaking_prefill
