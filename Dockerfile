@@ -14,7 +14,7 @@ COPY workers workers
 RUN pip install --constraint constraints.txt '.[flower]'
 USER 10001
 WORKDIR /home/vqa
-HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m", "producer.health", "queue"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m", "producer.monitor.health", "queue"]
 ENTRYPOINT ["vqa"]
 
 FROM base AS worker
@@ -34,6 +34,6 @@ VOLUME /models
 USER 10001
 WORKDIR /home/vqa
 # a first start downloads the model
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60m CMD ["python", "-m", "producer.health", "worker"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60m CMD ["python", "-m", "producer.monitor.health", "worker"]
 # the supervisor gets SIGTERM itself and drains
 ENTRYPOINT ["python", "-m", "workers"]

@@ -56,7 +56,7 @@ test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 
 test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quant]'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine/test_quantising.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine/model/test_quantize.py
 
 check: $(STAMP) ## formatting, lint, types, import rules, the compose file
 	@$(BIN)/ruff check .

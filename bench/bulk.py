@@ -27,12 +27,12 @@ from bench.figures import Rate, Row
 from bench.stage import ROOT, process, worker
 from bench.watch import Watch, watching
 from producer import Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from vqa.answer import Answer, Timings, Usage
 from vqa.celery import make_app
-from vqa.entry import Ending
-from vqa.ledger import Ledger
-from vqa.outcome import encode
+from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import Ending
+from vqa.results import encode
 
 ROWS = 100_000
 #: of the part without workers, which is repeated
@@ -156,7 +156,7 @@ def ours_whole(folder: Path, count: int, workers: int) -> Whole:
                 stack.enter_context(worker(client, name=f"bench{number}", VQA_ENGINE="echo", VQA_SLOTS="16"))
             started = time.perf_counter()
             environment = os.environ | {"VQA_REDIS_URL": server.url}
-            command = [sys.executable, "-m", "producer.cli", "submit", str(source), "-o", str(out)]
+            command = [sys.executable, "-m", "producer.cli.main", "submit", str(source), "-o", str(out)]
             with subprocess.Popen(command, cwd=ROOT, env=environment) as child, watching(child.pid, connection) as seen:
                 status = child.wait()
             seconds = time.perf_counter() - started

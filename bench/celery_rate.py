@@ -16,10 +16,10 @@ from bench.routing import Routing
 from bench.stage import worker
 from bench.work import Stock
 from producer import Answer, Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from vqa.errors import SettingsError
 from workers.cards import pinned, wanted_cards
-from workers.trial import Question
+from workers.tune.trial import Question
 
 _TIMEOUT_S = 600.0
 

@@ -12,8 +12,8 @@ from bench.engines import Counting
 from bench.report import Figure, Report
 from bench.work import Stock, any_words, poisson
 from workers.engine.base import Engine
-from workers.engine.continuous.figures import Figures
-from workers.trial import Question, Run, Trial
+from workers.engine.continuous.stats import Figures
+from workers.tune.trial import Question, Run, Trial
 
 #: steps that are timed together
 _STEPS = 64

@@ -29,7 +29,7 @@ from bench.report import Figure, Report
 from bench.routing import Routing
 from bench.work import Size, Stock
 from workers.engine.settings import EngineSettings
-from workers.trial import Trial
+from workers.tune.trial import Trial
 
 PARTS = ("rival", "w1", "alone", "step", "guided", "w2", "celery", "cards")
 ROWS = (1, 8, 32, 64, 128)

@@ -11,16 +11,16 @@ from tempfile import TemporaryDirectory
 from bench.figures import Row, alternately, rate
 from bench.stage import TINY, worker
 from producer import Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from training.questions import held_out
 from vqa.errors import VQAError
 from vqa.image import read_image
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
 from workers.engine.catalog import make_engine
-from workers.engine.choice import chosen
+from workers.engine.factory import chosen
 from workers.engine.settings import EngineSettings
-from workers.media import Media
+from workers.media.pool import Media
 from workers.settings import WorkerSettings
 
 SLOTS = 16

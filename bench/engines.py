@@ -12,7 +12,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.routing import Routing, spread_modules, spreading
 from workers.engine.base import Engine
-from workers.engine.continuous.figures import Figures
+from workers.engine.continuous.stats import Figures
 from workers.engine.settings import EngineSettings
 
 EngineName = Literal["continuous", "pipeline"]
@@ -57,7 +57,7 @@ def release() -> None:
 def opened(name: EngineName, settings: EngineSettings, slots: int, routing: Routing, load: Load) -> Iterator[Engine]:
     """The engine, not started; it is to be started and used inside."""
     if name == "pipeline":
-        from workers.engine.pipeline import PipelineEngine
+        from workers.engine.pipeline.engine import PipelineEngine
 
         with spread_modules(load(settings).model) if routing == "spread" else nullcontext():
             yield PipelineEngine(settings, slots, load=load)

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from bench.stage import TINY, worker
 from producer import Answer, Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from training.questions import held_out
 
 OVERALL = 0.95

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from bench.figures import Row
 from bench.stage import worker
 from producer import Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from vqa.job import Lane
 
 _MARGIN_S = 0.05

@@ -20,12 +20,12 @@ from bench import shape30b
 from bench.routing import spread_modules
 from bench.work import Size, Stock
 from vqa.errors import VQAError
+from workers.engine.model.quant import INT4_BLOCK, PACKAGES, Quant
+from workers.engine.model.quantize import quantisation, quantised_names
 from workers.engine.packed import EXPERTS
-from workers.engine.pipeline import PipelineEngine
-from workers.engine.quant import INT4_BLOCK, PACKAGES, Quant
-from workers.engine.quantising import quantisation, quantised_names
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
-from workers.trial import Trial
+from workers.tune.trial import Trial
 
 #: rows of a microbatch
 _TOGETHER = 64

@@ -11,7 +11,7 @@ from bench.bare import make_bare_app
 from bench.figures import Row, alternately, rate
 from bench.stage import process, worker
 from producer import Client, Job
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 
 JOBS = 3000
 REPEATS = 5

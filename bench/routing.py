@@ -72,8 +72,8 @@ def _drawn(route: Route, draw: Draw, layer: int, steps: bool) -> Route:
 @contextmanager
 def spreading() -> Iterator[None]:
     """Every language model of the continuous engine that is made inside is spread from its first step on."""
-    from workers.engine.continuous.language import LanguageModel
-    from workers.engine.continuous.weights import Experts
+    from workers.engine.continuous.model.language import LanguageModel
+    from workers.engine.continuous.model.weights import Experts
 
     make = LanguageModel.__init__
 

@@ -25,7 +25,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
 from bench.wide_vocabulary import widened
-from workers.engine.loading import PictureProcessor
+from workers.engine.model.loading import PictureProcessor
 from workers.engine.patches import multiply_patches
 from workers.engine.settings import EngineSettings
 
@@ -107,7 +107,7 @@ def write_folder(folder: Path, scale: Scale) -> Path:
 
 
 def load(settings: EngineSettings) -> ImageTextToTextPipeline:
-    """What `workers.engine.loading.load` would make of that folder if it had weights: bf16 on a card, else float32."""
+    """What `model.loading.load` would make of that folder if it had weights: bf16 on a card, else float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AutoConfig.from_pretrained(settings.model)
     model: Any = _empty(config, device, torch.bfloat16 if device == "cuda" else torch.float32)

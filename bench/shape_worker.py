@@ -11,9 +11,9 @@ from typing import Any
 
 from bench import shape30b
 from bench.engines import Once, opened
-from workers import lifecycle
 from workers.engine.base import Engine
 from workers.engine.settings import EngineSettings
+from workers.process import lifecycle
 
 #: until the process ends
 _OPEN = ExitStack()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.pictures import photos, renewed
-from workers.trial import Question
+from workers.tune.trial import Question
 
 #: with the chat template 26 tokens, the marks around the picture among them
 WORDS = "how many red circles and blue squares are there in the middle of the picture?"

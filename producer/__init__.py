@@ -6,10 +6,10 @@ Names are imported when they are first used, so that the `vqa` command starts wi
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from producer.aio import AsyncClient
-    from producer.client import Client
-    from producer.dead import DeadLetter
-    from producer.states import JobState
+    from producer.client.aio import AsyncClient
+    from producer.client.client import Client
+    from producer.client.dead_letters import DeadLetter
+    from producer.client.states import JobState
     from vqa import (
         Answer,
         AnswerTimeout,
@@ -78,11 +78,11 @@ __all__ = [
 ]
 
 _OWN = {
-    "AsyncClient": "producer.aio",
-    "Batch": "producer.batches",
-    "Client": "producer.client",
-    "DeadLetter": "producer.dead",
-    "JobState": "producer.states",
+    "AsyncClient": "producer.client.aio",
+    "Batch": "producer.client.batches",
+    "Client": "producer.client.client",
+    "DeadLetter": "producer.client.dead_letters",
+    "JobState": "producer.client.states",
 }
 
 

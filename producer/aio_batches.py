@@ -1,4 +1,4 @@
-"""`producer.batches` for asyncio."""
+"""`producer.client.batches` for asyncio."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from producer.batches import Batch, Result
-from producer.link import Link
-from vqa.batches import BatchState
-from vqa.outcome import Outcome
+from producer.client.batches import Batch, Result
+from producer.client.job_queue import Link
+from vqa.ledger.batches import BatchState
+from vqa.results import Outcome
 
 #: how often a wait for the whole batch looks
 _LOOK_S = 1.0

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.live import Live
 
-from producer import show_batch
-from producer.batches import Batch
+from producer.cli import show_batch
+from producer.client.batches import Batch
 from producer.exit_status import NOT_ALL
-from vqa.batches import BatchState
+from vqa.ledger.batches import BatchState
 
 #: between two looks
 _LOOK_S = 1.0

@@ -35,7 +35,7 @@ def _main() -> None:
     from celery.__main__ import main
     from transformers.generation.utils import GenerationMixin
 
-    from workers.engine.continuous.runner import Runner
+    from workers.engine.continuous.model_runner import Runner
 
     whole, prefill = GenerationMixin.generate, Runner.prefill
 

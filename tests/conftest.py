@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from producer.embedded import EmbeddedRedis
+from producer.demo.redis_server import EmbeddedRedis
 from tests.worker_process import StartWorker, WorkerProcess
 from vqa.connection import connect
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 
 

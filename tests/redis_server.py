@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from producer.child import Child
-from producer.embedded import find_server
+from producer.demo.child import Child
+from producer.demo.redis_server import find_server
 from producer.ports import free_port
 
 #: what a server says in its log when it serves; a Sentinel says the second

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "models" / "tiny-vl"

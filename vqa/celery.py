@@ -73,7 +73,7 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
     urls, backend, sentinel = address.urls(), "OutcomeBackend", {}
     places: dict[str, Any] = {f"redis_{name}": limit for name, limit in limits.items()}
     options: dict[str, Any] = {
-        # how long a pop blocks; in which order it looks at the lists is the workers' matter (`workers.lanes`)
+        # how long a pop blocks; in which order it looks at the lists is the workers' matter (`workers.consumer.lanes`)
         "polling_interval": 0.1,
         **limits,
     }

@@ -11,7 +11,7 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
-from vqa.patience import AsyncPatience, Patience
+from vqa.redis_retry import AsyncPatience, Patience
 from vqa.settings import QueueSettings
 
 #: what Redis's client and kombu raise when a call did not do its part

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
-from vqa.frozen import Frozen, explain, names_of
+from vqa.frozen_model import Frozen, explain, names_of
 from vqa.image import from_data_url, read_image, to_data_url
 from vqa.response_format import (
     ChoiceFormat,

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json
 
 from vqa.errors import AnswerTooLong
-from vqa.frozen import Frozen
+from vqa.frozen_model import Frozen
 from vqa.grammar import json_grammar, one_of
 from vqa.shortest import refusal
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from vqa.frozen import Frozen
+from vqa.frozen_model import Frozen
 
 
 class RetryPolicy(Frozen):

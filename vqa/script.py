@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-_PARTS = ("entry", "turns", "batches", "ledger", "sweep")
+_PARTS = ("records", "fair_share", "batches", "ledger", "sweep")
 SCRIPT = "\n".join(
     [
-        *(files("vqa").joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS),
+        *(files("vqa.ledger").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS),
         "return verbs[ARGV[1]](unpack(ARGV, 2))",
     ]
 )

@@ -17,9 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from vqa.address import Address
-from vqa.entry import Limits
 from vqa.errors import SettingsError
 from vqa.job import LONGEST_TIMEOUT_S, Job, Lane
+from vqa.ledger.records import Limits
 from vqa.retry import RetryPolicy
 
 PREFIX = "VQA_"

@@ -13,11 +13,11 @@ from vqa.errors import SettingsError
 from vqa.settings import PREFIX, QueueSettings
 from workers.cards import wanted_cards
 from workers.engine.settings import EngineSettings
-from workers.janitor import Janitor
 from workers.log import set_up_logging
+from workers.process.janitor import Janitor
 from workers.settings import WorkerSettings
 from workers.slots import check_spread
-from workers.supervisor import Supervisor
+from workers.supervisor.supervisor import Supervisor
 
 _EXAMPLE = """\
 example:

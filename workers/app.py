@@ -1,5 +1,5 @@
 """The Celery app of `celery -A workers.app worker`."""
 
-from workers.lifecycle import make_worker_app
+from workers.process.lifecycle import make_worker_app
 
 app = make_worker_app()

@@ -6,11 +6,11 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from vqa.closing import Closing
 from vqa.errors import InvalidJob
 from vqa.job import LANES, Lane
-from vqa.ledger import ASIDE_BYTES
-from workers.guard import Malformed
+from vqa.ledger.closing import Closing
+from vqa.ledger.ledger import ASIDE_BYTES
+from workers.consumer.sanitize import Malformed
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from vqa.celery import TASK
 from vqa.connection import UNREACHED
 from vqa.errors import Cancelled, VQAError
 from vqa.job import Lane
-from workers.adoption import Foreign
-from workers.attempt import Attempts, Delayed, Leaving
+from workers.jobs.attempt import Attempts, Delayed, Leaving
+from workers.jobs.foreign import Foreign
 
 log = logging.getLogger(__name__)
 

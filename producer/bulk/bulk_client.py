@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from producer.batches import cancel_batch, upload
-from producer.client import Client
-from producer.waits import Window
+from producer.client.batches import cancel_batch, upload
+from producer.client.client import Client
+from producer.client.waiters import Window
 from vqa.job import Job
-from vqa.outcome import Outcome
+from vqa.results import Outcome
 
 
 class BulkClient(Client):
@@ -23,9 +23,9 @@ class BulkClient(Client):
         self._link.forget(list(ids))
 
     def upload(self, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
-        """Put the jobs of a batch that was begun, each with its custom_id, on the queue; see `producer.batches`."""
+        """Put the jobs of a batch that was begun, each with its custom_id, on the queue; see `client.batches`."""
         return upload(self._link, batch, jobs)
 
     def cancel_batch(self, batch: str, within_s: float | None = None) -> int:
-        """Let no more rows of it in, and end those that are open; see `producer.batches`."""
+        """Let no more rows of it in, and end those that are open; see `client.batches`."""
         return cancel_batch(self._link, batch, within_s)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from producer.bulk.book import Book, FiledBook
+from producer.bulk.batch import Register
 from producer.bulk.bulk_client import BulkClient
-from producer.bulk.lines import Form, OpenAI, Short
-from producer.bulk.register import Register
-from producer.bulk.sidecar import Record, Sidecar
-from producer.rows import Source
+from producer.bulk.output.formats import Form, OpenAI, Short
+from producer.bulk.output.sidecar import Record, Sidecar
+from producer.bulk.output.writer import Book, FiledBook
+from producer.inputs import Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.job import Job
 

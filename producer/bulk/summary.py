@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from producer.bulk.lines import Told
+from producer.bulk.output.formats import Told
 
 #: of a histogram's bars, each to the one before
 _STEP = 1.05

@@ -11,11 +11,11 @@ from bench.shape30b import Scale
 from bench.stage import TINY
 from bench.work import WORDS, Size, Stock
 from workers.engine.base import Prompt, Turn
-from workers.engine.encoding import Encoder
 from workers.engine.endings import end_ids
+from workers.engine.model.footprint import read_shape
+from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
-from workers.engine.shape import read_shape
-from workers.media import Media
+from workers.media.pool import Media
 
 
 @pytest.mark.parametrize("scale", ["tiny", "tiny-dense"])

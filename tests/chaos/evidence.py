@@ -19,10 +19,10 @@ from tests.chaos.life import Disturbance, Life
 from tests.chaos.plan import Plan
 from tests.chaos.record import Ending, History
 from tests.chaos.recovery import Recovery
-from vqa.calls import outcome_key
 from vqa.celery import make_app
-from vqa.entry import Header
-from vqa.outcome import decode
+from vqa.ledger.commands import outcome_key
+from vqa.ledger.records import Header
+from vqa.results import decode
 from vqa.settings import QueueSettings
 
 

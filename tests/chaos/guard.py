@@ -1,7 +1,7 @@
 """Processes that must not outlive this one, not even when it is killed: a small program of its own ends them.
 
-`producer.child.Child` puts a guard of its own before each child and so hides the child's process id; here processes are
-stopped, continued and killed by their id, so one guard stands beside all of them.
+`producer.demo.child.Child` puts a guard of its own before each child and so hides the child's process id; here
+processes are stopped, continued and killed by their id, so one guard stands beside all of them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vqa.job import Job
 from workers.engine.base import Prompt, Turn
-from workers.engine.echo import echo_of
+from workers.engine.echo.engine import echo_of
 from workers.engine.picture import Picture
 
 #: how often a producer asks for each kind

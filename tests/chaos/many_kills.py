@@ -26,7 +26,7 @@ from tests.redis_server import RedisServer
 from vqa.celery import make_app
 from vqa.connection import connect
 from vqa.settings import QueueSettings
-from workers.janitor import Janitor
+from workers.process.janitor import Janitor
 
 KILLS = 50
 BOUND_S = 15.0

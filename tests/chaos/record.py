@@ -12,7 +12,7 @@ from typing import Any
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
-from vqa.outcome import Outcome
+from vqa.results import Outcome
 
 
 class Record:

@@ -10,9 +10,9 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from vqa.calls import entry_key
-from vqa.entry import Header
 from vqa.job import LANES
+from vqa.ledger.commands import entry_key
+from vqa.ledger.records import Header
 
 _LOOK_EVERY_S = 0.05
 

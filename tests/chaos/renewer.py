@@ -18,9 +18,9 @@ from redis import Redis
 from tests.chaos.jobs import ask
 from tests.redis_server import RedisServer
 from vqa.connection import connect
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
-from workers.lease import Leases
+from workers.jobs.leases import Leases
 
 SLOTS = 128
 SECONDS = 60.0

@@ -17,7 +17,7 @@ from tests.chaos.record import Ending, History
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import lines
 from tests.chaos.verdict import judge
-from vqa.entry import Header, Past
+from vqa.ledger.records import Header, Past
 
 KINDS = ("plain", "picture", "foreign", "brief", "cancel", "twice", "transient", "poison")
 

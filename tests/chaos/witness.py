@@ -11,7 +11,7 @@ from typing import Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from vqa.calls import outcome_key
+from vqa.ledger.commands import outcome_key
 
 _PREFIX = outcome_key("")
 

@@ -21,7 +21,7 @@ from producer.ports import free_port
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, WorkerProcess
 from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolicy
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
 
 PICTURE = ROOT / "examples" / "pictures"
 PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower")}
@@ -74,7 +74,7 @@ def flower(server: RedisServer, tmp_path: Path) -> Iterator[str]:
     own = {"VQA_REDIS_URL": _url(server, "flower"), "VQA_FLOWER_PASSWORD": "password", "VQA_FLOWER_PORT": str(port)}
     with (tmp_path / "flower.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "producer.flower"], env=os.environ | own, cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-m", "producer.monitor.flower"], env=os.environ | own, cwd=ROOT, stdout=log, stderr=log
         )
     try:
         yield f"http://127.0.0.1:{port}"
@@ -151,7 +151,7 @@ def _submit_a_file(server: RedisServer, folder: Path) -> None:
 
     def vqa(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"VQA_REDIS_URL": _url(server, "producer")}
-        command = [sys.executable, "-m", "producer.cli", *arguments]
+        command = [sys.executable, "-m", "producer.cli.main", *arguments]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
     assert vqa("submit", "rows.jsonl", "-o", "out.jsonl", "--reuse").returncode == 3
@@ -207,7 +207,7 @@ def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
 
 def test_doctor_examines_and_repairs_as_a_worker(server: RedisServer, login: Login) -> None:
     login("operator").acl_log_reset()
-    command = [sys.executable, "-m", "producer.cli", "doctor", "--repair"]
+    command = [sys.executable, "-m", "producer.cli.main", "doctor", "--repair"]
     environment = os.environ | {"VQA_REDIS_URL": _url(server, "worker")}
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert "redis" in said.stdout

@@ -21,7 +21,7 @@ from tests.worker_process import WorkerProcess
 from vqa import Job
 from vqa.celery import make_app
 from vqa.connection import connect
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 
 PASSWORD = "a/b@c:d#é"

@@ -21,8 +21,8 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 
 VQA = {
-    False: ["python", "-m", "producer.cli", "demo"],
-    True: ["python", "-m", "producer.cli", "demo", "--exit"],
+    False: ["python", "-m", "producer.cli.main", "demo"],
+    True: ["python", "-m", "producer.cli.main", "demo", "--exit"],
 }
 
 

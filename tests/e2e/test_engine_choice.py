@@ -10,7 +10,7 @@ from PIL import Image
 from producer import Client
 from tests.worker_process import TINY, StartWorker
 from vqa import Answer, Job
-from workers.supervisor_link import EXIT_NEVER_READY
+from workers.supervisor.link import EXIT_NEVER_READY
 
 WAIT_S = 100.0
 

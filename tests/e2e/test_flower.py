@@ -30,7 +30,7 @@ def flower(redis_url: str, tmp_path: Path) -> Iterator[str]:
     settings = {"VQA_REDIS_URL": redis_url, "VQA_FLOWER_PORT": str(port), "VQA_FLOWER_PASSWORD": PASSWORD}
     with (tmp_path / "flower.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "producer.flower"],
+            [sys.executable, "-m", "producer.monitor.flower"],
             cwd=ROOT,
             env=os.environ | settings,
             stdout=log,

@@ -10,7 +10,7 @@ from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.e2e.conftest import WAIT_S, until
 from tests.worker_process import TINY, StartWorker
-from workers.supervisor_link import EXIT_HUNG
+from workers.supervisor.link import EXIT_HUNG
 
 
 def job(question: str = "?", **fields: Any) -> Job:

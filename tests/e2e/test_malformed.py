@@ -15,11 +15,11 @@ from redis import Redis
 from producer import Client
 from tests.worker_process import StartWorker, WorkerProcess
 from vqa import Answer, DeadlineExceeded, InvalidJob, Job, UnsupportedVersion, VQAError
-from vqa.calls import dead_key
 from vqa.celery import DEFAULT_QUEUE, TASK
-from vqa.entry import Header
 from vqa.job import LANES
-from vqa.ledger import ASIDE_BYTES, DEAD
+from vqa.ledger.commands import dead_key
+from vqa.ledger.ledger import ASIDE_BYTES, DEAD
+from vqa.ledger.records import Header
 
 SECRET = "the-secret-question"
 WAIT_S = 60.0

@@ -11,8 +11,8 @@ from redis import Redis
 from producer import Client
 from tests.worker_process import StartWorker, WorkerProcess
 from vqa import Job, JobGivenUp
-from vqa.calls import dead_key
-from vqa.entry import Header
+from vqa.ledger.commands import dead_key
+from vqa.ledger.records import Header
 
 WAIT_S = 60.0
 

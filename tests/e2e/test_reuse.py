@@ -15,7 +15,7 @@ from tests.worker_process import StartWorker
 from vqa import Answer, BadImage, Job
 from vqa.celery import TASK
 from vqa.image import to_data_url
-from vqa.store import image_key, reference
+from vqa.image_store import image_key, reference
 
 WAIT_S = 60.0
 

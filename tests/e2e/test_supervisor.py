@@ -26,7 +26,7 @@ import sys
 from workers.engine.settings import EngineSettings
 from workers.log import set_up_logging
 from workers.settings import WorkerSettings
-from workers.supervisor import Supervisor
+from workers.supervisor.supervisor import Supervisor
 
 set_up_logging("INFO")
 supervisor = Supervisor([(), ()], None, WorkerSettings(), EngineSettings())

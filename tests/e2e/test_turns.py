@@ -16,10 +16,10 @@ from tests.worker_process import StartWorker
 from vqa import Answer, Job
 from vqa.celery import make_app
 from vqa.connection import connect
-from vqa.entry import Lease
-from vqa.ledger import Ledger
+from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import Lease
+from vqa.ledger.sweep import Sweep
 from vqa.settings import QueueSettings
-from vqa.sweep import Sweep
 
 
 def job(tenant: str | None = None, **fields: object) -> Job:

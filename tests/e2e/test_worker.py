@@ -25,7 +25,7 @@ from vqa import (
     VQAError,
     errors,
 )
-from vqa.calls import dead_key
+from vqa.ledger.commands import dead_key
 
 OUTCOMES = [
     error

@@ -15,9 +15,9 @@ from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from vqa import Answer, Job, QueueUnavailable, VQAError
-from vqa.calls import outcome_key
 from vqa.errors import QueueFull
-from vqa.ledger import Ledger
+from vqa.ledger.commands import outcome_key
+from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 
 #: what a producer is told may take so long: one call that gets no answer, its patience, a connection

@@ -15,7 +15,7 @@ from vqa.settings import QueueSettings
 from workers.cards import present_cards
 from workers.engine.base import Prompt, Turn
 from workers.engine.picture import Picture
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]

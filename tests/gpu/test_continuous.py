@@ -29,18 +29,18 @@ from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.decode import bucket_sizes
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.lengths import Lengths
+from workers.engine.continuous.model_runner import Runner
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Heads, Spans
 from workers.engine.continuous.prefill import Piece
-from workers.engine.continuous.request import Request
-from workers.engine.continuous.rows import Entry
-from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.requests import Request
+from workers.engine.continuous.slot_table import Entry
 from workers.engine.continuous.transfer import spans_of
-from workers.engine.loading import load
+from workers.engine.model.loading import load
 from workers.engine.picture import Fit, Picture
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
-from workers.supervisor_link import EXIT_CRASHED
+from workers.supervisor.link import EXIT_CRASHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

@@ -9,7 +9,7 @@ from tests.broken_worker import LONG, BrokenWorker
 from tests.worker_process import TINY
 from vqa.settings import QueueSettings
 from workers.cards import present_cards
-from workers.supervisor_link import EXIT_CRASHED
+from workers.supervisor.link import EXIT_CRASHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

@@ -11,11 +11,11 @@ from tests.worker_process import TINY
 from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, build_model
 from training.questions import held_out
 from workers.engine.base import Prompt, Turn
+from workers.engine.model.footprint import read_shape
+from workers.engine.model.quant import PACKAGES
 from workers.engine.picture import Picture
-from workers.engine.pipeline import PipelineEngine
-from workers.engine.quant import PACKAGES
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
-from workers.engine.shape import read_shape
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 
@@ -82,7 +82,7 @@ def test_the_bundled_model_takes_less_and_is_still_right(quant: Any) -> None:
 def test_experts_compute_what_their_weights_say(experts: Path, quant: Any, tokens: int) -> None:
     import torch
 
-    from workers.engine.loading import load
+    from workers.engine.model.loading import load
     from workers.engine.packed import unpacked
 
     models = [load(EngineSettings(model=str(experts), **how)).model for how in ({}, {"quant": quant})]

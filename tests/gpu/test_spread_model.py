@@ -15,7 +15,7 @@ from vqa.settings import QueueSettings
 from workers.cards import wanted_cards
 from workers.engine.base import Prompt, Turn
 from workers.engine.picture import Picture
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
 pytestmark = [
@@ -71,7 +71,7 @@ def test_one_worker_owns_both_cards_and_answers_as_with_one(
 def test_layers_on_both_cards_compute_what_they_do_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from workers.engine import loading
+    from workers.engine.model import loading
 
     load = loading.AutoModelForImageTextToText.from_pretrained
     models: list[Any] = []

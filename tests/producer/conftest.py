@@ -18,16 +18,16 @@ from redis import Redis
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
 from vqa.celery import make_app, wake_fed
 from vqa.connection import connect
-from vqa.entry import Ending
 from vqa.job import LANES, TextPart
-from vqa.ledger import Lease, Ledger
-from vqa.outcome import Outcome, encode, tally
+from vqa.ledger.ledger import Lease, Ledger
+from vqa.ledger.records import Ending
+from vqa.results import Outcome, encode, tally
 from vqa.settings import QueueSettings
 
 ROOT = Path(__file__).parents[2]
 
 #: the command as a user starts it
-COMMAND = [sys.executable, "-W", "error", "-m", "producer.cli"]
+COMMAND = [sys.executable, "-W", "error", "-m", "producer.cli.main"]
 
 Behaviour = Callable[[Job, Lease], Outcome]
 MakeJob = Callable[..., Job]

@@ -16,14 +16,14 @@ def imported(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import producer", "from producer import Client, AsyncClient, Job", "import producer.bulk.run"]
+    "statement", ["import producer", "from producer import Client, AsyncClient, Job", "import producer.bulk.submit"]
 )
 def test_a_producer_imports_no_model_and_no_terminal(statement: str) -> None:
     assert not imported(statement) & {"torch", "transformers", "numpy", "typer", "rich", "workers"}
 
 
 def test_the_command_starts_without_the_queue() -> None:
-    assert not imported("import producer.cli") & {"celery", "kombu", "redis", "pydantic", "PIL"}
+    assert not imported("import producer.cli.main") & {"celery", "kombu", "redis", "pydantic", "PIL"}
 
 
 def test_whatever_vqa_offers_is_offered_by_producer() -> None:

@@ -6,7 +6,7 @@ import pytest
 from vqa import Answer, Timings, Usage, errors
 from vqa.celery import make_app
 from vqa.errors import EngineError, TransientError, VQAError
-from vqa.outcome import decode, encode
+from vqa.results import decode, encode
 from vqa.settings import QueueSettings
 
 CLASSES = [member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, VQAError)]

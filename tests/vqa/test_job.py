@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
+from vqa.image_store import reference
 from vqa.job import VERSION
-from vqa.store import reference
 
 
 def png(colour: str = "red") -> bytes:

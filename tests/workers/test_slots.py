@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqa.errors import NotReady, SettingsError
+from workers.engine.model.footprint import ModelShape, kv_elements, read_shape
 from workers.engine.settings import EngineSettings
-from workers.engine.shape import ModelShape, kv_elements, read_shape
 from workers.slots import DEFAULT_SLOTS, GIB, MOST_SLOTS, SlotPlan, fit_slots, parse_slots, plan_slots, slots_of
 
 #: Qwen3-VL-30B-A3B-Instruct's, as far as memory goes

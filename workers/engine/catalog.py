@@ -14,11 +14,11 @@ def make_engine(settings: EngineSettings, slots: int) -> Engine:
 
             return ContinuousEngine(settings, slots)
         case "echo":
-            from workers.engine.echo import EchoEngine
+            from workers.engine.echo.engine import EchoEngine
 
             return EchoEngine(settings, slots)
         case "pipeline":
-            from workers.engine.pipeline import PipelineEngine
+            from workers.engine.pipeline.engine import PipelineEngine
 
             return PipelineEngine(settings, slots)
         case "auto":

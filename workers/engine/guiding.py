@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from workers.engine.guides import masks
 from workers.engine.masks import unpacked
-from workers.engine.row import Row
+from workers.engine.text.generation import Row
+from workers.engine.text.grammar import masks
 
 
 class Guiding(LogitsProcessor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from vqa.errors import EngineError
-from workers.engine.held import Held
+from workers.engine.runtime.pending import Held
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from vqa.errors import EngineError
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
-from workers.engine.clock import Clock
-from workers.engine.faults import is_poisoned
-from workers.engine.held import Holdings
 from workers.engine.picture import Fit
-from workers.engine.preparation import Preparation
-from workers.engine.pulse import Pulse
+from workers.engine.runtime.faults import is_poisoned
+from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.runtime.pending import Holdings
+from workers.engine.runtime.timers import Clock
 from workers.engine.settings import EngineSettings
+from workers.engine.text.encoder_pool import Preparation
 
 #: a thread that is stuck in CUDA cannot be ended; the process has to go without it
 _JOIN_S = 10.0

@@ -15,7 +15,7 @@ from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-from workers.engine.quant import INT4_BLOCK
+from workers.engine.model.quant import INT4_BLOCK
 
 _METHOD = "vqa_bitsandbytes_4bit"
 

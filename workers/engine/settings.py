@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from vqa.errors import SettingsError
 from vqa.settings import Settings
-from workers.engine.quant import Quant
+from workers.engine.model.quant import Quant
 
 #: a picture costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32
@@ -41,7 +41,7 @@ class EngineSettings(Settings):
     #: None is half the slots
     microbatch: int | None = Field(default=None, ge=1, le=1024)
     microbatch_wait_ms: float = Field(default=5.0, ge=0, le=10_000)
-    #: one decode step; the other phases' limits follow from it (`workers.engine.pulse`)
+    #: one decode step; the other phases' limits follow from it (`workers.engine.runtime.heartbeat`)
     hang_s: float = Field(default=60.0, ge=0.1, le=86_400)
     echo_delay_s: float = Field(default=0.0, ge=0)
     echo_load_s: float = Field(default=0.0, ge=0)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from vqa.errors import NotReady
 from workers.engine.base import Prompt, Turn
-from workers.engine.held import Held
 from workers.engine.picture import Picture
+from workers.engine.runtime.pending import Held
 
 
 def warm_up(pipe: Any, answer: Callable[[Held], None], size: tuple[int, int] = (64, 64)) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from producer.bulk.codec import codec_of
+from producer.bulk.output.codec import codec_of
 from tests.producer.conftest import COMMAND
 
 Submit = Callable[..., subprocess.CompletedProcess[str]]

@@ -10,10 +10,10 @@ import pytest
 from redis import Redis
 
 from producer import Client
-from producer.batches import new_id
+from producer.client.batches import new_id
 from tests.producer.bulk.conftest import Submit, answers, chat, chats, codes, lines, write
 from tests.producer.conftest import COMMAND
-from vqa.batches import Batches
+from vqa.ledger.batches import Batches
 
 Echoes = Callable[..., Any]
 Vqa = Callable[..., subprocess.CompletedProcess[str]]

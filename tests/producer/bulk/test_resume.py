@@ -25,7 +25,7 @@ from tests.producer.bulk.conftest import (
     write,
 )
 from tests.producer.conftest import COMMAND, PlayedWorker, answer, wait_until
-from vqa.calls import outcome_key
+from vqa.ledger.commands import outcome_key
 
 Echoes = Callable[..., Any]
 

@@ -23,7 +23,7 @@ from tests.producer.bulk.conftest import (
     write,
 )
 from tests.producer.conftest import echo
-from vqa.calls import outcome_key
+from vqa.ledger.commands import outcome_key
 
 Echoes = Callable[..., Any]
 
@@ -153,7 +153,7 @@ def test_pictures_are_not_held_for_the_whole_window(
             file.truncate(4 * 2**20)
     # not ru_maxrss: in that the process that started it counts, too
     measured = "import re, sys; sys.stderr.write(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
-    code = f"import atexit; atexit.register(lambda: exec({measured!r})); from producer.cli import main; main()"
+    code = f"import atexit; atexit.register(lambda: exec({measured!r})); from producer.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "submit", "photos", "--question", "?", "-o", "out.jsonl"],
         capture_output=True,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.bulk.lines import Told
+from producer.bulk.output.formats import Told
 from producer.bulk.summary import Histogram, Tally, told_in_words
 from vqa.answer import Timings, Usage
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from workers.engine.base import Completion, Prompt, Turn
 from workers.engine.picture import Picture
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
 #: seconds; for what takes milliseconds on an idle machine
@@ -160,7 +160,7 @@ def crashes() -> Crashes:
 def starting(dense_model: Path, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
     engines = []
     # what is submitted at once runs together, on a slow machine too
-    monkeypatch.setattr("workers.engine.waiting._PATIENCE_S", SOON)
+    monkeypatch.setattr("workers.engine.pipeline.batcher._PATIENCE_S", SOON)
 
     def start(slots: int = 8, **settings: Any) -> PipelineEngine:
         given = {"model": str(dense_model), "microbatch_wait_ms": 100, **settings}
@@ -177,7 +177,7 @@ def starting(dense_model: Path, crashes: Crashes, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the microbatches that are run from now on, failed ones included."""
-    from workers.engine.replica import Replica
+    from workers.engine.pipeline.replica import Replica
 
     sizes: list[int] = []
     run = Replica._run

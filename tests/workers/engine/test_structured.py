@@ -25,7 +25,7 @@ from vqa.job import Job
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.picture import Picture
-from workers.engine.pipeline import PipelineEngine
+from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
 Kind = type[ContinuousEngine] | type[PipelineEngine]
@@ -254,7 +254,7 @@ def test_a_microbatch_that_is_run_again_begins_its_guides_again(
         return real(model, **inputs)
 
     monkeypatch.setattr(GenerationMixin, "generate", fails_in_the_middle)
-    monkeypatch.setattr("workers.engine.waiting._PATIENCE_S", SOON)
+    monkeypatch.setattr("workers.engine.pipeline.batcher._PATIENCE_S", SOON)
 
     assert len({completion.text for completion in answers(pipeline, prompts)}) == 1
     assert max(sizes) > 1

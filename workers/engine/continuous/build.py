@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from vqa.errors import NotReady
-from workers.engine.continuous.cache import Cache
+from workers.engine.continuous.block_manager import Pages
 from workers.engine.continuous.encode import fit_of
-from workers.engine.continuous.features import Features
-from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.kv_cache import Cache
 from workers.engine.continuous.lengths import COMMON
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.ops.choice import ops_for
-from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.model.image_features import Features
+from workers.engine.continuous.model.language import LanguageModel
+from workers.engine.continuous.model.vision import MOST_GRID_BYTES, VisionTower
+from workers.engine.continuous.model.weights import language_of
+from workers.engine.continuous.model_runner import Runner
+from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
 from workers.engine.continuous.room import largest_prefill, room_bytes
-from workers.engine.continuous.runner import Runner
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.continuous.vision import MOST_GRID_BYTES, VisionTower
-from workers.engine.continuous.weights import language_of
 from workers.engine.endings import end_ids
-from workers.engine.reserve import Reserve
+from workers.engine.fair_share import Reserve
 from workers.engine.settings import EngineSettings
 
 #: On a card the pages are the tiles of attention. A smaller page leaves less of it empty.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.choosing import Logits
-from workers.engine.continuous.graphs import record
-from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.cuda_graphs import record
+from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
-from workers.engine.continuous.rows import Rows
+from workers.engine.continuous.sampler import Logits
+from workers.engine.continuous.slot_table import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

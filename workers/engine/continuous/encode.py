@@ -8,11 +8,11 @@ import torch
 
 from vqa.errors import InvalidJob
 from workers.engine.base import Prompt
-from workers.engine.chat import Chat, ChatEncoder
 from workers.engine.continuous.positions import positions_of
-from workers.engine.continuous.request import Request, Sight
-from workers.engine.guides import Guide, Guides
+from workers.engine.continuous.requests import Request, Sight
 from workers.engine.picture import Fit, Picture
+from workers.engine.text.chat import Chat, ChatEncoder
+from workers.engine.text.grammar import Guide, Guides
 
 
 class RequestEncoder(ChatEncoder[Request]):

@@ -13,17 +13,17 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from vqa.errors import NotReady
 from workers.engine.continuous.build import Built, build
 from workers.engine.continuous.encode import RequestEncoder, fit_of
-from workers.engine.continuous.figures import Figures
 from workers.engine.continuous.intake import Arrival, Intake
-from workers.engine.continuous.request import Request
+from workers.engine.continuous.requests import Request
+from workers.engine.continuous.stats import Figures
 from workers.engine.endings import end_ids
-from workers.engine.guides import Guides
-from workers.engine.held import Held
-from workers.engine.loading import load
+from workers.engine.model.loading import load
 from workers.engine.model_engine import Loaded, ModelEngine
-from workers.engine.preparation import THREADS, Preparation
-from workers.engine.pulse import Pulse
+from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.runtime.pending import Held
 from workers.engine.settings import EngineSettings
+from workers.engine.text.encoder_pool import THREADS, Preparation
+from workers.engine.text.grammar import Guides
 from workers.engine.warming import warm_up
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from workers.engine.continuous.request import Request
-from workers.engine.held import Held
+from workers.engine.continuous.requests import Request
+from workers.engine.runtime.pending import Held
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,19 +15,19 @@ from typing import Any
 
 from vqa.errors import EngineError, PromptTooLong
 from workers.engine.base import Phase
-from workers.engine.continuous.choosing import Choice
-from workers.engine.continuous.figures import Counter
 from workers.engine.continuous.intake import Arrival, Intake
+from workers.engine.continuous.model_runner import Runner
 from workers.engine.continuous.prefill import Piece
-from workers.engine.continuous.request import Request
-from workers.engine.continuous.rows import Entry
-from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.requests import Request
+from workers.engine.continuous.sampler import Choice
 from workers.engine.continuous.scheduler import PrefillWork, Scheduler, StepWork
-from workers.engine.continuous.stay import Stay
+from workers.engine.continuous.sequence import Stay
+from workers.engine.continuous.slot_table import Entry
+from workers.engine.continuous.stats import Counter
 from workers.engine.continuous.transfer import Tokens
-from workers.engine.faults import context_is_lost, is_poisoned
-from workers.engine.pulse import Pulse
-from workers.engine.row import Row
+from workers.engine.runtime.faults import context_is_lost, is_poisoned
+from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.text.generation import Row
 
 log = logging.getLogger(__name__)
 

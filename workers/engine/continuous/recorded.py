@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.graphs import record
-from workers.engine.continuous.language import Deep, LanguageModel
+from workers.engine.continuous.cuda_graphs import record
+from workers.engine.continuous.model.language import Deep, LanguageModel
 from workers.engine.continuous.ops.base import Ops, Spans
 from workers.engine.continuous.transfer import upload
 

@@ -8,7 +8,7 @@ import torch
 
 from workers.engine.continuous.positions import positions_of
 from workers.engine.continuous.prefill import Piece
-from workers.engine.continuous.request import Request, Sight
+from workers.engine.continuous.requests import Request, Sight
 from workers.engine.picture import Fit
 from workers.memory import machine_free
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vqa.job import LANES
-from workers.engine.continuous.pages import Pages
-from workers.engine.continuous.stay import Stay
-from workers.engine.reserve import BULK_TURN, Reserve
+from workers.engine.continuous.block_manager import Pages
+from workers.engine.continuous.sequence import Stay
+from workers.engine.fair_share import BULK_TURN, Reserve
 
 #: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
 #: prefill reads all weights, however few its tokens are: one of 8 pictures takes an H200 twice as long as one of 2.

@@ -13,25 +13,25 @@ import torch
 
 from tests.worker_process import TINY
 from workers.engine.base import Completion, Prompt, Turn
-from workers.engine.continuous.cache import Cache
+from workers.engine.continuous.block_manager import Pages
 from workers.engine.continuous.encode import RequestEncoder
-from workers.engine.continuous.features import Features
 from workers.engine.continuous.intake import Arrival, Intake
-from workers.engine.continuous.language import LanguageModel
+from workers.engine.continuous.kv_cache import Cache
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.ops.choice import ops_for
-from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.model.image_features import Features
+from workers.engine.continuous.model.language import LanguageModel
+from workers.engine.continuous.model.vision import VisionTower
+from workers.engine.continuous.model.weights import language_of
+from workers.engine.continuous.model_runner import Runner
+from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
-from workers.engine.continuous.request import Request
-from workers.engine.continuous.runner import Runner
+from workers.engine.continuous.requests import Request
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.continuous.vision import VisionTower
-from workers.engine.continuous.weights import language_of
-from workers.engine.encoding import Encoder
 from workers.engine.endings import end_ids
-from workers.engine.held import Held
-from workers.engine.loading import load
-from workers.engine.pulse import Pulse
+from workers.engine.model.loading import load
+from workers.engine.pipeline.encoding import Encoder
+from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.runtime.pending import Held
 from workers.engine.settings import EngineSettings
 
 #: turns of the loop that a test may take

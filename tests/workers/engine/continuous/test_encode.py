@@ -14,9 +14,9 @@ from tests.workers.engine.continuous.conftest import Bench
 from vqa.errors import InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import RequestEncoder, fit_of
-from workers.engine.continuous.request import Request
-from workers.engine.encoding import Encoded, Encoder
+from workers.engine.continuous.requests import Request
 from workers.engine.picture import Picture
+from workers.engine.pipeline.encoding import Encoded, Encoder
 
 words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
 #: numbers stand for pictures

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.continuous.positions import positions_of
-from workers.engine.continuous.request import Request
+from workers.engine.continuous.requests import Request
 
 
 @settings(deadline=None, max_examples=100)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vqa.job import LANES, Lane
-from workers.engine.continuous.pages import Pages
+from workers.engine.continuous.block_manager import Pages
 from workers.engine.continuous.scheduler import (
     BULK_TURN,
     HOLD_STEPS,
@@ -20,8 +20,8 @@ from workers.engine.continuous.scheduler import (
     Scheduler,
     StepWork,
 )
-from workers.engine.continuous.stay import Stay
-from workers.engine.reserve import Reserve
+from workers.engine.continuous.sequence import Stay
+from workers.engine.fair_share import Reserve
 
 Work = PrefillWork | StepWork | None
 

@@ -1,0 +1,151 @@
+"""`vqa dlq`: the dead letters, looked at, retried and purged by hand."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from producer.cli.options import AsJson
+from producer.exit_status import NOT_ALL
+
+if TYPE_CHECKING:
+    from producer.client.client import Client
+    from producer.client.dead_letters import DeadLetter
+    from producer.moment import Moment
+
+app = typer.Typer(
+    name="dlq",
+    help="Dead letters: jobs that were given up, and messages that were no jobs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_WHEN = "so long ago (2h, 1d12h) or a date (2026-11-22T10:30Z)"
+
+Reason = Annotated[
+    str | None, typer.Option(help="worker_lost, attempts_used_up, unsupported_version or malformed.", metavar="R")
+]
+Since = Annotated[str | None, typer.Option(help=f"Given up since then: {_WHEN}.", metavar="T")]
+Before = Annotated[str | None, typer.Option(help=f"Given up before then: {_WHEN}.", metavar="T")]
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@app.command("list")
+def list_them(
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters, the newest first.
+
+    Example: vqa dlq list --reason worker_lost --since 2h
+    """
+    from producer.cli import show_dead
+    from producer.client.client import Client
+
+    with Client() as client:
+        _say_if_full(client)
+        # one more says that there are more
+        letters = client.dead_letters(reason, _moment(since), _moment(before), limit + 1)
+    if letters or not as_json:
+        print(show_dead.listed(letters[:limit], as_json) if letters else "no dead letters")
+    if len(letters) > limit:
+        print(f"vqa: there are more; --limit {limit * 10} shows more", file=sys.stderr)
+
+
+@app.command()
+def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], as_json: AsJson = False) -> None:
+    """Show a dead letter whole: why, its attempts, and the job as it was submitted.
+
+    Example: vqa dlq show q1
+    """
+    from producer.cli import show_dead
+    from producer.client.client import Client
+
+    with Client() as client:
+        letter = client.dead_letter(id)
+        if letter is None:
+            print(f"vqa: {id} {show_dead.WORDS['unknown']}", file=sys.stderr)
+            raise typer.Exit(NOT_ALL)
+        job = show_dead.job_of(letter)
+        names = {part.image for part in job.images() if isinstance(part.image, str)} if job else set()
+        sizes = client.picture_sizes(sorted(names))
+    print(show_dead.whole(letter, sizes, as_json))
+
+
+@app.command()
+def retry(
+    ids: SomeIds = None, reason: Reason = None, since: Since = None, before: Before = None, every: All = False
+) -> None:
+    """Make dead letters jobs again, with their timeouts anew. Ends with 3 where one could not be.
+
+    Example: vqa dlq retry --reason worker_lost --since 2h
+    """
+    from producer.cli import show_dead
+    from producer.client.client import Client
+
+    if not (ids or reason or since or before or every):
+        raise typer.BadParameter("name ids, --reason, --since, --before or --all")
+    with Client() as client:
+        letters = _chosen(client, ids, reason, since, before, every)
+        verdicts = client.retry_dead(letters)
+    print(show_dead.retried(verdicts, one_by_one=bool(ids)))
+    raise typer.Exit(0 if set(verdicts.values()) <= {"reopened"} else NOT_ALL)
+
+
+@app.command()
+def purge(
+    ids: SomeIds = None,
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Drop dead letters: those named, those chosen, or all. Asks first at a terminal.
+
+    Example: vqa dlq purge --before 7d
+    """
+    from producer.client.client import Client
+
+    with Client() as client:
+        chosen = _chosen(client, ids, reason, since, before, every=False)
+        if chosen and not yes and sys.stdin.isatty():
+            typer.confirm(f"Drop {len(chosen)} dead letters?", abort=True)
+        count = client.purge_dead(chosen)
+    print(f"{count} dropped")
+    raise typer.Exit(NOT_ALL if ids and count < len(set(ids)) else 0)
+
+
+def _chosen(
+    client: Client, ids: list[str] | None, reason: str | None, since: str | None, before: str | None, every: bool
+) -> list[str]:
+    if ids and (reason or since or before or every):
+        raise typer.BadParameter("name ids or choose by --reason, --since, --before, --all; not both")
+    if ids:
+        return ids
+    letters: list[DeadLetter] = client.dead_letters(reason, _moment(since), _moment(before), limit=None)
+    return [letter.id for letter in letters]
+
+
+def _moment(text: str | None) -> Moment | None:
+    from producer.moment import parse_moment
+
+    try:
+        return None if text is None else parse_moment(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _say_if_full(client: Client) -> None:
+    most = client.settings.dead_most
+    if client.count_dead() >= most:
+        print(
+            f"vqa: there are {most} dead letters, as many as are kept (VQA_DEAD_MOST): each new one drops the oldest; "
+            "retry or purge some",
+            file=sys.stderr,
+        )

@@ -1,0 +1,75 @@
+"""What `vqa` prints for people and, as JSON, for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from producer.client.states import JobState
+from vqa.job import Lane
+from vqa.ledger.ledger import STATES
+from vqa.ledger.records import State, WorkerInfo
+
+
+def columns(rows: Iterable[Sequence[object]]) -> str:
+    """Rows below each other, each column as wide as its widest cell; None is shown as a dash."""
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def states(found: Mapping[str, JobState], as_json: bool) -> str:
+    """Where jobs stand; in JSON one object a line."""
+    if as_json:
+        return "\n".join(json.dumps(asdict(state)) for state in found.values())
+    head = ("ID", "STATE", "LANE", "ATTEMPT", "WORKER", "TIME LEFT", "ERROR")
+    rows = (
+        (
+            state.id,
+            state.state.replace("_", " "),
+            state.lane,
+            state.attempt,
+            state.worker,
+            _seconds(state.remaining_s),
+            state.error,
+        )
+        for state in found.values()
+    )
+    return columns([head, *rows])
+
+
+def overview(counts: Mapping[Lane, Mapping[State, int]], workers: Sequence[WorkerInfo], as_json: bool) -> str:
+    """How many jobs are open by lane, and the workers that are up."""
+    if as_json:
+        about: dict[str, Any] = {"lanes": counts, "workers": {worker.name: dict(worker.about) for worker in workers}}
+        return json.dumps(about)
+    lanes = columns(
+        [("LANE", "WAITING", "QUEUED", "RUNNING", "DELAYED")]
+        + [(lane, *(states[state] for state in STATES)) for lane, states in counts.items()]
+    )
+    up = [(worker.name, *(f"{name}={value}" for name, value in worker.about.items())) for worker in workers]
+    return lanes + "\n\n" + ("\n".join("  ".join(row) for row in up) if up else "no worker is up")
+
+
+def _seconds(left_s: float | None) -> str | None:
+    return None if left_s is None else f"{left_s:.0f} s"
+
+
+def settings(as_json: bool) -> str:
+    """Every `VQA_` name with its default and its meaning."""
+    from vqa.settings import NAMES
+
+    if as_json:
+        return json.dumps({name: asdict(about) for name, about in NAMES.items()}, indent=2)
+    rows = ((name, about.default or None, about.meaning) for name, about in NAMES.items())
+    return columns([("NAME", "DEFAULT", "MEANING"), *rows])
+
+
+def schemas() -> str:
+    """The JSON Schemas of what goes in and what comes out, as one document."""
+    from vqa.answer import Answer
+    from vqa.job import Job
+
+    return json.dumps({"job": Job.model_json_schema(), "answer": Answer.model_json_schema()}, indent=2)

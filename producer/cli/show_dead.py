@@ -1,0 +1,148 @@
+"""What `vqa dlq` prints of dead letters, for people and, as JSON, for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from producer.cli.show import columns
+from producer.client.dead_letters import DeadLetter, Verdict, at_ms
+from vqa.errors import InvalidJob
+from vqa.job import ImagePart, Job
+
+#: of what is no job people are shown so many characters
+_RAW = 2000
+
+#: bytes of pictures by reference; None where the store does not have it any more
+Sizes = Mapping[str, int | None]
+
+#: how `retry` says what became of a dead letter
+WORDS: Mapping[Verdict, str] = {
+    "reopened": "reopened",
+    "unknown": "is not a dead letter",
+    "open": "is open already",
+    "malformed": "is no job and cannot be retried",
+    "unsupported_version": "is of a newer vqa; upgrade this one first",
+}
+
+
+def listed(letters: Sequence[DeadLetter], as_json: bool) -> str:
+    """Dead letters without their jobs; in JSON one object a line."""
+    if as_json:
+        return "\n".join(json.dumps(_header(letter)) for letter in letters)
+    rows = (
+        (letter.id, letter.reason, letter.lane, _time(letter.given_up), len(letter.attempts), letter.error)
+        for letter in letters
+    )
+    head = ("ID", "REASON", "LANE", "GIVEN UP", "ATTEMPTS", "ERROR")
+    return columns([head, *(tuple(printable(cell) for cell in row) for row in rows)])
+
+
+def whole(letter: DeadLetter, sizes: Sizes, as_json: bool) -> str:
+    """A dead letter with its attempts and its job."""
+    job = job_of(letter)
+    if as_json:
+        about = _header(letter) | {"attempts": [_attempt(past) for past in letter.attempts]}
+        about |= {"pictures": sizes}
+        about |= {"job": json.loads(letter.payload)} if job else {"raw": text_of(letter.payload)}
+        return json.dumps(about, indent=2)
+    facts = [
+        ("id", letter.id),
+        ("reason", letter.reason),
+        ("lane", letter.lane),
+        ("accepted", _time(letter.accepted)),
+        ("given up", _time(letter.given_up)),
+        ("last error", letter.error),
+    ]
+    parts = [columns((name, printable(value)) for name, value in facts)]
+    if letter.attempts:
+        head = ("ATTEMPT", "FROM", "TO", "WORKER", "ERROR")
+        rows = ((past.attempt, _ms(past.taken), _ms(past.ended), past.worker, past.error) for past in letter.attempts)
+        parts.append(columns([head, *(tuple(printable(cell) for cell in row) for row in rows)]))
+    parts.append("\n".join(_job(job, sizes) if job else _raw(letter.payload)))
+    return "\n\n".join(parts)
+
+
+def job_of(letter: DeadLetter) -> Job | None:
+    """Its job, where it is one that this version of vqa reads."""
+    try:
+        return letter.job
+    except InvalidJob:
+        return None
+
+
+def retried(verdicts: Mapping[str, Verdict], one_by_one: bool) -> str:
+    """What became of each dead letter that was to be retried, or of how many."""
+    if one_by_one:
+        return "\n".join(f"{printable(id)} {WORDS[verdict]}" for id, verdict in verdicts.items())
+    counts = Counter(verdicts.values())
+    return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in WORDS if counts[verdict]) or "none"
+
+
+def text_of(raw: bytes) -> str:
+    """Bytes of any kind as text that says what they are."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def printable(value: object) -> str | None:
+    """Without what a terminal would obey, or would break a line at; None stays None."""
+    if value is None:
+        return None
+    return "".join(char if char.isprintable() else _escaped(char) for char in str(value))
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def _header(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "reason": letter.reason,
+        "lane": letter.lane,
+        "accepted": letter.accepted.isoformat(),
+        "given_up": letter.given_up.isoformat(),
+        "attempts": len(letter.attempts),
+        "error": letter.error,
+    }
+
+
+def _attempt(past: Any) -> dict[str, Any]:
+    return asdict(past) | {"taken": at_ms(past.taken).isoformat(), "ended": at_ms(past.ended).isoformat()}
+
+
+def _job(job: Job, sizes: Sizes) -> Iterable[str]:
+    # the pictures are told with the messages
+    fields = job.model_dump(mode="json", exclude={"messages", "id", "lane", "version"}, exclude_none=True)
+    yield columns((name, printable(json.dumps(value, ensure_ascii=False))) for name, value in fields.items())
+    for message in job.messages:
+        yield ""
+        yield f"{message.role}:"
+        for part in message.content:
+            lines = [_picture(part, sizes)] if isinstance(part, ImagePart) else part.text.splitlines()
+            yield from (f"  {printable(line)}" for line in lines)
+
+
+def _picture(part: ImagePart, sizes: Sizes) -> str:
+    if isinstance(part.image, bytes):
+        return f"[picture of {len(part.image):,} bytes, in the job itself]"
+    size = sizes.get(part.image)
+    return f"[picture {part.image}, {'no longer kept' if size is None else f'{size:,} bytes'}]"
+
+
+def _raw(raw: bytes) -> Iterable[str]:
+    text = text_of(raw)
+    yield f"not a job; {len(raw):,} bytes" + (f", the first {_RAW} characters:" if len(text) > _RAW else ":")
+    yield from (f"  {printable(line)}" for line in text[:_RAW].splitlines())
+
+
+def _ms(ms: int) -> str:
+    return _time(at_ms(ms))
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}Z"

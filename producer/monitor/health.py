@@ -1,0 +1,63 @@
+"""`python -m producer.monitor.health NAME`: whether a container is well, as its exit status 0 or 1; names no secrets.
+
+`queue`: Redis answers. `worker`: a worker on this host has renewed within the lease time, which it does once its model
+is loaded and as long as it is alive. `flower`: Flower answers; this one page asks for no password.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from producer.exit_status import USAGE
+from producer.monitor.flower import page
+from vqa.connection import connect
+from vqa.errors import SettingsError
+from vqa.ledger.ledger import Ledger
+from vqa.settings import QueueSettings
+
+
+def queue(settings: QueueSettings) -> bool:
+    """Whether Redis answers."""
+    with connect(settings, patience=0) as connection:
+        return bool(connection.ping())
+
+
+def worker(settings: QueueSettings) -> bool:
+    """Whether a worker on this host renews."""
+    host = socket.gethostname()
+    with connect(settings, patience=0) as connection:
+        return any(info.name.endswith(f"@{host}") for info in Ledger(connection).workers(settings.lease_s))
+
+
+def flower(settings: QueueSettings) -> bool:
+    """Whether Flower answers."""
+    with urllib.request.urlopen(f"{page(settings)}/healthcheck", timeout=5) as reply:
+        return bool(reply.status == 200)
+
+
+CHECKS: dict[str, Callable[[QueueSettings], bool]] = {"queue": queue, "worker": worker, "flower": flower}
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status; 2 where the name or a setting is wrong."""
+    if len(arguments) != 1 or arguments[0] not in CHECKS:
+        print(f"usage: python -m producer.monitor.health {{{','.join(CHECKS)}}}", file=sys.stderr)
+        return USAGE
+    try:
+        well = CHECKS[arguments[0]](QueueSettings())
+    except SettingsError as error:
+        print(f"vqa: SettingsError: {error}", file=sys.stderr)
+        return USAGE
+    except (RedisError, OSError) as error:
+        print(f"{arguments[0]}: {type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

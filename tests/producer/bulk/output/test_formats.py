@@ -1,0 +1,62 @@
+"""OUT's and ERR's lines, and what is read back of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from producer.bulk.output.formats import Failure, OpenAI, Short, Told, encode, read_back
+from tests.producer.conftest import answer
+
+ID = "batch_1:abc"
+
+
+def test_an_answer_is_a_line_of_openais_batch_output() -> None:
+    line = json.loads(encode(OpenAI().answered("row-1", answer(ID, "teal, sûrement"))))
+    assert line.keys() == {"id", "custom_id", "response", "error"}
+    assert (line["id"], line["custom_id"], line["error"]) == (ID, "row-1", None)
+    assert (line["response"]["status_code"], line["response"]["request_id"]) == (200, ID)
+    body = line["response"]["body"]
+    assert isinstance(body.pop("created"), int)
+    about = body.pop("vqa")
+    assert body == {
+        "id": ID,
+        "object": "chat.completion",
+        "model": "played",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "teal, sûrement"}, "finish_reason": "stop"}
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }
+    assert (about["worker"], about["attempt"], about["reused"]) == ("played@here", 1, False)
+    assert about["timings"]["total_s"] == 0.3
+
+
+def test_a_row_without_one_is_a_line_with_its_code_and_number() -> None:
+    line = json.loads(encode(OpenAI().failed(ID, "row-1", Failure("bad_image", "not a picture", 7))))
+    error = {"code": "bad_image", "message": "not a picture", "line": 7}
+    assert line == {"id": ID, "custom_id": "row-1", "response": None, "error": error}
+
+
+def test_the_short_form_keeps_its_lines() -> None:
+    line = json.loads(encode(Short().answered("q1", answer(ID, "teal"))))
+    assert (line["id"], line["answer"], line["finish_reason"], line["job"]) == ("q1", "teal", "stop", ID)
+    assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
+    failed = json.loads(encode(Short().failed(ID, None, Failure("invalid_job", "not JSON", 7, bad_row=True))))
+    assert failed == {"id": None, "error": {"code": "invalid_job", "message": "line 7: not JSON"}, "job": ID}
+
+
+@pytest.mark.parametrize("form", [OpenAI(), Short()])
+def test_what_is_written_is_read_back(form: OpenAI | Short) -> None:
+    given = answer(ID, "half a pair \ud800")
+    assert read_back(form, encode(form.answered("row-1", given))) == replace(Told.by(given), custom_id="row-1")
+    failed = encode(form.failed(ID, None, Failure("cancelled", "so it was", 1)))
+    assert read_back(form, failed) == Told(ID, "cancelled")
+
+
+@pytest.mark.parametrize("form", [OpenAI(), Short()])
+@pytest.mark.parametrize(
+    "line", [b"", b"\0\0\0", b"{", b"[]", b"1", b"{}", b'{"id": "q1", "answer": "teal"}', b'{"error": 1, "id": "x"}']
+)
+def test_what_no_run_of_ours_wrote_is_nothing(form: OpenAI | Short, line: bytes) -> None:
+    assert read_back(form, line) is None

@@ -1,0 +1,169 @@
+"""OpenAI Batch files: what can be done is done, the rest is refused by name."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from producer.inputs import BadRow, Row, pictures
+from tests.producer.inputs.conftest import Read, good
+
+REFERENCE = "sha256:" + "b" * 64
+
+
+def row(**body: Any) -> dict[str, Any]:
+    text = {"type": "text", "text": "What is on it?"}
+    messages = [{"role": "user", "content": [text, part("file:cat.png")]}]
+    url = "/v1/chat/completions"
+    return {"custom_id": "r1", "method": "POST", "url": url, "body": {"model": "m", "messages": messages} | body}
+
+
+def part(url: object, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def asking(*content: Any, **message: Any) -> dict[str, Any]:
+    return row(messages=[{"role": "user", "content": list(content), **message}])
+
+
+def test_a_chat_keeps_the_order_of_its_messages_and_parts(read: Read, tmp_path: Path, picture: bytes) -> None:
+    data = "data:image/png;base64," + base64.b64encode(picture).decode()
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [part("file:cat.png", detail="high"), {"type": "text", "text": "And this?"}]},
+        {"role": "assistant", "content": "A cat.", "refusal": None},
+        {"role": "user", "content": [{"type": "text", "text": "These?"}, part(data), part(REFERENCE)]},
+    ]
+    [found] = good(read(row(messages=messages)))
+    assert pictures(found) == (f"file:{tmp_path}/cat.png", data, REFERENCE)
+    job = found.job("j", {f"file:{tmp_path}/cat.png": b"bytes"})
+    assert [message.role for message in job.messages] == ["system", "user", "assistant", "user"]
+    assert [each.image for each in job.images()] == [b"bytes", picture, REFERENCE]
+
+
+def test_a_body_is_read_into_the_fields_of_a_job(read: Read) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "cats", "schema": {"type": "object"}}}
+    body = {
+        "max_completion_tokens": 7,
+        "max_tokens": None,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 4,
+        "response_format": schema,
+        "metadata": {"set": "a"},
+        "user": "somebody",
+        "n": 1,
+        "stream": False,
+        "frequency_penalty": 0.0,
+        "tools": None,
+    }
+    [found] = good(read(row(**body), defaults={"lane": "bulk", "temperature": 1.0, "top_p": 0.1}))
+    fields = {name: value for name, value in found.fields.items() if name != "messages"}
+    assert fields == {
+        "max_new_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 4,
+        "response_format": schema,
+        "metadata": {"set": "a"},
+        "lane": "bulk",
+    }
+
+
+@pytest.mark.parametrize(("given", "stops"), [("\n", ("\n",)), (["a", "b"], ("a", "b")), ([], ()), (None, ())])
+def test_stop_is_a_string_or_a_list(read: Read, given: Any, stops: tuple[str, ...]) -> None:
+    [found] = good(read(row(stop=given, messages=[{"role": "user", "content": "Hello?"}])))
+    assert found.job("j", {}).stop == stops
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (row() | {"custom_id": 5}, "custom_id: a row needs one"),
+        (row() | {"method": "GET"}, "method: POST"),
+        (row() | {"url": "/v1/embeddings"}, "url: /v1/chat/completions"),
+        (row() | {"body": []}, "body: an object"),
+        (row() | {"priority": 1}, "priority: no such field"),
+        (row(n=2), "body.n: nothing but 1"),
+        (row(stream=True), "body.stream: nothing but false"),
+        (row(tools=[]), "body.tools: not supported"),
+        (row(presence_penalty=0.5), "body.presence_penalty: nothing but 0"),
+        (row(max_new_tokens=5), "body.max_new_tokens: not supported"),
+        (row(**{"A secret?": 5}), "body.?: not supported"),
+        (row(max_tokens=5, max_completion_tokens=6), "not the same"),
+        (row(max_tokens=0), "max_new_tokens: "),
+        (row(temperature="warm"), "temperature: "),
+        (row(response_format={"type": "xml"}), "response_format"),
+        (row(messages=[]), "body.messages: a list"),
+        (row(messages=["hello"]), "body.messages.0: an object"),
+        (row(messages=[{"role": "tool", "content": "?"}]), "body.messages.0.role: "),
+        (row(messages=[{"role": "user"}]), "body.messages.0.content: "),
+        (row(messages=[{"role": "user", "content": []}]), "messages.0.content"),
+        (asking({"type": "text", "text": "?"}, name="me"), "body.messages.0.name: not supported"),
+        (asking({"type": "text"}), "messages.0.content.0.text"),
+        (asking({"type": "input_audio"}), "body.messages.0.content.0.type: text or image_url"),
+        (asking({"type": "image_url", "image_url": "file:a.png"}), "content.0.image_url: an object"),
+        (asking(part(None)), "content.0.image_url.url: a string"),
+        (asking(part("file:a.png", size=3)), "content.0.image_url.size: not supported"),
+        (asking(part("https://example.org/cat.png")), "https: addresses are not fetched yet"),
+        (asking(part("http://example.org/cat.png")), "http: addresses are not fetched yet"),
+        (asking(part("cat.png")), "begins with data:, file: or sha256:"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(read: Read, line: dict[str, Any], reason: str) -> None:
+    [bad] = read(line, form="openai")
+    assert isinstance(bad, BadRow)
+    assert reason in str(bad.error)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+parts = st.builds(lambda text: {"type": "text", "text": text}, texts) | st.just(part(REFERENCE))
+chats = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "user", "assistant"]),
+            "content": texts | st.lists(parts, min_size=1, max_size=4),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(
+    messages=chats,
+    body=st.fixed_dictionaries(
+        {},
+        optional={
+            "max_tokens": st.integers(1, 32_768),
+            "temperature": st.just(0.0) | st.floats(0.01, 2),
+            "top_p": st.floats(0, 1, exclude_min=True),
+            "seed": st.integers(0, 2**63 - 1),
+            "stop": st.lists(texts.filter(bool), max_size=3),
+        },
+    ),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_every_body_comes_back_from_its_job(read: Read, messages: list[Any], body: dict[str, Any]) -> None:
+    [found] = read(row(messages=messages, **body))
+    assert isinstance(found, Row), found.error
+    written = found.job("j", {}).model_dump(mode="json")
+    chat = [
+        {"role": message["role"], "content": [_as_openai(each) for each in message["content"]]}
+        for message in written["messages"]
+    ]
+    assert chat == [
+        message | {"content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+    own = {"max_new_tokens" if name == "max_tokens" else name: value for name, value in body.items()}
+    assert {name: written[name] for name in own} == own
+
+
+def _as_openai(written: dict[str, Any]) -> dict[str, Any]:
+    return part(written["image"]) if written["type"] == "image" else written

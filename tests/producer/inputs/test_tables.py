@@ -1,0 +1,170 @@
+"""Tables: CSV and Parquet files, with the columns that people have."""
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from producer import SettingsError
+from producer.inputs import BadRow, Columns, Row, Source, pictures, read_rows
+from tests.producer.inputs.conftest import good, question
+
+
+def rows_of(file: Path, **options: Any) -> list[Row | BadRow]:
+    return list(read_rows(Source.of([str(file)], **options)))
+
+
+def asked(rows: list[Row | BadRow]) -> list[tuple[str, tuple[str, ...], str]]:
+    return [(row.custom_id, pictures(row), question(row)) for row in good(rows)]
+
+
+def test_a_csv_file_as_excel_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    text = 'image,price,id,question\r\na.png,1,q1,"Which one, ""left""\r\nor right?"\r\n\r\nb.png,2,q2,Ça va?\r\n'
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = rows_of(file, defaults={"max_new_tokens": 3})
+    assert asked(found) == [
+        ("q1", (f"file:{tmp_path}/a.png",), 'Which one, "left"\r\nor right?'),
+        ("q2", (f"file:{tmp_path}/b.png",), "Ça va?"),
+    ]
+    assert [row.number for row in found] == [2, 5]
+    assert good(found)[0].fields["max_new_tokens"] == 3
+
+
+def test_columns_are_named_by_options_and_questions_given_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "in.tsv.gz"
+    file.write_bytes(gzip.compress(b"key\tpath\nk1\ta,b.png\n"))
+    found = rows_of(file, columns=Columns(id="key", image="path"), questions=["What?", "Why?"])
+    picture = (f"file:{tmp_path}/a,b.png",)
+    assert asked(found) == [("k1", picture, "What?"), ("k1#2", picture, "Why?")]
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [("id,image", "no column question"), ("", "no column id"), ("id,image,question,id", "more than one column id")],
+)
+def test_a_table_without_its_columns_is_refused(tmp_path: Path, header: str, reason: str) -> None:
+    (tmp_path / "in.csv").write_text(f"{header}\nx,y,z\n")
+    with pytest.raises(SettingsError, match=f"{reason}; --id-column"):
+        rows_of(tmp_path / "in.csv")
+
+
+def test_records_that_are_none_are_told_by_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    long = "x" * 200_000
+    file.write_bytes(
+        b"id,image,question\nq1,a.png\nq2,a.png,?,4\n,a.png,?\nq4,,?\nq5,\xff,?\nq6,https://e.org/a.png,?\n"
+        + f"q7,a.png,{long}\nq7,a.png,?\n".encode()
+        + b'q8,a.png,"never\nended'
+    )
+    found = rows_of(file)
+    bad = {row.number: str(row.error) for row in found if isinstance(row, BadRow)}
+    assert [row.number for row in found if isinstance(row, Row)] == [8]
+    assert list(bad) == [2, 3, 4, 5, 6, 7, 9, 10]
+    for number, reason in {2: "2 columns, not 3", 3: "4 columns", 4: "id: a row", 5: "empty", 6: "not UTF-8"}.items():
+        assert reason in bad[number]
+    assert "not fetched yet" in bad[7]
+    assert "same custom_id" in bad[9]
+    assert "not CSV: " in bad[10]
+
+
+plain = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+@given(
+    records=st.lists(st.tuples(plain, plain | st.just('a"\n,b\r\n"')), max_size=5, unique_by=lambda record: record[0])
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_what_the_csv_module_wrote_is_read(tmp_path: Path, records: list[tuple[str, str]]) -> None:
+    file = tmp_path / "in.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([("id", "image", "question"), *((id, "a.png", text) for id, text in records)])
+    found = rows_of(file)
+    for row, (id, text) in zip(found, records, strict=True):
+        if id.isprintable():
+            assert isinstance(row, Row), row.error
+            assert (row.custom_id, question(row)) == (id, text)
+        else:
+            assert isinstance(row, BadRow)
+
+
+def write_parquet(file: Path, **columns: Any) -> Path:
+    parquet.write_table(pyarrow.table(columns), file, row_group_size=100)
+    return file
+
+
+def test_a_parquet_file_with_paths(tmp_path: Path) -> None:
+    count = range(250)
+    file = write_parquet(
+        tmp_path / "in.parquet",
+        id=list(count),
+        image=[f"{at}.png" for at in count],
+        question=["What?" for _ in count],
+        unused=[b"x" * 1000 for _ in count],
+    )
+    assert asked(rows_of(file)) == [(str(at), (f"file:{tmp_path}/{at}.png",), "What?") for at in count]
+
+
+def test_a_parquet_file_with_pictures_in_it(tmp_path: Path, picture: bytes) -> None:
+    file = write_parquet(tmp_path / "any name", id=["a", "b", "c"], image=[picture, b"no picture", None])
+    first, second, third = rows_of(file, questions=["What?"])
+    assert isinstance(first, Row)
+    assert [part.image for part in first.job("j", {}).images()] == [picture]
+    # whoever reads pictures sees what it is
+    assert isinstance(second, Row)
+    assert isinstance(third, BadRow)
+    assert (third.number, third.custom_id) == (3, "c")
+
+
+def test_a_parquet_file_with_pictures_as_datasets_writes_them(tmp_path: Path, picture: bytes) -> None:
+    images = [{"bytes": picture, "path": "old.png"}, {"bytes": None, "path": "a.png"}, {"bytes": None, "path": None}]
+    file = write_parquet(tmp_path / "in.pq", id=["a", "b", "c"], image=images)
+    first, second, third = rows_of(file, questions=["What?"])
+    assert isinstance(first, Row)
+    assert [part.image for part in first.job("j", {}).images()] == [picture]
+    assert isinstance(second, Row)
+    assert pictures(second) == (f"file:{tmp_path}/a.png",)
+    assert isinstance(third, BadRow)
+
+
+def test_text_in_a_parquet_file_that_is_not_utf8_spoils_its_record_alone(tmp_path: Path) -> None:
+    damaged = pyarrow.array([b"What?", b"\xff", b"Why?"]).view(pyarrow.string())
+    file = write_parquet(tmp_path / "in.parquet", id=["a", "b", "c"], image=["a.png"] * 3, question=damaged)
+    found = rows_of(file)
+    assert [isinstance(row, Row) for row in found] == [True, False, True]
+    assert isinstance(found[1], BadRow)
+    assert (found[1].number, str(found[1].error)) == (2, "not UTF-8")
+
+
+def test_a_parquet_file_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "in.parquet", id=["a"], image=["a.png"], question=["?"])
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(SettingsError, match="cannot be read as Parquet"):
+        rows_of(file)
+
+
+def test_a_parquet_file_that_is_damaged_inside_says_where(tmp_path: Path) -> None:
+    count = range(300)
+    file = write_parquet(
+        tmp_path / "in.parquet", id=[f"id-{at}" for at in count], image=["a.png"] * 300, question=["?"] * 300
+    )
+    page = parquet.read_metadata(file).row_group(1).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[page : page + 40] = b"\xff" * 40
+    file.write_bytes(data)
+    *before, last = rows_of(file)
+    assert 64 <= len(good(before)) <= 128
+    assert isinstance(last, BadRow)
+    assert last.number == len(before) + 1
+    assert "the rest of the file cannot be read, it is damaged" in str(last.error)
+
+
+def test_a_parquet_file_without_its_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no column image"):
+        rows_of(write_parquet(tmp_path / "in.parquet", id=["a"], question=["?"]))

@@ -1,0 +1,18 @@
+"""What Celery's lists say of jobs that wait, whatever else stands in them."""
+
+import json
+
+from redis import Redis
+
+from vqa.ledger.ledger import Ledger
+from vqa.messages import heard_since
+
+
+def test_malformed_messages_are_passed_over(redis: Redis) -> None:
+    Ledger(redis).accept("job", "bulk", b"{}", 60)
+    strange = [{"headers": {"id": id}} for id in ("\ud800", 5, [], {}, None, "a/b", "x" * 1000)]
+    strange += [{"headers": []}, {}, [], 1]
+    redis.lpush("bulk", b"\xff", b"[" * 100_000, *map(json.dumps, strange))
+    assert heard_since(redis, "bulk") is None
+    redis.lpush("bulk", json.dumps({"headers": {"id": "job"}}))
+    assert heard_since(redis, "bulk") == redis.zscore("vqa:queued:bulk", "job")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from vqa.errors import Cancelled
+from vqa.job import Lane
+from workers.engine.base import Completion, Prompt
+from workers.engine.echo.slots import Admission
+from workers.engine.fair_share import BULK_TURN, Reserve
+from workers.engine.runtime.pending import Held
+
+DONE = Completion("yes", "stop", 1, 1)
+SLOTS = 3
+
+
+def held(id: str = "a", lane: Lane = "interactive", alone: bool = False) -> Held:
+    return Held(Prompt(id, (), 1, lane=lane, alone=alone))
+
+
+@dataclass
+class Entered:
+    """Those that have begun, in order."""
+
+    order: list[Held] = field(default_factory=list)
+
+    def enter(self, admission: Admission, *prompts: Held) -> None:
+        for prompt in prompts:
+            admission.enter(prompt, lambda prompt=prompt: self.order.append(prompt))  # type: ignore[misc]
+
+    def inside(self) -> list[Held]:
+        return [prompt for prompt in self.order if not prompt.settled]
+
+
+class Doorkeeper(RuleBasedStateMachine):
+    """Prompts come, pass through, end and are cancelled in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.admission = Admission(SLOTS, None)
+        self.entered = Entered()
+        self.waiting: list[Held] = []
+
+    @rule(lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
+    def comes(self, lane: Lane, alone: bool) -> None:
+        prompt = held(f"{len(self.entered.order)}", lane, alone)
+        self.waiting.append(prompt)
+        self.entered.enter(self.admission, prompt)
+
+    @rule()
+    def passes_through(self) -> None:
+        prompt = held("through")
+        let_in = self.admission.pass_through(prompt)
+        assert let_in == (not any(each.prompt.alone for each in self.entered.inside()))
+        prompt.answer(DONE)
+
+    @rule(which=st.integers(0, SLOTS))
+    def ends(self, which: int) -> None:
+        inside = self.entered.inside()
+        if which < len(inside):
+            inside[which].answer(DONE)
+
+    @rule(which=st.integers(0, 5))
+    def is_cancelled(self, which: int) -> None:
+        waiting = [each for each in self.waiting if each not in self.entered.order]
+        if which < len(waiting):
+            waiting[which].fail(Cancelled("cancelled"))
+
+    @invariant()
+    def nobody_is_beside_one_that_is_alone(self) -> None:
+        inside = self.entered.inside()
+        assert len(inside) <= (1 if any(each.prompt.alone for each in inside) else SLOTS)
+        assert sorted(self.admission.in_slots()) == sorted(each.prompt.id for each in inside)
+
+    @invariant()
+    def no_slot_is_free_for_nothing(self) -> None:
+        waiting = [each for each in self.waiting if not each.settled and each not in self.entered.order]
+        inside = self.entered.inside()
+        if waiting and not inside:
+            pytest.fail("everybody waits")
+        if waiting and not any(each.prompt.alone for each in (*waiting, *inside)):
+            assert len(inside) == SLOTS
+
+    def teardown(self) -> None:
+        while inside := self.entered.inside():
+            inside[0].answer(DONE)
+        assert all(each.settled for each in self.waiting)
+
+
+TestDoorkeeper = Doorkeeper.TestCase
+
+
+@given(st.permutations(range(6)))
+def test_one_that_is_alone_goes_before_others_that_come_later(order: list[int]) -> None:
+    admission, entered = Admission(SLOTS, None), Entered()
+    first, alone, *later = held("first"), held("alone", "bulk", alone=True), *(held(f"later{n}") for n in order)
+    entered.enter(admission, first, alone, *later)
+
+    assert entered.order == [first]
+    first.answer(DONE)
+    assert entered.order == [first, alone]
+    alone.answer(DONE)
+    assert entered.order == [first, alone, *later[:SLOTS]]
+
+
+def test_interactive_prompts_enter_first() -> None:
+    admission, entered = Admission(1, None), Entered()
+    first, bulk, interactive = held("first"), held("bulk", "bulk"), held("interactive")
+    entered.enter(admission, first, bulk, interactive)
+    first.answer(DONE)
+
+    assert entered.order == [first, interactive]
+
+
+def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> None:
+    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
+    bulk = [held(f"bulk{n}", "bulk") for n in range(4)]
+    entered.enter(admission, *bulk)
+    assert entered.order == bulk[:2]
+    bulk[0].answer(DONE)
+    assert entered.order == bulk[:3]
+    flood = [held(f"{n}") for n in range(60)]
+    entered.enter(admission, *flood)
+    assert entered.order == [*bulk[:3], flood[0]]
+    bulk[1].answer(DONE)
+    while inside := [each for each in entered.inside() if each.prompt.lane == "interactive"]:
+        inside[0].answer(DONE)
+    # what is left of bulk when there is no more interactive enters by itself
+    assert entered.order.index(bulk[3]) == 3 + BULK_TURN - 1
+
+
+def test_bulk_that_has_its_share_does_not_block_interactive_in_its_turn() -> None:
+    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
+    bulk = [held(f"bulk{n}", "bulk") for n in range(3)]
+    entered.enter(admission, *bulk)
+    flood = [held(f"{n}") for n in range(60)]
+    entered.enter(admission, *flood)
+    for each in flood:
+        each.answer(DONE)
+    assert entered.order == [*bulk[:2], *flood]

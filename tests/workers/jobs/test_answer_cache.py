@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from vqa import Answer, Job
+from vqa.answer import Timings, Usage
+from vqa.connection import connect
+from vqa.image_store import reference
+from vqa.settings import QueueSettings
+from workers.engine.settings import EngineSettings
+from workers.jobs.answer_cache import Reuse, identity
+
+PNG = b"\x89PNG a picture"
+
+
+def job(image: bytes | str = PNG, **fields: Any) -> Job:
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "?"}]
+    return Job(messages=[{"role": "user", "content": parts}], **{"reuse": True} | fields)
+
+
+@pytest.fixture
+def answer() -> Answer:
+    usage, timings = Usage(prompt_tokens=5, completion_tokens=1), Timings(queued_s=0, media_s=0, engine_s=1, total_s=1)
+    return Answer(
+        id="a", text="red", finish_reason="stop", usage=usage, timings=timings, model="m", worker="w", attempt=1
+    )
+
+
+def test_a_picture_and_its_reference_are_the_same_question(redis: Redis, answer: Answer) -> None:
+    reuse = Reuse(redis, "m", 60)
+    reuse.keep(job(PNG), answer)
+    assert reuse.find(job(reference(PNG))) == answer
+    assert reuse.find(job(reference(b"another"))) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": "other"},
+        {"lane": "bulk", "timeout_s": 5.0, "retry": {"attempts": 7}},
+        {"tenant": "t", "batch": "b", "metadata": {"a": "b"}},
+        {"seed": 3, "top_p": 0.5},
+    ],
+)
+def test_what_does_not_change_a_greedy_answer_is_not_part_of_the_question(
+    redis: Redis, answer: Answer, fields: dict[str, Any]
+) -> None:
+    reuse = Reuse(redis, "m", 60)
+    reuse.keep(job(), answer)
+    assert reuse.find(job(**fields)) == answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_new_tokens": 7}, {"stop": ["."]}, {"response_format": {"type": "json_object"}}, {"reuse": False}],
+)
+def test_what_does_is(redis: Redis, answer: Answer, fields: dict[str, Any]) -> None:
+    reuse = Reuse(redis, "m", 60)
+    reuse.keep(job(), answer)
+    assert reuse.find(job(**fields)) is None
+
+
+def test_each_model_has_answers_of_its_own(redis: Redis, answer: Answer) -> None:
+    Reuse(redis, "m", 60).keep(job(), answer)
+    assert Reuse(redis, "another", 60).find(job()) is None
+
+
+def test_a_redis_that_is_away_or_full_costs_no_job_anything(
+    redis: Redis, redis_url: str, answer: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.config_set("maxmemory", 1)
+    try:
+        Reuse(redis, "m", 60).keep(job(), answer)
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert "no answer can be kept to be given again: OutOfMemoryError" in caplog.text
+    with connect(QueueSettings(redis_url="redis://127.0.0.1:1/0"), patience=0) as nowhere:
+        reuse = Reuse(nowhere, "m", 60)
+        reuse.keep(job(), answer)
+        assert reuse.find(job()) is None
+    assert "no answer can be looked up to be given again: ConnectionError" in caplog.text
+
+
+def test_a_model_in_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c", "d")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(200_000))
+    (folders[1] / "model.safetensors").write_bytes(bytes(199_999) + b"1")
+    (folders[2] / "config.json").write_text("[]")
+    a, b, c, d = (identity(EngineSettings(model=str(folder))) for folder in folders)
+    assert a == d
+    assert len({a, b, c}) == 3
+    a_name = EngineSettings(model="some/model")
+    others = [EngineSettings(model="some/model", **{name: value}) for name, value in _OTHER.items()]
+    assert len({identity(settings) for settings in (a_name, *others)}) == 1 + len(others)
+
+
+_OTHER: dict[str, Any] = {"revision": "v2", "quant": "int4", "dtype": "float32", "max_image_tokens": 500}

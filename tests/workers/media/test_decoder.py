@@ -1,0 +1,330 @@
+"""Real child processes, really killed, stopped and starved."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.worker_process import ROOT
+from vqa.errors import BadImage, EngineError
+from workers.engine.picture import Fit, Picture
+from workers.media.decoder import Decoder
+from workers.media.image import Limits, decode
+
+SOON = 60
+MIB = 2**20
+LIMITS = Limits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 1024 * 1024))
+
+_PARENT = """
+import sys
+from workers.media.decoder import Decoder
+from workers.media.image import Limits
+decoders = [Decoder(Limits(20 * 2**20, 50_000_000, 10**6)) for _ in range(2)]
+for decoder in decoders:
+    decoder.wait_ready()
+print(*(decoder.pid for decoder in decoders), flush=True)
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+while True:
+    decoders[0].decode(data)
+"""
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+SMALL = encoded(Image.effect_noise((300, 200), 60))
+
+
+@pytest.fixture(scope="module")
+def slow() -> bytes:
+    """A picture that takes more than a second."""
+    return encoded(Image.new("RGBA", (7000, 7000), (9, 9, 9, 100)))
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(LIMITS)
+    decoder.wait_ready()
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.005)
+
+
+def pid_of(decoder: Decoder) -> int:
+    assert decoder.pid is not None
+    return decoder.pid
+
+
+def busy(pid: int, more_than_s: float) -> bool:
+    try:
+        return psutil.Process(pid).cpu_times().user > more_than_s
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill_while_it_decodes(decoder: Decoder, number: int) -> int:
+    """Send the signal to the decoder's child once it is far into the picture; the child's pid."""
+    pid = pid_of(decoder)
+    # its start takes a fifth of that
+    wait_until(lambda: busy(pid, 0.5))
+    os.kill(pid, number)
+    return pid
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def assert_is_small(picture: Picture) -> None:
+    expected = decode(SMALL, LIMITS)
+    assert (picture.width, picture.height, picture.pixels) == (*expected.size, expected.tobytes())
+
+
+def test_a_picture_is_what_decoding_it_here_gives(decoder: Decoder) -> None:
+    assert_is_small(decoder.decode(SMALL))
+
+
+def test_its_name_is_that_of_the_bytes_and_the_size_that_it_was_given(decoder: Decoder) -> None:
+    once, again, other = (decoder.decode(data).digest for data in (SMALL, SMALL, encoded(Image.new("L", (300, 200)))))
+    smaller = Decoder(Limits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 128 * 128)))
+
+    assert once == again != other
+    assert smaller.decode(SMALL).digest != once
+    smaller.close()
+
+
+def test_small_pictures_after_large_ones_are_their_own(decoder: Decoder, slow: bytes) -> None:
+    for data in (slow, SMALL, encoded(Image.new("RGB", (2000, 1500), "red"), "BMP"), SMALL):
+        picture = decoder.decode(data)
+
+    assert_is_small(picture)
+
+
+@pytest.mark.parametrize(("data", "words"), [(b"", "not a picture"), (SMALL[:3000], "cannot be decoded")])
+def test_a_bad_picture_is_told_by_name_and_costs_no_child(decoder: Decoder, data: bytes, words: str) -> None:
+    before = decoder.pid
+
+    with pytest.raises(BadImage, match=words):
+        decoder.decode(data)
+    assert_is_small(decoder.decode(SMALL))
+    assert decoder.pid == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_child_killed_at_a_picture_is_replaced_and_the_picture_comes(
+    decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "workers.media.decoder")
+    asked = pool.submit(decoder.decode, slow)
+
+    killed = kill_while_it_decodes(decoder, number)
+
+    picture = asked.result(SOON)
+    assert (picture.width, picture.height) == (1024, 1024)
+    assert decoder.pid != killed
+    assert is_gone(killed)
+    assert [record.message.count("\n") for record in caplog.records] == [0]
+    assert signal.Signals(number).name in caplog.text
+
+
+def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int) -> Future[Picture]:
+    asked = pool.submit(decoder.decode, slow)
+    killed = kill_while_it_decodes(decoder, number)
+    wait_until(lambda: decoder.pid not in {None, killed})
+    kill_while_it_decodes(decoder, number)
+    return asked
+
+
+def test_a_picture_that_crashes_its_decoder_twice_is_refused_and_the_next_one_comes(
+    decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor
+) -> None:
+    asked = crash_twice(decoder, slow, pool, signal.SIGSEGV)
+
+    with pytest.raises(BadImage, match="crashed on it twice: it was ended by SIGSEGV"):
+        asked.result(SOON)
+    assert_is_small(decoder.decode(SMALL))
+
+
+def test_a_child_that_is_killed_twice_for_memory_need_not_be_the_pictures_fault(
+    decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor
+) -> None:
+    asked = crash_twice(decoder, slow, pool, signal.SIGKILL)
+
+    with pytest.raises(EngineError, match="memory"):
+        asked.result(SOON)
+
+
+def test_a_child_that_died_between_two_pictures_is_nobodys_fault(
+    decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = pid_of(decoder)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid))
+
+    assert_is_small(decoder.decode(SMALL))
+    assert not caplog.records
+
+
+def test_a_child_that_hangs_is_ended_and_its_picture_refused_at_the_first_try() -> None:
+    decoder = Decoder(LIMITS, patience_s=0.5)
+    decoder.wait_ready()
+    hung = pid_of(decoder)
+    os.kill(hung, signal.SIGSTOP)
+
+    with pytest.raises(BadImage, match=r"took over 0\.5 s"):
+        decoder.decode(SMALL)
+    assert is_gone(hung)
+    decoder.wait_ready()
+    assert decoder.pid != hung
+    decoder.close()
+
+
+def test_a_child_that_hangs_ends_by_itself_when_nobody_else_does_it(decoder: Decoder) -> None:
+    # what its own alarm sends, five seconds after its parent's patience
+    os.kill(pid_of(decoder), signal.SIGALRM)
+
+    wait_until(lambda: is_gone(pid_of(decoder)))
+
+
+def test_memory_that_runs_out_in_a_child_is_worth_another_attempt(decoder: Decoder, slow: bytes) -> None:
+    child = psutil.Process(pid_of(decoder))
+    assert child.rlimit(psutil.RLIMIT_DATA) == (LIMITS.memory_bytes, LIMITS.memory_bytes)
+    child.rlimit(psutil.RLIMIT_DATA, (64 * MIB, 64 * MIB))
+
+    with pytest.raises(EngineError, match="memory"):
+        decoder.decode(slow)
+    assert_is_small(decoder.decode(SMALL))
+    assert decoder.pid == child.pid
+
+
+def test_where_memory_is_short_a_child_goes_before_its_parent_and_leaves_no_picture(decoder: Decoder) -> None:
+    assert Path(f"/proc/{decoder.pid}/oom_score_adj").read_text() == "1000\n"
+    assert psutil.Process(pid_of(decoder)).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
+def test_the_file_in_memory_does_not_stay_as_large_as_the_largest_picture(decoder: Decoder) -> None:
+    decoder.decode(encoded(Image.new("RGB", (2400, 2400), "red"), "BMP"))
+
+    files = Path(f"/proc/{decoder.pid}/fd").iterdir()
+    [size] = [file.stat().st_size for file in files if "vqa-picture" in str(file.readlink())]
+    assert size < 8 * MIB
+
+
+def test_signals_to_the_workers_whole_group_leave_the_child_to_its_worker(decoder: Decoder) -> None:
+    pid = pid_of(decoder)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, number)
+
+    assert_is_small(decoder.decode(SMALL))
+    assert decoder.pid == pid
+    assert os.getpgid(pid) == pid
+
+
+def test_a_child_has_no_passwords_and_none_of_the_workers_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQA_REDIS_URL", "redis://:secret@127.0.0.1/0")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    decoder = Decoder(LIMITS)
+    decoder.wait_ready()
+    about = Path(f"/proc/{decoder.pid}")
+    environment, libraries = (about / "environ").read_bytes(), (about / "maps").read_text()
+    decoder.close()
+
+    assert b"secret" not in environment
+    assert "_imaging" in libraries
+    assert not [name for name in ("torch", "numpy", "pydantic") if name in libraries]
+
+
+def test_a_closed_decoder_leaves_no_child_and_lets_the_job_go_to_another_worker(decoder: Decoder) -> None:
+    pid = pid_of(decoder)
+    decoder.close()
+    decoder.close()
+
+    assert is_gone(pid)
+    with pytest.raises(EngineError, match="stopping"):
+        decoder.decode(SMALL)
+
+
+def test_closing_ends_what_is_being_decoded(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor) -> None:
+    pid = pid_of(decoder)
+    asked = pool.submit(decoder.decode, slow)
+    wait_until(lambda: busy(pid, 0.5))
+
+    decoder.close()
+
+    with pytest.raises(EngineError, match="stopping"):
+        asked.result(SOON)
+    assert is_gone(pid)
+
+
+def test_no_child_is_started_by_a_decoder_that_closes_meanwhile(pool: ThreadPoolExecutor) -> None:
+    for _ in range(10):
+        decoder = Decoder(LIMITS)
+        asked = pool.submit(decoder.decode, SMALL)
+        threading.Timer(0.05, decoder.close).start()
+
+        error = asked.exception(SOON)
+
+        assert error is None or str(error) == "the worker is stopping"
+        decoder.close()
+        assert decoder.pid is None
+
+
+def test_a_child_that_cannot_start_is_not_the_pictures_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    decoder = Decoder(LIMITS)
+
+    with pytest.raises(EngineError, match="does not start: it ended with status 3"):
+        decoder.decode(SMALL)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(EngineError, match="No such file"):
+        decoder.decode(SMALL)
+    decoder.close()
+
+
+def test_a_parent_that_is_killed_leaves_no_child_idle_or_at_work(slow: bytes, tmp_path: Path) -> None:
+    (tmp_path / "slow").write_bytes(slow)
+    command = [sys.executable, "-c", _PARENT, str(tmp_path / "slow")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        working, idle = map(int, parent.stdout.readline().split())
+        wait_until(lambda: busy(working, 0.5))
+        parent.kill()
+
+    wait_until(lambda: is_gone(idle))
+    wait_until(lambda: is_gone(working))

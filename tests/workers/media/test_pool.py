@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from PIL import Image
+
+from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
+from workers.engine.picture import Fit
+from workers.media.image import Limits, decode
+from workers.media.pool import Media
+from workers.settings import WorkerSettings
+
+SOON = 60
+LIMITS = (20 * 2**20, 50_000_000, 1024 * 1024)
+
+
+def png(width: int = 60, height: int = 40) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 60).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def media() -> Iterator[Media]:
+    media = Media(2, *LIMITS)
+    yield media
+    media.close()
+
+
+def children() -> list[psutil.Process]:
+    """This process's decoders."""
+    return [child for child in psutil.Process().children() if "workers.media.decoder_child" in child.cmdline()]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.005)
+
+
+def test_pictures_come_in_their_order(media: Media) -> None:
+    sizes = [(10 + number, 20) for number in range(8)]
+
+    pictures = media.decode([png(*size) for size in sizes])
+
+    assert [(picture.width, picture.height) for picture in pictures] == sizes
+    assert media.decode([]) == []
+
+
+def test_64_pictures_of_one_job_are_each_their_own(media: Media) -> None:
+    data = [png(50 + number, 90 - number) for number in range(64)]
+
+    pictures = media.decode(data)
+
+    assert [picture.pixels for picture in pictures] == [decode(one, Limits(*LIMITS)).tobytes() for one in data]
+
+
+def test_with_a_fit_pictures_have_the_models_size() -> None:
+    media = Media(1, *LIMITS, Fit(32, 64 * 64, 256 * 256))
+
+    [small, large] = media.decode([png(10, 10), png(900, 300)])
+
+    assert (small.width, small.height) == (64, 64)
+    assert (large.width, large.height) == (416, 128)
+    media.close()
+
+
+def test_one_bad_picture_is_told_and_the_next_call_works(media: Media) -> None:
+    with pytest.raises(BadImage):
+        media.decode([png(), b"no picture", png()])
+    assert len(media.decode([png()])) == 1
+
+
+def test_every_process_is_there_before_the_first_picture_and_used_after_it(media: Media) -> None:
+    before = {child.pid for child in children()}
+    assert len(before) == 2
+
+    with ThreadPoolExecutor(8) as callers:
+        assert len(list(callers.map(media.decode, [[png(400, 400)]] * 40))) == 40
+    assert {child.pid for child in children()} == before
+    assert all(child.cpu_times().user > 0 for child in children())
+
+
+def test_children_that_are_killed_at_work_cost_nobody_a_picture(media: Media) -> None:
+    data = [png(700 + number, 700) for number in range(32)]
+    killing = [(child.pid, child.cpu_times().user) for child in children()]
+
+    def kill_at_work(pid: int, before_s: float) -> None:
+        wait_until(lambda: psutil.Process(pid).cpu_times().user > before_s + 0.05)
+        os.kill(pid, signal.SIGKILL)
+
+    killers = [threading.Thread(target=kill_at_work, args=one) for one in killing]
+    for killer in killers:
+        killer.start()
+    pictures = media.decode(data)
+    for killer in killers:
+        killer.join(SOON)
+
+    assert [picture.width for picture in pictures] == [700 + number for number in range(32)]
+    assert not {pid for pid, _ in killing} & {child.pid for child in children()}
+
+
+def test_a_picture_that_hangs_holds_up_no_other(media: Media) -> None:
+    one, other = children()
+    for child in (one, other):
+        child.suspend()
+    with ThreadPoolExecutor(2) as callers:
+        waiting = [callers.submit(media.decode, [png()]) for _ in range(2)]
+        one.resume()
+        wait_until(lambda: sum(call.done() for call in waiting) == 1)
+
+        assert len(media.decode([png()] * 10)) == 10
+        assert sum(call.done() for call in waiting) == 1
+        other.resume()
+        assert [len(call.result(SOON)) for call in waiting] == [1, 1]
+
+
+def test_a_deadline_ends_the_wait(media: Media) -> None:
+    for child in children():
+        child.suspend()
+
+    with pytest.raises(DeadlineExceeded):
+        media.decode([png()] * 3, deadline=time.monotonic() + 0.05)
+    for child in children():
+        child.resume()
+    assert len(media.decode([png()])) == 1
+
+
+def test_closing_ends_what_waits_and_leaves_no_process(media: Media) -> None:
+    for child in children():
+        child.suspend()
+    with ThreadPoolExecutor(2) as callers:
+        waiting = [callers.submit(media.decode, [png()] * 3) for _ in range(2)]
+        for _ in range(2):
+            media.close()
+
+        assert {type(one.exception(SOON)) for one in waiting} == {EngineError}
+    assert children() == []
+
+
+def test_a_closed_one_lets_the_job_go_to_another_worker(media: Media) -> None:
+    media.close()
+
+    with pytest.raises(EngineError):
+        media.decode([png()])
+
+
+def test_where_no_process_can_start_the_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(NotReady, match="No such file"):
+        Media(2, *LIMITS)
+    assert children() == []
+
+
+def test_without_files_in_memory_a_temporary_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    media, data = Media(1, *LIMITS), png()
+
+    assert media.decode([data])[0].pixels == decode(data, Limits(*LIMITS)).tobytes()
+    media.close()
+
+
+def test_there_are_as_many_processes_as_the_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, expected in ((1, 2), (2, 2), (8, 4), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert WorkerSettings().decoders == expected
+    assert WorkerSettings(media_processes=1).decoders == 1

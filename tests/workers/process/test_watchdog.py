@@ -1,0 +1,142 @@
+"""The watchdog: what it tells, when, and how often; that a process that did not run is not taken for one that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.worker_process import ROOT
+from workers.engine.base import Stall
+from workers.engine.runtime.heartbeat import Pulse
+from workers.process.watchdog import Watchdog
+
+SOON = 60.0
+EVERY_S = 0.02
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.005)
+
+
+class Told:
+    """What a watchdog has told, over an engine's pulse."""
+
+    def __init__(self, hang_s: float) -> None:
+        self.stalls: list[Stall] = []
+        self.rounds = 0
+        self.pulse = Pulse(hang_s)
+        self.watchdog = Watchdog(self.pulse.stall, self.on_stall, self.on_round, EVERY_S)
+
+    def on_stall(self, stall: Stall) -> None:
+        # whoever renews is to know of it before anything is given back
+        assert self.watchdog.stalled
+        self.stalls.append(stall)
+
+    def on_round(self) -> None:
+        self.rounds += 1
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    told = Told(hang_s=0.3)
+    told.watchdog.start()
+    yield told
+    told.watchdog.stop()
+    rounds = told.rounds
+    time.sleep(3 * EVERY_S)
+    assert told.rounds == rounds
+
+
+def test_a_stall_is_told_once_and_the_rounds_go_on(told: Told) -> None:
+    told.pulse.beat("decode", ("a", "b"))
+    wait_until(lambda: bool(told.stalls))
+    rounds = told.rounds
+    wait_until(lambda: told.rounds > rounds + 10)
+
+    (stall,) = told.stalls
+    assert (stall.phase, stall.ids, stall.limit_s) == ("decode", ("a", "b"), 0.3)
+    assert told.watchdog.stalled
+
+
+def test_a_thread_that_beats_or_is_parked_is_left_alone(told: Told) -> None:
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        told.pulse.beat("decode", ("a",))
+        time.sleep(0.01)
+    told.pulse.park()
+    rounds = told.rounds
+    wait_until(lambda: told.rounds > rounds + 30)
+
+    assert told.stalls == []
+    assert not told.watchdog.stalled
+
+
+def test_what_it_tells_may_stop_it() -> None:
+    pulse = Pulse(0.1)
+    pulse.beat("decode", ())
+    ended = threading.Event()
+
+    def on_stall(stall: Stall) -> None:
+        watchdog.stop()
+        ended.set()
+
+    watchdog = Watchdog(pulse.stall, on_stall, lambda: None, EVERY_S)
+    watchdog.start()
+
+    assert ended.wait(SOON)
+
+
+#: steps of half a second, each made of many short sleeps, so that a process that goes on after a pause has most of a
+#: step still to go; a step may take two seconds
+PROGRAM = """
+import sys, threading, time
+from workers.engine.runtime.heartbeat import Pulse
+from workers.process.watchdog import Watchdog
+
+pulse, hang = Pulse(2.0), threading.Event()
+
+def compute():
+    while not hang.is_set():
+        pulse.beat("decode", ("a",))
+        for _ in range(50):
+            time.sleep(0.01)
+
+Watchdog(pulse.stall, lambda stall: print("stalled", flush=True), lambda: None, 0.05).start()
+threading.Thread(target=compute, daemon=True).start()
+print("runs", flush=True)
+for line in sys.stdin:
+    hang.set() if line == "hang\\n" else print("lives", flush=True)
+"""
+
+
+def test_a_process_that_was_stopped_as_a_whole_does_not_hang_and_one_that_hangs_afterwards_does() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "runs\n"
+        for _ in range(2):
+            os.kill(process.pid, signal.SIGSTOP)
+            # longer than a step may take
+            time.sleep(3.5)
+            os.kill(process.pid, signal.SIGCONT)
+            # as long as a step takes: had it been taken for a hang, it would have been told by then
+            time.sleep(0.6)
+        print("?", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "lives\n"
+        print("hang", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "stalled\n"
+        process.stdin.close()
+        assert process.wait(SOON) == 0

@@ -1,0 +1,111 @@
+"""When a worker's ends count as in a row, what it sees of the machine, what the line to its supervisor carries."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import psutil
+import pytest
+
+from workers.cards import Cards
+from workers.engine.runtime.heartbeat import limit_s
+from workers.engine.settings import EngineSettings
+from workers.settings import WorkerSettings
+from workers.supervisor.link import READY, SupervisorLink, environment
+from workers.supervisor.supervisor import Card, Supervisor
+from workers.supervisor.worker_process import Child
+
+HANG_S = 100.0
+
+
+@pytest.mark.parametrize(
+    ("steady_s", "failures"),
+    [
+        # never ready
+        (None, 4),
+        (1, 4),
+        # it was well for a while and then hung, in prefill, each time
+        (250 + limit_s("prefill", HANG_S), 4),
+        (350 + limit_s("prefill", HANG_S), 1),
+    ],
+)
+def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float | None, failures: int) -> None:
+    supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings(hang_s=HANG_S))
+    card = Card((), "cpu", state="ready", failures=3)
+    if steady_s is not None:
+        card.ready_at = time.monotonic() - steady_s
+
+    supervisor._ended(card, "ended with status 71")
+
+    assert (card.state, card.failures) == ("ended", failures)
+
+
+@pytest.mark.parametrize(
+    ("cards", "name", "names"),
+    [
+        ([(0,), (1,)], None, ["card0", "card1"]),
+        ([(0, 1), (2,)], None, ["card0+1", "card2"]),
+        ([(0, 1), (2,)], "night", ["night-card0+1", "night-card2"]),
+        ([(0, 1)], "night", ["night"]),
+        ([()], None, ["cpu"]),
+    ],
+)
+def test_a_worker_is_named_after_its_cards(cards: list[Cards], name: str | None, names: list[str]) -> None:
+    supervisor = Supervisor(cards, name, WorkerSettings(), EngineSettings())
+
+    assert [card.name for card in supervisor._cards] == names
+
+
+@pytest.mark.parametrize(
+    ("cards", "seen"),
+    [
+        ((0, 1), {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "VQA_CARDS": "0+1"}),
+        ((3,), {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "VQA_CARDS": "3"}),
+        ((), {"CUDA_VISIBLE_DEVICES": "", "VQA_CARDS": "cpu"}),
+    ],
+)
+def test_a_workers_process_sees_its_cards_alone(
+    cards: Cards, seen: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VQA_CARDS", "0+1,3")
+
+    child = Child("node", cards, "INFO")
+    try:
+        # while a process begins, the kernel may show it without any
+        until = time.monotonic() + 30
+        while not (environment := psutil.Process(child.pid).environ()):
+            assert time.monotonic() < until
+    finally:
+        child.kill()
+        assert child.wait(30)
+        child.close()
+
+    names = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "VQA_CARDS")
+    assert {name: environment[name] for name in names if name in environment} == seen
+
+
+def test_a_worker_says_that_it_lives_and_neither_waits_nor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    for name, value in environment(theirs).items():
+        monkeypatch.setenv(name, value)
+    link = SupervisorLink()
+    theirs.detach()
+    with ours:
+        link.alive()
+        link.say(READY)
+        assert ours.recv(100).strip() == READY.encode()
+        # a supervisor that is stopped reads nothing
+        for _ in range(10_000):
+            link.alive()
+        assert ours.recv(1_000_000).strip() == b""
+    # one that is gone
+    link.alive()
+    assert link._socket is not None
+    link._socket.close()
+
+
+def test_without_a_supervisor_there_is_nobody_to_tell() -> None:
+    SupervisorLink().alive()

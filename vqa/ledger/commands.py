@@ -1,0 +1,61 @@
+"""Calls of the ledger's verbs, by key and arguments, where many are sent in one round trip. No I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from vqa.job import Lane
+from vqa.ledger.records import Ending, Limits
+
+#: a reply list nobody reads is gone after this long
+REPLY_TTL_MS = 3_600_000
+
+Word = str | bytes | int | float
+Call = tuple[list[str], list[Word]]
+
+
+def entry_key(id: str) -> str:
+    """Where the ledger keeps an open job."""
+    return f"vqa:job:{id}"
+
+
+def dead_key(id: str) -> str:
+    """Where a dead letter is kept."""
+    return f"vqa:dead:{id}"
+
+
+def outcome_key(id: str) -> str:
+    """Where Celery's Redis result backend keeps (and announces) a task's result."""
+    return f"celery-task-meta-{id}"
+
+
+def accept_call(
+    id: str,
+    lane: Lane,
+    payload: bytes,
+    timeout_s: float,
+    reply: str,
+    limits: Limits,
+    tenant: str | None = None,
+    batch: str | None = None,
+    waits: bool = True,
+) -> Call:
+    """`accept`: into the ledger, unless the id is known already.
+
+    Says `accepted` (the caller publishes it), `waiting` (whoever feeds the lane does), `open`, `closed`, `full`, or
+    `over` (its batch was cancelled). Where not `waits`, its message is there already: it is neither `waiting` nor
+    `over`.
+    """
+    about: list[Word] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
+    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if waits else "1"]
+    return [entry_key(id)], ["accept", *about, *turn]
+
+
+def close_call(ending: Ending, limits: Limits) -> Call:
+    """`close`: out of the ledger, with its outcome; says whether, and which ids it is now the turn of."""
+    ttl_ms = round(max(ending.ttl_s, limits.dead_s if ending.reason else 0) * 1000)
+    about: list[Word] = [ending.id, ending.token, outcome_key(ending.id), ending.outcome, ttl_ms, REPLY_TTL_MS]
+    dead: list[Word] = [ending.reason, ending.error, round(limits.dead_s * 1000), limits.dead]
+    counted: list[Word] = [json.dumps(asdict(ending.tally)), limits.tenant or 0]
+    return [entry_key(ending.id)], ["close", *about, *dead, ending.only, *counted]

@@ -1,0 +1,189 @@
+"""The open jobs in Redis, and the dead letters: verbs, each one atomic script (the `.lua` files).
+
+An open job is in the ledger, an outcome is in Celery's result backend, never both. Knows nothing of how jobs are
+published, answered or shown.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+from redis import Redis
+
+from vqa.job import LANES, Lane
+from vqa.ledger.commands import Call, accept_call, close_call, entry_key, outcome_key
+from vqa.ledger.records import Charge, Closed, Ending, Header, Lease, Limits, Refusal, State, WorkerInfo
+from vqa.script import SCRIPT
+
+log = logging.getLogger(__name__)
+
+#: pub/sub channel of ids that were closed while a worker held them (cancelled, past their deadline)
+DROPPED = "vqa:dropped"
+WORKERS = "vqa:workers"
+DEADLINES = "vqa:deadlines"
+DEAD = "vqa:dead"
+
+#: of what is set aside so much is kept
+ASIDE_BYTES = 65_536
+
+STATES: tuple[State, ...] = ("waiting", "queued", "leased", "delayed")
+#: those that have a sorted set a lane; `waiting` has one a tenant
+FLYING: tuple[State, ...] = STATES[1:]
+
+
+class Ledger:
+    """The verbs over a synchronous connection. Raises redis.exceptions.RedisError when Redis does."""
+
+    def __init__(self, redis: Redis, limits: Limits | None = None, script: str = SCRIPT) -> None:
+        self._redis = redis
+        self._limits = limits or Limits()
+        self._script = redis.register_script(script)
+
+    def _run(self, keys: list[str], *arguments: Any) -> Any:
+        return self._script(keys=keys, args=arguments)
+
+    def accept(
+        self,
+        id: str,
+        lane: Lane,
+        payload: bytes,
+        timeout_s: float,
+        reply: str = "",
+        tenant: str | None = None,
+        batch: str | None = None,
+        waits: bool = False,
+    ) -> str:
+        """See `accept_call`."""
+        call = accept_call(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, waits)
+        [verdict] = self.accept_many([call])
+        return verdict
+
+    def accept_many(self, calls: Iterable[Call]) -> list[str]:
+        """Several `accept`s in one round trip, in their order."""
+        return [reply.decode() for reply in self._together(calls)]
+
+    def _together(self, calls: Iterable[Call]) -> list[Any]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for keys, arguments in calls:
+                self._script(keys=keys, args=arguments, client=pipe)
+            return list(pipe.execute())
+
+    def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
+        """Count an attempt and start a lease, or say why the job is not to be had. The caller publishes what it fed."""
+        terms = (round(lease_s * 1000), "1" if alone else "0", self._limits.tenant or 0)
+        verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, *terms)
+        if verdict != b"taken":
+            return cast(Refusal, verdict.decode())
+        header, payload, taken, fed = rest
+        return Lease(id, token, Header.parse(header), payload, int(taken), tuple(_ids(fed)))
+
+    def renew(
+        self, worker: str, held: Sequence[tuple[str, str]], lease_s: float, about: Mapping[str, Any]
+    ) -> list[str]:
+        """Lengthen the leases of `held` (id, token) and say that the worker lives; the ids that it has lost."""
+        words = [word for pair in held for word in pair]
+        keys = [entry_key(id) for id, _ in held]
+        return _ids(self._run(keys, "renew", worker, json.dumps(about), round(lease_s * 1000), *words))
+
+    def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
+        """Several attempts back to the queue in one round trip; those that were still held."""
+        handed = list(leases)
+        calls: list[Call] = [
+            ([entry_key(lease.id)], ["retry", lease.id, lease.token, 0, error if charge == "lost" else "", charge])
+            for lease, charge in handed
+        ]
+        return [lease for (lease, _), moved in zip(handed, self._together(calls), strict=True) if moved]
+
+    def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
+        """Back to the queue, after a delay if there is one. With no delay the caller publishes the job again."""
+        return bool(self._run([entry_key(id)], "retry", id, token, round(delay_s * 1000), error, charge))
+
+    def close(self, ending: Ending) -> Closed:
+        """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held."""
+        keys, arguments = close_call(ending, self._limits)
+        return self._closed(self._run(keys, *arguments))
+
+    def close_many(self, endings: Iterable[Ending]) -> list[Closed]:
+        """Several `close`s in one round trip, in their order."""
+        return [self._closed(reply) for reply in self._together(close_call(each, self._limits) for each in endings)]
+
+    def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
+        done, fed = reply
+        self._tell_dropped(done - 1)
+        return Closed(bool(done), tuple(_ids(fed)))
+
+    def set_aside(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
+        """Keep what is no job as a dead letter, cut to ASIDE_BYTES."""
+        kept = (round(self._limits.dead_s * 1000), self._limits.dead)
+        self._tell_dropped(self._run([entry_key(id)], "set_aside", id, lane, raw[:ASIDE_BYTES], reason, *kept))
+
+    def _tell_dropped(self, count: int) -> None:
+        if count > 0:
+            log.error("there are %d dead letters (VQA_DEAD_MOST): %d of the oldest dropped", self._limits.dead, count)
+
+    def reopen(self, id: str, margin_s: float) -> Lane | Literal["waiting", "unknown", "open"]:
+        """Make a dead letter a job again, with its timeout anew; its lane, on which the caller publishes it.
+
+        One that is `waiting` is published by whoever feeds its lane.
+        """
+        terms = (round(margin_s * 1000), self._limits.tenant or 0)
+        [verdict] = self._run([entry_key(id)], "reopen", id, outcome_key(id), *terms)
+        return cast(Lane, verdict.decode())
+
+    def late(self, limit: int) -> list[str]:
+        """Ids whose deadline has passed."""
+        return _ids(self._run([], "late", limit))
+
+    def expire(self, lane: Lane, limit: int, error: str, asked_ms: int) -> tuple[list[str], list[str]]:
+        """Queue what lost its worker; those ids, and the ones to give up: they lost it in their last attempt.
+
+        `asked_ms` is Redis's time when it was found that leases may be judged; two seconds later nothing is.
+        """
+        queued, last = self._run([], "expire", lane, limit, error, asked_ms)
+        return _ids(queued), _ids(last)
+
+    def ripen(self, lane: Lane, limit: int) -> list[str]:
+        """Queue what was delayed until now; those ids."""
+        return _ids(self._run([], "ripen", lane, limit))
+
+    def requeue(self, lane: Lane, age_s: float, before_ms: float | None, limit: int) -> list[str]:
+        """Those queued for longer than `age_s`, and by so much before a time on Redis's clock: as if queued now."""
+        before = "" if before_ms is None else f"{before_ms:.0f}"
+        return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
+
+    def headers(self, ids: Sequence[str]) -> dict[str, Header]:
+        """What is known of those of `ids` that are open."""
+        entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
+        return {id: Header.parse(entry.partition(b"\n")[0]) for id, entry in zip(ids, entries, strict=True) if entry}
+
+    def feed(self, lane: Lane) -> list[str]:
+        """Queue what it is the turn of while too little is queued; those ids, for the caller to publish."""
+        return _ids(self._run([], "feed", lane, self._limits.tenant or 0))
+
+    def counts(self) -> dict[Lane, dict[State, int]]:
+        """How many jobs are open, by lane and state."""
+        numbers = iter(self._run([], "counts"))
+        return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
+
+    def workers(self, within_s: float) -> list[WorkerInfo]:
+        """The workers that renewed within so many seconds, by name."""
+        seconds, _ = self._redis.time()
+        listed = cast(dict[bytes, bytes], self._redis.hgetall(WORKERS))
+        found = (WorkerInfo.parse(name, value) for name, value in listed.items())
+        return sorted((info for info in found if info.seen >= (seconds - within_s) * 1000), key=lambda info: info.name)
+
+    def gone(self, for_s: float) -> list[str]:
+        """The workers that are listed and have not renewed for so many seconds."""
+        living = {worker.name for worker in self.workers(for_s)}
+        return [worker.name for worker in self.workers(within_s=float("inf")) if worker.name not in living]
+
+    def leave(self, worker: str) -> None:
+        """Forget what a worker said of itself: it is stopping, or it is long gone."""
+        self._redis.hdel(WORKERS, worker)
+
+
+def _ids(reply: Iterable[bytes]) -> list[str]:
+    return [id.decode() for id in reply]

@@ -1,0 +1,173 @@
+"""What is due in the ledger, done once: deadlines, leases that ran out, delays that ended, turns, lost messages.
+
+The janitor does it every two seconds, `vqa doctor --repair` by hand. Whatever is done twice is harmless: the ledger
+moves only what is due, and a wake-up too many is refused by `take`. What was moved and could not be published has lost
+its message, and is found as such.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, fields
+
+from celery import Celery
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from vqa.celery import wake
+from vqa.connection import UNREACHED
+from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
+from vqa.job import LANES, Lane
+from vqa.ledger.closing import Closing
+from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import Only
+from vqa.messages import heard_since
+from vqa.settings import QueueSettings
+
+log = logging.getLogger(__name__)
+
+#: reason of a dead letter whose last worker vanished, or was ended because of it
+WORKER_LOST = "worker_lost"
+
+#: a job that is queued for longer may have lost its message
+UNHEARD_S = 5.0
+
+#: moved by one call, so that Redis is not held up
+_PORTION = 500
+#: calls of a kind in one sweep; the rest is due in the next
+_PORTIONS = 20
+
+#: a worker that was not seen for so many leases is struck off the list
+_GONE_LEASES = 10
+
+_LOCK = "vqa:janitor"
+_LOCK_MS = 5000
+
+
+@dataclass(slots=True)
+class Swept:
+    """How many jobs a sweep acted on."""
+
+    #: closed, their deadline had passed
+    late: int = 0
+    #: published again, their worker had vanished
+    lost: int = 0
+    #: closed as dead letters, their last worker had vanished
+    given_up: int = 0
+    #: published, their delay had ended
+    delayed: int = 0
+    #: published, it was their turn and no worker did it
+    fed: int = 0
+    #: published again, their message was lost
+    unheard: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
+
+
+class Sweep:
+    """One who may sweep, with its name for the lock."""
+
+    def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
+        self._redis = redis
+        self._ledger = Ledger(redis, settings.limits)
+        self._app = app
+        self._closing = Closing(app, self._ledger, settings.result_ttl_s)
+        self._settings = settings
+        self._name = uuid.uuid4().hex
+
+    def locked(self) -> bool:
+        """Whether it is this one's turn; it stays so for some seconds after each call."""
+        try:
+            if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
+                return True
+        except OutOfMemoryError:
+            # what two do at once is harmless, what nobody does is not
+            return True
+        if self._redis.get(_LOCK) != self._name.encode():
+            return False
+        self._redis.pexpire(_LOCK, _LOCK_MS)
+        return True
+
+    def settled(self) -> int | None:
+        """Redis's time in ms; None where it has not been up for a lease time: workers may not have renewed yet."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            pipe.time()
+            about, (seconds, micros) = pipe.execute()
+        return seconds * 1000 + micros // 1000 if about["uptime_in_seconds"] > self._settings.lease_s else None
+
+    def run(self, judges_from: int | None) -> Swept:
+        """Do what is due; leases only where `settled` said so just now. Raises one of connection.UNREACHED."""
+        swept = Swept()
+        for lane in LANES:
+            if judges_from is not None:
+                self._expire(lane, judges_from, swept)
+        swept.late = self._close_late()
+        for lane in LANES:
+            swept.delayed += self._ripen(lane)
+            swept.fed += self._feed(lane)
+            swept.unheard += self._publish_unheard(lane)
+        for name in self._ledger.gone(max(60.0, _GONE_LEASES * self._settings.lease_s)):
+            self._ledger.leave(name)
+        return swept
+
+    def _close_late(self) -> int:
+        closed = 0
+        for _ in range(_PORTIONS):
+            ids = self._ledger.late(_PORTION)
+            error = DeadlineExceeded("the job's timeout ran out before it was answered")
+            closed += self._close(ids, error, only="late")
+            if len(ids) < _PORTION:
+                break
+        return closed
+
+    def _expire(self, lane: Lane, judges_from: int, swept: Swept) -> None:
+        for _ in range(_PORTIONS):
+            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", judges_from)
+            self._publish(queued, lane, "worker lost")
+            error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
+            swept.given_up += self._close(last, error, "last", WORKER_LOST)
+            swept.lost += len(queued)
+            if len(queued) + len(last) < _PORTION:
+                break
+
+    def _ripen(self, lane: Lane) -> int:
+        count = 0
+        for _ in range(_PORTIONS):
+            ids = self._ledger.ripen(lane, _PORTION)
+            self._publish(ids, lane, "delay over")
+            count += len(ids)
+            if len(ids) < _PORTION:
+                break
+        return count
+
+    def _feed(self, lane: Lane) -> int:
+        ids = self._ledger.feed(lane)
+        self._publish(ids, lane, "their turn")
+        return len(ids)
+
+    def _publish_unheard(self, lane: Lane) -> int:
+        ids = self._ledger.requeue(lane, UNHEARD_S, heard_since(self._redis, lane), _PORTION * _PORTIONS)
+        self._publish(ids, lane, "message lost")
+        return len(ids)
+
+    def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
+        if not ids:
+            return
+        try:
+            wake(self._app, [(id, lane) for id in ids])
+            log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
+        except UNREACHED as error:
+            log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
+
+    def _close(self, ids: list[str], error: VQAError, only: Only, reason: str = "") -> int:
+        closed = self._closing.close_all(ids, error, reason, only)
+        for id in closed:
+            log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
+        return len(closed)
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")

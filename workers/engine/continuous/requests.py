@@ -1,0 +1,57 @@
+"""A prompt as numbers: its tokens, where they stand, and the pixels of its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from workers.engine.text.grammar import Guide
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """A picture in a prompt."""
+
+    #: RGB, row by row: height x width x 3 bytes
+    pixels: bytes
+    #: patches from top to bottom and from left to right
+    rows: int
+    columns: int
+    #: its first token in the prompt, and how many there are
+    start: int
+    tokens: int
+    digest: str
+
+    @property
+    def patches(self) -> int:
+        """What the vision tower computes."""
+        return self.rows * self.columns
+
+    @property
+    def stop(self) -> int:
+        """The token after its last one."""
+        return self.start + self.tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A prompt as numbers, on the host."""
+
+    #: (n) int64
+    tokens: Tensor
+    #: (n, 3) int64: time, height and width
+    positions: Tensor
+    sights: tuple[Sight, ...]
+    #: of a prompt with a grammar
+    guide: Guide | None = None
+
+    @property
+    def count(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.tokens)
+
+    @property
+    def shift(self) -> int:
+        """What is added to an answer token's number to get its position: pictures take fewer positions than tokens."""
+        return int(self.positions.max()) + 1 - self.count

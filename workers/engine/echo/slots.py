@@ -1,0 +1,113 @@
+"""Who is in the echo engine's slots and who is next: interactive first, one in twenty bulk, nobody beside one alone."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from vqa.job import LANES
+from workers.engine.base import Completion, Prompt
+from workers.engine.fair_share import BULK_TURN, Reserve
+from workers.engine.journal import Journal
+from workers.engine.runtime.pending import Held
+
+
+class Admission:
+    """A prompt leaves as its future is settled, before whoever waits on a future that follows that one hears of it."""
+
+    def __init__(self, slots: int, journal: Journal | None, reserve: Reserve | None = None) -> None:
+        self._lock = threading.Lock()
+        self._slots = slots
+        self._reserve = reserve or Reserve()
+        #: slots that are taken, in all and by bulk
+        self._taken = self._bulk = 0
+        self._since_bulk = 0
+        self._journal = journal
+        self._waiting: dict[str, deque[tuple[Held, Callable[[], None]]]] = {lane: deque() for lane in LANES}
+        #: those that are inside, and whether they take a slot; not by Held: a future that kept its own would keep the
+        #: pictures until the garbage collector comes
+        self._inside: dict[Future[Completion], tuple[Prompt, bool]] = {}
+        self._alone = False
+
+    def enter(self, held: Held, begin: Callable[[], None]) -> None:
+        """Call `begin` once the prompt has a slot; never where it is settled before."""
+        with self._lock:
+            self._reserve.saw(held.prompt.lane)
+            self._waiting[held.prompt.lane].append((held, begin))
+        held.future.add_done_callback(self._leave)
+        self._fill_slots()
+
+    def pass_through(self, held: Held) -> bool:
+        """Let the prompt in without a slot, to be settled at once; False where it has to wait for one."""
+        with self._lock:
+            if self._alone or held.prompt.alone:
+                return False
+            self._let_in(held, slot=False)
+        held.future.add_done_callback(self._leave)
+        return True
+
+    def in_slots(self) -> tuple[str, ...]:
+        """The prompts that have a slot."""
+        with self._lock:
+            return tuple(prompt.id for prompt, slot in self._inside.values() if slot)
+
+    def _fill_slots(self) -> None:
+        while (begin := self._next()) is not None:
+            begin()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            for waiting in self._waiting.values():
+                while waiting and waiting[0][0].settled:
+                    waiting.popleft()
+            first = self._first()
+            if first is None or not self._may_enter(first[0][0]):
+                return None
+            held, begin = first.popleft()
+            passed_bulk = held.prompt.lane != "bulk" and self._waiting["bulk"]
+            self._since_bulk = self._since_bulk + 1 if passed_bulk else 0
+            self._let_in(held, slot=True)
+            return begin
+
+    def _first(self) -> deque[tuple[Held, Callable[[], None]]] | None:
+        turn = self._since_bulk >= BULK_TURN - 1
+        lanes = sorted(LANES, key=lambda lane: turn and lane != "bulk")
+        waiting = [self._waiting[lane] for lane in lanes if self._waiting[lane]]
+        # one that is to be alone would wait for ever behind others that come and go
+        waiting.sort(key=lambda waiting: not waiting[0][0].prompt.alone)
+        admits_bulk = self._reserve.admits_bulk(self._slots, self._taken, self._bulk, turn)
+        for first in waiting:
+            prompt = first[0][0].prompt
+            if prompt.alone or prompt.lane != "bulk" or admits_bulk:
+                return first
+        return None
+
+    def _may_enter(self, held: Held) -> bool:
+        if held.prompt.alone:
+            return not self._inside
+        return self._taken < self._slots and not self._alone
+
+    def _let_in(self, held: Held, slot: bool) -> None:
+        self._inside[held.future] = held.prompt, slot
+        self._count(held.prompt, slot)
+        self._alone = held.prompt.alone
+        if self._journal:
+            self._journal.write(held.prompt, "start")
+
+    def _count(self, prompt: Prompt, slots: int) -> None:
+        self._taken += slots
+        if prompt.lane == "bulk":
+            self._bulk += slots
+
+    def _leave(self, future: Future[Completion]) -> None:
+        with self._lock:
+            left = self._inside.pop(future, None)
+            if left is not None:
+                prompt, slot = left
+                self._count(prompt, -slot)
+                self._alone = False
+                if self._journal:
+                    self._journal.write(prompt, "end")
+        self._fill_slots()

@@ -1,0 +1,187 @@
+"""What a model will take of a card's memory, read from its config.json and headers: no torch, no weights opened."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from vqa.errors import NotReady
+from workers.engine.headers import Tensors, tensors_in, tensors_on_hub
+from workers.engine.model.quant import is_quantised, stored_bytes, used_together
+from workers.engine.settings import EngineSettings
+
+_WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Bytes of a loaded model, and of one token in its cache."""
+
+    weights_bytes: int
+    kv_token_bytes: int
+    #: of what is unpacked at a time where weights are quantised
+    work_bytes: int = 0
+
+
+def read_config(settings: EngineSettings) -> Mapping[str, Any]:
+    """The model's config.json. Raises NotReady."""
+    config: Mapping[str, Any] = json.loads(_file(settings, "config.json").read_text())
+    return config
+
+
+def read_shape(settings: EngineSettings, on_card: bool) -> ModelShape:
+    """The shape of the model that `settings` names, as it is loaded on a card or on the CPU. Raises NotReady."""
+    config = read_config(settings)
+    stored = _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
+    # as loading.py has it: a CPU computes in float32 unless told otherwise
+    loaded = _WIDTHS[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
+    kv_token_bytes = kv_elements(config) * loaded
+    if settings.quant != "none":
+        refuse_quantised(settings, config)
+        return _quantised(settings, loaded, kv_token_bytes)
+    return ModelShape(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
+
+
+def refuse_quantised(settings: EngineSettings, config: Mapping[str, Any]) -> None:
+    """Raises NotReady where the checkpoint is quantised already: it is loaded as it is, without VQA_QUANT."""
+    if config.get("quantization_config") or _text(config).get("quantization_config"):
+        raise NotReady(
+            f"{settings.model} (VQA_MODEL) is a quantised checkpoint already: it needs no VQA_QUANT={settings.quant}"
+        )
+
+
+def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelShape:
+    weights, unpacked = 0, Counter[str]()
+    for name, shape in _tensors(settings):
+        if is_quantised(name, shape):
+            weights += stored_bytes(settings.quant, shape)
+            unpacked[used_together(name)] += prod(shape) * loaded
+        else:
+            weights += prod(shape) * loaded
+    if not unpacked:
+        raise NotReady(
+            f"VQA_QUANT={settings.quant} finds no language model's layers in {settings.model} (VQA_MODEL) by their "
+            "names: run it as it is, or spread it over several cards (VQA_CARDS=0+1)"
+        )
+    return ModelShape(weights, kv_token_bytes, max(unpacked.values()))
+
+
+def _tensors(settings: EngineSettings) -> Tensors:
+    """The checkpoint's: of files on this machine where all are here, else of the hub's. Raises NotReady."""
+    index = _here(settings, "model.safetensors.index.json")
+    if index:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        folder = Path(settings.model)
+        names = sorted(file.name for file in folder.glob("*.safetensors")) or ["model.safetensors"]
+    files = [_here(settings, name) for name in names]
+    present = [file for file in files if file]
+    if len(present) == len(files):
+        return chain.from_iterable(map(tensors_in, present))
+    if Path(settings.model).is_dir():
+        raise NotReady(f"the folder {settings.model} (VQA_MODEL) lacks {names[files.index(None)]}")
+    try:
+        return chain(list(tensors_on_hub(settings.model, settings.revision)))
+    except Exception as error:
+        raise _unreadable(settings, "the weights' headers", error) from None
+
+
+def kv_elements(config: Mapping[str, Any]) -> int:
+    """Numbers that one token leaves in the cache: a key and a value in each layer and each kv head."""
+    text = _text(config)
+    try:
+        heads = text["num_attention_heads"]
+        head_dim = text.get("head_dim") or text["hidden_size"] // heads
+        return 2 * int(text["num_hidden_layers"] * (text.get("num_key_value_heads") or heads) * head_dim)
+    except (KeyError, TypeError) as error:
+        raise NotReady(f"the model's config.json lacks {error}; give the slots (VQA_SLOTS=16)") from None
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def _stored_bytes(settings: EngineSettings) -> int:
+    """The weights as they are stored: what is on this machine is asked before the hub is."""
+    for find in (_here, _from_hub):
+        if index := find(settings, "model.safetensors.index.json"):
+            return int(json.loads(index.read_text())["metadata"]["total_size"])
+        if find is _here and (weights := _here(settings, "model.safetensors")):
+            return weights.stat().st_size
+    folder = Path(settings.model)
+    if folder.is_dir():
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _size_on_hub(settings, "model.safetensors")
+
+
+def _file(settings: EngineSettings, name: str) -> Path:
+    """The file in the model's folder, in the hub's cache or fetched from the hub. Raises NotReady."""
+    folder = Path(settings.model)
+    if found := _here(settings, name):
+        return found
+    if folder.is_dir():
+        raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not a model's folder")
+    if folder.is_absolute() or settings.model.startswith((".", "~")) or settings.model.count("/") > 1:
+        raise NotReady(f"there is no folder {folder} (VQA_MODEL)")
+    if found := _from_hub(settings, name):
+        return found
+    raise NotReady(f"{settings.model} (VQA_MODEL) has no {name} on the hub: it is not a model for transformers")
+
+
+def _here(settings: EngineSettings, name: str) -> Path | None:
+    folder = Path(settings.model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(settings.model, name, revision=settings.revision)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _from_hub(settings: EngineSettings, name: str) -> Path | None:
+    """None where the hub has no such file. Raises NotReady where it cannot be asked."""
+    if Path(settings.model).is_dir():
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(settings.model, name, revision=settings.revision))
+    except LocalEntryNotFoundError:
+        raise NotReady(
+            f"{settings.model} (VQA_MODEL) is not on this machine, and the hub cannot be reached; check the network, "
+            f"or give a local folder"
+        ) from None
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise _unreadable(settings, name, error) from None
+
+
+def _size_on_hub(settings: EngineSettings, name: str) -> int:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        return int(get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision)).size or 0)
+    except Exception as error:
+        raise _unreadable(settings, name, error) from None
+
+
+def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:
+    """The client's and the network's errors are of many kinds; their first line says which."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return NotReady(
+        f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "
+        f"network and HF_TOKEN, or give a local folder"
+    )

@@ -1,0 +1,138 @@
+"""From a model's name to one loaded `transformers.pipeline("image-text-to-text")`, without torchvision.
+
+The released torchvision does not import beside every torch build, and transformers asks for it on behalf of videos
+only: so pictures go through the image processor's Pillow backend, and Qwen3-VL's processor is built without its video
+part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+from transformers.processing_utils import ProcessorMixin
+
+from vqa.errors import NotReady, VQAError
+from workers.engine.model.footprint import refuse_quantised
+from workers.engine.model.quantize import quantisation
+from workers.engine.patches import multiply_patches
+from workers.engine.settings import EngineSettings
+
+_QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+
+
+class PictureProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor for text and pictures; transformers reads the parts to load from this signature."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        for name in ("image", "video"):
+            self._name_token(name, f"<|{name}_pad|>", tokenizer)
+        for name in ("vision_start", "vision_end"):
+            self._name_token(name, f"<|{name}|>", tokenizer)
+        # past Qwen3VLProcessor's own, which insists on a video processor
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def _name_token(self, name: str, token: str, tokenizer: Any) -> None:
+        setattr(self, f"{name}_token", token)
+        setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+
+
+def load(settings: EngineSettings) -> ImageTextToTextPipeline:
+    """The pipeline that `settings` names, spread over the cards that the process sees. Raises NotReady.
+
+    Each call loads its own model, tokenizer and processor: none of them can be shared by threads.
+    """
+    try:
+        return _load(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    except VQAError:
+        raise
+    except torch.OutOfMemoryError:
+        raise NotReady(
+            f"{settings.model} (VQA_MODEL) does not fit the card's free memory; take a smaller model, or fewer "
+            f"replicas (VQA_REPLICAS={settings.replicas})"
+        ) from None
+    except Exception as error:
+        # transformers, the hub's client and safetensors raise of many kinds; the cause is kept for the log
+        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; {_way_out(error)}") from error
+
+
+def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
+    origin: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    config = AutoConfig.from_pretrained(settings.model, **origin)
+    processor = _load_processor(settings, config.model_type, origin)
+    dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
+    how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
+    if config.model_type in _QWEN3_VL:
+        multiply_patches(model)
+    # a spread model is where it is to be; its inputs go to the first card
+    place = None if _cards_of(model) else device
+    loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=place)
+    assert isinstance(loaded, ImageTextToTextPipeline)
+    return loaded
+
+
+def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> dict[str, Any]:
+    """Where the weights go while they are loaded, and how they are quantised on the way."""
+    if settings.quant != "none":
+        refuse_quantised(settings, config.to_dict())
+    exact = getattr(torch, dtype) if dtype != "auto" else _dtype_of(config)
+    quantised = quantisation(settings, config, exact)
+    if device != "cpu" and torch.cuda.device_count() > 1:
+        return quantised | {"device_map": "auto"}
+    return quantised | {"device_map": {"": device}} if quantised else {}
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    stored = config.dtype or config.get_text_config().dtype or torch.float32
+    return stored if isinstance(stored, torch.dtype) else getattr(torch, stored)
+
+
+def _cards_of(model: Any) -> set[Any]:
+    """The devices that a spread model lies on; none for one that lies on a single one. Raises NotReady."""
+    devices = set(getattr(model, "hf_device_map", {}).values())
+    if devices & {"cpu", "disk"}:
+        raise NotReady(
+            f"{model.name_or_path} (VQA_MODEL) does not fit the free memory of its cards (VQA_CARDS): parts would stay "
+            "in the machine's memory, which is too slow; take more cards, a smaller model, or VQA_QUANT"
+        )
+    return devices
+
+
+def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:
+    kind = PictureProcessor if model_type in _QWEN3_VL else AutoProcessor
+    processor = kind.from_pretrained(settings.model, backend="pil", **origin)
+    # decoding continues at the right end of a row; right-padded rows give wrong answers and no error
+    processor.tokenizer.padding_side = "left"
+    _cap_pictures(processor.image_processor, settings.max_image_tokens)
+    return processor
+
+
+def _cap_pictures(image_processor: Any, max_image_tokens: int) -> None:
+    """Lower the most pixels of a picture, where the processor has such a number (Qwen's do); never raise it."""
+    size = dict(image_processor.size or {})
+    patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
+    if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
+        most = max_image_tokens * (patch * merge) ** 2
+        if size["longest_edge"] > most:
+            least = min(size["shortest_edge"], most)
+            image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _way_out(error: BaseException) -> str:
+    """What to do about it, by the words that transformers has for the three commonest causes."""
+    words = str(error)
+    if "trust_remote_code" in words:
+        return "read that code, and set VQA_TRUST_REMOTE_CODE=1 to run it"
+    if "video processor" in words or "torchvision" in words.lower():
+        return "the processor of this model needs torchvision: install the one made for this torch"
+    if isinstance(error, ImportError):
+        return "install that package"
+    return "check the name, the network and HF_TOKEN, or give a local folder"

@@ -1,0 +1,91 @@
+"""How transformers is told to quantise a model while it loads it (VQA_QUANT), experts included.
+
+Transformers' own integrations do it: torchao for fp8 and int8, bitsandbytes' NF4 for int4. Of the others, fine-grained
+fp8 fetches its kernels from the hub when it runs; bitsandbytes' int8 has no experts. A weight is quantised as it
+arrives on the card, so that no more than one is there in full.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import deepcopy
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchAoConfig
+
+from vqa.errors import NotReady
+from workers.engine.model.quant import INT4_BLOCK, PACKAGES, is_quantised
+from workers.engine.packed import EXPERTS, PARTS, register_experts
+from workers.engine.settings import EngineSettings
+
+
+def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments for `from_pretrained`; none where VQA_QUANT is none. Raises NotReady for what cannot be quantised."""
+    if settings.quant == "none":
+        return {}
+    package = PACKAGES[settings.quant]
+    if find_spec(package) is None:
+        raise NotReady(f"VQA_QUANT={settings.quant} needs {package}: pip install 'vqa-queue[quant]'")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=settings.trust_remote_code)
+    chosen = quantised_names(model, settings)
+    how = _nf4(model, chosen, dtype) if settings.quant == "int4" else _torchao(settings, chosen)
+    arguments: dict[str, Any] = {"quantization_config": how}
+    if any(name.endswith(PARTS) for name in chosen):
+        register_experts()
+        arguments["experts_implementation"] = EXPERTS
+    return arguments
+
+
+def quantised_names(model: nn.Module, settings: EngineSettings) -> list[str]:
+    """The parameters to quantise, by name."""
+    chosen = []
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            if not is_quantised(name, parameter.shape):
+                continue
+            if type(module) is not nn.Linear and not _are_experts(module, name):
+                raise NotReady(
+                    f"VQA_QUANT={settings.quant}: {settings.model} (VQA_MODEL) keeps {name} in a "
+                    f"{type(module).__name__}, which is not quantised: run it as it is, or spread it over several "
+                    "cards (VQA_CARDS=0+1)"
+                )
+            if settings.quant == "int4" and parameter.shape[-1] % INT4_BLOCK:
+                # bitsandbytes gets them wrong on a CPU
+                raise NotReady(
+                    f"VQA_QUANT=int4: {name} of {settings.model} (VQA_MODEL) has rows of {parameter.shape[-1]}, "
+                    f"and int4 is for multiples of {INT4_BLOCK}"
+                )
+            chosen.append(name)
+    return chosen
+
+
+def _are_experts(module: nn.Module, name: str) -> bool:
+    """Whether these are experts as Qwen3-VL-MoE has them: gate and up in one, rows of outputs, no biases."""
+    layout = [getattr(module, known, None) for known in ("has_gate", "has_bias", "is_transposed")]
+    return name.endswith(PARTS) and layout == [True, False, False]
+
+
+def _torchao(settings: EngineSettings, chosen: list[str]) -> TorchAoConfig:
+    from torchao.quantization import Float8WeightOnlyConfig, FqnToConfig, Int8WeightOnlyConfig
+
+    kind = Int8WeightOnlyConfig if settings.quant == "int8" else Float8WeightOnlyConfig
+    # its inductor settings are for compiled models, and the process's
+    how: Any = kind(set_inductor_config=False)
+    return TorchAoConfig(FqnToConfig(OrderedDict.fromkeys(chosen, how)))
+
+
+def _nf4(model: nn.Module, chosen: list[str], dtype: torch.dtype) -> BitsAndBytesConfig:
+    from workers.engine.nf4 import with_experts
+
+    matrices = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[name for name in matrices if f"{name}.weight" not in chosen],
+    )
+    return with_experts(config, [name for name in chosen if name.endswith(PARTS)])

@@ -1,0 +1,165 @@
+"""One loaded pipeline and the one thread that touches it: it answers microbatches, and a failure stays its prompt's."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
+from vqa.errors import EngineError, PromptTooLong
+from workers.engine.drawing import drawing
+from workers.engine.endings import end_ids
+from workers.engine.guiding import Guiding
+from workers.engine.model.loading import load
+from workers.engine.pipeline.batcher import Ready, Waiting
+from workers.engine.pipeline.encoding import Encoder
+from workers.engine.pipeline.generate_hooks import RowEnds
+from workers.engine.runtime.faults import context_is_lost, is_out_of_memory, is_poisoned
+from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.settings import EngineSettings
+from workers.engine.text.generation import Row
+from workers.engine.warming import warm_up
+
+log = logging.getLogger(__name__)
+
+#: how long a microbatch stays smaller after the memory ran out
+_SMALLER_FOR_S = 300.0
+
+
+class _Fate(Enum):
+    DONE = auto()
+    OUT_OF_MEMORY = auto()
+    FAILED = auto()
+
+
+class _EncodedRow(Row):
+    """A row of a microbatch, with its tensors."""
+
+    def __init__(self, ready: Ready, tokenizer: Any, end_ids: Collection[int]) -> None:
+        super().__init__(ready.held, ready.encoded.prompt_tokens, tokenizer, end_ids, ready.encoded.guide)
+        self.encoded = ready.encoded
+
+
+class Replica:
+    """A loaded pipeline. Every method is for the thread that made it."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        microbatch: int,
+        load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
+    ) -> None:
+        """Load. Raises NotReady."""
+        # its methods have no types
+        self.pipe: Any = load(settings)
+        self._encoder = Encoder(self.pipe, settings.slot_tokens)
+        self._end_ids = end_ids(self.pipe)
+        self._microbatch = microbatch
+        self._smaller = microbatch
+        self._smaller_until = 0.0
+        #: of its own until `serve` is given the one that is watched: warming up counts as loading
+        self._pulse = Pulse(settings.hang_s)
+
+    @property
+    def limit(self) -> int:
+        """Prompts that the next microbatch may have."""
+        return self._smaller if time.monotonic() < self._smaller_until else self._microbatch
+
+    def warm_up(self) -> None:
+        """Answer a tiny picture. Raises NotReady."""
+        warm_up(self.pipe, lambda held: self.answer([Ready(held, self._encoder.encode(held.prompt))]))
+
+    def serve(self, waiting: Waiting, pulse: Pulse) -> None:
+        """Answer what waits until `waiting` is closed. What escapes is the end of this engine."""
+        self._pulse = pulse
+        pulse.park()
+        while (microbatch := waiting.take(self.limit)) is not None:
+            self.answer(microbatch)
+            # its tensors are not to stay while the next is waited for
+            del microbatch
+            pulse.park()
+            waiting.done()
+
+    def answer(self, microbatch: Sequence[Ready]) -> None:
+        """Settle every prompt of the microbatch."""
+        rows = [_EncodedRow(ready, self.pipe.tokenizer, self._end_ids) for ready in microbatch]
+        by_kind = sorted(rows, key=lambda row: row.encoded.kind)
+        work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.encoded.kind))
+        while work:
+            if rows := [row for row in work.popleft() if not row.held.settled]:
+                work.extendleft(self._generate(rows))
+
+    def _generate(self, rows: list[_EncodedRow]) -> list[list[_EncodedRow]]:
+        """Run rows together; what is returned is to be run again, in smaller microbatches."""
+        fate, reason = self._attempt(rows)
+        if fate is _Fate.OUT_OF_MEMORY:
+            torch.cuda.empty_cache()
+        unsettled = [row for row in rows if not row.held.settled]
+        if fate is _Fate.DONE or not unsettled:
+            return []
+        if len(rows) > 1:
+            log.warning("a microbatch of %d failed (%s): run again in smaller ones", len(rows), reason)
+        if fate is _Fate.OUT_OF_MEMORY:
+            return self._halve(rows, unsettled)
+        if len(rows) > 1:
+            return [[row] for row in unsettled]
+        rows[0].held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
+        return []
+
+    def _halve(self, rows: list[_EncodedRow], unsettled: list[_EncodedRow]) -> list[list[_EncodedRow]]:
+        if len(rows) == 1:
+            rows[0].held.fail(
+                PromptTooLong(f"{rows[0].prompt_tokens} tokens of prompt do not fit the card's free memory")
+            )
+            return []
+        half = len(rows) // 2
+        self._smaller, self._smaller_until = half, time.monotonic() + _SMALLER_FOR_S
+        return [unsettled[at : at + half] for at in range(0, len(unsettled), half)]
+
+    def _attempt(self, rows: list[_EncodedRow]) -> tuple[_Fate, str]:
+        # what was raised is let go of here: its traceback would keep the microbatch's tensors
+        try:
+            self._run(rows)
+        except Exception as error:
+            # of whatever kind a model's own code raises
+            if is_out_of_memory(error):
+                return _Fate.OUT_OF_MEMORY, "out of memory"
+            if is_poisoned(error) or context_is_lost():
+                raise
+            # not louder: the error's words may hold a user's
+            log.debug("generate failed", exc_info=True)
+            return _Fate.FAILED, type(error).__name__
+        return _Fate.DONE, ""
+
+    def _run(self, rows: list[_EncodedRow]) -> None:
+        prompts = [row.held.prompt for row in rows]
+        ids = tuple(prompt.id for prompt in prompts)
+        self._pulse.beat("prefill", ids)
+        for row in rows:
+            row.restart()
+        how: dict[str, Any] = {
+            "max_new_tokens": max(prompt.max_new_tokens for prompt in prompts),
+            "num_beams": 1,
+            # where tokens are drawn, it is done by `drawing`
+            "do_sample": False,
+            "stopping_criteria": StoppingCriteriaList([RowEnds(rows, partial(self._pulse.beat, "decode", ids))]),
+        }
+        processors = [Guiding(rows)] if any(row.guide for row in rows) else []
+        processors += drawing(prompts[0]) if prompts[0].temperature > 0 else []
+        if processors:
+            how["logits_processor"] = LogitsProcessorList(processors)
+        inputs = self._encoder.together([row.encoded for row in rows])
+        # views of torchao's tensors fail in inference mode; without it the pipeline keeps no gradients either
+        with torch.inference_mode(getattr(self.pipe.model, "hf_quantizer", None) is None):
+            made = self.pipe.forward({**inputs, "text": ""}, generate_kwargs=how)
+        if len(made["generated_sequence"]) != len(rows) or not all(row.held.settled for row in rows):
+            raise EngineError(f"{len(made['generated_sequence'])} answers came for {len(rows)} prompts")

@@ -1,0 +1,99 @@
+"""One row of a microbatch or of a step: the tokens that one prompt has got so far, and when it ends. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from vqa.answer import FinishReason
+from vqa.errors import AnswerTooLong, InvalidJob
+from workers.engine.base import Completion
+from workers.engine.listener import Listener
+from workers.engine.runtime.pending import Held
+from workers.engine.text.detokenizer import Spelling, decode
+from workers.engine.text.grammar import Guide
+
+
+class Row:
+    """A prompt while it is decoded; settles its future at its own last token, not at its microbatch's.
+
+    Of its tokens the one that ends the text is counted and not shown. Nothing is decoded before the end where nobody
+    listens and no stop string is given.
+    """
+
+    def __init__(
+        self, held: Held, prompt_tokens: int, tokenizer: Any, end_ids: Collection[int], guide: Guide | None = None
+    ) -> None:
+        """`guide` is what its tokens have been chosen by."""
+        self.held = held
+        self.guide = guide
+        self.prompt_tokens = prompt_tokens
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._unseen_ids = frozenset(tokenizer.all_special_ids)
+        self._listener = Listener(held) if held.prompt.on_text else None
+        self._begin()
+
+    def restart(self) -> None:
+        """Forget the tokens: the microbatch failed and the prompt is run again."""
+        self._begin()
+        if self.guide:
+            self.guide.restart()
+        if self._listener:
+            self._listener.restart()
+
+    def add(self, token: int) -> None:
+        """Take the next token, and end where it is the last one."""
+        if self.held.settled:
+            return
+        self._count += 1
+        if self.guide and not self.guide.take(token):
+            # the token came of its mask, so it is the grammar that went wrong
+            self.held.fail(InvalidJob("the response format is too complex to be kept to"))
+        elif token in self._end_ids:
+            self._end("stop")
+        else:
+            self._go_on(token)
+
+    def _go_on(self, token: int) -> None:
+        if token not in self._unseen_ids:
+            self._show(token)
+        if (self._spelling and self._spelling.stopped) or (self.guide and self.guide.over):
+            self._end("stop")
+        elif self._count >= self.held.prompt.max_new_tokens:
+            self._end("length")
+
+    def _begin(self) -> None:
+        #: tokens so far, and those of them that are text; spelled at once where somebody needs it
+        self._count = 0
+        self._shown: list[int] = []
+        prompt = self.held.prompt
+        self._spelling = Spelling(self._tokenizer, prompt.stop) if prompt.stop or prompt.on_text else None
+
+    def _show(self, token: int) -> None:
+        if self._spelling is None:
+            self._shown.append(token)
+        elif (piece := self._spelling.add(token)) and self._listener:
+            self._listener.tell(piece)
+
+    def _end(self, reason: FinishReason) -> None:
+        if self.guide and not self.guide.complete:
+            most = f"max_new_tokens={self.held.prompt.max_new_tokens}"
+            self.held.fail(AnswerTooLong(f"the structured answer did not fit {most}; cut, it does not parse"))
+            return
+        text = self._finish(self._spelling) if self._spelling else decode(self._tokenizer, self._shown)
+        self.held.answer(
+            Completion(
+                text=text,
+                finish_reason=reason,
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=self._count,
+            )
+        )
+
+    def _finish(self, spelling: Spelling) -> str:
+        last = spelling.finish()
+        if self._listener:
+            self._listener.tell(last)
+            self._listener.finish()
+        return spelling.text

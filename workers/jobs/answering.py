@@ -1,0 +1,113 @@
+"""From a lease to an answer: the job's pictures, its prompt, the engine. Knows nothing of retries and dead letters."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+
+from vqa.answer import Answer, Timings, Usage
+from vqa.errors import DeadlineExceeded
+from vqa.image_store import ImageStore
+from vqa.job import ImagePart, Job
+from vqa.ledger.records import Lease
+from workers.engine.base import Completion, Engine, Prompt, Turn
+from workers.jobs.answer_cache import Reuse
+from workers.jobs.leases import Leases
+from workers.media.pool import Media
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What it takes to answer; one instance a process, used by all of its threads."""
+
+    worker: str
+    store: ImageStore
+    media: Media
+    engine: Engine
+    leases: Leases
+    reuse: Reuse
+    #: set once anything was answered: the card is of use
+    answered: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, lease: Lease) -> Answer:
+        """The job's answer. Raises VQAError, and one of connection.UNREACHED where its pictures cannot be fetched."""
+        started = time.monotonic()
+        deadline = started + lease.remaining_s
+        job = Job.from_json(lease.payload)
+        if (before := self.reuse.find(job)) is not None:
+            return _given_again(before, lease, time.monotonic() - started)
+        prompt = Prompt(
+            id=lease.id,
+            turns=self._turns(job, deadline),
+            max_new_tokens=job.max_new_tokens,
+            temperature=job.temperature,
+            top_p=job.top_p,
+            seed=job.seed,
+            stop=job.stop,
+            grammar=job.grammar,
+            lane=lease.header.lane,
+            deadline=deadline,
+            attempt=lease.header.attempt,
+            alone=lease.header.alone,
+            metadata=job.metadata,
+        )
+        media_s = time.monotonic() - started
+        completion = self._complete(lease, prompt)
+        self.answered.set()
+        elapsed_s = time.monotonic() - started
+        answer = Answer(
+            id=lease.id,
+            text=completion.text,
+            parsed=job.parse(completion.text),
+            finish_reason=completion.finish_reason,
+            usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
+            timings=Timings(
+                queued_s=lease.queued_s,
+                media_s=round(media_s, 4),
+                engine_s=round(elapsed_s - media_s, 4),
+                total_s=round(lease.queued_s + elapsed_s, 4),
+            ),
+            model=self.engine.model,
+            worker=self.worker,
+            attempt=lease.header.attempt,
+            last_error=lease.header.error,
+        )
+        self.reuse.keep(job, answer)
+        return answer
+
+    def _turns(self, job: Job, deadline: float) -> tuple[Turn, ...]:
+        # a picture that is shown several times is fetched and decoded once
+        names = list(dict.fromkeys(part.image for part in job.images()))
+        references = [name for name in names if isinstance(name, str)]
+        stored = dict(zip(references, self.store.get_many(references), strict=True))
+        decoded = self.media.decode([stored[name] if isinstance(name, str) else name for name in names], deadline)
+        pictures = dict(zip(names, decoded, strict=True))
+        return tuple(
+            Turn(
+                message.role,
+                tuple(pictures[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
+            )
+            for message in job.messages
+        )
+
+    def _complete(self, lease: Lease, prompt: Prompt) -> Completion:
+        future = self.engine.submit(prompt)
+        # one that was closed before is not known to the engine when it is told
+        if not self.leases.holds(lease):
+            self.engine.cancel(prompt.id)
+        try:
+            return future.result(timeout=max(0.0, prompt.deadline - time.monotonic()))
+        except FutureTimeout:
+            # the engine's own alarm comes first, unless its threads are starved or hang
+            self.engine.cancel(prompt.id)
+            raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
+
+
+def _given_again(before: Answer, lease: Lease, elapsed_s: float) -> Answer:
+    header = lease.header
+    total_s = round(lease.queued_s + elapsed_s, 4)
+    own = {"id": lease.id, "attempt": header.attempt, "last_error": header.error, "reused": True}
+    timings = Timings(queued_s=lease.queued_s, media_s=0, engine_s=0, total_s=total_s)
+    return before.model_copy(update={**own, "timings": timings})
