@@ -17,8 +17,7 @@ from vqa.errors import VQAError
 from vqa.image import read_image
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
-from workers.engine.catalog import make_engine
-from workers.engine.factory import chosen
+from workers.engine.factory import chosen, make_engine
 from workers.engine.settings import EngineSettings
 from workers.media.pool import Media
 from workers.settings import WorkerSettings

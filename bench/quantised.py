@@ -20,11 +20,10 @@ from bench import shape30b
 from bench.routing import spread_modules
 from bench.work import Size, Stock
 from vqa.errors import VQAError
-from workers.engine.model.quant import INT4_BLOCK, PACKAGES, Quant
-from workers.engine.model.quantize import quantisation, quantised_names
-from workers.engine.packed import EXPERTS
+from workers.engine.model.quant import INT4_BLOCK, PACKAGES
+from workers.engine.model.quantize import EXPERTS, quantisation, quantised_names
 from workers.engine.pipeline.engine import PipelineEngine
-from workers.engine.settings import EngineSettings
+from workers.engine.settings import EngineSettings, Quant
 from workers.tune.trial import Trial
 
 #: rows of a microbatch

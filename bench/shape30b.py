@@ -25,8 +25,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
 from bench.wide_vocabulary import widened
-from workers.engine.model.loading import PictureProcessor
-from workers.engine.patches import multiply_patches
+from workers.engine.model.loading import PictureProcessor, multiply_patches
 from workers.engine.settings import EngineSettings
 
 #: `tiny` is the same in all but its numbers, and `tiny-dense` has no experts: for machines without a card

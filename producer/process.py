@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: a mistake in the command or in a setting; nothing was done
+USAGE = 2
+#: it was done, and not for all: rows failed, or an id was not open
+NOT_ALL = 3
+#: a lost or a full Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL of sysexits.h)
+TEMPORARY = 75
+#: by Ctrl-C
+INTERRUPTED = 130
+
 
 class Stopped(BaseException):
     """Somebody asked this process to stop; `number` is the signal."""

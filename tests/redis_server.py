@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from producer.demo.child import Child
-from producer.demo.redis_server import find_server
-from producer.ports import free_port
+from producer.demo.redis_server import find_server, free_port
 
 #: what a server says in its log when it serves; a Sentinel says the second
 _SERVES = ("Ready to accept connections", "+monitor master")

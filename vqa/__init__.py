@@ -23,8 +23,7 @@ from vqa.errors import (
     UnsupportedVersion,
     VQAError,
 )
-from vqa.job import ImagePart, Job, Message, TextPart
-from vqa.retry import RetryPolicy
+from vqa.job import ImagePart, Job, Message, RetryPolicy, TextPart
 
 __all__ = [
     "Answer",

@@ -88,7 +88,7 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
     return places | {
         "broker_url": ";".join(urls),
         "broker_transport_options": options,
-        "result_backend": f"vqa.backend:{backend}+{';'.join(urls)}",
+        "result_backend": f"vqa.results:{backend}+{';'.join(urls)}",
         "result_backend_transport_options": sentinel,
     }
 

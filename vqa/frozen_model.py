@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
 
 class Frozen(BaseModel):
@@ -41,3 +41,8 @@ def _place(entry: Mapping[str, Any], names: Collection[str]) -> str:
         for part in entry["loc"]
     )
     return ".".join(words) or "job"
+
+
+def shown(name: str) -> str:
+    """A field that does not exist, for a message: it is the user's word, and told where it looks like a field."""
+    return name if _NAME.fullmatch(name) else "?"

@@ -15,8 +15,7 @@ from pydantic_core import from_json
 
 from vqa.errors import AnswerTooLong
 from vqa.frozen_model import Frozen
-from vqa.grammar import json_grammar, one_of
-from vqa.shortest import refusal
+from vqa.grammar import json_grammar, one_of, refusal
 
 #: bytes of a schema as JSON, and of all choices together
 MOST_BYTES = 64 * 1024

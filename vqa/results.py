@@ -5,15 +5,45 @@ A plain `AsyncResult(id).get()` in any Celery app reads the same bytes, as a dic
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import states
 from celery.backends.base import Backend
+from celery.backends.redis import RedisBackend, SentinelBackend
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
-from vqa.ledger.records import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a batch counts of a job that ended."""
+
+    #: `VQAError.code()`; '' for an answer
+    code: str = "unknown"
+    worker: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Outcomes:
+    """Encodes, decodes and waits as its sibling does."""
+
+    def _store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        if state == states.REVOKED:
+            return result
+        return super()._store_result(task_id, result, state, *args, **kwargs)  # type: ignore[misc]
+
+
+class OutcomeBackend(_Outcomes, RedisBackend):  # type: ignore[misc]  # celery has no types
+    """For one Redis."""
+
+
+class SentinelOutcomeBackend(_Outcomes, SentinelBackend):  # type: ignore[misc]  # celery has no types
+    """For the master that Sentinels know."""
+
 
 Outcome = Answer | VQAError
 

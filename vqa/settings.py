@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -18,9 +18,25 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from vqa.address import Address
 from vqa.errors import SettingsError
-from vqa.job import LONGEST_TIMEOUT_S, Job, Lane
-from vqa.ledger.records import Limits
-from vqa.retry import RetryPolicy
+from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept: open jobs a lane, and dead letters by number and time; and bulk jobs of a tenant in flight."""
+
+    open_jobs: int = 1_000_000
+    dead: int = 10_000
+    dead_s: float = 7 * 86_400
+    #: None for any number
+    tenant: int | None = None
+
+    @property
+    def unbounded(self) -> Limits:
+        """For a job whose message is there already: to refuse it would lose it."""
+        # as large as Lua counts exactly
+        return replace(self, open_jobs=2**53)
+
 
 PREFIX = "VQA_"
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 from vqa.errors import NotReady, SettingsError
 from workers.cards import Cards
-from workers.engine.model.footprint import ModelShape, read_shape
+from workers.engine.model.footprint import ModelShape, machine_free, read_shape
 from workers.engine.settings import EngineSettings
-from workers.memory import machine_free
 
 GIB = 2**30
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from producer.bulk.output.formats import Failure, Form, OpenAI, Short
 from producer.bulk.output.writer import Book
 from producer.bulk.plan import errors_beside
-from producer.bulk.progress import bar
+from producer.bulk.summary import bar
 from producer.client.batches import Batch, is_batch
 from producer.client.client import Client
-from producer.exit_status import NOT_ALL, TEMPORARY
+from producer.process import NOT_ALL, TEMPORARY
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
 from vqa.ledger.batches import EXPIRED_CODE, BatchState

@@ -10,13 +10,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from producer.bulk.batch import Register, Terms
-from producer.bulk.bulk_client import BulkClient
+from producer.bulk.batch import BulkClient, Register, Terms
 from producer.bulk.image_loader import AHEAD, Pictures
 from producer.bulk.jobs import Making, bad_rows
 from producer.bulk.plan import Plan, open_book
-from producer.cli.options import LaneName
-from producer.exit_status import NOT_ALL, USAGE
+from producer.process import NOT_ALL, USAGE
 from vqa.errors import SettingsError
 from vqa.job import Job
 
@@ -38,7 +36,7 @@ def detach(plan: Plan) -> int:
             return USAGE
         end = None if plan.within_s is None else time.time() + plan.within_s
         making = Making(plan, client, opened.book, register, pictures, end)
-        lane = plan.delivery.get("lane", LaneName.bulk.value)
+        lane = plan.delivery.get("lane", "bulk")
         terms = Terms(lane, plan.delivery.get("tenant"), ", ".join(plan.inputs), plan.within_s, detached=True)
         register.begin(terms)
         print(f"vqa: batch {opened.book.batch}", file=sys.stderr)

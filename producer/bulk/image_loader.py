@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from producer.images.read import _size, read_file
 from producer.inputs import Row, pictures
-from vqa.errors import BadImage, VQAError
+from vqa.errors import VQAError
 from vqa.image import from_data_url, open_image
 from vqa.image_store import reference
 from vqa.settings import QueueSettings
@@ -119,30 +118,3 @@ class Pictures:
         data = read_file(path, most) if path != source else from_data_url(source)
         open_image(data, most, self._settings.image_max_pixels)
         return Picture(reference(data), data)
-
-
-def read_file(path: str, most: int) -> bytes:
-    """A picture's bytes. Raises BadImage, for what has more than so many, too."""
-    try:
-        # a pipe would wait for whoever writes into it
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise BadImage("a picture is a regular file; this is none")
-            if about.st_size > most:
-                raise BadImage(f"the picture has {about.st_size:,} bytes; the limit is {most:,} (VQA_IMAGE_MAX_BYTES)")
-            # one that grows meanwhile is refused by its size, too
-            return file.read(most + 1)
-    except (OSError, ValueError) as error:
-        # ValueError: a name that no file can have, such as one with a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise BadImage(f"cannot read the picture {path[:200]}: {reason}") from error
-
-
-def _size(source: str) -> int:
-    if not source.startswith("file:"):
-        return len(source)
-    try:
-        return os.stat(source.removeprefix("file:")).st_size
-    except (OSError, ValueError):
-        return 0

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from producer.bulk.batch import Register
-from producer.bulk.bulk_client import BulkClient
+from producer.bulk.batch import BulkClient, Register
 from producer.bulk.image_loader import Pictures, Seen, Todo
 from producer.bulk.output.formats import Failure
 from producer.bulk.output.writer import Book
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
+from producer.client.submission import Ready
 from producer.inputs import BadRow, Row, pictures, read_rows
-from producer.ready import Ready
 from vqa.errors import ImageMissing, InvalidJob, VQAError
 from vqa.job import Job
 from vqa.ledger.batches import EXPIRED_CODE

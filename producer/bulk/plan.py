@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from producer.bulk.batch import Register
-from producer.bulk.bulk_client import BulkClient
+from producer.bulk.batch import BulkClient, Register
 from producer.bulk.output.formats import Form, OpenAI, Short
 from producer.bulk.output.sidecar import Record, Sidecar
 from producer.bulk.output.writer import Book, FiledBook

@@ -9,17 +9,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
 
-from producer.bulk.batch import Register, Terms
-from producer.bulk.bulk_client import BulkClient
+from producer.bulk.batch import BulkClient, Register, Terms
 from producer.bulk.image_loader import AHEAD, Pictures, Todo
 from producer.bulk.jobs import Making, bad_rows
 from producer.bulk.output.formats import Failure
 from producer.bulk.plan import Opened, Plan, open_book
-from producer.bulk.progress import bar
-from producer.bulk.summary import told_in_words
+from producer.bulk.summary import bar, told_in_words
 from producer.client.waiters import Window
-from producer.exit_status import NOT_ALL, TEMPORARY, USAGE
-from producer.process import Stopped
+from producer.process import NOT_ALL, TEMPORARY, USAGE, Stopped
 from vqa.answer import Answer
 from vqa.errors import DeadlineExceeded, JobGivenUp, QueueUnavailable, SettingsError, UnknownJob
 from vqa.ledger.batches import EXPIRED_CODE

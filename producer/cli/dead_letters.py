@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.cli.options import AsJson
-from producer.exit_status import NOT_ALL
+from producer.process import NOT_ALL
 
 if TYPE_CHECKING:
     from producer.client.client import Client
-    from producer.client.dead_letters import DeadLetter
-    from producer.moment import Moment
+    from producer.client.dead_letters import DeadLetter, Moment
 
 app = typer.Typer(
     name="dlq",
@@ -133,7 +132,7 @@ def _chosen(
 
 
 def _moment(text: str | None) -> Moment | None:
-    from producer.moment import parse_moment
+    from producer.client.dead_letters import parse_moment
 
     try:
         return None if text is None else parse_moment(text)

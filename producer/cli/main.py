@@ -25,8 +25,7 @@ from producer.cli.options import (
     response_format,
 )
 from producer.cli.submit import app as bulk
-from producer.exit_status import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE
-from producer.process import Stopped, stoppable
+from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
 
 app = typer.Typer(
     name="vqa",
@@ -86,8 +85,8 @@ def status(
 
     Example: vqa status batch_6f2a9c0d1e3b5a7788990011 --watch
     """
-    from producer import follow
     from producer.cli import show
+    from producer.cli.show_batch import follow
     from producer.client.batches import is_batch
     from producer.client.client import Client
 
@@ -95,7 +94,7 @@ def status(
         raise typer.BadParameter("needs one batch", param_hint="--watch")
     with Client() as client:
         if ids and len(ids) == 1 and is_batch(ids[0]):
-            raise typer.Exit(follow.follow(client.batch(ids[0]), watch, as_json))
+            raise typer.Exit(follow(client.batch(ids[0]), watch, as_json))
         if ids:
             print(show.states(client.states(ids), as_json))
         else:

@@ -104,7 +104,7 @@ def submit(
     from producer.bulk.detach import detach as send
     from producer.bulk.plan import Plan
     from producer.bulk.submit import submit as run
-    from producer.inputs import Columns, Source
+    from producer.inputs import Columns, detect_source
 
     answer = {
         "max_new_tokens": max_new_tokens,
@@ -114,7 +114,7 @@ def submit(
         "response_format": response_format(schema, choice),
     }
     delivery = {"lane": lane.value, "tenant": tenant, "timeout_s": timeout, "reuse": reuse or None}
-    source = Source.of(
+    source = detect_source(
         inputs,
         form=form.value,
         questions=question or (),

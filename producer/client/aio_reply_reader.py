@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from producer.client.job_queue import Link
 from producer.client.outage import Away, Outage
-from producer.client.submission import Look, parse_look, parse_replies, queue_look, unknown
+from producer.client.states import Look, parse_look, parse_replies, queue_look, unknown
 from producer.client.waiters import LOOK, Wait, Waits, closed
 from vqa.connection import connect_async
 

@@ -8,14 +8,12 @@ from typing import Any, Self
 
 from producer.client.batches import Batch, RowLike, Submission, newest
 from producer.client.capacity import Holdup
-from producer.client.dead_letters import DeadLetter, Verdict
+from producer.client.dead_letters import DeadLetter, Moment, Verdict
 from producer.client.job_queue import Link
 from producer.client.outage import Away
 from producer.client.reply_reader import Mailbox
-from producer.client.states import JobState
-from producer.client.submission import answer_of
+from producer.client.states import JobState, answer_of
 from producer.client.waiters import Wait, Window, arrived, remaining
-from producer.moment import Moment
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, Lane
 from vqa.ledger.batches import BatchState

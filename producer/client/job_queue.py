@@ -14,18 +14,18 @@ from redis.exceptions import OutOfMemoryError
 from producer.client.capacity import Holdup, Offered, Room, memory_full, rest_of
 from producer.client.dead_letters import DeadLetters
 from producer.client.outage import reaching
-from producer.client.states import JobState, parse_states, queue_states
-from producer.client.submission import (
+from producer.client.states import (
     Found,
+    JobState,
     Look,
-    Submission,
-    chunks,
     parse_look,
-    prepare,
+    parse_states,
     queue_look,
+    queue_states,
     reply_list,
     unknown,
 )
+from producer.client.submission import Submission, chunks, prepare
 from producer.client.waiters import closed
 from vqa.celery import make_app, wake
 from vqa.connection import PATIENCE_S, UNREACHED, cause_of, connect

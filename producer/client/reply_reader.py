@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from producer.client.job_queue import Link
 from producer.client.outage import Away, Outage
-from producer.client.submission import parse_replies
+from producer.client.states import parse_replies
 from producer.client.waiters import LOOK, Wait, Waits, closed
 from vqa.connection import connect
 

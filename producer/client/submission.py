@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from celery.backends.base import Backend
+from pydantic import PrivateAttr
 
-from producer.ready import brought_by, weight
-from vqa.answer import Answer
-from vqa.errors import AnswerTimeout, BadImage, ImageMissing, UnknownJob, VQAError
+from vqa.errors import BadImage, ImageMissing
 from vqa.image import open_image
 from vqa.image_store import MARGIN_S, image_key, queue_put, reference
 from vqa.job import Job, Lane
-from vqa.ledger.commands import Call, accept_call, outcome_key
-from vqa.ledger.ledger import DEADLINES
-from vqa.results import Outcome, decode
+from vqa.ledger.commands import Call, accept_call
 from vqa.settings import QueueSettings
+
+
+class Ready(Job):
+    """Names its pictures by reference and brings their bytes along; they are neither checked nor hashed again."""
+
+    _brought: Mapping[str, bytes] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, brought: Mapping[str, bytes]) -> Self:
+        """The job with the bytes of the pictures that it names, by reference."""
+        ready = cls.model_construct(_fields_set=set(job.model_fields_set), **dict(job))
+        ready._brought = brought
+        return ready
+
+
+def brought_by(job: Job) -> Mapping[str, bytes]:
+    """The pictures that come with a job, by reference."""
+    return job._brought if isinstance(job, Ready) else {}
+
+
+def weight(job: Job) -> int:
+    """Bytes of pictures that sending the job takes, nearly."""
+    return sum(len(part.image) for part in job.images()) + sum(map(len, brought_by(job).values()))
+
 
 #: jobs and bytes of pictures that one round trip carries
 CHUNK = 500
@@ -27,28 +46,6 @@ CHUNK_BYTES = 32 * 2**20
 
 #: jobs that have come are sent after so long, though a round trip would carry more
 SOON_S = 0.05
-
-#: a job open for so long after its deadline is closed by whoever waits for it; workers and their janitor come first
-GRACE_MS = 1000
-
-#: the bytes of an outcome, or why there will be none
-Found = bytes | UnknownJob
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What has become of some jobs; those that are open and in time are in none of these."""
-
-    found: dict[str, Found]
-    #: open past their deadline and its grace
-    overdue: list[str]
-    #: neither open nor ended; a dead letter that was retried just now may seem so, once
-    unknown: list[str]
-
-
-def reply_list() -> str:
-    """A new key for the list on which one client hears which of its jobs ended."""
-    return f"vqa:reply:{uuid.uuid4()}"
 
 
 @dataclass(slots=True)
@@ -121,60 +118,3 @@ def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
             chunk, size, begun = [], 0, time.monotonic()
     if chunk:
         yield chunk
-
-
-def queue_look(pipe: Any, ids: Sequence[str]) -> None:
-    """Queue what asks what has become of `ids`. In this order, so that a job that ends meanwhile is found.
-
-    No transaction: a Redis that is full would refuse it.
-    """
-    pipe.time()
-    pipe.zmscore(DEADLINES, list(ids))
-    pipe.mget([outcome_key(id) for id in ids])
-
-
-def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
-    """What `queue_look` saw."""
-    (seconds, micros), deadlines, outcomes = reply
-    latest = seconds * 1000 + micros // 1000 - GRACE_MS
-    look = Look({}, [], [])
-    for id, deadline, outcome in zip(ids, deadlines, outcomes, strict=True):
-        if outcome is not None:
-            look.found[id] = outcome
-        elif deadline is None:
-            look.unknown.append(id)
-        elif deadline < latest:
-            look.overdue.append(id)
-    return look
-
-
-def parse_replies(reply: Any) -> list[str]:
-    """The ids in what BLMPOP took from a reply list."""
-    return [id.decode() for id in reply[1]] if reply else []
-
-
-def unknown(id: str) -> UnknownJob:
-    """What is said of an id that nothing is known of."""
-    return UnknownJob(f"job {id} is not open, and no outcome of it is kept")
-
-
-def still_open() -> AnswerTimeout:
-    """What is said of a job that its caller does not wait for any longer."""
-    return AnswerTimeout("no answer in the time that you gave it; the job goes on, ask for it again by its id")
-
-
-def outcome_of(backend: Backend, found: Found) -> Outcome:
-    """The answer or the error; bytes that this version cannot read are an error too."""
-    if isinstance(found, UnknownJob):
-        return found
-    try:
-        return decode(backend, found)
-    except (ValueError, KeyError, TypeError) as error:
-        return VQAError(f"the job's outcome is not one that this version of vqa reads ({type(error).__name__})")
-
-
-def answer_of(outcome: Outcome) -> Answer:
-    """The answer; raises the error."""
-    if isinstance(outcome, VQAError):
-        raise outcome
-    return outcome

@@ -10,7 +10,8 @@ from itertools import chain, islice
 
 from celery.backends.base import Backend
 
-from producer.client.submission import CHUNK, SOON_S, Found, chunks, outcome_of, still_open
+from producer.client.states import Found, outcome_of, still_open
+from producer.client.submission import CHUNK, SOON_S, chunks
 from vqa.job import Job
 from vqa.results import Outcome
 from vqa.settings import QueueSettings

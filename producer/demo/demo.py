@@ -20,11 +20,9 @@ from producer.client.client import Client
 from producer.demo.child import Child
 from producer.demo.processes import Local, await_ready
 from producer.demo.questions import Example, read_examples, table
-from producer.demo.redis_server import EmbeddedRedis
-from producer.exit_status import INTERRUPTED, TEMPORARY, USAGE
+from producer.demo.redis_server import EmbeddedRedis, free_port, is_free
 from producer.monitor import flower
-from producer.ports import free_port, is_free
-from producer.process import Stopped, stoppable
+from producer.process import INTERRUPTED, TEMPORARY, USAGE, Stopped, stoppable
 from vqa.answer import Answer
 from vqa.errors import NotReady, SettingsError, VQAError
 from vqa.job import Job

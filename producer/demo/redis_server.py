@@ -6,6 +6,7 @@ import importlib.util
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,8 +20,32 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from producer.demo.child import Child
-from producer.ports import free_port
 from vqa.errors import QueueUnavailable
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether nothing listens on the port; False too where the address is not this machine's."""
+    with _probe(address) as probe:
+        # a port that a stopped server's last connections still linger on is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """One that nothing listens on."""
+    with _probe(address) as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _probe(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+
 
 #: EXPIRE ... GT, on which the image store rests
 OLDEST = (7, 0)

@@ -1,8 +1,9 @@
 """What a bulk submission asks, read from every form in which people have it, as a stream of rows."""
 
-from producer.inputs.input import Form
+from producer.inputs.detect import detect_source
+from producer.inputs.files import Form
 from producer.inputs.reader import read_rows
 from producer.inputs.row import BadRow, Row, pictures
 from producer.inputs.source import Columns, Source
 
-__all__ = ["BadRow", "Columns", "Form", "Row", "Source", "pictures", "read_rows"]
+__all__ = ["BadRow", "Columns", "Form", "Row", "Source", "detect_source", "pictures", "read_rows"]

@@ -7,16 +7,21 @@ import importlib.util
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import BufferedIOBase, BufferedReader
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from producer.inputs.files import DAMAGE, rejoined, unpacked
+from pydantic import BaseModel
+
+from producer.inputs.files import DAMAGE, Form, Input, open_file, rejoined, suffix, unpacked
 from producer.inputs.folders import SUFFIXES, fixed_folder
-from producer.inputs.input import Form, Input, open_file, suffix
-from producer.inputs.lines import LONGEST_LINE, json_object
+from producer.inputs.jsonl import LONGEST_LINE, json_object
+from producer.inputs.row import JOB_FIELDS, one_question
+from producer.inputs.source import DEFAULT_COLUMNS, Columns, Source
 from vqa.errors import InvalidJob, SettingsError
+from vqa.frozen_model import shown
+from vqa.job import Job
 
 Asked = Form | Literal["auto"]
 
@@ -26,7 +31,39 @@ _TABLES: dict[str, Form] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
 _LOOKED_AT = 20
 
 
-def opened(names: Sequence[str], form: Asked) -> tuple[Form, tuple[Input, ...]]:
+def detect_source(
+    inputs: Sequence[str],
+    *,
+    form: Form | Literal["auto"] = "auto",
+    questions: Sequence[str] = (),
+    columns: Columns = DEFAULT_COLUMNS,
+    defaults: Mapping[str, Any] | None = None,
+) -> Source:
+    """The source that the options name. Raises SettingsError for what cannot be read at all."""
+    plain = _plain(defaults or {})
+    found, all_inputs = _opened(inputs, form)
+    if found == "pictures" and not questions:
+        raise SettingsError("pictures need a question: --question 'What is on it?'")
+    if questions and found in ("openai", "short"):
+        raise SettingsError("--question is for pictures and tables; rows of these files have their own")
+    return Source(found, all_inputs, tuple(questions), columns, plain)
+
+
+def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has them, and such as a job takes."""
+    if unknown := sorted(defaults.keys() - JOB_FIELDS):
+        raise SettingsError(f"{shown(unknown[0])}: no field of a job that rows may share")
+    try:
+        Job(id="defaults", messages=one_question([], "?"), **defaults)
+    except InvalidJob as error:
+        raise SettingsError(str(error)) from None
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in defaults.items()
+    }
+
+
+def _opened(names: Sequence[str], form: Asked) -> tuple[Form, tuple[Input, ...]]:
     """The inputs and their one form. Raises SettingsError."""
     if not names:
         raise SettingsError("name a file, a folder or - for standard input")

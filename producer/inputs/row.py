@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +17,6 @@ LONGEST_ID = 512
 
 #: fields of a job that a row, or a default for rows, may have; whoever submits gives the others
 JOB_FIELDS: Final = frozenset(Job.model_fields) - {"id", "batch", "messages", "version"}
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,6 @@ def no_id(name: str) -> InvalidJob:
     return InvalidJob(f"{name}: a row needs one, a string of 1 to {LONGEST_ID} printable characters")
 
 
-def shown(name: str) -> str:
-    """A field that does not exist, for a message: it is the user's word, and told where it looks like a field."""
-    return name if _NAME.fullmatch(name) else "?"
-
-
 def _sources(messages: list[Mapping[str, Any]]) -> Iterator[str]:
     for message in messages:
         yield from (part["image"] for part in message["content"] if part["type"] == "image")
@@ -112,3 +104,18 @@ def _seen(source: str) -> tuple[int, int] | tuple[()]:
     except OSError:
         return ()
     return found.st_size, found.st_mtime_ns
+
+
+def one_question(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
+    """The messages of a row that shows these pictures and then asks."""
+    shown = [{"type": "image", "image": source} for source in sources]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+
+
+def each_question(
+    number: int, custom_id: str, source: str, questions: Sequence[str], defaults: Mapping[str, Any]
+) -> Iterator[Row]:
+    """A row for each question about one picture; #2 follows the id of the second, and so on. Raises InvalidJob."""
+    for place, question in enumerate(questions, start=1):
+        own = custom_id if place == 1 else named(f"{custom_id}#{place}", "custom_id")
+        yield Row(number, own, {**defaults, "messages": one_question([source], question)})

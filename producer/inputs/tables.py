@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from producer.images.locations import from_text
-from producer.inputs.asking import each_question
-from producer.inputs.input import Input, suffix
-from producer.inputs.lines import LONGEST_LINE, numbered_lines
-from producer.inputs.row import BadRow, Row, named, printable
+from producer.inputs.files import Input, suffix
+from producer.inputs.jsonl import LONGEST_LINE, numbered_lines
+from producer.inputs.row import BadRow, Row, each_question, named, printable
 from producer.inputs.source import Source
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 from vqa.image import to_data_url

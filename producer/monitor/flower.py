@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 
-from producer.exit_status import USAGE
+from producer.process import USAGE
 from vqa.celery import make_app
 from vqa.errors import SettingsError
 from vqa.settings import QueueSettings

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from producer.exit_status import USAGE
 from producer.monitor.flower import page
+from producer.process import USAGE
 from vqa.connection import connect
 from vqa.errors import SettingsError
 from vqa.ledger.ledger import Ledger

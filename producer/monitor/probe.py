@@ -17,8 +17,7 @@ from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import DEADLINES, FLYING, WORKERS
 from vqa.ledger.records import State, WorkerInfo
-from vqa.ledger.sweep import UNHEARD_S
-from vqa.messages import heard_since
+from vqa.ledger.sweep import UNHEARD_S, heard_since
 from vqa.settings import QueueSettings
 
 T = TypeVar("T")

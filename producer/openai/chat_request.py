@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from producer.images.locations import from_address
-from producer.inputs.row import shown
 from vqa.errors import InvalidJob
+from vqa.frozen_model import shown
 
 _ENDPOINT = "/v1/chat/completions"
 

@@ -11,8 +11,8 @@ from bench.shape30b import Scale
 from bench.stage import TINY
 from bench.work import WORDS, Size, Stock
 from workers.engine.base import Prompt, Turn
-from workers.engine.endings import end_ids
 from workers.engine.model.footprint import read_shape
+from workers.engine.model.loading import end_ids
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
 from workers.media.pool import Media

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from producer import Client
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, WorkerProcess
 from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolicy

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from producer import Client
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from vqa import Job

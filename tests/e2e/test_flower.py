@@ -13,7 +13,7 @@ import requests
 from celery import Celery
 
 from producer import Client, Job
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.worker_process import ROOT, StartWorker
 from vqa import Cancelled, VQAError
 

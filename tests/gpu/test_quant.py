@@ -83,7 +83,7 @@ def test_experts_compute_what_their_weights_say(experts: Path, quant: Any, token
     import torch
 
     from workers.engine.model.loading import load
-    from workers.engine.packed import unpacked
+    from workers.engine.model.quantize import unpacked
 
     models = [load(EngineSettings(model=str(experts), **how)).model for how in ({}, {"quant": quant})]
     plain, packed = (model.model.language_model.layers[0].mlp.experts for model in models)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.schemas import WORDS, Schema, schemas
 from vqa import AnswerTooLong, InvalidJob, Job
-from vqa.shortest import refusal, short_text
+from vqa.grammar import refusal, short_text
 
 MESSAGES = [{"role": "user", "content": "x"}]
 

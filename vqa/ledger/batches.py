@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, cast
 from redis import Redis
 
 from vqa.job import Lane
-from vqa.script import SCRIPT
+from vqa.ledger.commands import SCRIPT
 
 #: OpenAI's
 BatchStatus = Literal[

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.resources import files
 
 from vqa.job import Lane
-from vqa.ledger.records import Ending, Limits
+from vqa.ledger.records import Ending
+from vqa.settings import Limits
+
+_PARTS = ("records", "fair_share", "batches", "ledger", "sweep")
+SCRIPT = "\n".join(
+    [
+        *(files("vqa.ledger").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS),
+        "return verbs[ARGV[1]](unpack(ARGV, 2))",
+    ]
+)
+
 
 #: a reply list nobody reads is gone after this long
 REPLY_TTL_MS = 3_600_000

@@ -14,9 +14,9 @@ from typing import Any, Literal, cast
 from redis import Redis
 
 from vqa.job import LANES, Lane
-from vqa.ledger.commands import Call, accept_call, close_call, entry_key, outcome_key
-from vqa.ledger.records import Charge, Closed, Ending, Header, Lease, Limits, Refusal, State, WorkerInfo
-from vqa.script import SCRIPT
+from vqa.ledger.commands import SCRIPT, Call, accept_call, close_call, entry_key, outcome_key
+from vqa.ledger.records import Charge, Closed, Ending, Header, Lease, Refusal, State, WorkerInfo
+from vqa.settings import Limits
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from vqa.job import Lane
+from vqa.results import Tally
 
 #: `waiting` is accepted and not on the queue yet: others have their turn
 State = Literal["waiting", "queued", "leased", "delayed"]
@@ -21,23 +22,6 @@ Charge = Literal["0", "1", "lost"]
 
 #: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
 Only = Literal["", "late", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much is kept: open jobs a lane, and dead letters by number and time; and bulk jobs of a tenant in flight."""
-
-    open_jobs: int = 1_000_000
-    dead: int = 10_000
-    dead_s: float = 7 * 86_400
-    #: None for any number
-    tenant: int | None = None
-
-    @property
-    def unbounded(self) -> Limits:
-        """For a job whose message is there already: to refuse it would lose it."""
-        # as large as Lua counts exactly
-        return replace(self, open_jobs=2**53)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +124,6 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """What a batch counts of a job that ended."""
-
-    #: `VQAError.code()`; '' for an answer
-    code: str = "unknown"
-    worker: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
     """How a job is to be closed. An empty token closes whoever holds it: the worker is told, and its answer dropped."""
 
@@ -163,7 +136,7 @@ class Ending:
     reason: str = ""
     error: str = ""
     only: Only = ""
-    tally: Tally = Tally()
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,49 @@ One object a process, for all connections that Celery makes one after the other,
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from vqa.connection import UNREACHED
+from vqa.errors import InvalidJob
+from vqa.job import LANES, Lane
+from vqa.ledger.closing import Closing
+from vqa.ledger.ledger import ASIDE_BYTES
 from vqa.redis_retry import passes
 from workers.consumer.sanitize import Malformed, sift
 from workers.engine.fair_share import Reserve
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Called with the message, its list and what is wrong with it. Raises one of connection.UNREACHED."""
+
+    closing: Closing
+
+    def __call__(self, raw: bytes, queue: str, malformed: Malformed) -> None:
+        """Keep it as a dead letter."""
+        reason = f"malformed: {malformed.reason}"
+        lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
+        id = malformed.id
+        if id is None or not self._tell(id, lane, raw, reason):
+            id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
+            self.closing.ledger.set_aside(id, lane, raw, reason)
+        log.error("a message on %s is set aside as %s: %s", queue, id, malformed.reason)
+
+    def _tell(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
+        """End the job that it should have been, which nobody knows, so that whoever waits for it is told."""
+        if self.closing.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
+            return False
+        return self.closing.close(id, InvalidJob(reason), reason)
+
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ to write each down and strike it out took a worker longer than the ledger's own 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kombu.transport import redis as plain
 from kombu.transport import virtual
@@ -16,14 +16,33 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from vqa.celery import BODY
 from vqa.connection import UNREACHED
 
-if TYPE_CHECKING:
-    from workers.consumer.transport import Channel
-
 #: what Celery answers with a new connection
 LOST = (ConnectionError, TimeoutError, OSError)
 
 #: a wake-up's body as kombu has it once it is decoded
 _WAKE_UP = BODY.encode()
+
+
+class Holds(Protocol):
+    """Keeps messages that Redis does not take back, until it does."""
+
+    def hold(self, queue: str, raw: bytes) -> None:
+        """Keep one message for its list."""
+        ...
+
+
+class Channel(Protocol):
+    """What a QoS needs of its kombu channel."""
+
+    intake: Holds
+
+    def conn_or_acquire(self, client: Any = None) -> Any:
+        """Return a context manager around a Redis client."""
+        ...
+
+    def refused(self, error: BaseException) -> None:
+        """Log a command that Redis refused."""
+        ...
 
 
 class Record(plain.QoS):

@@ -6,8 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqa.errors import NotReady
+from workers.engine.base import Engine
 from workers.engine.model.footprint import read_config
 from workers.engine.settings import EngineSettings
+
+
+def make_engine(settings: EngineSettings, slots: int) -> Engine:
+    """The engine that `settings` names (`choice.chosen` names one for `auto`), not started, for a card with `slots`."""
+    match settings.engine:
+        case "continuous":
+            from workers.engine.continuous.engine import ContinuousEngine
+
+            return ContinuousEngine(settings, slots)
+        case "echo":
+            from workers.engine.echo.engine import EchoEngine
+
+            return EchoEngine(settings, slots)
+        case "pipeline":
+            from workers.engine.pipeline.engine import PipelineEngine
+
+            return PipelineEngine(settings, slots)
+        case "auto":
+            raise ValueError("auto names no engine")
+
 
 #: whose modules the continuous engine's forward pass is equal to
 SUPPORTED = frozenset({"Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"})

@@ -10,15 +10,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vqa.errors import EngineError
-from workers.engine.base import Completion, OnCrash, Prompt, Stall
-from workers.engine.picture import Fit
+from PIL import Image
+
+from vqa.errors import EngineError, NotReady
+from workers.engine.base import Completion, OnCrash, Prompt, Stall, Turn
+from workers.engine.picture import Fit, Picture
 from workers.engine.runtime.faults import is_poisoned
 from workers.engine.runtime.heartbeat import Pulse
-from workers.engine.runtime.pending import Holdings
+from workers.engine.runtime.pending import Held, Holdings
 from workers.engine.runtime.timers import Clock
 from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import Preparation
+
+
+def warm_up(pipe: Any, answer: Callable[[Held], None], size: tuple[int, int] = (64, 64)) -> None:
+    """Let `answer` settle a question about a white picture of this width and height. Raises NotReady."""
+    picture = Picture.of(Image.new("RGB", size, "white"))
+    held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2, lane="bulk"))
+    try:
+        answer(held)
+        held.future.result(0)
+    except Exception as error:
+        # a model that fails on this would fail on everything
+        raise NotReady(f"{pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}") from error
+
 
 #: a thread that is stuck in CUDA cannot be ended; the process has to go without it
 _JOIN_S = 10.0

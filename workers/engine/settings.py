@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 
 from vqa.errors import SettingsError
 from vqa.settings import Settings
-from workers.engine.model.quant import Quant
+
+Quant = Literal["none", "fp8", "int8", "int4"]
 
 #: a picture costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32

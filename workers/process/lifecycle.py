@@ -20,13 +20,12 @@ from vqa.errors import NotReady, SettingsError, VQAError
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
-from workers.aside import SetAside
 from workers.cards import capability, pinned, wanted_cards
 from workers.consumer import remote_control as control
+from workers.consumer.intake import SetAside
 from workers.consumer.transport import guard
 from workers.engine.base import Stall
-from workers.engine.catalog import make_engine
-from workers.engine.factory import chosen
+from workers.engine.factory import chosen, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.settings import EngineSettings
 from workers.jobs.attempt import Attempts

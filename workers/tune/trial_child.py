@@ -18,8 +18,7 @@ from pathlib import Path
 
 from vqa.errors import VQAError
 from workers.cards import capability, wanted_cards
-from workers.engine.catalog import make_engine
-from workers.engine.factory import chosen
+from workers.engine.factory import chosen, make_engine
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
 from workers.slots import plan_slots

@@ -8,16 +8,14 @@ null and `error` as `{"code", "message", "line"}`. The short form's: `{"id": CUS
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, Timings, Usage
-
-_ABOUT = {"timings", "worker", "attempt", "reused", "parsed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +71,8 @@ class OpenAI:
     """As OpenAI writes the output of a batch."""
 
     def answered(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
-        """The body is a chat completion; what OpenAI has no word for is under `vqa`."""
-        usage = answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens}
-        message = {"role": "assistant", "content": answer.text}
-        body = {
-            "id": answer.id,
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": answer.model,
-            "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
-            "usage": usage,
-            "vqa": answer.model_dump(mode="json", include=_ABOUT),
-        }
-        response = {"status_code": 200, "request_id": answer.id, "body": body}
+        """The body is a chat completion."""
+        response = {"status_code": 200, "request_id": answer.id, "body": chat_completion(answer)}
         return {"id": answer.id, "custom_id": custom_id, "response": response, "error": None}
 
     def failed(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from producer import Client, PromptTooLong
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.producer.bulk.conftest import (
     Journal,
     Submit,

@@ -12,7 +12,7 @@ from redis import Redis
 
 from producer import Client
 from producer.cli.doctor import examine
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.producer.conftest import MakeJob, PlayedWorker, Vqa, wait_until
 from tests.redis_server import RedisServer
 from tests.worker_process import StartWorker

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from producer import Job, PromptTooLong
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.producer.conftest import COMMAND, PlayedWorker, Vqa, echo
 from vqa.settings import NAMES
 

@@ -25,7 +25,7 @@ from producer import (
     UnknownJob,
     VQAError,
 )
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 from tests.producer.conftest import MakeJob, PlayedWorker, answer, echo
 from vqa.ledger.batches import Batches
 from vqa.ledger.ledger import Lease

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.moment import parse_moment
+from producer.client.dead_letters import parse_moment
 
 numbers = st.integers(0, 9999)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from producer.inputs import BadRow, Row, Source, read_rows
+from producer.inputs import BadRow, Row, detect_source, read_rows
 
 Read = Callable[..., list[Row | BadRow]]
 
@@ -19,7 +19,7 @@ def read(tmp_path: Path) -> Read:
     def read(*lines: dict[str, Any] | str, **options: Any) -> list[Row | BadRow]:
         file = tmp_path / "in.jsonl"
         file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-        return list(read_rows(Source.of([str(file)], **options)))
+        return list(read_rows(detect_source([str(file)], **options)))
 
     return read
 

@@ -13,11 +13,11 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from producer.inputs.lines import numbered_lines
 
 from producer import SettingsError
-from producer.inputs import BadRow, Row, Source, read_rows
+from producer.inputs import BadRow, Row, detect_source, read_rows
 from producer.inputs.files import rejoined, unpacked
+from producer.inputs.jsonl import numbered_lines
 from tests.producer.inputs.conftest import good
 from vqa.errors import InvalidJob
 
@@ -43,7 +43,7 @@ def test_a_packed_file_has_the_rows_of_the_plain_one_whatever_it_is_called(tmp_p
     plain, packed = tmp_path / "plain", tmp_path / "packed"
     plain.write_bytes(lines(2000))
     packed.write_bytes(PACKERS[how](lines(2000)))
-    assert list(read_rows(Source.of([str(packed)]))) == list(read_rows(Source.of([str(plain)])))
+    assert list(read_rows(detect_source([str(packed)]))) == list(read_rows(detect_source([str(plain)])))
 
 
 @given(data=st.binary(max_size=300), how=st.sampled_from(sorted(PACKERS)))
@@ -60,7 +60,7 @@ def test_a_stream_begins_again_with_what_was_read_of_it(head: bytes, rest: bytes
 def test_a_torn_file_gives_the_rows_before_and_then_says_so(tmp_path: Path, how: str) -> None:
     file = tmp_path / "in.jsonl.packed"
     file.write_bytes(PACKERS[how](lines(20_000))[:-100])
-    *before, last = read_rows(Source.of([str(file)]))
+    *before, last = read_rows(detect_source([str(file)]))
     assert len(before) > 10_000
     assert [row.custom_id for row in good(before)] == [f"q{at}" for at in range(len(before))]
     assert isinstance(last, BadRow)
@@ -74,7 +74,7 @@ def test_a_damaged_file_is_never_read_as_a_whole_one(tmp_path: Path, how: str) -
     packed = bytearray(PACKERS[how](lines(20_000)))
     packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
     file.write_bytes(packed)
-    *_, last = read_rows(Source.of([str(file)]))
+    *_, last = read_rows(detect_source([str(file)]))
     assert isinstance(last, BadRow)
     assert "the rest of the file cannot be read" in str(last.error)
 
@@ -87,14 +87,14 @@ def test_a_damaged_file_is_never_read_as_a_whole_one(tmp_path: Path, how: str) -
 def test_a_file_of_which_nothing_can_be_read_is_refused(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "in.jsonl.gz").write_bytes(packed)
     with pytest.raises(SettingsError, match="cannot be read"):
-        Source.of([str(tmp_path / "in.jsonl.gz")])
+        detect_source([str(tmp_path / "in.jsonl.gz")])
 
 
 def test_bytes_that_are_not_utf8_spoil_their_line_alone(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     first, second = lines(2).splitlines(keepends=True)
     file.write_bytes(b"\xef\xbb\xbf" + first + b'{"id": "\xff"}\n\r\n' + second.rstrip(b"\n"))
-    found = list(read_rows(Source.of([str(file)])))
+    found = list(read_rows(detect_source([str(file)])))
     assert [row.number for row in found] == [1, 2, 4]
     assert [isinstance(row, Row) for row in found] == [True, False, True]
     assert isinstance(found[1], BadRow)
@@ -138,7 +138,7 @@ def test_a_pipe_is_read_once_and_as_it_is_written(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        rows = read_rows(Source.of([str(pipe)]))
+        rows = read_rows(detect_source([str(pipe)]))
         assert next(rows).custom_id == "q0"
         seen.set()
         assert [row.custom_id for row in rows] == ["q1"]
@@ -154,7 +154,7 @@ def test_a_pipe_is_read_once_and_as_it_is_written(tmp_path: Path) -> None:
 def test_standard_input_is_read_from_the_folder_where_the_command_runs(tmp_path: Path, packed: bytes) -> None:
     program = (
         "from producer.inputs import *\n"
-        "for row in read_rows(Source.of(['-'])): print(row.custom_id, *pictures(row))\n"
+        "for row in read_rows(detect_source(['-'])): print(row.custom_id, *pictures(row))\n"
         "import sys; sys.stdin.buffer.read()"
     )
     ran = subprocess.run(

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from producer import SettingsError
-from producer.inputs import BadRow, Row, Source, pictures, read_rows
+from producer.inputs import BadRow, Row, detect_source, pictures, read_rows
 from tests.producer.inputs.conftest import good, question
 
 
@@ -20,7 +20,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def rows_of(*inputs: Path | str, **options: Any) -> list[Row | BadRow]:
-    return list(read_rows(Source.of([str(each) for each in inputs], **{"questions": ["What?"], **options})))
+    return list(read_rows(detect_source([str(each) for each in inputs], **{"questions": ["What?"], **options})))
 
 
 def ids(rows: list[Row | BadRow]) -> list[str]:
@@ -128,7 +128,7 @@ def test_pictures_are_not_opened_and_folders_one_at_a_time(tmp_path: Path) -> No
     make(tmp_path, *(f"{at // 10}/{at}.png" for at in range(300)))
     process, most = psutil.Process(), 0
     before = process.num_fds()
-    for row in read_rows(Source.of([str(tmp_path)], questions=["What?"])):
+    for row in read_rows(detect_source([str(tmp_path)], questions=["What?"])):
         assert isinstance(row, Row)
         most = max(most, process.num_fds())
     assert most <= before + 1

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from producer import BadImage, InvalidJob
-from producer.inputs import BadRow, Row, Source, pictures, read_rows
+from producer.inputs import BadRow, Row, detect_source, pictures, read_rows
 from tests.producer.inputs.conftest import Read, good, question
 
 REFERENCE = "sha256:" + "a" * 64
@@ -159,7 +159,7 @@ def test_whatever_a_line_holds_it_is_a_row_that_would_be_a_job_or_a_bad_one(
     header = b"id,image,question\n" if form == "csv" else b"\n"
     written = [line.replace(b"\n", b" ") for line in lines]
     file.write_bytes(header + b"".join(line + b"\n" for line in written))
-    found = list(read_rows(Source.of([str(file)], form=form)))
+    found = list(read_rows(detect_source([str(file)], form=form)))
     if form != "csv":
         numbers = [at for at, line in enumerate(written, 2) if not line.decode(errors="replace").isspace() and line]
         assert [each.number for each in found] == numbers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import RetryPolicy, SettingsError
-from producer.inputs import BadRow, Row, Source, read_rows
+from producer.inputs import BadRow, Row, detect_source, read_rows
 
 SHORT = json.dumps({"id": "a", "image": "a.png", "question": "?"})
 OPENAI = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}})
@@ -32,12 +32,12 @@ OPENAI = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/comple
 )
 def test_the_form_is_seen_from_the_name_or_the_first_object(tmp_path: Path, name: str, text: str, form: str) -> None:
     (tmp_path / name).write_text(text)
-    assert Source.of([str(tmp_path / name)]).form == form
+    assert detect_source([str(tmp_path / name)]).form == form
 
 
 def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(SHORT)
-    source = Source.of([str(tmp_path / "in.csv")], form="short")
+    source = detect_source([str(tmp_path / "in.csv")], form="short")
     assert [row.custom_id for row in read_rows(source)] == ["a"]
     assert source.folder == str(tmp_path)
 
@@ -69,12 +69,12 @@ def test_what_cannot_be_read_at_all_is_refused_at_once(
     (tmp_path / "words.txt").write_text("only words\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=reason):
-        Source.of(inputs, **options)
+        detect_source(inputs, **options)
 
 
 def test_a_file_that_went_away_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(SHORT)
-    source = Source.of([str(tmp_path / "in.jsonl")])
+    source = detect_source([str(tmp_path / "in.jsonl")])
     (tmp_path / "in.jsonl").unlink()
     with pytest.raises(SettingsError, match="No such file"):
         next(read_rows(source))
@@ -85,7 +85,7 @@ def test_rows_of_several_files_are_found_from_their_own_folders_and_told_by_name
         (tmp_path / name).mkdir()
         (tmp_path / name / "in.jsonl").write_text(json.dumps({"id": id, "image": "x.png", "question": "?"}) + "\n{")
     names = [f"{tmp_path}/{name}/in.jsonl" for name in "abc"]
-    found = list(read_rows(Source.of(names)))
+    found = list(read_rows(detect_source(names)))
     assert [(row.number, isinstance(row, Row)) for row in found] == [(1, True), (2, False)] * 2 + [
         (1, False),
         (2, False),
@@ -99,7 +99,7 @@ def test_rows_of_several_files_are_found_from_their_own_folders_and_told_by_name
 
 def test_defaults_are_plain_data_in_every_row(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(SHORT)
-    source = Source.of([str(tmp_path / "in.jsonl")], defaults={"retry": RetryPolicy(attempts=7), "reuse": True})
+    source = detect_source([str(tmp_path / "in.jsonl")], defaults={"retry": RetryPolicy(attempts=7), "reuse": True})
     [row] = read_rows(source)
     assert isinstance(row, Row)
     assert row.fields["retry"] == {"attempts": 7, "base_s": 1.0, "cap_s": 60.0}
@@ -109,7 +109,7 @@ def test_defaults_are_plain_data_in_every_row(tmp_path: Path) -> None:
 def test_a_rows_digest_follows_what_is_asked_and_the_file_but_not_its_place(tmp_path: Path) -> None:
     def digest(line: dict[str, Any], before: str = "") -> str:
         (tmp_path / "in.jsonl").write_text(before + json.dumps({"image": "a.png", **line}))
-        row = list(read_rows(Source.of([str(tmp_path / "in.jsonl")])))[-1]
+        row = list(read_rows(detect_source([str(tmp_path / "in.jsonl")])))[-1]
         assert isinstance(row, Row)
         return row.digest()
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from producer import SettingsError
-from producer.inputs import BadRow, Columns, Row, Source, pictures, read_rows
+from producer.inputs import BadRow, Columns, Row, detect_source, pictures, read_rows
 from tests.producer.inputs.conftest import good, question
 
 
 def rows_of(file: Path, **options: Any) -> list[Row | BadRow]:
-    return list(read_rows(Source.of([str(file)], **options)))
+    return list(read_rows(detect_source([str(file)], **options)))
 
 
 def asked(rows: list[Row | BadRow]) -> list[tuple[str, tuple[str, ...], str]]:

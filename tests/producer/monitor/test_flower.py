@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.ports import free_port
+from producer.demo.redis_server import free_port
 
 # a comma is where Flower's own variable would split it
 PASSWORD = "with,comma&more"

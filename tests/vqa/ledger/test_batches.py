@@ -6,7 +6,8 @@ from redis import Redis
 from vqa.ledger.batches import Batches, BatchState
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.records import Ending, Tally
+from vqa.ledger.records import Ending
+from vqa.results import Tally
 
 WEEK_S = 7 * 86_400
 

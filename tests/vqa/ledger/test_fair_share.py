@@ -8,7 +8,8 @@ from redis import Redis
 
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.records import Ending, Lease, Limits
+from vqa.ledger.records import Ending, Lease
+from vqa.settings import Limits
 
 LEASE_S = 60.0
 

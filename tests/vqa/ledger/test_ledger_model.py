@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis import Redis
 
 from tests.vqa.ledger.ledger_model import MOST, Model, Turns, flight
-from vqa.ledger.commands import dead_key, entry_key, outcome_key
+from vqa.ledger.commands import SCRIPT, dead_key, entry_key, outcome_key
 from vqa.ledger.ledger import DEAD, DEADLINES, Ledger
-from vqa.ledger.records import Ending, Header, Lease, Limits
-from vqa.script import SCRIPT
+from vqa.ledger.records import Ending, Header, Lease
+from vqa.settings import Limits
 
 #: the only line of the script that asks for the time, and what stands in its place
 ASKED = "local time = redis.call('TIME')\nlocal now = time[1] * 1000 + math.floor(time[2] / 1000)\n"

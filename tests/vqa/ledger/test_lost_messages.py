@@ -5,7 +5,7 @@ import json
 from redis import Redis
 
 from vqa.ledger.ledger import Ledger
-from vqa.messages import heard_since
+from vqa.ledger.sweep import heard_since
 
 
 def test_malformed_messages_are_passed_over(redis: Redis) -> None:

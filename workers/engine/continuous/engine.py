@@ -13,18 +13,15 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from vqa.errors import NotReady
 from workers.engine.continuous.build import Built, build
 from workers.engine.continuous.encode import RequestEncoder, fit_of
-from workers.engine.continuous.intake import Arrival, Intake
-from workers.engine.continuous.requests import Request
+from workers.engine.continuous.requests import Arrival, Intake, Request
 from workers.engine.continuous.stats import Figures
-from workers.engine.endings import end_ids
-from workers.engine.model.loading import load
-from workers.engine.model_engine import Loaded, ModelEngine
+from workers.engine.model.loading import end_ids, load
+from workers.engine.model_engine import Loaded, ModelEngine, warm_up
 from workers.engine.runtime.heartbeat import Pulse
 from workers.engine.runtime.pending import Held
 from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import THREADS, Preparation
 from workers.engine.text.grammar import Guides
-from workers.engine.warming import warm_up
 
 
 class ContinuousEngine(ModelEngine):

@@ -15,10 +15,9 @@ from typing import Any
 
 from vqa.errors import EngineError, PromptTooLong
 from workers.engine.base import Phase
-from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.model_runner import Runner
 from workers.engine.continuous.prefill import Piece
-from workers.engine.continuous.requests import Request
+from workers.engine.continuous.requests import Arrival, Intake, Request
 from workers.engine.continuous.sampler import Choice
 from workers.engine.continuous.scheduler import PrefillWork, Scheduler, StepWork
 from workers.engine.continuous.sequence import Stay

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.continuous.cuda_graphs import RecordedPrefill
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.model.image_features import Features
 from workers.engine.continuous.model.language import Attend, Deep, LanguageModel
 from workers.engine.continuous.ops.base import Ops
-from workers.engine.continuous.recorded import RecordedPrefill
 from workers.engine.continuous.requests import Request, Sight
 from workers.engine.continuous.transfer import numbers, spans_of, upload
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.sampling import draw, uniform
 from workers.engine.continuous.transfer import numbers, upload
 
 
@@ -39,8 +38,8 @@ class Rows:
 
         self.token, self.length, self.shift = (zeros(torch.int64) for _ in range(3))
         self.tables = torch.full((rows, pages), nobodys_page, dtype=torch.int32, device=device)
-        self._temperature, self._top_p = (zeros(torch.float32) for _ in range(2))
-        self._seed = zeros(torch.int64)
+        self.temperature, self.top_p = (zeros(torch.float32) for _ in range(2))
+        self.seed = zeros(torch.int64)
 
     def enter(self, entries: Sequence[Entry]) -> None:
         """Give the slots to these prompts."""
@@ -50,10 +49,10 @@ class Rows:
             row[: len(entry.pages)] = torch.tensor(entry.pages, dtype=torch.int32)
         self.tables[slots] = upload(tables, self._device)
         self.shift[slots] = numbers([entry.shift for entry in entries], self._device)
-        self._seed[slots] = numbers([entry.seed for entry in entries], self._device)
+        self.seed[slots] = numbers([entry.seed for entry in entries], self._device)
         for kept, values in (
-            (self._temperature, [entry.temperature for entry in entries]),
-            (self._top_p, [entry.top_p for entry in entries]),
+            (self.temperature, [entry.temperature for entry in entries]),
+            (self.top_p, [entry.top_p for entry in entries]),
         ):
             kept[slots] = upload(torch.tensor(values, dtype=torch.float32), self._device)
 
@@ -68,8 +67,3 @@ class Rows:
         self.length[slots] += 1
         # nobody's row stays one token long, however often it is computed
         self.length[self.nobody].zero_()
-
-    def draw(self, slots: Tensor, logits: Tensor) -> Tensor:
-        """(n) tokens drawn from `logits` (n, vocabulary) for slots that are not greedy and have advanced already."""
-        lot = uniform(self._seed[slots], self.length[slots])
-        return draw(logits, self._temperature[slots], self._top_p[slots], lot)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -12,9 +13,48 @@ from pathlib import Path
 from typing import Any
 
 from vqa.errors import NotReady
-from workers.engine.headers import Tensors, tensors_in, tensors_on_hub
 from workers.engine.model.quant import is_quantised, stored_bytes, used_together
 from workers.engine.settings import EngineSettings
+
+#: a header is JSON; larger than any model's, and refused so that a damaged file is not read into memory
+_MOST_HEADER_BYTES = 100_000_000
+
+#: name and shape
+Tensors = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def tensors_in(file: Path) -> Tensors:
+    """Of one file on this machine. Raises NotReady where it is no safetensors file."""
+    try:
+        with file.open("rb") as stored:
+            length = int.from_bytes(stored.read(8), "little")
+            if length > _MOST_HEADER_BYTES:
+                raise ValueError("no header")
+            header = json.loads(stored.read(length))
+        tensors = {name: tuple(map(int, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise NotReady(f"{file} is not a safetensors file (VQA_MODEL)") from None
+    yield from tensors.items()
+
+
+def tensors_on_hub(model: str, revision: str | None) -> Tensors:
+    """Of a model on the hub. Raises what the hub's client raises."""
+    from huggingface_hub import HfApi
+
+    for file in HfApi().get_safetensors_metadata(model, revision=revision).files_metadata.values():
+        for name, entry in file.tensors.items():
+            yield name, tuple(entry.shape)
+
+
+def machine_free() -> int:
+    """Bytes that nobody needs: what is only kept for reading again counts as free."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        # not Linux: what there is in all is the best that can be said
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
 
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 

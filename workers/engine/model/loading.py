@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
@@ -18,8 +20,37 @@ from transformers.processing_utils import ProcessorMixin
 from vqa.errors import NotReady, VQAError
 from workers.engine.model.footprint import refuse_quantised
 from workers.engine.model.quantize import quantisation
-from workers.engine.patches import multiply_patches
 from workers.engine.settings import EngineSettings
+
+
+def end_ids(pipe: Any) -> frozenset[int]:
+    """By the model's generation config and by its tokenizer."""
+    config, tokenizer = pipe.model.generation_config, pipe.tokenizer
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
+
+
+class PatchProduct(nn.Module):
+    """A Conv3d over patches of exactly its kernel's size: (patches, channels, time, height, width) in.
+
+    Shares the convolution's memory.
+    """
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(patches, embedding)."""
+        return linear(patches.flatten(1), self.weight, self.bias)
+
+
+def multiply_patches(model: Any) -> None:
+    """Replace the patch embedding of a Qwen3-VL model in place."""
+    embedding = model.model.visual.patch_embed
+    embedding.proj = PatchProduct(embedding.proj)
+
 
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 

@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from math import prod
 from types import MappingProxyType
-from typing import Literal
 
-Quant = Literal["none", "fp8", "int8", "int4"]
+from workers.engine.settings import Quant
 
 #: values that share a scale in int4; fp8 and int8 have one a row. Each scale is a float32
 INT4_BLOCK = 64

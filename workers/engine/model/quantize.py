@@ -13,13 +13,52 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchAoConfig
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from vqa.errors import NotReady
 from workers.engine.model.quant import INT4_BLOCK, PACKAGES, is_quantised
-from workers.engine.packed import EXPERTS, PARTS, register_experts
 from workers.engine.settings import EngineSettings
+
+#: the name to give as `experts_implementation`
+EXPERTS = "vqa_packed"
+#: the names of an experts module's weights
+PARTS = (".experts.gate_up_proj", ".experts.down_proj")
+
+
+def register_experts() -> None:
+    """Make EXPERTS known to transformers."""
+    ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _packed_forward)
+
+
+def unpacked(weight: Any) -> Tensor:
+    """The weight as it is multiplied, in the model's dtype."""
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
+    if not hasattr(weight, "qdata"):
+        return weight  # type: ignore[no-any-return]
+    # torchao's own unpacking goes over float32: three times the memory and the time
+    stored, scale = weight.qdata, weight.scale.to(weight.dtype)
+    return torch.mul(stored, scale) if stored.dtype == torch.int8 else stored.to(weight.dtype).mul_(scale)
+
+
+class _Unpacking:
+    """An experts module that unpacks a weight when it is read."""
+
+    def __init__(self, experts: nn.Module) -> None:
+        self._experts = experts
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._experts, name)
+        return unpacked(value) if isinstance(value, nn.Parameter) else value
+
+
+def _packed_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of: Tensor) -> Tensor:
+    # transformers calls a registered implementation by position
+    return grouped_mm_experts_forward(_Unpacking(experts), hidden, experts_of, weights_of)  # type: ignore[arg-type]
 
 
 def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -79,7 +118,7 @@ def _torchao(settings: EngineSettings, chosen: list[str]) -> TorchAoConfig:
 
 
 def _nf4(model: nn.Module, chosen: list[str], dtype: torch.dtype) -> BitsAndBytesConfig:
-    from workers.engine.nf4 import with_experts
+    from workers.engine.model.nf4 import with_experts
 
     matrices = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     config = BitsAndBytesConfig(

@@ -13,8 +13,7 @@ from typing import Any
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
-from workers.engine.endings import end_ids
-from workers.engine.model.loading import load
+from workers.engine.model.loading import end_ids, load
 from workers.engine.model_engine import Loaded, ModelEngine
 from workers.engine.pipeline.batcher import Ready, Waiting
 from workers.engine.pipeline.encoding import Encoded, Encoder

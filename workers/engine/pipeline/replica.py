@@ -16,18 +16,15 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import EngineError, PromptTooLong
-from workers.engine.drawing import drawing
-from workers.engine.endings import end_ids
-from workers.engine.guiding import Guiding
-from workers.engine.model.loading import load
+from workers.engine.model.loading import end_ids, load
+from workers.engine.model_engine import warm_up
 from workers.engine.pipeline.batcher import Ready, Waiting
 from workers.engine.pipeline.encoding import Encoder
-from workers.engine.pipeline.generate_hooks import RowEnds
+from workers.engine.pipeline.generate_hooks import Guiding, RowEnds, drawing
 from workers.engine.runtime.faults import context_is_lost, is_out_of_memory, is_poisoned
 from workers.engine.runtime.heartbeat import Pulse
 from workers.engine.settings import EngineSettings
 from workers.engine.text.generation import Row
-from workers.engine.warming import warm_up
 
 log = logging.getLogger(__name__)
 

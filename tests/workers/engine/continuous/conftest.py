@@ -15,7 +15,6 @@ from tests.worker_process import TINY
 from workers.engine.base import Completion, Prompt, Turn
 from workers.engine.continuous.block_manager import Pages
 from workers.engine.continuous.encode import RequestEncoder
-from workers.engine.continuous.intake import Arrival, Intake
 from workers.engine.continuous.kv_cache import Cache
 from workers.engine.continuous.loop import Loop
 from workers.engine.continuous.model.image_features import Features
@@ -25,10 +24,9 @@ from workers.engine.continuous.model.weights import language_of
 from workers.engine.continuous.model_runner import Runner
 from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
-from workers.engine.continuous.requests import Request
+from workers.engine.continuous.requests import Arrival, Intake, Request
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.endings import end_ids
-from workers.engine.model.loading import load
+from workers.engine.model.loading import end_ids, load
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.runtime.heartbeat import Pulse
 from workers.engine.runtime.pending import Held

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.workers.engine.conftest import SOON, Crashes, ask, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
 from workers.engine.base import Completion, Engine, Prompt, Turn
-from workers.engine.continuous import room
+from workers.engine.continuous import build as room
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.ops import reference
 from workers.engine.picture import Picture

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.continuous.positions import positions_of
+from workers.engine.continuous.encode import positions_of
 from workers.engine.continuous.requests import Request
 
 

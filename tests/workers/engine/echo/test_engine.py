@@ -19,8 +19,8 @@ from tests.workers.engine.conftest import SOON, Crashes, wait_until
 from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, TransientError
 from vqa.grammar import json_grammar, one_of
 from workers.engine.base import Prompt, Turn
-from workers.engine.catalog import make_engine
 from workers.engine.echo.engine import EXIT_STATUS, EchoEngine
+from workers.engine.factory import make_engine
 from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 
@@ -328,7 +328,7 @@ def test_it_needs_no_torch() -> None:
     program = (
         "import sys\n"
         "import workers.media.pool, workers.slots, workers.engine.base\n"
-        "from workers.engine.catalog import make_engine\n"
+        "from workers.engine.factory import make_engine\n"
         "from workers.engine.settings import EngineSettings\n"
         "make_engine(EngineSettings(engine='echo'), 4)\n"
         "sys.exit(bool({'torch', 'transformers', 'celery'} & sys.modules.keys()))\n"

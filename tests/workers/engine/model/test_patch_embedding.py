@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workers.engine.patches import PatchProduct
+from workers.engine.model.loading import PatchProduct
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -12,8 +12,7 @@ import pytest
 
 from tests.worker_process import TINY
 from vqa.errors import NotReady
-from workers.engine.headers import tensors_in
-from workers.engine.model.footprint import read_shape
+from workers.engine.model.footprint import read_shape, tensors_in
 from workers.engine.model.quant import is_quantised, stored_bytes
 from workers.engine.settings import EngineSettings
 from workers.slots import GIB, fit_slots

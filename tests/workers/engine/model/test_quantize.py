@@ -20,7 +20,7 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.model.footprint import read_shape
 from workers.engine.model.loading import load
 from workers.engine.model.quant import PACKAGES, is_quantised
-from workers.engine.packed import unpacked
+from workers.engine.model.quantize import unpacked
 from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.base import Prompt
-from workers.engine.drawing import drawing
+from workers.engine.pipeline.generate_hooks import drawing
 
 CHANCES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 ROWS = 40_000

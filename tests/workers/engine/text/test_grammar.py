@@ -19,8 +19,7 @@ from tests.schemas import WORDS, Schema, schemas
 from tests.worker_process import TINY
 from vqa.errors import InvalidJob
 from vqa.grammar import json_grammar, one_of
-from workers.engine.masks import unpacked
-from workers.engine.text.grammar import Guide, Guides, masks
+from workers.engine.text.grammar import Guide, Guides, masks, unpacked
 
 #: `<tool_call>` steers a model and is not marked as special, as in Qwen's
 ADDED = ("<s>", "<|im_end|>", "<|endoftext|>")

@@ -1,0 +1,30 @@
+"""Write an answer as an OpenAI chat completion."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vqa.answer import Answer
+
+#: fields of an answer that OpenAI's object has no place for
+_EXTRA = {"timings", "worker", "attempt", "reused", "parsed"}
+
+
+def chat_completion(answer: Answer) -> dict[str, Any]:
+    """Return the `chat.completion` object; fields that OpenAI does not have are under `vqa`."""
+    return {
+        "id": answer.id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": answer.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer.text},
+                "finish_reason": answer.finish_reason,
+            }
+        ],
+        "usage": answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens},
+        "vqa": answer.model_dump(mode="json", include=_EXTRA),
+    }
