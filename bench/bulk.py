@@ -47,7 +47,7 @@ RESIDENT_MIB = 300
 def jobs(count: int) -> Iterator[Job]:
     """Short ones, all different."""
     for number in range(count):
-        yield Job(messages=[{"role": "user", "content": f"What is in picture {number}?"}], lane="bulk")
+        yield Job(messages=[{"role": "user", "content": f"What is in image {number}?"}], lane="bulk")
 
 
 def ours_alone(client: Client, app: Celery, connection: Redis, count: int) -> tuple[float, float]:
@@ -85,7 +85,7 @@ def rival_alone(url: str, connection: Redis, count: int) -> tuple[float, float]:
     app = make_bare_app(url)
     answer = app.tasks["bare.answer"]
     started = time.perf_counter()
-    result = group(answer.s(f"What is in picture {number}?") for number in range(count)).apply_async()
+    result = group(answer.s(f"What is in image {number}?") for number in range(count)).apply_async()
     submitted = time.perf_counter()
     for each in result.results:
         app.backend.store_result(each.id, "a circle", "SUCCESS")
@@ -122,7 +122,7 @@ def write_rows(path: Path, count: int) -> None:
     """A file of OpenAI's batch form."""
     with path.open("w") as file:
         for number in range(count):
-            body = {"messages": [{"role": "user", "content": f"What is in picture {number}?"}]}
+            body = {"messages": [{"role": "user", "content": f"What is in image {number}?"}]}
             row = {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(row) + "\n")
 

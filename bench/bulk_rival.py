@@ -34,7 +34,7 @@ def main(url: str, rows: int) -> None:
         told = {"answers": len(received), "submit_s": submitted - started, "total_s": ended - started}
         print(json.dumps(told), flush=True)
 
-    result = group(answer.s(f"What is in picture {number}?") for number in range(rows)).apply_async()
+    result = group(answer.s(f"What is in image {number}?") for number in range(rows)).apply_async()
     submitted = time.perf_counter()
     threading.Thread(target=_give_up, args=(url, rows, tell), daemon=True).start()
     result.get(disable_sync_subtasks=False, callback=lambda id, _: received.append(id))

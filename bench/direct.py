@@ -48,7 +48,7 @@ class Direct:
     wanted: bool = False
 
     def saturated(self, stock: Stock) -> Figure:
-        """All of the stock at once, each time as new pictures."""
+        """All of the stock at once, each time as new images."""
         self.warm_up(stock)
         runs = [self._all_at_once(stock.take()) for _ in range(self.repeats)]
         rates = [run.rate for run, _ in runs]
@@ -58,7 +58,7 @@ class Direct:
         # its text and the tokens drawn first included
         prefill_ms = [1000 * done.prefill_s / len(run.latencies_s) for run, done in runs if done]
         if prefill_ms:
-            what = f"{self.name}: prefill a picture, in a full queue"
+            what = f"{self.name}: prefill an image, in a full queue"
             self.report.add(Figure(what, "ms", prefill_ms, "less", *self._wanted(PREFILL_WANTED)))
         return figure
 

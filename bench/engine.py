@@ -1,7 +1,7 @@
 """`python -m bench.engine`: the engines on Qwen3-VL-30B-A3B's shape, each figure with its rival in the same run.
 
-W1: pictures of 1024 x 768 as JPEG bytes, all different, 26 tokens of text, 64 tokens of answer, all at once. W2:
-pictures of 320 x 240 to 4000 x 3000, answers of 8 to 256 tokens, as they come. Pictures are decoded and processed
+W1: images of 1024 x 768 as JPEG bytes, all different, 26 tokens of text, 64 tokens of answer, all at once. W2:
+images of 320 x 240 to 4000 x 3000, answers of 8 to 256 tokens, as they come. Images are decoded and processed
 inside the time. The worst of the repeats counts.
 """
 
@@ -39,7 +39,7 @@ RIVALS = {1: 4, 32: 64, 64: 128}
 SLOT_TOKENS = 2048
 SHARE_WANTED = (0.93, 0.98)
 CARDS_WANTED = (1.9, 1.98)
-_SMALL = Size(picture=1 / 8, tokens=1 / 8)
+_SMALL = Size(image=1 / 8, tokens=1 / 8)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Bench:
             if "guided" in parts and rate is not None:
                 w1.guided(self.w1, rate)
             if "w2" in parts:
-                self.report.say("drawing pictures for W2")
+                self.report.say("drawing images for W2")
                 stock = Stock.w2(max(32, options.jobs // 2), options.size)
                 self._measures(trial, f"W2, {routing} routing, {options.engine}").mixed(stock)
         return rate
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report(options.out, _about(options))
     with tempfile.TemporaryDirectory() as folder:
         model = shape30b.write_folder(Path(folder) / f"random-{options.scale}", options.scale)
-        report.say(f"drawing {options.jobs} pictures")
+        report.say(f"drawing {options.jobs} images")
         stock = Stock.w1(options.jobs, options.size)
         settings = EngineSettings(model=str(model), slot_tokens=SLOT_TOKENS)
         Bench(options, report, settings, Once(shape30b.load), stock).run()

@@ -105,8 +105,8 @@ class Direct:
 
     def _ask(self, number: int, question: Question) -> str:
         data, words = question
-        (picture,) = self._media.decode([data])
-        prompt = Prompt(id=str(number), turns=(Turn("user", (picture, words)),), max_new_tokens=16)
+        (image,) = self._media.decode([data])
+        prompt = Prompt(id=str(number), turns=(Turn("user", (image, words)),), max_new_tokens=16)
         return self._engine.submit(prompt).result().text
 
     def close(self) -> None:

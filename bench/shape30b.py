@@ -25,7 +25,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
 from bench.wide_vocabulary import widened
-from workers.engine.model.loading import PictureProcessor, multiply_patches
+from workers.engine.model.loading import ImageProcessor, multiply_patches
 from workers.engine.settings import EngineSettings
 
 #: `tiny` is the same in all but its numbers, and `tiny-dense` has no experts: for machines without a card
@@ -78,7 +78,7 @@ _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3,
 _PAD, _END = 0, 2
 #: single bytes that are no visible sign of ASCII: most are only part of a character
 _BYTES = slice(101, 263)
-_PICTURES = {
+_IMAGES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},
     "patch_size": 16,
     "temporal_patch_size": 2,
@@ -99,7 +99,7 @@ def write_folder(folder: Path, scale: Scale) -> Path:
     (folder / "tokenizer.json").write_text(widened(TINY / "tokenizer.json", config.text_config.vocab_size))
     tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {"eos_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (folder / "preprocessor_config.json").write_text(json.dumps(_PICTURES))
+    (folder / "preprocessor_config.json").write_text(json.dumps(_IMAGES))
     size = {"metadata": {"total_size": _weights_bytes(config)}, "weight_map": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(size))
     return folder
@@ -113,7 +113,7 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
     _draw(model, torch.Generator(device).manual_seed(0))
     model.generation_config = GenerationConfig.from_pretrained(settings.model)
     multiply_patches(model)
-    processor: Any = PictureProcessor.from_pretrained(settings.model, backend="pil")
+    processor: Any = ImageProcessor.from_pretrained(settings.model, backend="pil")
     processor.tokenizer.padding_side = "left"
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)
     assert isinstance(loaded, ImageTextToTextPipeline)

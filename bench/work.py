@@ -8,10 +8,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.pictures import photos, renewed
+from bench.images import photos, renewed
 from workers.tune.trial import Question
 
-#: with the chat template 26 tokens, the marks around the picture among them
+#: with the chat template 26 tokens, the marks around the image among them
 WORDS = "how many red circles and blue squares are there in the middle of the picture?"
 
 W1_SIZE = (1024, 768)
@@ -28,13 +28,13 @@ class Size:
     """How much smaller all of it is made, for machines without a card."""
 
     #: of a side
-    picture: float = 1.0
+    image: float = 1.0
     #: of an answer
     tokens: float = 1.0
 
-    def picture_of(self, width: float, height: float) -> tuple[int, int]:
+    def image_of(self, width: float, height: float) -> tuple[int, int]:
         """Width and height, not under 32."""
-        return max(32, round(width * self.picture)), max(32, round(height * self.picture))
+        return max(32, round(width * self.image)), max(32, round(height * self.image))
 
     def tokens_of(self, tokens: float) -> int:
         """Not under 2."""
@@ -42,17 +42,17 @@ class Size:
 
 
 class Stock:
-    """Pictures made beforehand; each time that a question takes one, it is a new one to whoever sees it."""
+    """Images made beforehand; each time that a question takes one, it is a new one to whoever sees it."""
 
-    def __init__(self, pictures: Sequence[bytes], tokens: Sequence[int]) -> None:
-        self._pairs = itertools.cycle(zip(pictures, tokens, strict=True))
+    def __init__(self, images: Sequence[bytes], tokens: Sequence[int]) -> None:
+        self._pairs = itertools.cycle(zip(images, tokens, strict=True))
         self._numbers = itertools.count()
-        self.count = len(pictures)
+        self.count = len(images)
 
     @classmethod
     def w1(cls, count: int, size: Size) -> Stock:
         """1024 x 768 pixels, 64 tokens."""
-        return cls(photos([size.picture_of(*W1_SIZE)] * count), [size.tokens_of(W1_TOKENS)] * count)
+        return cls(photos([size.image_of(*W1_SIZE)] * count), [size.tokens_of(W1_TOKENS)] * count)
 
     @classmethod
     def w2(cls, count: int, size: Size, seed: int = 2) -> Stock:
@@ -61,10 +61,10 @@ class Stock:
         low, high = (math.log(width) for width in _W2_WIDTHS)
         widths = [math.exp(draw.uniform(low, high)) for _ in range(count)]
         tokens = [size.tokens_of(_geometric(draw)) for _ in range(count)]
-        return cls(photos([size.picture_of(width, width * 3 / 4) for width in widths]), tokens)
+        return cls(photos([size.image_of(width, width * 3 / 4) for width in widths]), tokens)
 
     def take(self, count: int | None = None, tokens: int | None = None) -> list[Question]:
-        """The next questions, as many as there are pictures unless told otherwise; `tokens` in place of their own."""
+        """The next questions, as many as there are images unless told otherwise; `tokens` in place of their own."""
         pairs = itertools.islice(self._pairs, self.count if count is None else count)
         return [Question(renewed(image, str(next(self._numbers))), WORDS, tokens or own) for image, own in pairs]
 

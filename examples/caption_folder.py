@@ -1,4 +1,4 @@
-"""Caption every picture of a folder: `python examples/caption_folder.py pictures/ > captions.csv`.
+"""Caption every image of a folder: `python examples/caption_folder.py images/ > captions.csv`.
 
 Rows are submitted as one batch; the captions come as they are made. Needs workers on the Redis of VQA_REDIS_URL.
 """
@@ -15,11 +15,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def rows(folder: Path) -> Iterator[dict[str, object]]:
-    """A row a picture, named by its path in the folder."""
+    """A row an image, named by its path in the folder."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(folder).as_posix()
-            yield {"id": name, "image": path, "question": "Describe the picture in one sentence."}
+            yield {"id": name, "image": path, "question": "Describe the image in one sentence."}
 
 
 def main() -> int:

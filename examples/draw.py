@@ -1,6 +1,6 @@
-"""Draws the example pictures and writes questions.jsonl: `python -m examples.draw`, from the checkout's root.
+"""Draws the example images and writes questions.jsonl: `python -m examples.draw`, from the checkout's root.
 
-The pictures are held-out items of `training.questions`: from a seed and with combinations that training never met.
+The images are held-out items of `training.questions`: from a seed and with combinations that training never met.
 """
 
 import json
@@ -26,19 +26,19 @@ FORMATS: tuple[tuple[str, dict[str, Any], str], ...] = (
 COUNT = 15
 # Not drawn; README.md says whose they are.
 PHOTOGRAPHS = (
-    ("rocket", "pictures/rocket.jpg", "Is there a red star in the picture?"),
-    ("camera", "pictures/camera.png", "Is there a white circle?"),
-    ("coffee", "pictures/coffee.tiff", "How many circles are there?"),
+    ("rocket", "images/rocket.jpg", "Is there a red star in the picture?"),
+    ("camera", "images/camera.png", "Is there a white circle?"),
+    ("coffee", "images/coffee.tiff", "How many circles are there?"),
 )
 
 
 def main() -> None:
-    """Write the pictures and the questions about them."""
+    """Write the images and the questions about them."""
     rows = []
     for number, item in enumerate(held_out(COUNT, SEED), start=1):
         ending, options, mode = FORMATS[number % len(FORMATS)]
         name = f"{item.family.replace('/', '-').replace(' ', '-')}-{number:02d}"
-        path = f"pictures/{name}.{ending}"
+        path = f"images/{name}.{ending}"
         save(item.image.convert(mode), HERE / path, options)
         rows.append({"id": name, "image": path, "question": item.question, "expected": item.answer})
     rows += [{"id": name, "image": path, "question": question} for name, path, question in PHOTOGRAPHS]
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def save(image: Image.Image, path: Path, options: dict[str, Any]) -> None:
-    """Write one picture."""
+    """Write one image."""
     path.parent.mkdir(exist_ok=True)
     image.save(path, **options)
 

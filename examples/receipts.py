@@ -27,10 +27,10 @@ QUESTION = "Read this receipt. Answer with the shop's name, the date, the total 
 def main() -> int:
     """Submit, and write a line for each receipt; 3 where some failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     options = parser.parse_args()
     response_format = {"type": "json_schema", "json_schema": {"name": "receipt", "schema": SCHEMA}}
-    rows = [{"id": path.name, "image": path, "question": QUESTION} for path in options.pictures]
+    rows = [{"id": path.name, "image": path, "question": QUESTION} for path in options.images]
     failed = 0
     with Client() as client:
         for result in client.submit_batch(rows, response_format=response_format, max_new_tokens=200).results():

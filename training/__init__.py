@@ -1,1 +1,1 @@
-"""The recipe that made models/tiny-vl: drawn pictures, questions about them, the training run. Not in the wheel."""
+"""The recipe that made models/tiny-vl: drawn images, questions about them, the training run. Not in the wheel."""

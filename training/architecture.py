@@ -1,6 +1,6 @@
 """The model's shape: a Qwen3-VL, dense, of about eleven million parameters.
 
-Knows the configuration and what the processor does to a picture's size; nothing of training.
+Knows the configuration and what the processor does to an image's size; nothing of training.
 """
 
 from dataclasses import dataclass

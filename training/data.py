@@ -1,4 +1,4 @@
-"""Training batches: pictures drawn, questions asked, rows laid out. Runs in the loader's processes.
+"""Training batches: images drawn, questions asked, rows laid out. Runs in the loader's processes.
 
 Pixels are those of the checkpoint's image processor before its normalisation: the same size, the same bicubic resize.
 Knows words and layout; nothing of the model.
@@ -33,7 +33,7 @@ COLOUR_CLASSES, SHAPE_CLASSES = (*COLOURS, OTHER), (*SHAPES, OTHER)
 
 @dataclass(frozen=True)
 class Row:
-    """One picture and what is asked about it. `first`: the question, then only one, stands before the picture."""
+    """One image and what is asked about it. `first`: the question, then only one, stands before the image."""
 
     image: Image.Image
     scene: Scene
@@ -70,7 +70,7 @@ def rounded_sizes() -> list[tuple[int, int]]:
 
 
 def layout_for(size: tuple[int, int], segments: int) -> Layout:
-    """The layout of rows with pictures of a rounded size."""
+    """The layout of rows with images of a rounded size."""
     return Layout(size[1] // CELL, size[0] // CELL, OPENING, segments, SEGMENT)
 
 
@@ -82,7 +82,7 @@ class Collator:
         self._pad, self._image = self._encode(TEXT_END)[0], self._encode(IMAGE)[0]
 
     def batch(self, rows: list[Row], layout: Layout) -> Batch:
-        """The rows, whose pictures round to the layout's size."""
+        """The rows, whose images round to the layout's size."""
         size = layout.columns * CELL, layout.rows * CELL
         ids = np.full((len(rows), layout.length), self._pad, np.int64)
         labels = np.full((len(rows), layout.length), UNLABELLED, np.int64)
@@ -112,8 +112,8 @@ class Collator:
 class Drawn(IterableDataset[Batch]):
     """Batches without end; every loader process draws its own."""
 
-    def __init__(self, tokenizer: Any, pictures: int, questions: int, seed: int = 0) -> None:
-        self._tokenizer, self._pictures, self._questions, self._seed = tokenizer, pictures, questions, seed
+    def __init__(self, tokenizer: Any, images: int, questions: int, seed: int = 0) -> None:
+        self._tokenizer, self._images, self._questions, self._seed = tokenizer, images, questions, seed
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -123,8 +123,8 @@ class Drawn(IterableDataset[Batch]):
             yield self.draw(rng, collator, rounded_size(*rng.choice(SIZES)))
 
     def draw(self, rng: random.Random, collator: Collator, target: tuple[int, int]) -> Batch:
-        """One batch of pictures that are rounded to the target size."""
-        rows = [self._row(rng, target) for _ in range(self._pictures)]
+        """One batch of images that are rounded to the target size."""
+        rows = [self._row(rng, target) for _ in range(self._images)]
         return collator.batch(rows, layout_for(target, self._questions))
 
     def _row(self, rng: random.Random, target: tuple[int, int]) -> Row:

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", help="a system message")
-    parser.add_argument("--question-first", action="store_true", help="the question before the picture")
+    parser.add_argument("--question-first", action="store_true", help="the question before the image")
     args = parser.parse_args()
     how = {"system": args.system, "question_first": args.question_first}
     hits, seconds = score(Checkpoint(args.folder), held_out(args.count, args.seed), **how)

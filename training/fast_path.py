@@ -1,7 +1,7 @@
-"""The forward pass for a batch of pictures of one size, equal to the unpatched one and without its loops.
+"""The forward pass for a batch of images of one size, equal to the unpatched one and without its loops.
 
 Uses the model's own weights. What depends on the size alone (interpolated positions, rotary tables, visibility) is
-computed once for a size; the patch embedding is a matrix product, as a still picture fills both frames of a patch with
+computed once for a size; the patch embedding is a matrix product, as a still image fills both frames of a patch with
 the same pixels. Attention runs over a batch axis. Knows nothing of data or training.
 """
 
@@ -70,7 +70,7 @@ class FastPath:
         self.vision_block, self.text_block = wrap(vision_block), wrap(text_block)
 
     def __call__(self, fixed: Fixed, pixels: Tensor, ids: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (batch, length, width) and the picture's features (batch, image tokens, width).
+        """Hidden states (batch, length, width) and the image's features (batch, image tokens, width).
 
         `padding` (batch, length) is true where nothing should be seen.
         """
@@ -87,7 +87,7 @@ class FastPath:
         return self.language.norm(x), features
 
     def see(self, fixed: Fixed, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The picture's features and those that join the first text layers."""
+        """The image's features and those that join the first text layers."""
         visual = self.visual
         weight = visual.patch_embed.proj.weight.sum(2).flatten(1)
         x = F.linear(patches(pixels), weight, visual.patch_embed.proj.bias) + self.place(fixed)
@@ -100,7 +100,7 @@ class FastPath:
         return visual.merger(x.flatten(0, 1)).unflatten(0, (batch, -1)), deep
 
     def place(self, fixed: Fixed) -> Tensor:
-        """(patches, width): the learned square of positions, stretched over the picture."""
+        """(patches, width): the learned square of positions, stretched over the image."""
         table = self.visual.pos_embed.weight
         side = int(len(table) ** 0.5)
         square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""Where tokens stand in a training row: one picture, several questions about it.
+"""Where tokens stand in a training row: one image, several questions about it.
 
-A row is a left-padded opening (a system message, the user's turn, perhaps the question), the picture's tokens, and then
+A row is a left-padded opening (a system message, the user's turn, perhaps the question), the image's tokens, and then
 segments side by side: each holds one question and its answer, sees the shared part and itself, and stands at the same
-positions as if it were alone. So a picture's tokens are computed once for all its questions. Rotary positions are
+positions as if it were alone. So an image's tokens are computed once for all its questions. Rotary positions are
 relative, so the padding before the opening changes nothing. Knows positions and visibility; nothing of words.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """For one picture size: rows and columns count image tokens."""
+    """For one image size: rows and columns count image tokens."""
 
     rows: int
     columns: int
@@ -25,12 +25,12 @@ class Layout:
 
     @property
     def image(self) -> slice:
-        """Where the picture's tokens stand."""
+        """Where the image's tokens stand."""
         return slice(self.opening, self.opening + self.rows * self.columns)
 
     @property
     def shared(self) -> int:
-        """Length of what all segments see: the opening, the picture and the token that closes it."""
+        """Length of what all segments see: the opening, the image and the token that closes it."""
         return self.opening + self.rows * self.columns + 1
 
     @property
@@ -47,11 +47,11 @@ class Layout:
         """(3, length): time, height and width positions as Qwen3-VL counts them."""
         after = self.opening + max(self.rows, self.columns)
         flat = torch.arange(self.rows * self.columns)
-        picture = torch.stack([flat * 0, flat // self.columns, flat % self.columns]) + self.opening
+        image = torch.stack([flat * 0, flat // self.columns, flat % self.columns]) + self.opening
         tail = torch.cat([torch.tensor([after])] + [torch.arange(self.segment) + after + 1] * self.segments)
         spare = torch.full((self.length - self.shared - self.segments * self.segment,), after)
         tail = torch.cat([tail, spare])
-        return torch.cat([torch.arange(self.opening).expand(3, -1), picture, tail.expand(3, -1)], dim=1)
+        return torch.cat([torch.arange(self.opening).expand(3, -1), image, tail.expand(3, -1)], dim=1)
 
     @cached_property
     def visible(self) -> Tensor:

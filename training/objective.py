@@ -36,7 +36,7 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 def spoiled(pixels: Tensor) -> Tensor:
-    """Grain and a change of brightness and contrast, other for every picture; half of them are left alone."""
+    """Grain and a change of brightness and contrast, other for every image; half of them are left alone."""
     shape = (len(pixels), 1, 1, 1)
     amount = (torch.rand(shape, device=pixels.device) - 0.5).clamp(min=0) * 2
     grain = torch.randn_like(pixels) * amount * 0.06
@@ -46,7 +46,7 @@ def spoiled(pixels: Tensor) -> Tensor:
 
 
 def answer_logits(path: FastPath, fixed: Fixed, pixels: Tensor, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Logits where the next token may be an answer's (the segments), and the picture's features."""
+    """Logits where the next token may be an answer's (the segments), and the image's features."""
     hidden, features = path(fixed, pixels, ids, ids == pad)
     return path.head(hidden[:, fixed.layout.shared : -1]), features
 

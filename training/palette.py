@@ -1,4 +1,4 @@
-"""What pictures are made of: colours, shapes, grounds and sizes, by name.
+"""What images are made of: colours, shapes, grounds and sizes, by name.
 
 A colour name covers several RGB bases; a drawn colour is one of them, shifted a little. Any shifted base is nearest to
 a base of its own name (a test checks it), so the name is never in doubt. Knows nothing of layout.

@@ -24,7 +24,7 @@ MIDDLE = 0.1  # things nearer than this share of a side to its middle are in no 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture, one question, the expected answer; size is width and height."""
+    """One image, one question, the expected answer; size is width and height."""
 
     image: Image.Image
     family: str
@@ -76,7 +76,7 @@ class Asker:
         return OTHER if thing.colour in self._doubtful() else thing.colour
 
     def _doubtful(self) -> set[str]:
-        """Colours that something else in the picture might be called as well, so that none is asked for by them."""
+        """Colours that something else in the image might be called as well, so that none is asked for by them."""
         return {name for thing in self.scene.things for name in thing.doubtful}
 
     def _noun(self) -> str:
@@ -189,7 +189,7 @@ def familiar(count: int, seed: int = 0) -> Iterator[Item]:
 def held_out(count: int, seed: int = 0) -> Iterator[Item]:
     """Items from seeds and combinations that training never meets, the families in turn; the same for the same seed.
 
-    Every picture shows a held-out pair. Colour, shape and where ask about it; yes/no asks about it or about another
+    Every image shows a held-out pair. Colour, shape and where ask about it; yes/no asks about it or about another
     held-out pair that is not there; how many asks about it, its colour, its shape, or all shapes. Every second round of
     the families is drawn on a ground that training never shows at that size.
     """

@@ -1,4 +1,4 @@
-"""Scenes: things laid out on a ground, and the picture of them.
+"""Scenes: things laid out on a ground, and the image of them.
 
 Knows layout (nothing touches, nothing leaves the frame, every colour stands out from its ground) and drawing with
 Pillow. All randomness comes from the `random.Random` that is passed in. Knows nothing of questions or models.
@@ -22,7 +22,7 @@ NOISE_AMPLITUDES = (0.06, 0.12, 0.2)  # share of the full range
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape; x, y and radius in pixels of the picture, tilt in radians.
+    """One coloured shape; x, y and radius in pixels of the image, tilt in radians.
 
     `form` is what is drawn: the shape, or one without a name when the shape is OTHER. `doubtful` are the named colours
     that somebody might call a colour without a name.
@@ -46,7 +46,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows."""
+    """What an image shows."""
 
     width: int
     height: int

@@ -37,7 +37,7 @@ def run(trainer: Trainer, out: Path, curve: Path) -> None:
         if step % recipe.report_every == 0:
             _report(trainer, curve, step, time.monotonic() - started, losses)
             export(trainer.model, trainer.tokenizer, out)
-            print(f"waited {waited:.0f} s for pictures", flush=True)
+            print(f"waited {waited:.0f} s for images", flush=True)
     _report(trainer, curve, step, time.monotonic() - started, losses)
     export(trainer.model, trainer.tokenizer, out)
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a checkpoint to continue from")
     for name in ("minutes", "rate"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Recipe, name))
-    for name in ("pictures", "questions", "processes", "seed", "most_steps", "report_every", "examine", "warm_up"):
+    for name in ("images", "questions", "processes", "seed", "most_steps", "report_every", "examine", "warm_up"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
     parser.add_argument("--eager", dest="compiled", action="store_false", help="without torch.compile")
     args = vars(parser.parse_args())

@@ -29,7 +29,7 @@ class Recipe:
     """Settings of a run. The learning rate warms up by steps and then falls to zero with the time that is left."""
 
     minutes: float = 9.0
-    pictures: int = 256
+    images: int = 256
     questions: int = 6
     processes: int = 15
     rate: float = 1.2e-3
@@ -53,7 +53,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = self._build(shape, start).to(self.device)
         self.grounding = Grounding(shape.width).to(self.device)
-        self.drawn = Drawn(self.tokenizer, recipe.pictures, recipe.questions, recipe.seed)
+        self.drawn = Drawn(self.tokenizer, recipe.images, recipe.questions, recipe.seed)
         self._pad: int = self.tokenizer.pad_token_id
         self._fixed: dict[Layout, Fixed] = {}
         self._path, self._plain = FastPath(self.model, recipe.compiled), FastPath(self.model)

@@ -16,7 +16,7 @@ class Outgoing(BaseModel):
 
 
 class Usage(Outgoing):
-    """Tokens in and out; pictures count as the tokens they become."""
+    """Tokens in and out; images count as the tokens they become."""
 
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
@@ -32,7 +32,7 @@ class Timings(Outgoing):
 
     #: accepted until this attempt was taken, earlier attempts and their delays included
     queued_s: float = Field(ge=0)
-    #: fetching and decoding its pictures
+    #: fetching and decoding its images
     media_s: float = Field(ge=0)
     #: handed to the engine until the engine was done, waiting for a slot included
     engine_s: float = Field(ge=0)

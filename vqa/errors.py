@@ -6,8 +6,8 @@
     ├── PermanentError            the same job would fail again
     │   ├── InvalidJob            not a job: a misspelt field, a value out of range
     │   │   └── UnsupportedVersion    written by a newer vqa than this worker
-    │   ├── BadImage              not a picture we read, or over the limits on bytes and pixels
-    │   ├── ImageMissing          its picture is not (or no longer) in the image store
+    │   ├── BadImage              not an image we read, or over the limits on bytes and pixels
+    │   ├── ImageMissing          its image is not (or no longer) in the image store
     │   ├── PromptTooLong         more tokens than a slot holds
     │   ├── AnswerTooLong         a structured answer that max_new_tokens would have cut
     │   ├── DeadlineExceeded      its timeout ran out, waiting or running
@@ -21,7 +21,7 @@
     ├── SettingsError             a setting is wrong; the message names the variable
     └── NotReady                  a worker could not load its model or does not fit its card
 
-Messages never hold a question, an answer or a picture: Flower and the logs show them. Constructors take the message
+Messages never hold a question, an answer or an image: Flower and the logs show them. Constructors take the message
 alone, so that Celery's result backend can rebuild the class at the producer.
 """
 
@@ -69,11 +69,11 @@ class UnsupportedVersion(InvalidJob):
 
 
 class BadImage(PermanentError):
-    """Not a picture that we read, or over the limits on bytes and pixels."""
+    """Not an image that we read, or over the limits on bytes and pixels."""
 
 
 class ImageMissing(PermanentError):
-    """The job's picture is not, or no longer, in the image store."""
+    """The job's image is not, or no longer, in the image store."""
 
 
 class PromptTooLong(PermanentError):

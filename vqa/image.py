@@ -1,4 +1,4 @@
-"""A picture on its way to a job: bytes from whatever a caller has, checked by header; no pixels are decoded here."""
+"""An image on its way to a job: bytes from whatever a caller has, checked by header; no pixels are decoded here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Pillow's names of the formats that workers decode
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-#: Pillow's modes that PNG can hold; pictures of others (CMYK, LAB, F) are sent as RGB
+#: Pillow's modes that PNG can hold; images of others (CMYK, LAB, F) are sent as RGB
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
@@ -34,19 +34,19 @@ def read_image(source: str | Path | bytes | BinaryIO | Image.Image) -> bytes:
         case bytes():
             return source
         case str() if re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE):
-            raise BadImage("a picture is given as a file or as bytes; addresses are not fetched")
+            raise BadImage("an image is given as a file or as bytes; addresses are not fetched")
         case str() | Path():
             try:
                 return Path(source).read_bytes()
             except (OSError, ValueError) as error:
                 # ValueError: a name that no file can have, such as one with a null byte
                 reason = getattr(error, "strerror", None) or error
-                raise BadImage(f"cannot read the picture {str(source)[:200]}: {reason}") from error
+                raise BadImage(f"cannot read the image {str(source)[:200]}: {reason}") from error
         case Image.Image():
             return _as_png(source)
         case _ if hasattr(source, "read"):
             return source.read()
-    raise BadImage(f"a picture is a path, bytes, an open binary file or a PIL image, not {type(source).__name__}")
+    raise BadImage(f"an image is a path, bytes, an open binary file or a PIL image, not {type(source).__name__}")
 
 
 def _as_png(image: Image.Image) -> bytes:
@@ -60,22 +60,22 @@ def _as_png(image: Image.Image) -> bytes:
 
 
 def open_image(data: bytes, max_bytes: int, max_pixels: int) -> ImageFile:
-    """The picture in `data`, its header read and within limits, its pixels not yet decoded.
+    """The image in `data`, its header read and within limits, its pixels not yet decoded.
 
-    Raises BadImage for what is no picture of a known format, or has more bytes or pixels than allowed.
+    Raises BadImage for what is no image of a known format, or has more bytes or pixels than allowed.
     """
     if len(data) > max_bytes:
-        raise BadImage(f"the picture has {len(data):,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)")
+        raise BadImage(f"the image has {len(data):,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadImage(f"not a picture in one of the formats {', '.join(FORMATS)}") from None
+        raise BadImage(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     except Exception as error:
         # Pillow's readers raise whatever a damaged header makes them stumble over
-        raise BadImage(f"the picture's header cannot be read ({type(error).__name__})") from None
+        raise BadImage(f"the image's header cannot be read ({type(error).__name__})") from None
     if image.width * image.height > max_pixels:
         raise BadImage(
-            f"the picture has {image.width} x {image.height} pixels; the limit is {max_pixels:,} (VQA_IMAGE_MAX_PIXELS)"
+            f"the image has {image.width} x {image.height} pixels; the limit is {max_pixels:,} (VQA_IMAGE_MAX_PIXELS)"
         )
     return image
 
@@ -84,11 +84,11 @@ def from_data_url(url: str) -> bytes:
     """The bytes in a `data:image/...;base64,` URL (RFC 2397). Raises BadImage."""
     head = _DATA_URL.match(url)
     if not head:
-        raise BadImage("a data URL for a picture begins with data:image/TYPE;base64,")
+        raise BadImage("a data URL for an image begins with data:image/TYPE;base64,")
     try:
         return base64.b64decode(url[head.end() :], validate=True)
     except binascii.Error:
-        raise BadImage("the picture's data URL is not valid base64") from None
+        raise BadImage("the image's data URL is not valid base64") from None
 
 
 def to_data_url(data: bytes) -> str:

@@ -1,6 +1,6 @@
-"""Pictures in Redis under the hash of their content: ten jobs about one picture keep it once.
+"""Images in Redis under the hash of their content: ten jobs about one image keep it once.
 
-A picture lives until the latest deadline among its jobs plus a margin; nothing counts references and nothing deletes.
+An image lives until the latest deadline among its jobs plus a margin; nothing counts references and nothing deletes.
 Redis 7.0 or later, for EXPIRE ... GT.
 """
 
@@ -24,7 +24,7 @@ def reference(data: bytes) -> str:
 
 
 def image_key(reference: str) -> str:
-    """Where the picture of that reference is kept."""
+    """Where the image of that reference is kept."""
     return f"vqa:image:{reference}"
 
 
@@ -42,11 +42,11 @@ class ImageStore:
         self._redis = redis
 
     def put(self, data: bytes, timeout_s: float) -> str:
-        """Keep the picture for a job of that timeout; returns its reference."""
+        """Keep the image for a job of that timeout; returns its reference."""
         return self.put_many([data], timeout_s)[data]
 
     def put_many(self, contents: Iterable[bytes], timeout_s: float) -> Mapping[bytes, str]:
-        """Keep several pictures in one round trip; each one's reference."""
+        """Keep several images in one round trip; each one's reference."""
         references = {data: reference(data) for data in contents}
         if references:
             with self._redis.pipeline(transaction=False) as pipe:
@@ -56,15 +56,15 @@ class ImageStore:
         return references
 
     def get(self, reference: str) -> bytes:
-        """The picture's bytes. Raises ImageMissing."""
+        """The image's bytes. Raises ImageMissing."""
         return self.get_many([reference])[0]
 
     def get_many(self, references: list[str]) -> list[bytes]:
-        """Several pictures in one round trip, in their order. Raises ImageMissing."""
+        """Several images in one round trip, in their order. Raises ImageMissing."""
         if not references:
             return []
         found = cast(list[bytes | None], self._redis.mget([image_key(name) for name in references]))
         for name, data in zip(references, found, strict=True):
             if data is None:
-                raise ImageMissing(f"picture {name[:19]}... is not in the image store; submit the job again")
+                raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job again")
         return cast(list[bytes], found)

@@ -62,7 +62,7 @@ LANES: tuple[Lane, ...] = ("interactive", "bulk")
 #: that workers of an earlier release read what they can.
 VERSION = 3
 
-#: pictures of one job: all of them are in a worker's memory at once
+#: images of one job: all of them are in a worker's memory at once
 MOST_IMAGES = 64
 
 #: thirty days
@@ -110,7 +110,7 @@ class TextPart(Frozen):
 
 
 class ImagePart(Frozen):
-    """A picture of a message: its encoded bytes, or where the image store keeps them."""
+    """An image of a message: its encoded bytes, or where the image store keeps them."""
 
     type: Literal["image"] = "image"
     image: ImageContent
@@ -131,7 +131,7 @@ class Message(Frozen):
 
 
 class Job(Frozen):
-    """A question about pictures, or any chat with images in it."""
+    """A question about images, or any chat with images in it."""
 
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=ID_PATTERN)
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -184,7 +184,7 @@ class Job(Frozen):
     @model_validator(mode="after")
     def _shows_a_few(self) -> Self:
         if sum(1 for _ in self.images()) > MOST_IMAGES:
-            raise ValueError(f"a job shows at most {MOST_IMAGES} pictures")
+            raise ValueError(f"a job shows at most {MOST_IMAGES} images")
         return self
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ class Job(Frozen):
 
     @classmethod
     def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
-        """A job of one picture and one question. Raises BadImage or InvalidJob."""
+        """A job of one image and one question. Raises BadImage or InvalidJob."""
         parts = ({"type": "image", "image": read_image(image)}, {"type": "text", "text": question})
         return cls(messages=({"role": "user", "content": parts},), **fields)
 
@@ -243,11 +243,11 @@ class Job(Frozen):
         return self.response_format.parse(text) if self.response_format is not None else None
 
     def images(self) -> Iterator[ImagePart]:
-        """The pictures in the order in which the model sees them."""
+        """The images in the order in which the model sees them."""
         return (part for message in self.messages for part in message.content if isinstance(part, ImagePart))
 
     def with_images(self, contents: Mapping[bytes, str]) -> Self:
-        """The same job with each picture's bytes replaced by the reference that `contents` has for them."""
+        """The same job with each image's bytes replaced by the reference that `contents` has for them."""
 
         def replaced(message: Message) -> Message:
             parts = (

@@ -53,7 +53,7 @@ class Name:
 NAMES: Mapping[str, Name] = {
     "VQA_REDIS_URL": Name(
         "redis://127.0.0.1:6379/0",
-        "the Redis (7.0 or later) that holds queue, ledger, pictures and outcomes; rediss:// for TLS, "
+        "the Redis (7.0 or later) that holds queue, ledger, images and outcomes; rediss:// for TLS, "
         "sentinel://host;host2/0?master=NAME for Sentinel",
     ),
     "VQA_REDIS_TIMEOUT_S": Name("30", "how long a call to Redis may take before it counts as failed"),
@@ -65,8 +65,8 @@ NAMES: Mapping[str, Name] = {
         'retry policy of an interactive job that names none, as JSON: {"attempts": 3}',
     ),
     "VQA_BULK_RETRY": Name('{"attempts":5,"base_s":2.0,"cap_s":300.0}', "the same for a bulk job"),
-    "VQA_IMAGE_MAX_BYTES": Name("20971520", "a picture with more bytes is refused"),
-    "VQA_IMAGE_MAX_PIXELS": Name("50000000", "a picture with more pixels is refused"),
+    "VQA_IMAGE_MAX_BYTES": Name("20971520", "an image with more bytes is refused"),
+    "VQA_IMAGE_MAX_PIXELS": Name("50000000", "an image with more pixels is refused"),
     "VQA_LEASE_S": Name("9", "a worker that has not renewed for so long has lost its jobs; renewed every third of it"),
     "VQA_QUEUE_MOST": Name("1000000", "open jobs of a lane; more are refused with QueueFull"),
     "VQA_QUEUE_MEMORY": Name("0.8", "share of Redis's maxmemory, where it has one; over it jobs are refused, too"),
@@ -77,7 +77,7 @@ NAMES: Mapping[str, Name] = {
     ),
     "VQA_BATCH_TTL_S": Name("604800", "how long a batch's counts and rows are kept after it ended"),
     "VQA_DEAD_MOST": Name("10000", "dead letters that are kept; the oldest go first"),
-    "VQA_DEAD_TTL_S": Name("604800", "how long a dead letter and its pictures are kept"),
+    "VQA_DEAD_TTL_S": Name("604800", "how long a dead letter and its images are kept"),
     "VQA_FLOWER_USER": Name("vqa", "user of Flower's pages"),
     "VQA_FLOWER_PASSWORD": Name("", "password of Flower's pages; drawn at random by the demo when unset"),
     "VQA_FLOWER_ADDRESS": Name("127.0.0.1", "address that Flower listens on; /metrics there asks for no password"),
@@ -109,7 +109,7 @@ NAMES: Mapping[str, Name] = {
         "wait for",
     ),
     "VQA_VISION_REUSE_MIB": Name(
-        "512", "continuous engine: card memory for features of pictures that may be asked about again; 0 for none"
+        "512", "continuous engine: card memory for features of images that may be asked about again; 0 for none"
     ),
     "VQA_REPLICAS": Name("1", "loaded pipelines on a card, for models small enough"),
     "VQA_MICROBATCH": Name("", "most prompts that a pipeline runs together; half the slots where unset"),
@@ -120,9 +120,9 @@ NAMES: Mapping[str, Name] = {
         "what the language model's matrices are stored as, for smaller cards: none, fp8, int8 or int4; "
         "needs `pip install 'vqa-queue[quant]'`",
     ),
-    "VQA_MAX_IMAGE_TOKENS": Name("1024", "a picture is scaled down to at most so many tokens of 32 x 32 pixels"),
+    "VQA_MAX_IMAGE_TOKENS": Name("1024", "an image is scaled down to at most so many tokens of 32 x 32 pixels"),
     "VQA_TRUST_REMOTE_CODE": Name("0", "run code that comes with the model; off unless set"),
-    "VQA_MEDIA_PROCESSES": Name("", "processes that decode pictures; half the cores, from 2 to 8, where unset"),
+    "VQA_MEDIA_PROCESSES": Name("", "processes that decode images; half the cores, from 2 to 8, where unset"),
     "VQA_REUSE_TTL_S": Name(
         "86400", "how long an answer may be given again to a job that allows it (`reuse`); 0 gives none again"
     ),

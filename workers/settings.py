@@ -33,7 +33,7 @@ class WorkerSettings(Settings):
 
     @property
     def decoders(self) -> int:
-        """Processes that decode pictures."""
+        """Processes that decode images."""
         # a container may have been given some of the machine's
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self.media_processes or min(8, max(2, cores // 2))

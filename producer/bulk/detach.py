@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from producer.bulk.batch import BulkClient, Register, Terms
-from producer.bulk.image_loader import AHEAD, Pictures
+from producer.bulk.image_loader import AHEAD, ImageLoader
 from producer.bulk.jobs import Making, bad_rows
 from producer.bulk.plan import Plan, open_book
 from producer.process import NOT_ALL, USAGE
@@ -30,12 +30,12 @@ def detach(plan: Plan) -> int:
         # answers are written by whoever collects them
         opened = open_book(replace(plan, out=Path(os.devnull)), client, stack)
         register = stack.enter_context(Register(opened.book.batch, client))
-        pictures = stack.enter_context(Pictures(client.settings, 1 if plan.piped else AHEAD))
-        if plan.strict and (count := bad_rows(plan, opened.book, register, pictures)):
+        images = stack.enter_context(ImageLoader(client.settings, 1 if plan.piped else AHEAD))
+        if plan.strict and (count := bad_rows(plan, opened.book, register, images)):
             print(f"vqa: {count:,} rows are no jobs; nothing was sent", file=sys.stderr)
             return USAGE
         end = None if plan.within_s is None else time.time() + plan.within_s
-        making = Making(plan, client, opened.book, register, pictures, end)
+        making = Making(plan, client, opened.book, register, images, end)
         lane = plan.delivery.get("lane", "bulk")
         terms = Terms(lane, plan.delivery.get("tenant"), ", ".join(plan.inputs), plan.within_s, detached=True)
         register.begin(terms)

@@ -1,4 +1,4 @@
-"""Pictures of rows, read and checked ahead of their turn by a few threads, each of them once."""
+"""Images of rows, read and checked ahead of their turn by a few threads, each of them once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from producer.images.read import _size, read_file
-from producer.inputs import Row, pictures
+from producer.inputs import Row, image_sources
 from vqa.errors import VQAError
 from vqa.image import from_data_url, open_image
 from vqa.image_store import reference
@@ -18,13 +18,13 @@ from vqa.settings import QueueSettings
 
 _THREADS = 8
 
-#: rows, and bytes of their pictures, that are read ahead of what is asked for
+#: rows, and bytes of their images, that are read ahead of what is asked for
 AHEAD = 256
 AHEAD_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class LoadedImage:
     """One that was read and checked."""
 
     reference: str
@@ -41,31 +41,31 @@ class Todo:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A row whose pictures have been looked at."""
+    """A row whose images have been looked at."""
 
     todo: Todo
     #: by source; those that the row names by reference are not among them
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, LoadedImage]
     #: why there is no job
     error: VQAError | None = None
 
 
 @dataclass(slots=True)
 class _Reading:
-    future: Future[Picture]
+    future: Future[LoadedImage]
     size: int
     #: rows that wait for it
     rows: int = 0
 
 
-class Pictures:
+class ImageLoader:
     """Reads for one run. In a `with` statement, for its threads."""
 
     def __init__(self, settings: QueueSettings, ahead: int = AHEAD, ahead_bytes: int = AHEAD_BYTES) -> None:
         self._settings = settings
         self._ahead = ahead
         self._ahead_bytes = ahead_bytes
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-pictures")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-images")
         self._readings: dict[str, _Reading] = {}
         self._bytes = 0
 
@@ -86,7 +86,7 @@ class Pictures:
             yield self._end(*waiting.popleft())
 
     def _begin(self, row: Row) -> list[str]:
-        sources = [source for source in pictures(row) if not source.startswith("sha256:")]
+        sources = [source for source in image_sources(row) if not source.startswith("sha256:")]
         for source in sources:
             reading = self._readings.get(source)
             if reading is None:
@@ -98,7 +98,7 @@ class Pictures:
         return sources
 
     def _end(self, todo: Todo, sources: list[str]) -> Seen:
-        found: dict[str, Picture] = {}
+        found: dict[str, LoadedImage] = {}
         error: VQAError | None = None
         for source in sources:
             reading = self._readings[source]
@@ -112,9 +112,9 @@ class Pictures:
                 self._bytes -= reading.size
         return Seen(todo, {}, error) if error else Seen(todo, found)
 
-    def _read(self, source: str) -> Picture:
+    def _read(self, source: str) -> LoadedImage:
         most = self._settings.image_max_bytes
         path = source.removeprefix("file:")
         data = read_file(path, most) if path != source else from_data_url(source)
         open_image(data, most, self._settings.image_max_pixels)
-        return Picture(reference(data), data)
+        return LoadedImage(reference(data), data)

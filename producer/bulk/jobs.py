@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from producer.bulk.batch import BulkClient, Register
-from producer.bulk.image_loader import Pictures, Seen, Todo
+from producer.bulk.image_loader import ImageLoader, Seen, Todo
 from producer.bulk.output.formats import Failure
 from producer.bulk.output.writer import Book
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
 from producer.client.submission import Ready
-from producer.inputs import BadRow, Row, pictures, read_rows
+from producer.inputs import BadRow, Row, image_sources, read_rows
 from vqa.errors import ImageMissing, InvalidJob, VQAError
 from vqa.job import Job
 from vqa.ledger.batches import EXPIRED_CODE
@@ -50,13 +50,13 @@ class Making:
     """One run's way from rows to jobs; what never becomes a job gets its line here."""
 
     def __init__(
-        self, plan: Plan, client: BulkClient, book: Book, register: Register, pictures: Pictures, end: float | None
+        self, plan: Plan, client: BulkClient, book: Book, register: Register, images: ImageLoader, end: float | None
     ) -> None:
         self._plan = plan
         self._client = client
         self._book = book
         self._register = register
-        self._pictures = pictures
+        self._images = images
         #: seconds since 1970
         self._end = end
         #: jobs by id
@@ -83,7 +83,7 @@ class Making:
 
     def jobs(self, rows: Iterable[Todo]) -> Iterator[Job]:
         """The jobs, each as it is asked for."""
-        for seen in self._pictures.seen(rows):
+        for seen in self._images.seen(rows):
             row, id = seen.todo.row, seen.todo.id
             try:
                 job = self._job(seen)
@@ -111,20 +111,18 @@ class Making:
         cut = left_s < timeout_s
         if cut:
             more["timeout_s"] = left_s
-        names = {source: picture.reference for source, picture in seen.pictures.items()}
+        names = {source: image.reference for source, image in seen.images.items()}
         job = row.job(id, names, batch=self._book.batch, **more)
         self.open[id] = Asked(row.custom_id, row.number, cut)
-        return (
-            job if not names else Ready.of(job, {picture.reference: picture.data for picture in seen.pictures.values()})
-        )
+        return job if not names else Ready.of(job, {image.reference: image.data for image in seen.images.values()})
 
     def _timeout_s(self, fields: Mapping[str, Any]) -> float:
         return float(fields.get("timeout_s") or self._client.settings.timeout_s(fields.get("lane", "interactive")))
 
     def _check_store(self, row: Row) -> None:
-        stored = [source for source in pictures(row) if source.startswith("sha256:")]
-        if stored and None in self._client.picture_sizes(stored).values():
-            raise ImageMissing("a picture that the row names is not, or no longer, in the image store")
+        stored = [source for source in image_sources(row) if source.startswith("sha256:")]
+        if stored and None in self._client.image_sizes(stored).values():
+            raise ImageMissing("an image that the row names is not, or no longer, in the image store")
 
     def _send_anew(self, id: str) -> None:
         # as a dead letter it has its past; what else is known of it would be taken for its outcome
@@ -132,7 +130,7 @@ class Making:
             self._client.forget([id])
 
 
-def bad_rows(plan: Plan, book: Book, register: Register, reader: Pictures) -> int:
+def bad_rows(plan: Plan, book: Book, register: Register, reader: ImageLoader) -> int:
     """Read everything and send nothing; how many rows are no jobs, each of which is told. Raises SettingsError."""
     count = 0
 
@@ -155,7 +153,7 @@ def bad_rows(plan: Plan, book: Book, register: Register, reader: Pictures) -> in
 
 def _unmade(seen: Seen) -> InvalidJob | None:
     try:
-        seen.todo.row.job(seen.todo.id, {source: picture.reference for source, picture in seen.pictures.items()})
+        seen.todo.row.job(seen.todo.id, {source: image.reference for source, image in seen.images.items()})
     except InvalidJob as error:
         return error
     return None

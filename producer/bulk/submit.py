@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 
 from producer.bulk.batch import BulkClient, Register, Terms
-from producer.bulk.image_loader import AHEAD, Pictures, Todo
+from producer.bulk.image_loader import AHEAD, ImageLoader, Todo
 from producer.bulk.jobs import Making, bad_rows
 from producer.bulk.output.formats import Failure
 from producer.bulk.plan import Opened, Plan, open_book
@@ -41,15 +41,15 @@ def submit(plan: Plan) -> int:
         client = stack.enter_context(BulkClient())
         opened = open_book(plan, client, stack)
         register = stack.enter_context(Register(opened.book.batch, client))
-        pictures = stack.enter_context(Pictures(client.settings, 1 if plan.piped else AHEAD))
-        if plan.strict and (count := bad_rows(plan, opened.book, register, pictures)):
+        images = stack.enter_context(ImageLoader(client.settings, 1 if plan.piped else AHEAD))
+        if plan.strict and (count := bad_rows(plan, opened.book, register, images)):
             if opened.fresh and opened.sidecar is not None:
                 opened.sidecar.remove()
             print(f"vqa: {count:,} rows are no jobs; nothing was sent", file=sys.stderr)
             return USAGE
         show = stack.enter_context(bar(among_answers=plan.out is None))
         end = None if plan.within_s is None else opened.record.began + plan.within_s
-        making = Making(plan, client, opened.book, register, pictures, end)
+        making = Making(plan, client, opened.book, register, images, end)
         run = Run(plan, client, opened, register, making, show)
         try:
             run.go(end)

@@ -73,7 +73,7 @@ def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], a
             raise typer.Exit(NOT_ALL)
         job = show_dead.job_of(letter)
         names = {part.image for part in job.images() if isinstance(part.image, str)} if job else set()
-        sizes = client.picture_sizes(sorted(names))
+        sizes = client.image_sizes(sorted(names))
     print(show_dead.whole(letter, sizes, as_json))
 
 

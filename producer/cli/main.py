@@ -29,7 +29,7 @@ from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, st
 
 app = typer.Typer(
     name="vqa",
-    help="Ask vision-language models questions about pictures, through a queue on Redis (VQA_REDIS_URL).",
+    help="Ask vision-language models questions about images, through a queue on Redis (VQA_REDIS_URL).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +43,7 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]
 
 @app.command()
 def ask(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file, or - for stdin.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image's file, or - for stdin.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -55,7 +55,7 @@ def ask(
     lane: Lane = LaneName.interactive,
     as_json: AsJson = False,
 ) -> None:
-    """Ask one question about one picture and wait for the answer.
+    """Ask one question about one image and wait for the answer.
 
     Example: vqa ask cat.jpg "What is on the mat?"
     """
@@ -171,7 +171,7 @@ def worker(context: typer.Context) -> None:
     add_help_option=False,
 )
 def tune(context: typer.Context) -> None:
-    """Try numbers of slots on this machine with your own pictures; takes the arguments of `python -m workers.tune`.
+    """Try numbers of slots on this machine with your own images; takes the arguments of `python -m workers.tune`.
 
     Example: vqa tune --help
     """

@@ -17,7 +17,7 @@ from vqa.job import ImagePart, Job
 #: of what is no job people are shown so many characters
 _RAW = 2000
 
-#: bytes of pictures by reference; None where the store does not have it any more
+#: bytes of images by reference; None where the store does not have it any more
 Sizes = Mapping[str, int | None]
 
 #: how `retry` says what became of a dead letter
@@ -47,7 +47,7 @@ def whole(letter: DeadLetter, sizes: Sizes, as_json: bool) -> str:
     job = job_of(letter)
     if as_json:
         about = _header(letter) | {"attempts": [_attempt(past) for past in letter.attempts]}
-        about |= {"pictures": sizes}
+        about |= {"images": sizes}
         about |= {"job": json.loads(letter.payload)} if job else {"raw": text_of(letter.payload)}
         return json.dumps(about, indent=2)
     facts = [
@@ -116,22 +116,22 @@ def _attempt(past: Any) -> dict[str, Any]:
 
 
 def _job(job: Job, sizes: Sizes) -> Iterable[str]:
-    # the pictures are told with the messages
+    # the images are told with the messages
     fields = job.model_dump(mode="json", exclude={"messages", "id", "lane", "version"}, exclude_none=True)
     yield columns((name, printable(json.dumps(value, ensure_ascii=False))) for name, value in fields.items())
     for message in job.messages:
         yield ""
         yield f"{message.role}:"
         for part in message.content:
-            lines = [_picture(part, sizes)] if isinstance(part, ImagePart) else part.text.splitlines()
+            lines = [_image(part, sizes)] if isinstance(part, ImagePart) else part.text.splitlines()
             yield from (f"  {printable(line)}" for line in lines)
 
 
-def _picture(part: ImagePart, sizes: Sizes) -> str:
+def _image(part: ImagePart, sizes: Sizes) -> str:
     if isinstance(part.image, bytes):
-        return f"[picture of {len(part.image):,} bytes, in the job itself]"
+        return f"[image of {len(part.image):,} bytes, in the job itself]"
     size = sizes.get(part.image)
-    return f"[picture {part.image}, {'no longer kept' if size is None else f'{size:,} bytes'}]"
+    return f"[image {part.image}, {'no longer kept' if size is None else f'{size:,} bytes'}]"
 
 
 def _raw(raw: bytes) -> Iterable[str]:

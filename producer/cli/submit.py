@@ -34,7 +34,7 @@ class FormName(StrEnum):
     short = "short"
     csv = "csv"
     parquet = "parquet"
-    pictures = "pictures"
+    images = "images"
 
 
 @app.command()
@@ -42,7 +42,7 @@ def submit(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", show_default=False, help="Files of rows, a folder or glob of pictures, or - for stdin."
+            metavar="INPUT...", show_default=False, help="Files of rows, a folder or glob of images, or - for stdin."
         ),
     ],
     output: Output = None,
@@ -53,11 +53,11 @@ def submit(
         ),
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option(help="What is asked about each picture; may be given several times.")
+        list[str] | None, typer.Option(help="What is asked about each image; may be given several times.")
     ] = None,
     form: Annotated[FormName, typer.Option(help="How INPUT is written; auto looks at it.")] = FormName.auto,
     id_column: Annotated[str, typer.Option(help="Of a table: the column of ids.")] = "id",
-    image_column: Annotated[str, typer.Option(help="Of a table: the column of pictures.")] = "image",
+    image_column: Annotated[str, typer.Option(help="Of a table: the column of images.")] = "image",
     question_column: Annotated[str, typer.Option(help="Of a table: the column of questions.")] = "question",
     strict: Annotated[bool, typer.Option("--strict", help="Send nothing where any row is bad.")] = False,
     restart: Annotated[
@@ -93,7 +93,7 @@ def submit(
     """Submit rows and write their answers as they finish. The same command goes on where it ended.
 
     INPUT is an OpenAI Batch file, lines of {"id": "q1", "image": "cat.jpg", "question": "What is on the mat?"}, CSV or
-    Parquet (form and compression are seen), or pictures and a --question. Ends with 3 where rows failed.
+    Parquet (form and compression are seen), or images and a --question. Ends with 3 where rows failed.
 
     Example: vqa submit questions.jsonl -o answers.jsonl
 

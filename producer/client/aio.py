@@ -263,9 +263,9 @@ class AsyncClient:
         """See `Client.purge_dead`."""
         return await self._dead(lambda dead: dead.purge(ids))
 
-    async def picture_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
-        """See `Client.picture_sizes`."""
-        return await self._threaded(self._link.picture_sizes, list(references))
+    async def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
+        """See `Client.image_sizes`."""
+        return await self._threaded(self._link.image_sizes, list(references))
 
     async def _dead(self, act: Callable[[DeadLetters], T]) -> T:
         def run() -> T:

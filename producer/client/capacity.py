@@ -47,7 +47,7 @@ class Offered:
 
 
 class Room:
-    """What is left of the limits. The ledger has the last word on numbers; this spares pictures a way for nothing."""
+    """What is left of the limits. The ledger has the last word on numbers; this spares images a way for nothing."""
 
     def __init__(self, redis: Redis, settings: QueueSettings) -> None:
         self._redis = redis

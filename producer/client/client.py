@@ -58,7 +58,7 @@ class Client:
         return self._link.settings
 
     def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
-        """Submit one question about a picture and wait for its answer.
+        """Submit one question about an image and wait for its answer.
 
         `fields` are the job's: timeout_s, max_new_tokens, lane, ... Raises what the job failed with; DeadlineExceeded
         comes soon after its timeout at the latest, whether workers are up or not.
@@ -221,6 +221,6 @@ class Client:
         with self._link.dead_letters() as dead:
             return dead.purge(ids)
 
-    def picture_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
-        """Bytes of the pictures of those references; None where the image store does not have it any more."""
-        return self._link.picture_sizes(list(references))
+    def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
+        """Bytes of the images of those references; None where the image store does not have it any more."""
+        return self._link.image_sizes(list(references))

@@ -64,7 +64,7 @@ class DeadLetter:
     attempts: tuple[Past, ...]
     #: the last error, as `Class: message`
     error: str | None
-    #: the job as it was submitted, with its pictures by reference; of what was no job, the first 64 KiB
+    #: the job as it was submitted, with its images by reference; of what was no job, the first 64 KiB
     payload: bytes
 
     @property

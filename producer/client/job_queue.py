@@ -119,7 +119,7 @@ class Link:
     def offer(self, jobs: Sequence[Job]) -> Offered:
         """Submit as many of the jobs as there is room for. Raises one of connection.UNREACHED.
 
-        The pictures are kept, the jobs accepted, their wake-ups sent, in this order, each in one round trip. Offering
+        The images are kept, the jobs accepted, their wake-ups sent, in this order, each in one round trip. Offering
         jobs again that were accepted is harmless.
         """
         with self._open():
@@ -133,7 +133,7 @@ class Link:
 
     def _accept(self, jobs: Sequence[Job]) -> Mapping[str, QueueFull]:
         submission = prepare(jobs, self.settings, self.reply_list)
-        self._keep_pictures(submission)
+        self._keep_images(submission)
         verdicts = self._ledger.accept_many(submission.calls)
         outcomes = list(zip(submission.wakeups, verdicts, strict=True))
         self._cancel([id for (id, _), verdict in outcomes if verdict == "over"])
@@ -162,11 +162,11 @@ class Link:
             # they are accepted, so it is too late to refuse them
             log.warning("Redis is full: %d accepted jobs are published by the janitor", len(wakeups))
 
-    def _keep_pictures(self, submission: Submission) -> None:
+    def _keep_images(self, submission: Submission) -> None:
         if submission.keep_s:
             with self.redis.pipeline(transaction=False) as pipe:
-                submission.queue_pictures(pipe)
-                submission.check_pictures(pipe.execute())
+                submission.queue_images(pipe)
+                submission.check_images(pipe.execute())
 
     def look(self, ids: Sequence[str], redis: Redis) -> dict[str, Found]:
         """How those of `ids` ended that are not open any more. Raises one of connection.UNREACHED."""
@@ -225,8 +225,8 @@ class Link:
         with self.reaching():
             yield self._dead
 
-    def picture_sizes(self, references: Sequence[str]) -> dict[str, int | None]:
-        """Bytes of pictures in the store; None where it has none of that reference."""
+    def image_sizes(self, references: Sequence[str]) -> dict[str, int | None]:
+        """Bytes of images in the store; None where it has none of that reference."""
         with self.reaching(), self.redis.pipeline(transaction=False) as pipe:
             for name in references:
                 pipe.strlen(image_key(name))

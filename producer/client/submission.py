@@ -18,29 +18,29 @@ from vqa.settings import QueueSettings
 
 
 class Ready(Job):
-    """Names its pictures by reference and brings their bytes along; they are neither checked nor hashed again."""
+    """Names its images by reference and brings their bytes along; they are neither checked nor hashed again."""
 
     _brought: Mapping[str, bytes] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def of(cls, job: Job, brought: Mapping[str, bytes]) -> Self:
-        """The job with the bytes of the pictures that it names, by reference."""
+        """The job with the bytes of the images that it names, by reference."""
         ready = cls.model_construct(_fields_set=set(job.model_fields_set), **dict(job))
         ready._brought = brought
         return ready
 
 
 def brought_by(job: Job) -> Mapping[str, bytes]:
-    """The pictures that come with a job, by reference."""
+    """The images that come with a job, by reference."""
     return job._brought if isinstance(job, Ready) else {}
 
 
 def weight(job: Job) -> int:
-    """Bytes of pictures that sending the job takes, nearly."""
+    """Bytes of images that sending the job takes, nearly."""
     return sum(len(part.image) for part in job.images()) + sum(map(len, brought_by(job).values()))
 
 
-#: jobs and bytes of pictures that one round trip carries
+#: jobs and bytes of images that one round trip carries
 CHUNK = 500
 CHUNK_BYTES = 32 * 2**20
 
@@ -50,16 +50,16 @@ SOON_S = 0.05
 
 @dataclass(slots=True)
 class Submission:
-    """Jobs made ready to be sent: their pictures by reference, and one `accept` each."""
+    """Jobs made ready to be sent: their images by reference, and one `accept` each."""
 
     wakeups: list[tuple[str, Lane]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    #: reference -> bytes, and the longest timeout among the jobs that show the picture
+    #: reference -> bytes, and the longest timeout among the jobs that show the image
     contents: dict[str, bytes] = field(default_factory=dict)
     keep_s: dict[str, float] = field(default_factory=dict)
 
-    def queue_pictures(self, pipe: Any) -> None:
-        """Queue what puts the pictures into the store; one that a job names by reference must be there already."""
+    def queue_images(self, pipe: Any) -> None:
+        """Queue what puts the images into the store; one that a job names by reference must be there already."""
         for name, timeout_s in self.keep_s.items():
             if name in self.contents:
                 queue_put(pipe, name, self.contents[name], timeout_s)
@@ -67,29 +67,29 @@ class Submission:
                 pipe.expire(image_key(name), int(timeout_s) + MARGIN_S, gt=True)
                 pipe.exists(image_key(name))
 
-    def check_pictures(self, replies: Sequence[Any]) -> None:
-        """Raise ImageMissing when the store lacks a picture that a job names; `replies` are `queue_pictures`'."""
-        # two commands a picture, the second of which says whether it is there
+    def check_images(self, replies: Sequence[Any]) -> None:
+        """Raise ImageMissing when the store lacks an image that a job names; `replies` are `queue_images`'."""
+        # two commands an image, the second of which says whether it is there
         for name, there in zip(self.keep_s, replies[1::2], strict=True):
             if name not in self.contents and not there:
-                raise ImageMissing(f"picture {name[:19]}... is not in the image store; submit the job with its bytes")
+                raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job with its bytes")
 
 
 def prepare(jobs: Iterable[Job], settings: QueueSettings, reply: str) -> Submission:
-    """The jobs with their lanes' defaults, their pictures checked by header. Raises BadImage, naming the job."""
+    """The jobs with their lanes' defaults, their images checked by header. Raises BadImage, naming the job."""
     submission = Submission()
     names: dict[bytes, str] = {}
     for job in map(settings.resolved, jobs):
         timeout_s = job.timeout_s or settings.timeout_s(job.lane)
-        pictures = [part.image for part in job.images()]
-        for picture in pictures:
-            if isinstance(picture, bytes) and picture not in names:
-                names[picture] = _checked(job.id, picture, settings)
-                submission.contents[names[picture]] = picture
-            name = names[picture] if isinstance(picture, bytes) else picture
+        images = [part.image for part in job.images()]
+        for image in images:
+            if isinstance(image, bytes) and image not in names:
+                names[image] = _checked(job.id, image, settings)
+                submission.contents[names[image]] = image
+            name = names[image] if isinstance(image, bytes) else image
             submission.keep_s[name] = max(timeout_s, submission.keep_s.get(name, 0))
         submission.contents |= brought_by(job)
-        if pictures:
+        if images:
             job = job.with_images(names)
         submission.wakeups.append((job.id, job.lane))
         named = (job.tenant, job.batch)
@@ -106,7 +106,7 @@ def _checked(id: str, data: bytes, settings: QueueSettings) -> str:
 
 
 def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
-    """The jobs in lists that a round trip carries, limited in number, in bytes of pictures, and in time to gather."""
+    """The jobs in lists that a round trip carries, limited in number, in bytes of images, and in time to gather."""
     chunk: list[Job] = []
     size = 0
     begun = time.monotonic()

@@ -1,6 +1,6 @@
 """Everything on one machine: a Redis of its own, one worker with the small model, Flower, and the example questions.
 
-Needs a checkout, for the model and the pictures. With VQA_REDIS_URL set, that Redis is used and none is started.
+Needs a checkout, for the model and the images. With VQA_REDIS_URL set, that Redis is used and none is started.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Demo:
     def run(self, exit_after: bool) -> int:
         """Until the table with `exit_after`, else until a signal. Raises VQAError, Stopped."""
         examples = read_examples(CHECKOUT / "examples")
-        # a picture that is not there is told before anything is started
+        # an image that is not there is told before anything is started
         jobs = [Job.about(example.image, example.question, timeout_s=JOB_S) for example in examples]
         with ExitStack() as parts:
             settings = self._settings(parts)

@@ -17,7 +17,7 @@ from vqa.results import Outcome
 
 @dataclass(frozen=True)
 class Example:
-    """A question about a picture; `expected` is None where there is no one right answer, as for photographs."""
+    """A question about an image; `expected` is None where there is no one right answer, as for photographs."""
 
     image: Path
     question: str
@@ -25,7 +25,7 @@ class Example:
 
     @classmethod
     def parse(cls, line: str, folder: Path) -> Self:
-        """One line of questions.jsonl; pictures are named from its folder."""
+        """One line of questions.jsonl; images are named from its folder."""
         row = json.loads(line)
         return cls(folder / row["image"], row["question"], row.get("expected") or None)
 
@@ -49,7 +49,7 @@ def read_examples(folder: Path) -> list[Example]:
 def table(answered: list[tuple[Example, Outcome]]) -> Table:
     """A row an example; errors stand in the answer's column."""
     rows = Table(title="Examples", title_justify="left", header_style="bold")
-    for heading in ("picture", "question", "answer", "expected"):
+    for heading in ("image", "question", "answer", "expected"):
         rows.add_column(heading, overflow="fold")
     rows.add_column("time", justify="right", no_wrap=True)
     for example, outcome in answered:

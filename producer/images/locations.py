@@ -1,4 +1,4 @@
-"""Where a picture is: what a row says of it, made into a source that does not depend on the row's folder."""
+"""Where an image is: what a row says of it, made into a source that does not depend on the row's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"(data|file|sha256|[a-z][a-z0-9+.-]{0,19}(?=://)):", re.IG
 def from_address(address: str, folder: str) -> str:
     """The source of a data:, file: or sha256: address; a file: address may be relative to `folder`.
 
-    Raises InvalidJob, or BadImage for what is none of a picture.
+    Raises InvalidJob, or BadImage for what is none of an image.
     """
     found = _SCHEME.match(address)
     match scheme := found[1].lower() if found else "":
@@ -30,7 +30,7 @@ def from_address(address: str, folder: str) -> str:
         case "file":
             return from_path(_path(address[5:]), folder)
         case "":
-            raise InvalidJob("a picture's address begins with data:, file: or sha256:")
+            raise InvalidJob("an image's address begins with data:, file: or sha256:")
     raise InvalidJob(f"{scheme}: addresses are not fetched yet")
 
 
@@ -42,13 +42,13 @@ def from_text(text: str, folder: str) -> str:
 def from_path(path: str, folder: str) -> str:
     """The source of a file, relative to `folder` or not. Raises BadImage for what no file can be called."""
     if not path:
-        raise BadImage("the picture's path is empty")
+        raise BadImage("the image's path is empty")
     if "\0" in path:
-        raise BadImage("the picture's path has a null byte")
+        raise BadImage("the image's path has a null byte")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise BadImage("the picture's path has half a surrogate pair") from None
+        raise BadImage("the image's path has half a surrogate pair") from None
     # not normalised: .. after a symlink is not what it looks like
     return "file:" + os.path.join(folder, path)
 

@@ -42,10 +42,10 @@ def detect_source(
     """The source that the options name. Raises SettingsError for what cannot be read at all."""
     plain = _plain(defaults or {})
     found, all_inputs = _opened(inputs, form)
-    if found == "pictures" and not questions:
-        raise SettingsError("pictures need a question: --question 'What is on it?'")
+    if found == "images" and not questions:
+        raise SettingsError("images need a question: --question 'What is on it?'")
     if questions and found in ("openai", "short"):
-        raise SettingsError("--question is for pictures and tables; rows of these files have their own")
+        raise SettingsError("--question is for images and tables; rows of these files have their own")
     return Source(found, all_inputs, tuple(questions), columns, plain)
 
 
@@ -84,16 +84,16 @@ def _found(name: str, form: Asked) -> tuple[Form, Input]:
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError) as error:
-        if form in ("auto", "pictures") and glob.has_magic(name):
-            return "pictures", Input(name, fixed_folder(name))
+        if form in ("auto", "images") and glob.has_magic(name):
+            return "images", Input(name, fixed_folder(name))
         raise SettingsError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(mode):
-        if form not in ("auto", "pictures"):
-            raise SettingsError(f"{name}: a folder holds pictures, not {form}")
-        return "pictures", Input(name, os.path.abspath(name))
+        if form not in ("auto", "images"):
+            raise SettingsError(f"{name}: a folder holds images, not {form}")
+        return "images", Input(name, os.path.abspath(name))
     folder = os.path.dirname(os.path.abspath(name))
     if form == "auto":
-        form = "pictures" if suffix(name) in SUFFIXES else _TABLES.get(suffix(name), "auto")
+        form = "images" if suffix(name) in SUFFIXES else _TABLES.get(suffix(name), "auto")
     if stat.S_ISREG(mode):
         return _by_content(name, folder) if form == "auto" else form, Input(name, folder)
     with ExitStack() as stack:
@@ -104,7 +104,7 @@ def _found(name: str, form: Asked) -> tuple[Form, Input]:
 
 
 def _piped(name: str, folder: str, raw: BufferedIOBase, pipe: BufferedReader | None, form: Asked) -> tuple[Form, Input]:
-    if form in ("parquet", "pictures"):
+    if form in ("parquet", "images"):
         raise SettingsError(f"{name}: {form} cannot be read from a pipe")
     try:
         rest = unpacked(raw)

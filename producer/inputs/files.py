@@ -101,7 +101,7 @@ class _Zstd(io.RawIOBase):
 
 
 #: how an input is written; openai: OpenAI Batch; short: {"id", "image", "question"} a line
-Form = Literal["openai", "short", "csv", "parquet", "pictures"]
+Form = Literal["openai", "short", "csv", "parquet", "images"]
 
 _PACKED = (".gz", ".gzip", ".zst", ".zstd")
 
@@ -112,7 +112,7 @@ class Input:
 
     #: as the user wrote it; - is standard input
     name: str
-    #: absolute; relative pictures are found from here
+    #: absolute; relative images are found from here
     folder: str
     #: of a pipe or standard input, which can be read once: what is still to be read, uncompressed
     rest: BufferedReader | None = field(default=None, repr=False, compare=False)

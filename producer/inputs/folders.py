@@ -1,4 +1,4 @@
-"""Pictures found in folders and by globs, one after another and however many there are."""
+"""Images found in folders and by globs, one after another and however many there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.inputs.row import BadRow, Row, each_question, named
 from producer.inputs.source import Source
 from vqa.errors import InvalidJob, SettingsError, VQAError
 
-#: what the names of pictures end in, in formats that workers decode
+#: what the names of images end in, in formats that workers decode
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -26,14 +26,14 @@ def fixed_folder(pattern: str) -> str:
 
 
 def globbed(pattern: str) -> Iterator[str]:
-    """The pictures that a glob finds, absolute; ** is any folders."""
+    """The images that a glob finds, absolute; ** is any folders."""
     for path in glob.iglob(os.path.abspath(pattern), recursive=True):
-        if _is_picture(path) and os.path.isfile(path):
+        if _is_image(path) and os.path.isfile(path):
             yield path
 
 
 def walked(folder: str) -> Iterator[str | OSError]:
-    """A folder's pictures by name, then those of the folders in it, or why one of them cannot be read.
+    """A folder's images by name, then those of the folders in it, or why one of them cannot be read.
 
     What is hidden is left out. A link to a folder is followed, unless it leads to one that it is in. Only the names in
     one folder are held, and those of folders on the way to it.
@@ -46,17 +46,17 @@ def walked(folder: str) -> Iterator[str | OSError]:
             here = (found.st_dev, found.st_ino)
             if here in above:
                 continue
-            pictures, folders = _listed(folder)
+            images, folders = _listed(folder)
         except OSError as error:
             yield error
             continue
-        yield from (os.path.join(folder, name) for name in sorted(pictures))
+        yield from (os.path.join(folder, name) for name in sorted(images))
         # the last is the next to be looked at
         waiting += [(os.path.join(folder, name), above | {here}) for name in sorted(folders, reverse=True)]
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
-    pictures: list[str] = []
+    images: list[str] = []
     folders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -64,9 +64,9 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
                 continue
             if _is_folder(entry):
                 folders.append(entry.name)
-            elif _is_picture(entry.name):
-                pictures.append(entry.name)
-    return pictures, folders
+            elif _is_image(entry.name):
+                images.append(entry.name)
+    return images, folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -77,12 +77,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_picture(path: str) -> bool:
+def _is_image(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def read_pictures(source: Source) -> Iterator[Row | BadRow]:
-    """Rows of all inputs, numbered through. Raises SettingsError where there is no picture at all."""
+def read_images(source: Source) -> Iterator[Row | BadRow]:
+    """Rows of all inputs, numbered through. Raises SettingsError where there is no image at all."""
     shared = os.path.commonpath([input.folder for input in source.inputs])
     number = 0
     for input in source.inputs:
@@ -91,13 +91,13 @@ def read_pictures(source: Source) -> Iterator[Row | BadRow]:
             try:
                 if isinstance(path, OSError):
                     raise InvalidJob(f"the folder {_printed(path.filename)[:200]} cannot be read: {path.strerror}")
-                custom_id = named(_printed(path[len(shared) :].lstrip("/")), "the picture's path")
-                picture = from_path(path, input.folder)
-                yield from each_question(number, custom_id, picture, source.questions, source.defaults)
+                custom_id = named(_printed(path[len(shared) :].lstrip("/")), "the image's path")
+                image = from_path(path, input.folder)
+                yield from each_question(number, custom_id, image, source.questions, source.defaults)
             except VQAError as error:
                 yield BadRow(number, None, error)
     if not number:
-        raise SettingsError(f"no pictures in {', '.join(input.name for input in source.inputs)[:200]}")
+        raise SettingsError(f"no images in {', '.join(input.name for input in source.inputs)[:200]}")
 
 
 def _paths(input: Input) -> Iterator[str | OSError]:

@@ -26,12 +26,12 @@ def short_fields(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
     question = row.get("question")
     if not isinstance(question, str):
         raise InvalidJob("question: a row needs one, a string")
-    sources = [from_text(text, folder) for text in _pictures(row)]
+    sources = [from_text(text, folder) for text in _images(row)]
     fields = {name: value for name, value in row.items() if name not in _OWN}
     return {**fields, "messages": one_question(sources, question)}
 
 
-def _pictures(row: Mapping[str, Any]) -> list[str]:
+def _images(row: Mapping[str, Any]) -> list[str]:
     if "images" not in row:
         if not isinstance(image := row.get("image"), str):
             raise InvalidJob("image: a row needs one, a string")

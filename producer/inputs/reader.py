@@ -8,16 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from producer.inputs.files import Form, Input
-from producer.inputs.folders import read_pictures
+from producer.inputs.folders import read_images
 from producer.inputs.jsonl import read_openai, read_short
-from producer.inputs.row import BadRow, Row, pictures
+from producer.inputs.row import BadRow, Row, image_sources
 from producer.inputs.source import Source
 from producer.inputs.tables import read_csv, read_parquet
 from vqa.errors import InvalidJob, VQAError
 from vqa.job import MOST_IMAGES, TextPart
 
-# stands for any picture
-_SOME_PICTURE = "sha256:" + "0" * 64
+# stands for any image
+_SOME_IMAGE = "sha256:" + "0" * 64
 
 
 class Checker:
@@ -34,7 +34,7 @@ class Checker:
         others = {name: value for name, value in row.fields.items() if name != "messages"}
         if others == self._good and _are_messages(row.fields["messages"]):
             return
-        row.job("row", dict.fromkeys(pictures(row), _SOME_PICTURE))
+        row.job("row", dict.fromkeys(image_sources(row), _SOME_IMAGE))
         self._good = others
 
 
@@ -70,14 +70,14 @@ _READERS: Mapping[Form, Callable[[Input, Source], Iterator[Row | BadRow]]] = {
 
 
 def read_rows(source: Source) -> Iterator[Row | BadRow]:
-    """The rows, in the input's order, as they are asked for; one file is open at a time, and no picture.
+    """The rows, in the input's order, as they are asked for; one file is open at a time, and no image.
 
-    Each would be a job once its pictures are read. Raises SettingsError where an input cannot be read at all; one that
+    Each would be a job once its images are read. Raises SettingsError where an input cannot be read at all; one that
     breaks off is a BadRow there.
     """
     judge = _Judge()
-    if source.form == "pictures":
-        yield from map(judge.judged, read_pictures(source))
+    if source.form == "images":
+        yield from map(judge.judged, read_images(source))
         return
     for input in source.inputs:
         for row in map(judge.judged, _READERS[source.form](input, source)):

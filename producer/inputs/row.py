@@ -1,4 +1,4 @@
-"""A row: one job of a bulk submission before its pictures are read, or the reason why there is none."""
+"""A row: one job of a bulk submission before its images are read, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ JOB_FIELDS: Final = frozenset(Job.model_fields) - {"id", "batch", "messages", "v
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one line, record or picture of the input asks."""
+    """What one line, record or image of the input asks."""
 
-    #: line (of Parquet: record; of pictures: picture) of its input, from 1
+    #: line (of Parquet: record; of images: image) of its input, from 1
     number: int
     #: 1 to 512 printable characters, unique in a submission
     custom_id: str
-    #: a job's fields but its id and batch. In `messages`, each content is a list of parts, and a picture's is
+    #: a job's fields but its id and batch. In `messages`, each content is a list of parts, and an image's is
     #: {"type": "image", "image": SOURCE}, where SOURCE is file:<absolute path>, data:image/...;base64,... or
     #: sha256:<64 hex digits>
     fields: Mapping[str, Any]
@@ -37,23 +37,23 @@ class Row:
 
         Content is not read, as rsync and make do not read it. A file that is not there counts as such.
         """
-        files = [[source, *_seen(source)] for source in pictures(self) if source.startswith("file:")]
+        files = [[source, *_seen(source)] for source in image_sources(self) if source.startswith("file:")]
         text = json.dumps([self.custom_id, self.fields, files], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def job(self, id: str, contents: Mapping[str, bytes | str], **more: Any) -> Job:
         """The job: each source in `contents` is replaced by its bytes, or by its reference into the image store.
 
-        A source that is not there stays, which a file's must not: data: and sha256: are pictures as they are. `more`
+        A source that is not there stays, which a file's must not: data: and sha256: are images as they are. `more`
         are fields of the job that go before the row's own. Raises InvalidJob.
         """
-        messages = [_with_pictures(message, contents) for message in self.fields["messages"]]
+        messages = [_with_images(message, contents) for message in self.fields["messages"]]
         return Job(**{**self.fields, **more, "id": id, "messages": messages})
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line, record or picture that is no job."""
+    """A line, record or image that is no job."""
 
     number: int
     #: None where it has none that can be printed
@@ -61,8 +61,8 @@ class BadRow:
     error: VQAError
 
 
-def pictures(row: Row) -> tuple[str, ...]:
-    """The sources of the row's pictures, each once, in order."""
+def image_sources(row: Row) -> tuple[str, ...]:
+    """The sources of the row's images, each once, in order."""
     return tuple(dict.fromkeys(_sources(row.fields["messages"])))
 
 
@@ -90,7 +90,7 @@ def _sources(messages: list[Mapping[str, Any]]) -> Iterator[str]:
         yield from (part["image"] for part in message["content"] if part["type"] == "image")
 
 
-def _with_pictures(message: Mapping[str, Any], contents: Mapping[str, bytes | str]) -> Mapping[str, Any]:
+def _with_images(message: Mapping[str, Any], contents: Mapping[str, bytes | str]) -> Mapping[str, Any]:
     parts = [
         {"type": "image", "image": contents.get(part["image"], part["image"])} if part["type"] == "image" else part
         for part in message["content"]
@@ -107,7 +107,7 @@ def _seen(source: str) -> tuple[int, int] | tuple[()]:
 
 
 def one_question(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
-    """The messages of a row that shows these pictures and then asks."""
+    """The messages of a row that shows these images and then asks."""
     shown = [{"type": "image", "image": source} for source in sources]
     return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
 
@@ -115,7 +115,7 @@ def one_question(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
 def each_question(
     number: int, custom_id: str, source: str, questions: Sequence[str], defaults: Mapping[str, Any]
 ) -> Iterator[Row]:
-    """A row for each question about one picture; #2 follows the id of the second, and so on. Raises InvalidJob."""
+    """A row for each question about one image; #2 follows the id of the second, and so on. Raises InvalidJob."""
     for place, question in enumerate(questions, start=1):
         own = custom_id if place == 1 else named(f"{custom_id}#{place}", "custom_id")
         yield Row(number, own, {**defaults, "messages": one_question([source], question)})

@@ -34,5 +34,5 @@ class Source:
 
     @property
     def folder(self) -> str:
-        """Where the first input's relative pictures are found from."""
+        """Where the first input's relative images are found from."""
         return self.inputs[0].folder

@@ -14,7 +14,7 @@ from producer.inputs.source import Source
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 from vqa.image import to_data_url
 
-#: records of a Parquet file that are in memory at once; each may hold a picture
+#: records of a Parquet file that are in memory at once; each may hold an image
 _AT_ONCE = 64
 
 
@@ -23,7 +23,7 @@ def read_csv(input: Input, source: Source) -> Iterator[Row | BadRow]:
 
     A row's number is that of the line where its record begins.
     """
-    # for the whole process: a picture as a data: address is longer than the usual 128 KiB
+    # for the whole process: an image as a data: address is longer than the usual 128 KiB
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     with input.open() as stream:
         lines = _Lines(numbered_lines(stream))
@@ -69,7 +69,7 @@ def _by_name(record: list[str], names: list[str]) -> dict[str, str]:
 
 
 def read_parquet(input: Input, source: Source) -> Iterator[Row | BadRow]:
-    """Rows of a file whose pictures are paths, addresses, bytes, or `{"bytes", "path"}` as `datasets` has them.
+    """Rows of a file whose images are paths, addresses, bytes, or `{"bytes", "path"}` as `datasets` has them.
 
     Read by batches of records. Raises SettingsError where a column is missing, or the file is not whole.
     """
@@ -124,20 +124,20 @@ def _rows(number: int, record: Mapping[str, Any], input: Input, source: Source) 
     try:
         found = record[source.columns.id]
         custom_id = printable(str(found) if type(found) is int else found)
-        picture = _picture(record[source.columns.image], input.folder)
+        image = _image(record[source.columns.image], input.folder)
         questions = source.questions or (record[source.columns.question],)
         if not isinstance(questions[0], str):
             raise InvalidJob(f"{source.columns.question}: a row needs one, a string")
-        yield from each_question(number, named(custom_id, source.columns.id), picture, questions, source.defaults)
+        yield from each_question(number, named(custom_id, source.columns.id), image, questions, source.defaults)
     except VQAError as error:
         yield BadRow(number, custom_id, error)
 
 
-def _picture(value: object, folder: str) -> str:
+def _image(value: object, folder: str) -> str:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return to_data_url(value)
     if isinstance(value, str):
         return from_text(value, folder)
-    raise BadImage(f"a picture is a path, an address or bytes, not {type(value).__name__}")
+    raise BadImage(f"an image is a path, an address or bytes, not {type(value).__name__}")

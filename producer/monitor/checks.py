@@ -73,7 +73,7 @@ def _memory(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
         yield Finding("memory", "ok", f"{_mib(used)} used, {used / most:.0%} of maxmemory")
     policy = vitals.server.get("maxmemory_policy")
     if policy != "noeviction":
-        said = f"maxmemory-policy is {policy}: when memory is short, Redis drops jobs, pictures and outcomes"
+        said = f"maxmemory-policy is {policy}: when memory is short, Redis drops jobs, images and outcomes"
         yield Finding("memory", "wrong", said, "CONFIG SET maxmemory-policy noeviction, and in its configuration")
 
 

@@ -100,9 +100,9 @@ def _part(value: object, place: str, folder: str) -> dict[str, Any]:
         raise InvalidJob(f"{place}.type: text or image_url")
     _refuse_others(part, {"type", "image_url"}, place)
     place += ".image_url"
-    picture = _object(part.get("image_url"), place)
-    _refuse_others(picture, {"url", "detail"}, place)
-    if not isinstance(url := picture.get("url"), str):
+    image = _object(part.get("image_url"), place)
+    _refuse_others(image, {"url", "detail"}, place)
+    if not isinstance(url := image.get("url"), str):
         raise InvalidJob(f"{place}.url: a string")
     return {"type": "image", "image": from_address(url, folder)}
 

@@ -31,7 +31,7 @@ def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
         assert len(runs) == 2
         assert saturated["worst"] == min(runs)
     for rest in (
-        "W1, spread routing, continuous: prefill a picture, in a full queue",
+        "W1, spread routing, continuous: prefill an image, in a full queue",
         "W1, spread routing, continuous, one alone, p50 of 10",
         "W1, spread routing, continuous: step at 1 rows",
         "W1, spread routing, continuous: kept to a grammar over free",

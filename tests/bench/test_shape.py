@@ -42,15 +42,15 @@ def test_the_large_shape_has_the_published_size(tmp_path: Path) -> None:
     assert shape.kv_token_bytes == 96 * 1024
 
 
-def test_w1_is_768_tokens_of_picture_and_26_of_text(tmp_path: Path) -> None:
+def test_w1_is_768_tokens_of_image_and_26_of_text(tmp_path: Path) -> None:
     settings = EngineSettings(model=str(shape30b.write_folder(tmp_path, "tiny")))
     (question,) = Stock.w1(1, Size()).take()
     assert 150_000 < len(question.image) < 250_000
     media = Media(1, 2**20, 2**20, settings.max_image_pixels)
-    (picture,) = media.decode([question.image])
+    (image,) = media.decode([question.image])
     media.close()
     encoder = Encoder(shape30b.load(settings), settings.slot_tokens)
-    encoded = encoder.encode(Prompt("w1", (Turn("user", (picture, WORDS)),), question.max_new_tokens))
+    encoded = encoder.encode(Prompt("w1", (Turn("user", (image, WORDS)),), question.max_new_tokens))
     assert encoded.prompt_tokens == 768 + 26
     assert question.max_new_tokens == 64
 

@@ -7,13 +7,13 @@ import statistics
 import pytest
 from PIL import Image
 
-from bench.pictures import photo, renewed
+from bench.images import photo, renewed
 from bench.work import Size, Stock, poisson
 
-SMALL = Size(picture=1 / 16)
+SMALL = Size(image=1 / 16)
 
 
-def test_no_two_questions_show_the_same_bytes_and_a_renewed_picture_the_same_pixels() -> None:
+def test_no_two_questions_show_the_same_bytes_and_a_renewed_image_the_same_pixels() -> None:
     stock = Stock.w1(4, SMALL)
     images = [question.image for _ in range(3) for question in stock.take()]
     assert len(set(images)) == 12

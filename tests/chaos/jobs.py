@@ -12,13 +12,13 @@ from PIL import Image
 from vqa.job import Job
 from workers.engine.base import Prompt, Turn
 from workers.engine.echo.engine import echo_of
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 
 #: how often a producer asks for each kind
 KINDS = {
     "plain": 62,
-    # with a picture
-    "picture": 6,
+    # with an image
+    "image": 6,
     # through a Celery app that has none of our code
     "foreign": 8,
     # its deadline may come first
@@ -58,7 +58,7 @@ def draw(random: random.Random, id: str, mix: str) -> Asked:
         metadata = {"echo_fail": "EngineError", "echo_fail_attempts": "1"}
         fields["retry"] = {"attempts": 8, "base_s": 0.3}
     lane = random.choices(["interactive", "bulk"], [6, 4])[0]
-    return ask(id, kind, delay_s, metadata, size=_size(random) if kind == "picture" else None, lane=lane, **fields)
+    return ask(id, kind, delay_s, metadata, size=_size(random) if kind == "image" else None, lane=lane, **fields)
 
 
 def ask(
@@ -69,7 +69,7 @@ def ask(
     size: tuple[int, int] | None = None,
     **fields: Any,
 ) -> Asked:
-    """The job of that id: a question with its id in it, and a picture of that size where one is given."""
+    """The job of that id: a question with its id in it, and an image of that size where one is given."""
     question = f"What is {id}?"
     fields = {"timeout_s": _LONG_S, **fields, "metadata": {"echo_delay_s": f"{delay_s:.4f}", **(metadata or {})}}
     if size is None:
@@ -79,10 +79,10 @@ def ask(
     with io.BytesIO() as file:
         image.save(file, "PNG")
         job = Job.about(file.getvalue(), question, id=id, **fields)
-    return Asked(job, kind, _expected(Picture.of(image), question))
+    return Asked(job, kind, _expected(RGBImage.from_pil(image), question))
 
 
-def _expected(*parts: str | Picture) -> str:
+def _expected(*parts: str | RGBImage) -> str:
     return echo_of(Prompt("", (Turn("user", parts),), max_new_tokens=1))
 
 

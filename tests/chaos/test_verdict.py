@@ -19,7 +19,7 @@ from tests.chaos.report import lines
 from tests.chaos.verdict import judge
 from vqa.ledger.records import Header, Past
 
-KINDS = ("plain", "picture", "foreign", "brief", "cancel", "twice", "transient", "poison")
+KINDS = ("plain", "image", "foreign", "brief", "cancel", "twice", "transient", "poison")
 
 
 def history(kind: str) -> History:

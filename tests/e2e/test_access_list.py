@@ -23,7 +23,7 @@ from tests.worker_process import ROOT, WorkerProcess
 from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolicy
 from vqa.ledger.ledger import Ledger
 
-PICTURE = ROOT / "examples" / "pictures"
+IMAGE = ROOT / "examples" / "images"
 PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower")}
 
 
@@ -102,7 +102,7 @@ def _job(seconds: float = 0, **fields: Any) -> Job:
 
 
 def _ask_all_ways(client: Client) -> None:
-    assert client.ask(next(PICTURE.glob("*.*")), "?").text
+    assert client.ask(next(IMAGE.glob("*.*")), "?").text
     # so many that some wait for their turn
     ids = client.submit_many(_job(lane="bulk", tenant="one") for _ in range(100))
     assert {id for id, _ in client.answers(ids)} == set(ids)

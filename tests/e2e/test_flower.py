@@ -1,4 +1,4 @@
-"""Flower as people watch it: states and ids, and no word or picture of a user."""
+"""Flower as people watch it: states and ids, and no word or image of a user."""
 
 import os
 import subprocess

@@ -119,9 +119,9 @@ def test_bad_jobs_among_good_ones_fail_alone(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("_worker")
-def test_every_example_picture_passes_through(client: Client) -> None:
-    pictures = [path for path in (ROOT / "examples").rglob("*") if path.suffix.lower() in SUFFIXES]
-    assert len(pictures) >= 14
-    jobs = [Job.about(Path(path), "What colour is the background?", max_new_tokens=16) for path in pictures]
+def test_every_example_image_passes_through(client: Client) -> None:
+    images = [path for path in (ROOT / "examples").rglob("*") if path.suffix.lower() in SUFFIXES]
+    assert len(images) >= 14
+    jobs = [Job.about(Path(path), "What colour is the background?", max_new_tokens=16) for path in images]
     outcomes = dict(client.answers(client.submit_many(jobs), timeout_s=WAIT_S))
     assert {type(outcome) for outcome in outcomes.values()} == {Answer}

@@ -14,7 +14,7 @@ from training.questions import held_out
 from vqa.settings import QueueSettings
 from workers.cards import present_cards
 from workers.engine.base import Prompt, Turn
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -66,10 +66,10 @@ def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.L
         return int(torch.cuda.max_memory_reserved())
 
     def ask(count: int) -> list[str]:
-        pictures = [Picture.of(item.image.resize((256, 256))) for item in items[:count]]
+        images = [RGBImage.from_pil(item.image.resize((256, 256))) for item in items[:count]]
         prompts = (
-            Prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (picture, "?" * 1500)),), 64)
-            for n, picture in enumerate(pictures)
+            Prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (image, "?" * 1500)),), 64)
+            for n, image in enumerate(images)
         )
         futures = [engine.submit(prompt) for prompt in prompts]
         return [future.result(timeout=WAIT_S).text for future in futures]

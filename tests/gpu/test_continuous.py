@@ -36,8 +36,8 @@ from workers.engine.continuous.prefill import Piece
 from workers.engine.continuous.requests import Request
 from workers.engine.continuous.slot_table import Entry
 from workers.engine.continuous.transfer import spans_of
+from workers.engine.image import Fit, RGBImage
 from workers.engine.model.loading import load
-from workers.engine.picture import Fit, Picture
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 from workers.supervisor.link import EXIT_CRASHED
@@ -195,7 +195,7 @@ def test_sequences_attend_to_themselves_and_to_what_came_before(
 @each_dtype
 @pytest.mark.parametrize("lengths", [(4096,), (1024,) * 11 + (3072,) * 3 + (4096,), (16, 4, 3000)])
 @pytest.mark.parametrize("planned", [False, True])
-def test_pictures_attend_to_themselves_whether_their_sizes_are_common_or_not(
+def test_images_attend_to_themselves_whether_their_sizes_are_common_or_not(
     fused: Any, draw: Draw, dtype: torch.dtype, lengths: tuple[int, ...], planned: bool
 ) -> None:
     q, k, v = (draw(sum(lengths), 16, 72, dtype=dtype) for _ in range(3))
@@ -301,10 +301,10 @@ def bench_of(model: Path, dtype: Any) -> Bench:
 
 
 def questions(count: int, fit: Fit) -> list[tuple[Prompt, str]]:
-    """Prompts about held-out pictures at the model's size, and the right answers."""
+    """Prompts about held-out images at the model's size, and the right answers."""
 
-    def scaled(image: Image.Image) -> Picture:
-        return Picture.of(image.convert("RGB").resize(fit.size(*image.size), Image.Resampling.BICUBIC))
+    def scaled(image: Image.Image) -> RGBImage:
+        return RGBImage.from_pil(image.convert("RGB").resize(fit.size(*image.size), Image.Resampling.BICUBIC))
 
     return [
         (Prompt(f"q{number}", (Turn("user", (scaled(item.image), item.question)),), 16), item.answer)
@@ -561,7 +561,7 @@ def test_it_never_runs_out_of_memory(
     scale: Any,
     left_gib: float,
 ) -> None:
-    """Pictures and answers of all sizes, more than there is room for at once, on a card that is nearly full."""
+    """Images and answers of all sizes, more than there is room for at once, on a card that is nearly full."""
     from bench import shape30b
 
     torch.cuda.empty_cache()
@@ -602,18 +602,18 @@ def test_it_never_runs_out_of_memory(
 
 
 def mixed_prompts(count: int, fit: Fit) -> list[Prompt]:
-    """Of 1 to 4 pictures of 64 to 2000 pixels a side, and 8 to 200 new tokens."""
+    """Of 1 to 4 images of 64 to 2000 pixels a side, and 8 to 200 new tokens."""
     draw = random.Random(5)
 
-    def drawn_picture() -> Picture:
+    def drawn_image() -> RGBImage:
         size = fit.size(draw.randint(64, 2000), draw.randint(64, 2000))
         noise = Image.frombytes("RGB", (32, 32), draw.randbytes(32 * 32 * 3))
-        return Picture.of(noise.resize(size))
+        return RGBImage.from_pil(noise.resize(size))
 
     return [
         Prompt(
             f"{number}",
-            (Turn("user", (*(drawn_picture() for _ in range(draw.randint(1, 4))), "what? " * draw.randint(1, 100))),),
+            (Turn("user", (*(drawn_image() for _ in range(draw.randint(1, 4))), "what? " * draw.randint(1, 100))),),
             draw.randint(8, 200),
             temperature=draw.choice([0.0, 1.0]),
             top_p=draw.choice([1.0, 0.9]),

@@ -11,9 +11,9 @@ from tests.worker_process import TINY
 from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, build_model
 from training.questions import held_out
 from workers.engine.base import Prompt, Turn
+from workers.engine.image import RGBImage
 from workers.engine.model.footprint import read_shape
 from workers.engine.model.quant import PACKAGES
-from workers.engine.picture import Picture
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -63,7 +63,7 @@ def test_the_bundled_model_takes_less_and_is_still_right(quant: Any) -> None:
     items = list(held_out(300))
     try:
         futures = [
-            engine.submit(Prompt(f"q{number}", (Turn("user", (Picture.of(item.image), item.question)),), 16))
+            engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
             for number, item in enumerate(items)
         ]
         right = [future.result(WAIT_S).text.strip() == item.answer for future, item in zip(futures, items, strict=True)]
@@ -110,7 +110,7 @@ def test_a_model_with_experts_generates(experts: Path, quant: Any) -> None:
     try:
         items = list(held_out(8))
         futures = [
-            engine.submit(Prompt(f"q{number}", (Turn("user", (Picture.of(item.image), item.question)),), 16))
+            engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
             for number, item in enumerate(items)
         ]
         assert all(future.result(WAIT_S).completion_tokens > 0 for future in futures)

@@ -14,7 +14,7 @@ from training.questions import held_out
 from vqa.settings import QueueSettings
 from workers.cards import wanted_cards
 from workers.engine.base import Prompt, Turn
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -92,7 +92,7 @@ def test_layers_on_both_cards_compute_what_they_do_on_one(monkeypatch: pytest.Mo
         try:
             items = enumerate(held_out(50))
             futures = [
-                engine.submit(Prompt(f"q{number}", (Turn("user", (Picture.of(item.image), item.question)),), 16))
+                engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
                 for number, item in items
             ]
             return [future.result(timeout=WAIT_S).text for future in futures]

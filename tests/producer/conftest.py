@@ -148,7 +148,7 @@ def client(queue_settings: QueueSettings) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
+def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), "teal").save(buffer, "PNG")
     return buffer.getvalue()

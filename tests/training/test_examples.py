@@ -1,4 +1,4 @@
-"""The example pictures are answered as they say, and what is said is true."""
+"""The example images are answered as they say, and what is said is true."""
 
 import json
 from pathlib import Path

@@ -79,7 +79,7 @@ def test_every_question_of_a_row_gets_the_logits_of_the_unpatched_model(
 
 
 def unpatched_logits(model: torch.nn.Module, row: Row, question: str, answer: str) -> tuple[torch.Tensor, int]:
-    """Logits of the chat as users send it, and how many tokens follow the picture."""
+    """Logits of the chat as users send it, and how many tokens follow the image."""
     parts = [{"type": "image"}, {"type": "text", "text": question}]
     chat = [{"role": "user", "content": parts[::-1] if row.first else parts}]
     if row.system:

@@ -149,10 +149,10 @@ def test_an_image_on_the_wire_is_bytes_or_a_reference_and_nothing_that_is_fetche
         Job.from_json({"messages": [{"role": "user", "content": [{"type": "image", "image": image}]}]})
 
 
-def test_a_job_with_too_many_pictures_is_refused_before_any_is_read() -> None:
-    picture = {"type": "image", "image": reference(b"")}
-    with pytest.raises(InvalidJob, match="64 pictures"):
-        Job(messages=[{"role": "user", "content": [picture] * 65}])
+def test_a_job_with_too_many_images_is_refused_before_any_is_read() -> None:
+    photo = {"type": "image", "image": reference(b"")}
+    with pytest.raises(InvalidJob, match="64 images"):
+        Job(messages=[{"role": "user", "content": [photo] * 65}])
 
 
 def test_nesting_without_end_is_a_named_error() -> None:
@@ -168,12 +168,12 @@ def test_a_pil_image_of_any_mode_may_be_asked_about(mode: str) -> None:
     assert Image.open(io.BytesIO(part.image)).size == (4, 4)
 
 
-def test_an_address_given_as_a_picture_is_refused_at_the_producer() -> None:
+def test_an_address_given_as_a_image_is_refused_at_the_producer() -> None:
     with pytest.raises(BadImage, match="not fetched"):
         Job.about("https://example.org/a.png", "What is it?")
 
 
-def test_pictures_are_replaced_by_their_references_and_words_stay() -> None:
+def test_images_are_replaced_by_their_references_and_words_stay() -> None:
     data = png()
     job = Job.about(data, "What is it?").with_images({data: reference(data)})
     assert [part.image for part in job.images()] == [reference(data)]

@@ -29,7 +29,7 @@ from vqa.settings import QueueSettings
 
 _ID = re.compile(ID_PATTERN)
 
-#: messages that are read at once, from the oldest on; other apps' may hold pictures
+#: messages that are read at once, from the oldest on; other apps' may hold images
 _WINDOW = 100
 #: read in search of messages that are still needed; where there are more, the next round goes on
 _MOST_BYTES = 16 * 2**20

@@ -22,7 +22,7 @@ from kombu.utils import json as kombu_json
 from vqa.celery import BODY, TASK
 from vqa.job import ID_PATTERN, LONGEST_TIMEOUT_S
 
-#: a larger message is not looked into; a job's pictures, in base64, are well below
+#: a larger message is not looked into; a job's images, in base64, are well below
 MOST_BYTES = 128 * 2**20
 
 #: a job needs eight levels; Celery decodes at another depth of the stack, where more may fail

@@ -12,15 +12,15 @@ from typing import Literal, Protocol
 
 from vqa.answer import FinishReason
 from vqa.job import Lane
-from workers.engine.picture import Fit, Picture
+from workers.engine.image import Fit, RGBImage
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the chat: words and decoded pictures in their order."""
+    """One message of the chat: words and decoded images in their order."""
 
     role: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | RGBImage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Engine(Protocol):
 
     #: the model's name as answers carry it
     model: str
-    #: the size to which pictures are to be scaled before they come, where the engine has the model's own image
+    #: the size to which images are to be scaled before they come, where the engine has the model's own image
     #: processor do no more; known once started
     fit: Fit | None
 

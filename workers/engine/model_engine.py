@@ -14,7 +14,7 @@ from PIL import Image
 
 from vqa.errors import EngineError, NotReady
 from workers.engine.base import Completion, OnCrash, Prompt, Stall, Turn
-from workers.engine.picture import Fit, Picture
+from workers.engine.image import Fit, RGBImage
 from workers.engine.runtime.faults import is_poisoned
 from workers.engine.runtime.heartbeat import Pulse
 from workers.engine.runtime.pending import Held, Holdings
@@ -24,9 +24,9 @@ from workers.engine.text.encoder_pool import Preparation
 
 
 def warm_up(pipe: Any, answer: Callable[[Held], None], size: tuple[int, int] = (64, 64)) -> None:
-    """Let `answer` settle a question about a white picture of this width and height. Raises NotReady."""
-    picture = Picture.of(Image.new("RGB", size, "white"))
-    held = Held(Prompt("warm-up", (Turn("user", (picture, "?")),), max_new_tokens=2, lane="bulk"))
+    """Let `answer` settle a question about a white image of this width and height. Raises NotReady."""
+    image = RGBImage.from_pil(Image.new("RGB", size, "white"))
+    held = Held(Prompt("warm-up", (Turn("user", (image, "?")),), max_new_tokens=2, lane="bulk"))
     try:
         answer(held)
         held.future.result(0)
@@ -41,7 +41,7 @@ _JOIN_S = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A model that is loaded and has answered a tiny picture."""
+    """A model that is loaded and has answered a tiny image."""
 
     #: its `transformers` pipeline, which has no types
     pipe: Any

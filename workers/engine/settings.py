@@ -15,7 +15,7 @@ from vqa.settings import Settings
 
 Quant = Literal["none", "fp8", "int8", "int4"]
 
-#: a picture costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
+#: an image costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32
 
 
@@ -34,7 +34,7 @@ class EngineSettings(Settings):
     max_image_tokens: int = Field(default=1024, ge=4)
     #: of the continuous engine: what is computed of prompts between two steps at most
     prefill_tokens: int = Field(default=8192, ge=64)
-    #: of the continuous engine: memory for features of pictures that may be asked about again
+    #: of the continuous engine: memory for features of images that may be asked about again
     vision_reuse_mib: int = Field(default=512, ge=0)
     replicas: int = Field(default=1, ge=1, le=64)
     #: that bulk leaves free for interactive; None is some, while interactive jobs come
@@ -57,14 +57,14 @@ class EngineSettings(Settings):
 
     @property
     def max_image_pixels(self) -> int:
-        """Pixels that the model sees of a picture at most."""
+        """Pixels that the model sees of an image at most."""
         return self.max_image_tokens * PIXELS_PER_TOKEN
 
     @property
     def planned_tokens(self) -> int:
         """Tokens of cache that are planned for a slot.
 
-        In the continuous engine a prompt takes what it needs: one picture, some words and an answer are taken as usual.
+        In the continuous engine a prompt takes what it needs: one image, some words and an answer are taken as usual.
         """
         return min(self.slot_tokens, self.max_image_tokens + 512) if self.engine == "continuous" else self.slot_tokens
 

@@ -1,4 +1,4 @@
-"""From a lease to an answer: the job's pictures, its prompt, the engine. Knows nothing of retries and dead letters."""
+"""From a lease to an answer: the job's images, its prompt, the engine. Knows nothing of retries and dead letters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answering:
     answered: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, lease: Lease) -> Answer:
-        """The job's answer. Raises VQAError, and one of connection.UNREACHED where its pictures cannot be fetched."""
+        """The job's answer. Raises VQAError, and one of connection.UNREACHED where its images cannot be fetched."""
         started = time.monotonic()
         deadline = started + lease.remaining_s
         job = Job.from_json(lease.payload)
@@ -78,16 +78,16 @@ class Answering:
         return answer
 
     def _turns(self, job: Job, deadline: float) -> tuple[Turn, ...]:
-        # a picture that is shown several times is fetched and decoded once
+        # an image that is shown several times is fetched and decoded once
         names = list(dict.fromkeys(part.image for part in job.images()))
         references = [name for name in names if isinstance(name, str)]
         stored = dict(zip(references, self.store.get_many(references), strict=True))
         decoded = self.media.decode([stored[name] if isinstance(name, str) else name for name in names], deadline)
-        pictures = dict(zip(names, decoded, strict=True))
+        images = dict(zip(names, decoded, strict=True))
         return tuple(
             Turn(
                 message.role,
-                tuple(pictures[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
+                tuple(images[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
             )
             for message in job.messages
         )

@@ -115,7 +115,7 @@ class Attempts:
         except VQAError as error:
             result = error
         except UNREACHED as error:
-            result = EngineError(f"its pictures could not be fetched from Redis ({type(error).__name__})")
+            result = EngineError(f"its images could not be fetched from Redis ({type(error).__name__})")
         except Exception as error:
             log.exception("job %s met a bug of ours", lease.id)
             result = EngineError(f"the worker failed on it with {type(error).__name__}")

@@ -1,7 +1,7 @@
-"""Decodes pictures one after another in a child process, and goes on in another one where that has died.
+"""Decodes images one after another in a child process, and goes on in another one where that has died.
 
 Pillow's readers are C and are fed by strangers: what crashes them, or makes them hang, costs a child and fails that one
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import signal
 import threading
 
 from vqa.errors import BadImage, EngineError
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.media.decoder_process import DecoderProcess, Ended
 from workers.media.image import Limits
 
 log = logging.getLogger(__name__)
 
-#: a picture that takes longer is refused; fifty megapixels take two
+#: an image that takes longer is refused; fifty megapixels take two
 PATIENCE_S = 60.0
 
 
@@ -49,20 +49,20 @@ class Decoder:
         with self._turn:
             self._ready()
 
-    def decode(self, data: bytes) -> Picture:
-        """The picture. Raises BadImage, also where its child dies of it or hangs, and EngineError."""
+    def decode(self, data: bytes) -> RGBImage:
+        """The image. Raises BadImage, also where its child dies of it or hangs, and EngineError."""
         with self._turn:
             try:
                 return self._decode(data)
             except Ended as death:
-                log.warning("the process that decodes pictures %s; another one tries this picture again", death)
+                log.warning("the process that decodes images %s; another one tries this image again", death)
             try:
                 return self._decode(data)
             except Ended as death:
                 if death.status == -signal.SIGKILL:
                     # the kernel takes memory back in this way, and whose fault it is nobody knows
-                    raise EngineError("the picture's decoder was killed twice; the machine may lack memory") from None
-                raise BadImage(f"the picture's decoder crashed on it twice: it {death}") from None
+                    raise EngineError("the image's decoder was killed twice; the machine may lack memory") from None
+                raise BadImage(f"the image's decoder crashed on it twice: it {death}") from None
 
     def close(self) -> None:
         """End the child whatever it is at: what is being decoded, or will be, fails with EngineError."""
@@ -73,13 +73,13 @@ class Decoder:
         with self._turn:
             self._drop()
 
-    def _decode(self, data: bytes) -> Picture:
+    def _decode(self, data: bytes) -> RGBImage:
         child = self._ready()
         try:
             return child.decode(data)
         except TimeoutError:
             self._drop()
-            raise BadImage(f"decoding the picture took over {self._patience_s:g} s") from None
+            raise BadImage(f"decoding the image took over {self._patience_s:g} s") from None
         except Ended:
             self._drop()
             self._refuse_when_closed()
@@ -92,12 +92,12 @@ class Decoder:
         except (Ended, TimeoutError) as error:
             self._drop()
             self._refuse_when_closed()
-            raise EngineError(f"the process that decodes pictures does not start: it {error}") from None
+            raise EngineError(f"the process that decodes images does not start: it {error}") from None
         return child
 
     def _living(self) -> DecoderProcess:
         if self._child is not None and self._child.ended:
-            # between two pictures: neither is to blame
+            # between two images: neither is to blame
             self._drop()
         with self._starting:
             self._refuse_when_closed()
@@ -105,7 +105,7 @@ class Decoder:
                 try:
                     self._child = DecoderProcess(self._limits, self._patience_s)
                 except OSError as error:
-                    raise EngineError(f"no process can be started to decode pictures: {error.strerror}") from None
+                    raise EngineError(f"no process can be started to decode images: {error.strerror}") from None
             return self._child
 
     def _drop(self) -> None:

@@ -1,7 +1,7 @@
-"""The child process that decodes pictures: `python -m workers.media.decoder_child LINK MEMORY SECONDS LIMITS`.
+"""The child process that decodes images: `python -m workers.media.decoder_child LINK MEMORY SECONDS LIMITS`.
 
 LINK is its end of a socket pair, MEMORY a file in memory, both inherited by number; LIMITS is JSON. Once it has written
-READY it reads lines with a number: so many bytes of an encoded picture lie at the start of MEMORY. It puts the pixels
+READY it reads lines with a number: so many bytes of an encoded image lie at the start of MEMORY. It puts the pixels
 in their place, and answers with a line of JSON: `width`, `height` and `digest`, or `error` and `message`. It ends when
 the link does.
 """
@@ -32,7 +32,7 @@ def fill(memory: int, data: bytes) -> None:
 
 
 def main(link: int, memory: int, seconds: int, given: dict[str, Any]) -> None:
-    """Decode until the link ends; one picture may take that many seconds."""
+    """Decode until the link ends; one image may take that many seconds."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # for the worker alone, which still drains where they go to its whole container
         signal.signal(number, signal.SIG_IGN)
@@ -48,7 +48,7 @@ def main(link: int, memory: int, seconds: int, given: dict[str, Any]) -> None:
 
 
 def _begin(given: dict[str, Any]) -> Limits:
-    """Import what decoding takes; from here on, whatever a picture makes Pillow do is no harm to others."""
+    """Import what decoding takes; from here on, whatever an image makes Pillow do is no harm to others."""
     # the package itself would import pydantic: 0.3 s and 20 MB of which nothing is used here
     spec = find_spec("vqa")
     assert spec is not None
@@ -57,12 +57,12 @@ def _begin(given: dict[str, Any]) -> Limits:
 
     from workers.media.image import Limits
 
-    # else Pillow loads its readers, all forty, when it meets the first picture of a rarer format
+    # else Pillow loads its readers, all forty, when it meets the first image of a rarer format
     Image.preinit()
     assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
     limits = Limits.of(given)
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
-    # a core file would hold a user's picture
+    # a core file would hold a user's image
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         # where the machine's memory runs out, the kernel ends this process and not the one with the model
@@ -81,7 +81,7 @@ def _answer(memory: int, length: int, limits: Limits) -> dict[str, Any]:
     except VQAError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except (OSError, MemoryError) as error:
-        return {"error": "EngineError", "message": f"there is no room for a picture's pixels ({type(error).__name__})"}
+        return {"error": "EngineError", "message": f"there is no room for an image's pixels ({type(error).__name__})"}
     return {"width": image.width, "height": image.height, "digest": _digest(data, image.size)}
 
 

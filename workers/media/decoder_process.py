@@ -1,4 +1,4 @@
-"""A child process that decodes pictures, from its start to its end; what it does is in `workers.media.decoder_child`.
+"""A child process that decodes images, from its start to its end; what it does is in `workers.media.decoder_child`.
 
 Encoded bytes and pixels go through a file in memory that both have open: a container's /dev/shm is too small, and a
 pipe would cost two more copies. What is said goes through a socket pair.
@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from vqa.errors import BadImage, EngineError
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.media.decoder_child import fill
 from workers.media.image import Limits
 
@@ -31,15 +31,15 @@ _ALARM_S = 5
 #: for a child whose link has ended to be gone
 _END_S = 5.0
 
-#: a file in memory that has grown beyond this is emptied after the picture
+#: a file in memory that has grown beyond this is emptied after the image
 _KEPT_BYTES = 8 * 2**20
 
-#: how the names begin of what Python and Pillow may need of the environment: pictures come from strangers, and a child
+#: how the names begin of what Python and Pillow may need of the environment: images come from strangers, and a child
 #: that reads them has no use for passwords and tokens
 _PASSED_ON = ("PATH", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMPDIR", "MALLOC_")
 
-#: glibc's malloc keeps what a picture of a few megapixels took for the next one: to be given fresh memory each time is
-#: two fifths of such a picture's cost. 9 MB a child.
+#: glibc's malloc keeps what an image of a few megapixels took for the next one: to be given fresh memory each time is
+#: two fifths of such an image's cost. 9 MB a child.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
 
 _ERRORS = {error.__name__: error for error in (BadImage, EngineError)}
@@ -57,7 +57,7 @@ class DecoderProcess:
     """For one thread at a time, but for `kill`."""
 
     def __init__(self, limits: Limits, patience_s: float) -> None:
-        """Start it; it takes a tenth of a second to be ready, and a picture at most `patience_s`. Raises OSError."""
+        """Start it; it takes a tenth of a second to be ready, and an image at most `patience_s`. Raises OSError."""
         self._ready = False
         self._patience_s = patience_s
         with ExitStack() as undone:
@@ -100,20 +100,20 @@ class DecoderProcess:
             self._link.settimeout(self._patience_s)
             self._ready = True
 
-    def decode(self, data: bytes) -> Picture:
-        """The picture; it is ready. Raises BadImage, EngineError, Ended, and TimeoutError, after which it is to end."""
+    def decode(self, data: bytes) -> RGBImage:
+        """The image; it is ready. Raises BadImage, EngineError, Ended, and TimeoutError, after which it is to end."""
         memory = self._memory.fileno()
         try:
             fill(memory, data)
         except OSError as error:
-            raise EngineError(f"there is no room for a picture ({error.strerror})") from None
+            raise EngineError(f"there is no room for an image ({error.strerror})") from None
         answer = json.loads(self._asked(len(data)))
         if "error" in answer:
             raise _ERRORS[answer["error"]](answer["message"])
         pixels = os.pread(memory, answer["width"] * answer["height"] * 3, 0)
         if max(len(data), len(pixels)) > _KEPT_BYTES:
             os.ftruncate(memory, 0)
-        return Picture(pixels=pixels, **answer)
+        return RGBImage(pixels=pixels, **answer)
 
     def kill(self) -> None:
         """For any thread: whoever waits for an answer gets Ended."""
@@ -158,7 +158,7 @@ class DecoderProcess:
 def _memory_file() -> int:
     """The number of a file of no name; of a temporary one where the system has none in memory."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("vqa-picture")
+        return os.memfd_create("vqa-image")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -1,4 +1,4 @@
-"""Encoded bytes in, an upright RGB picture within limits out, at the size that the engine wants it.
+"""Encoded bytes in, an upright RGB image within limits out, at the size that the engine wants it.
 
 Knows nothing of Celery, of jobs, of processes or of the model. Only Pillow is imported: a child process that does
 nothing else starts in a tenth of a second.
@@ -17,13 +17,13 @@ from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
 from vqa.image import open_image
-from workers.engine.picture import Fit
+from workers.engine.image import Fit
 
-#: a longer picture is refused: Qwen's image processors take none
+#: a longer image is refused: Qwen's image processors take none
 MAX_ASPECT_RATIO = 200
 
 #: what is scaled down keeps so many pixels an axis for each that the model will see: the last step, with the model's
-#: own filter, sees nearly what it would have made of the whole picture
+#: own filter, sees nearly what it would have made of the whole image
 _SPARE = 2
 
 #: Pillow's modes of 16 and 32 bits a pixel; it would clip them at 255 where they ought to be scaled
@@ -32,7 +32,7 @@ _DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 #: modes whose pixels can be averaged as they are
 _SCALABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})
 
-#: what Pillow needs at its widest: a picture with transparency, and the copies on its way to RGB
+#: what Pillow needs at its widest: an image with transparency, and the copies on its way to RGB
 _BYTES_A_PIXEL = 32
 
 #: for Python, Pillow's code, and what readers have beside pixels
@@ -48,9 +48,9 @@ class Limits:
 
     max_bytes: int
     max_pixels: int
-    #: what the model sees of a picture at most
+    #: what the model sees of an image at most
     useful_pixels: int
-    #: the model's own size for a picture, which says it exactly; where None, the engine's image processor sees to it
+    #: the model's own size for an image, which says it exactly; where None, the engine's image processor sees to it
     fit: Fit | None = None
 
     @classmethod
@@ -61,27 +61,27 @@ class Limits:
 
     @property
     def memory_bytes(self) -> int:
-        """What a process that decodes one picture at a time can need of memory."""
+        """What a process that decodes one image at a time can need of memory."""
         return _BYTES_BESIDE + 2 * self.max_bytes + _BYTES_A_PIXEL * self.max_pixels
 
 
 def decode(data: bytes, limits: Limits) -> Image.Image:
-    """The picture in `data`: upright, RGB. Raises BadImage or EngineError.
+    """The image in `data`: upright, RGB. Raises BadImage or EngineError.
 
-    With a fit, its size is what the fit says of the whole picture; else at most about four times the useful pixels.
+    With a fit, its size is what the fit says of the whole image; else at most about four times the useful pixels.
     """
     image = open_image(data, limits.max_bytes, limits.max_pixels)
     width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise BadImage(f"the picture is {width} x {height}; no side may be over {MAX_ASPECT_RATIO} times the other")
+        raise BadImage(f"the image is {width} x {height}; no side may be over {MAX_ASPECT_RATIO} times the other")
     try:
         return _pixels(image, limits)
     except MemoryError:
-        raise EngineError("the machine's memory ran out while a picture was decoded") from None
+        raise EngineError("the machine's memory ran out while an image was decoded") from None
     except Exception as error:
         # Pillow's readers raise whatever damaged data makes them stumble over; their words never hold a user's
         reason = " ".join(str(error).split())[:200]
-        raise BadImage(f"the {image.format} picture cannot be decoded: {reason or type(error).__name__}") from None
+        raise BadImage(f"the {image.format} image cannot be decoded: {reason or type(error).__name__}") from None
 
 
 def _pixels(image: ImageFile, limits: Limits) -> Image.Image:
@@ -94,13 +94,13 @@ def _pixels(image: ImageFile, limits: Limits) -> Image.Image:
     ImageOps.exif_transpose(flat, in_place=True)
     if limits.fit is None:
         return flat
-    # by the whole picture's size: that it was made smaller before must not change how many tokens it costs. The gap
+    # by the whole image's size: that it was made smaller before must not change how many tokens it costs. The gap
     # averages squares of pixels first where it is scaled down by four and more
     return flat.resize(limits.fit.size(width, height), Image.Resampling.BICUBIC, reducing_gap=_SPARE)
 
 
 def _small(image: ImageFile, limits: Limits) -> Image.Image:
-    """The picture in RGB, scaled down where it has far more pixels than are of use."""
+    """The image in RGB, scaled down where it has far more pixels than are of use."""
     useful_pixels = limits.fit.most if limits.fit else limits.useful_pixels
     scale = math.sqrt(image.width * image.height / useful_pixels) / _SPARE
     small = (math.ceil(image.width / scale), math.ceil(image.height / scale))

@@ -1,7 +1,7 @@
-"""Encoded bytes in, RGB pictures within limits out, decoded in a few child processes.
+"""Encoded bytes in, RGB images within limits out, decoded in a few child processes.
 
 Knows nothing of Celery, of jobs or of the model; what it is told is how many pixels are of use, or the sizes that the
-model sees. Each of its threads waits for a child at a time: where a picture ends its child, no other one notices.
+model sees. Each of its threads waits for a child at a time: where an image ends its child, no other one notices.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from queue import LifoQueue
 
 from vqa.errors import DeadlineExceeded, EngineError, NotReady
-from workers.engine.picture import Fit, Picture
+from workers.engine.image import Fit, RGBImage
 from workers.media.decoder import PATIENCE_S, Decoder
 from workers.media.image import Limits
 
 
 class Media:
-    """Decodes pictures off the caller's thread; `close` when no more will come."""
+    """Decodes images off the caller's thread; `close` when no more will come."""
 
     def __init__(
         self,
@@ -32,8 +32,8 @@ class Media:
     ) -> None:
         """Start the processes and wait until they can decode. Raises NotReady.
 
-        `max_*` are the limits over which a picture is refused, `useful_pixels` what the model sees of it at most; with
-        `fit`, pictures are scaled as the model's own image processor would. `patience_s` is for one picture.
+        `max_*` are the limits over which an image is refused, `useful_pixels` what the model sees of it at most; with
+        `fit`, images are scaled as the model's own image processor would. `patience_s` is for one image.
         """
         limits = Limits(max_bytes, max_pixels, useful_pixels, fit)
         self._decoders = [Decoder(limits, patience_s) for _ in range(processes)]
@@ -50,8 +50,8 @@ class Media:
         for decoder in self._decoders:
             self._idle.put(decoder)
 
-    def decode(self, images: Sequence[bytes], deadline: float = math.inf) -> list[Picture]:
-        """The pictures, in order. Blocks; `deadline` is a point on `time.monotonic()`'s clock.
+    def decode(self, images: Sequence[bytes], deadline: float = math.inf) -> list[RGBImage]:
+        """The images, in order. Blocks; `deadline` is a point on `time.monotonic()`'s clock.
 
         Raises BadImage, DeadlineExceeded, and EngineError once closed.
         """
@@ -64,11 +64,11 @@ class Media:
         try:
             _raise_first(pending)
             if late:
-                raise DeadlineExceeded("the deadline passed before the pictures were decoded")
-            return [picture.result() for picture in pending]
+                raise DeadlineExceeded("the deadline passed before the images were decoded")
+            return [image.result() for image in pending]
         finally:
-            for picture in late:
-                picture.cancel()
+            for image in late:
+                image.cancel()
 
     def close(self) -> None:
         """End the processes; what is not yet decoded fails with EngineError."""
@@ -77,7 +77,7 @@ class Media:
         for decoder in self._decoders:
             decoder.close()
 
-    def _decode(self, data: bytes) -> Picture:
+    def _decode(self, data: bytes) -> RGBImage:
         # there are as many as threads, so one is always idle
         decoder = self._idle.get()
         try:
@@ -86,7 +86,7 @@ class Media:
             self._idle.put(decoder)
 
 
-def _raise_first(pictures: Sequence[Future[Picture]]) -> None:
-    for picture in pictures:
-        if picture.done() and (error := picture.exception()):
+def _raise_first(images: Sequence[Future[RGBImage]]) -> None:
+    for image in images:
+        if image.done() and (error := image.exception()):
             raise error

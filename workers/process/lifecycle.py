@@ -96,7 +96,7 @@ class WorkerProcess:
         set_up_logging(self._worker_settings.log_level)
 
     def _configure(self, sender: str, conf: Any, **_: Any) -> None:
-        """The pool's size is fixed from here on: threads for the slots, and a few that decode the next pictures."""
+        """The pool's size is fixed from here on: threads for the slots, and a few that decode the next images."""
         self._name = sender
         cards = wanted_cards(self._worker_settings.cards)[0]
         # without a supervisor nobody has; the model is spread over all that CUDA shows

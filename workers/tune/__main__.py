@@ -1,4 +1,4 @@
-"""`python -m workers.tune`, which `vqa tune` executes: which number of slots suits this machine and these pictures."""
+"""`python -m workers.tune`, which `vqa tune` executes: which number of slots suits this machine and these images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif",
 
 _EXAMPLE = """\
 example:
-  vqa tune pictures/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 32,64,128
+  vqa tune images/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 32,64,128
 
-Each setting loads the model in a process of its own. The pictures are asked about in turn, each time as new ones. p50
+Each setting loads the model in a process of its own. The images are asked about in turn, each time as new ones. p50
 and p95 are from a worker's taking a job to its answer, while all slots are busy. Every VQA_ variable means what it
 means to `vqa worker`. Ctrl-C ends early, with what was measured until then.
 """
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options, EngineSettings())
         environment = pinned(wanted_cards(WorkerSettings().cards)[0])
-        load = Load(_pictures(options.pictures), options.question, options.max_new_tokens, options.jobs)
+        load = Load(_images(options.images), options.question, options.max_new_tokens, options.jobs)
     except (SettingsError, BadImage) as error:
         print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -114,12 +114,12 @@ def _settings(options: argparse.Namespace, engine: EngineSettings) -> list[Setti
     return tried
 
 
-def _pictures(names: Sequence[str]) -> list[str]:
-    """The files, and those in the folders. Raises BadImage for one that is no picture a worker would take."""
+def _images(names: Sequence[str]) -> list[str]:
+    """The files, and those in the folders. Raises BadImage for one that is no image a worker would take."""
     limits = QueueSettings()
     found = [str(path) for name in names for path in _files(Path(name))]
     if not found:
-        raise BadImage(f"there is no picture in {', '.join(names)}")
+        raise BadImage(f"there is no image in {', '.join(names)}")
     for path in found:
         try:
             open_image(read_image(path), limits.image_max_bytes, limits.image_max_pixels)
@@ -155,12 +155,12 @@ def _number(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqa tune",
-        description="Try numbers of slots on this machine, with your own pictures, and say which to set.",
+        description="Try numbers of slots on this machine, with your own images, and say which to set.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them")
-    parser.add_argument("--question", default="What is in the picture?", help="(default: %(default)s)")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of them")
+    parser.add_argument("--question", default="What is in the image?", help="(default: %(default)s)")
     parser.add_argument("--slots", type=_numbers, default=[16, 32, 64, 128], help="(default: 16,32,64,128)")
     parser.add_argument("--microbatch", type=_numbers, help="for the pipeline engine (default: half the slots)")
     parser.add_argument("--jobs", type=_number, help="timed jobs of each setting (default: three times the slots)")

@@ -22,7 +22,7 @@ from workers.settings import WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One picture, as encoded bytes, and what is asked about it."""
+    """One image, as encoded bytes, and what is asked about it."""
 
     image: bytes
     words: str
@@ -84,9 +84,9 @@ class Trial:
         self._media.close()
 
     def prompt(self, question: Question) -> Prompt:
-        """The question with its picture decoded, under a number of its own. Raises BadImage."""
-        (picture,) = self._media.decode([question.image])
-        turn = Turn("user", (picture, question.words))
+        """The question with its image decoded, under a number of its own. Raises BadImage."""
+        (image,) = self._media.decode([question.image])
+        turn = Turn("user", (image, question.words))
         number, most = str(next(self._numbers)), question.max_new_tokens
         return Prompt(number, (turn,), max_new_tokens=most, lane="bulk", grammar=question.grammar)
 

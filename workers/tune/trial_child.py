@@ -71,24 +71,23 @@ def _measure(options: argparse.Namespace, events: Events) -> None:
         events.tell(loaded_s=time.monotonic() - began)
         # as many as a worker has in its hands: its slots, and those that are decoded meanwhile
         in_flight = options.slots + max(2, options.slots // 4)
-        pictures = [Path(picture).read_bytes() for picture in options.pictures]
-        warm_up = [Question(picture, options.question, 2) for picture in _fresh(pictures, "w", options.slots)]
+        images = [Path(image).read_bytes() for image in options.images]
+        warm_up = [Question(image, options.question, 2) for image in _fresh(images, "w", options.slots)]
         trial.run(warm_up, in_flight)
         asked = [
-            Question(picture, options.question, options.max_new_tokens)
-            for picture in _fresh(pictures, "j", options.jobs)
+            Question(image, options.question, options.max_new_tokens) for image in _fresh(images, "j", options.jobs)
         ]
         run = trial.run(asked, in_flight, on_answer=events.answered)
         events.tell(rate=run.rate, p50_s=run.percentile(50), p95_s=run.percentile(95))
 
 
-def _fresh(pictures: Sequence[bytes], mark: str, count: int) -> list[bytes]:
-    """So many pictures in turn, no two with the same bytes: what an engine remembers of a picture is not measured.
+def _fresh(images: Sequence[bytes], mark: str, count: int) -> list[bytes]:
+    """So many images in turn, no two with the same bytes: what an engine remembers of an image is not measured.
 
-    Decoders read nothing that follows the picture.
+    Decoders read nothing that follows the image.
     """
-    turns = itertools.islice(itertools.cycle(pictures), count)
-    return [picture + f"\0{mark}{number}".encode() for number, picture in enumerate(turns)]
+    turns = itertools.islice(itertools.cycle(images), count)
+    return [image + f"\0{mark}{number}".encode() for number, image in enumerate(turns)]
 
 
 def _end_with_input() -> None:
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, required=True)
     parser.add_argument("--max-new-tokens", type=int, required=True)
     parser.add_argument("--question", required=True)
-    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("images", nargs="+")
     return parser
 
 

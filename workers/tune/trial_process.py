@@ -44,7 +44,7 @@ class Measured:
 class Load:
     """What is asked of each setting."""
 
-    pictures: Sequence[str]
+    images: Sequence[str]
     question: str
     max_new_tokens: int
     #: None is three times the slots
@@ -64,7 +64,7 @@ def try_out(
     command += [f"--question={load.question}", "--max-new-tokens", str(load.max_new_tokens)]
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
-            [*command, "--", *load.pictures[:jobs]],
+            [*command, "--", *load.images[:jobs]],
             env={**os.environ, **environment, **setting.environment},
             # open for as long as this process lives
             stdin=subprocess.PIPE,

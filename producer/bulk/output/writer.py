@@ -153,7 +153,7 @@ class FiledBook(Book):
 
     def _is_wanted(self, told: Told, anew: set[int]) -> bool:
         fate = self.done.fate(told.id)
-        # an answer is not thrown away because its picture, or the rest of the input, cannot be read for the moment
+        # an answer is not thrown away because its image, or the rest of the input, cannot be read for the moment
         if fate == "drop" or (fate == "stale" and (told.code is not None or hash(told.custom_id) in anew)):
             return False
         self.tally.add(told)

@@ -91,24 +91,24 @@ def test_a_torn_last_line_is_healed_and_its_row_sent_again(
 
 
 def test_changed_rows_are_sent_as_new_and_replace_their_lines(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, picture: bytes
+    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes
 ) -> None:
     echoes()
     image = tmp_path / "teal.png"
-    image.write_bytes(picture)
+    image.write_bytes(png)
     shown = [{"type": "image_url", "image_url": {"url": f"file://{image}"}}, {"type": "text", "text": "?"}]
-    pictured = chat("pictured", "?")
-    pictured["body"]["messages"][0]["content"] = shown
+    imaged = chat("imaged", "?")
+    imaged["body"]["messages"][0]["content"] = shown
     broken = chat("broken", "?", temperature=7)
-    write(tmp_path / "rows.jsonl", [chat("same", "?"), chat("other", "?"), chat("gone", "?"), pictured, broken])
+    write(tmp_path / "rows.jsonl", [chat("same", "?"), chat("other", "?"), chat("gone", "?"), imaged, broken])
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 3
     first = {line["custom_id"]: line["id"] for line in lines(tmp_path / "out.jsonl")}
-    image.write_bytes(picture + b"changed")
-    write(tmp_path / "rows.jsonl", [chat("same", "?"), chat("other", "!"), pictured, chat("broken", "mended")])
+    image.write_bytes(png + b"changed")
+    write(tmp_path / "rows.jsonl", [chat("same", "?"), chat("other", "!"), imaged, chat("broken", "mended")])
     done = submit("rows.jsonl", "-o", "out.jsonl")
     assert done.returncode == 0, done.stderr
     second = {line["custom_id"]: line["id"] for line in lines(tmp_path / "out.jsonl")}
-    assert second.keys() == {"same", "other", "gone", "pictured", "broken"}
+    assert second.keys() == {"same", "other", "gone", "imaged", "broken"}
     assert len(lines(tmp_path / "out.jsonl")) == 5
     # what is not asked any more was answered once, and stays
     assert {name for name in first if second.get(name) == first[name]} == {"same", "gone"}
@@ -117,24 +117,24 @@ def test_changed_rows_are_sent_as_new_and_replace_their_lines(
     assert "5 answered, 0 failed" in done.stderr
 
 
-def test_answers_stay_where_pictures_cannot_be_read_for_the_moment(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, picture: bytes
+def test_answers_stay_where_images_cannot_be_read_for_the_moment(
+    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes
 ) -> None:
     echoes()
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(4):
-        (tmp_path / f"pictures/{number}.png").write_bytes(picture)
-    rows = [{"id": f"q{number}", "image": f"pictures/{number}.png", "question": "?"} for number in range(4)]
+        (tmp_path / f"images/{number}.png").write_bytes(png)
+    rows = [{"id": f"q{number}", "image": f"images/{number}.png", "question": "?"} for number in range(4)]
     write(tmp_path / "rows.jsonl", rows)
     command = ("rows.jsonl", "-o", "out.jsonl", "--errors", "errors.jsonl")
     assert submit(*command).returncode == 0
     whole = (tmp_path / "out.jsonl").read_bytes()
-    (tmp_path / "pictures").rename(tmp_path / "away")
+    (tmp_path / "images").rename(tmp_path / "away")
     away = submit(*command)
     assert away.returncode == 3
     assert "4 answered, 4 failed" in away.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == whole
-    (tmp_path / "away").rename(tmp_path / "pictures")
+    (tmp_path / "away").rename(tmp_path / "images")
     back = submit(*command)
     assert back.returncode == 0, back.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == whole
@@ -142,11 +142,9 @@ def test_answers_stay_where_pictures_cannot_be_read_for_the_moment(
     assert journal.runs() == 4
 
 
-def test_a_glob_is_gone_on_with(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, picture: bytes
-) -> None:
+def test_a_glob_is_gone_on_with(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes) -> None:
     echoes()
-    (tmp_path / "one.png").write_bytes(picture)
+    (tmp_path / "one.png").write_bytes(png)
     for _ in range(2):
         assert submit("*.png", "--question", "?", "-o", "out.jsonl").returncode == 0
     assert journal.runs() == 1

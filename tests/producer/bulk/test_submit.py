@@ -70,11 +70,11 @@ def test_the_same_command_twice_runs_nothing(
 
 
 def test_failed_rows_have_a_file_of_their_own(
-    submit: Submit, answering: Callable[..., None], tmp_path: Path, picture: bytes
+    submit: Submit, answering: Callable[..., None], tmp_path: Path, png: bytes
 ) -> None:
     answering(lambda job, lease: PromptTooLong("too long") if "1?" in job.to_json().decode() else echo(job, lease))
-    (tmp_path / "text.png").write_text("no picture")
-    shown = chat("no-picture", "?")
+    (tmp_path / "text.png").write_text("no image")
+    shown = chat("no-image", "?")
     shown["body"]["messages"][0]["content"] = [
         {"type": "image_url", "image_url": {"url": f"file://{tmp_path}/text.png"}},
         {"type": "text", "text": "?"},
@@ -87,7 +87,7 @@ def test_failed_rows_have_a_file_of_their_own(
     assert {place: line["error"]["code"] for place, line in failed.items()} == {
         ("row-1", 2): "prompt_too_long",
         (None, 4): "invalid_job",
-        ("no-picture", 5): "bad_image",
+        ("no-image", 5): "bad_image",
         ("row-0", 6): "invalid_job",
     }
     assert all(line["response"] is None for line in failed.values())
@@ -95,11 +95,9 @@ def test_failed_rows_have_a_file_of_their_own(
     assert "2 answered, 4 failed (bad_image 1, invalid_job 2, prompt_too_long 1)\n" in done.stderr
 
 
-def test_strict_sends_nothing_where_any_row_is_bad(
-    submit: Submit, tmp_path: Path, picture: bytes, redis: Redis
-) -> None:
-    (tmp_path / "teal.png").write_bytes(picture)
-    (tmp_path / "text.png").write_text("no picture")
+def test_strict_sends_nothing_where_any_row_is_bad(submit: Submit, tmp_path: Path, png: bytes, redis: Redis) -> None:
+    (tmp_path / "teal.png").write_bytes(png)
+    (tmp_path / "text.png").write_text("no image")
     rows = [{"id": name, "image": f"{name}.png", "question": "?"} for name in ("teal", "text", "missing")]
     write(tmp_path / "rows.jsonl", [*rows, "no row\n"])
     done = submit("rows.jsonl", "-o", "out.jsonl", "--strict")
@@ -125,14 +123,14 @@ def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path
     assert "--strict reads its input twice" in piped.stderr
 
 
-def test_a_folder_of_pictures_is_asked_about(
-    submit: Submit, echoes: Echoes, tmp_path: Path, picture: bytes, redis: Redis
+def test_a_folder_of_images_is_asked_about(
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes, redis: Redis
 ) -> None:
     echoes()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(30):
-        (folder / f"{number}.png").write_bytes(picture)
+        (folder / f"{number}.png").write_bytes(png)
     done = submit("photos", "--question", "What is it?", "--question", "What colour?", "-o", "out.jsonl")
     assert done.returncode == 0, done.stderr
     assert len(answers(tmp_path / "out.jsonl")) == 60
@@ -140,16 +138,16 @@ def test_a_folder_of_pictures_is_asked_about(
     assert len(list(redis.scan_iter("vqa:image:*"))) == 1
 
 
-def test_pictures_are_not_held_for_the_whole_window(
-    submit: Submit, echoes: Echoes, tmp_path: Path, picture: bytes, environment: dict[str, str]
+def test_images_are_not_held_for_the_whole_window(
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes, environment: dict[str, str]
 ) -> None:
-    """150 pictures of 4 MiB, all different, with a fraction of that in memory."""
+    """150 images of 4 MiB, all different, with a fraction of that in memory."""
     echoes()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(150):
         with (folder / f"{number}.png").open("wb") as file:
-            file.write(picture + str(number).encode())
+            file.write(png + str(number).encode())
             file.truncate(4 * 2**20)
     # not ru_maxrss: in that the process that started it counts, too
     measured = "import re, sys; sys.stderr.write(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
@@ -168,10 +166,10 @@ def test_pictures_are_not_held_for_the_whole_window(
 
 
 def test_the_short_form_keeps_its_lines_with_errors_among_them(
-    submit: Submit, echoes: Echoes, tmp_path: Path, picture: bytes
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
 ) -> None:
     echoes()
-    (tmp_path / "teal.png").write_bytes(picture)
+    (tmp_path / "teal.png").write_bytes(png)
     rows = [{"id": f"q{number}", "image": "teal.png", "question": f"{number}?"} for number in range(3)]
     write(tmp_path / "rows.jsonl", [*rows, "no row\n"])
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 3
@@ -213,7 +211,7 @@ def test_rows_that_are_not_sent_in_time_have_expired(
     assert journal.runs() == runs
 
 
-def test_a_row_that_names_a_picture_that_is_not_stored_fails_alone(
+def test_a_row_that_names_a_image_that_is_not_stored_fails_alone(
     submit: Submit, echoes: Echoes, tmp_path: Path
 ) -> None:
     echoes()

@@ -14,11 +14,11 @@ from vqa.ledger.ledger import Ledger, Limits
 
 
 @pytest.fixture
-def letters(client: Client, worker: PlayedWorker, question: MakeJob, picture: bytes, redis: Redis) -> None:
-    """Three dead letters, the oldest first: `lost`, `used` with a picture, and `m1`, which is no job."""
+def letters(client: Client, worker: PlayedWorker, question: MakeJob, png: bytes, redis: Redis) -> None:
+    """Three dead letters, the oldest first: `lost`, `used` with an image, and `m1`, which is no job."""
     client.submit(question(id="lost"))
     worker.give_up("lost", "worker_lost", "WorkerLost: its lease ran out")
-    client.submit(Job.about(picture, "What is\n\x1b[31mthis?", id="used", lane="bulk", metadata={"of": "café"}))
+    client.submit(Job.about(png, "What is\n\x1b[31mthis?", id="used", lane="bulk", metadata={"of": "café"}))
     worker.give_up("used")
     worker.ledger.set_aside("m1", "bulk", b"\x80no \x1b[31mjob", "malformed: not JSON")
     seconds, _ = redis.time()
@@ -53,7 +53,7 @@ def test_list_is_loud_when_no_more_are_kept(vqa: Vqa, letters: None) -> None:
     assert listed.stderr.count("\n") == 1
 
 
-def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, picture: bytes, redis: Redis) -> None:
+def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, png: bytes, redis: Redis) -> None:
     shown = vqa("dlq", "show", "used")
     assert shown.returncode == 0
     for said in (
@@ -61,7 +61,7 @@ def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, picture: bytes, redis:
         "played@here",
         "EngineError: once more",
         '"of": "café"',
-        f"{len(picture):,} bytes",
+        f"{len(png):,} bytes",
     ):
         assert said in shown.stdout
     # a user's words cannot speak to the terminal
@@ -72,7 +72,7 @@ def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, picture: bytes, redis:
     assert "no longer kept" in vqa("dlq", "show", "used").stdout
     told = json.loads(vqa("dlq", "show", "used", "--json").stdout)
     assert told["job"]["messages"][0]["content"][1]["text"] == "What is\n\x1b[31mthis?"
-    assert list(told["pictures"].values()) == [None]
+    assert list(told["images"].values()) == [None]
     assert [past["worker"] for past in told["attempts"]] == ["played@here"]
 
 

@@ -17,8 +17,8 @@ from vqa.settings import NAMES
 
 
 @pytest.fixture
-def questions(tmp_path: Path, picture: bytes) -> Path:
-    (tmp_path / "teal.png").write_bytes(picture)
+def questions(tmp_path: Path, png: bytes) -> Path:
+    (tmp_path / "teal.png").write_bytes(png)
     rows = [{"id": f"q{number}", "image": "teal.png", "question": f"Question {number}?"} for number in range(3)]
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -34,9 +34,9 @@ def test_ask_prints_the_answer(vqa: Vqa, echoing: None, questions: Path) -> None
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, "What colour?\n", "")
 
 
-def test_a_picture_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path) -> None:
-    with (questions.parent / "teal.png").open() as picture:
-        piped = vqa("ask", "-", "From stdin?", "--json", "--max-new-tokens", "4", stdin=picture)
+def test_a_image_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path) -> None:
+    with (questions.parent / "teal.png").open() as png:
+        piped = vqa("ask", "-", "From stdin?", "--json", "--max-new-tokens", "4", stdin=png)
     assert json.loads(piped.stdout)["text"] == "From stdin?"
 
 
@@ -48,7 +48,7 @@ def test_a_reader_that_leaves_is_no_traceback(environment: dict[str, str], echoi
 
 @pytest.mark.parametrize(
     ("image", "status", "said"),
-    [("teal.png", 1, "vqa: PromptTooLong: too long\n"), ("missing.png", 1, "vqa: BadImage: cannot read the picture")],
+    [("teal.png", 1, "vqa: PromptTooLong: too long\n"), ("missing.png", 1, "vqa: BadImage: cannot read the image")],
 )
 def test_a_failure_is_one_line(
     vqa: Vqa, answering: Callable[..., None], questions: Path, image: str, status: int, said: str

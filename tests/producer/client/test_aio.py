@@ -40,11 +40,9 @@ def test_it_has_every_method_of_the_synchronous_client() -> None:
     assert surface(AsyncClient) == surface(Client)
 
 
-def test_many_questions_at_once_get_their_own_answers(
-    queue_settings: QueueSettings, echoing: None, picture: bytes
-) -> None:
+def test_many_questions_at_once_get_their_own_answers(queue_settings: QueueSettings, echoing: None, png: bytes) -> None:
     async def body(client: AsyncClient) -> None:
-        answers = await asyncio.gather(*(client.ask(picture, f"Question {number}?") for number in range(100)))
+        answers = await asyncio.gather(*(client.ask(png, f"Question {number}?") for number in range(100)))
         assert [answer.text for answer in answers] == [f"Question {number}?" for number in range(100)]
 
     run(queue_settings, body)
@@ -72,13 +70,13 @@ def test_many_jobs_pass_through_a_window(queue_settings: QueueSettings, echoing:
 
 
 def test_errors_are_raised_as_themselves(
-    queue_settings: QueueSettings, worker: PlayedWorker, picture: bytes, question: MakeJob
+    queue_settings: QueueSettings, worker: PlayedWorker, png: bytes, question: MakeJob
 ) -> None:
     async def body(client: AsyncClient) -> None:
         with pytest.raises(UnknownJob):
             await client.answer("nobody's")
         with pytest.raises(DeadlineExceeded):
-            await client.ask(picture, "Is anybody there?", timeout_s=0.2)
+            await client.ask(png, "Is anybody there?", timeout_s=0.2)
         id = await client.submit(question())
         with pytest.raises(AnswerTimeout):
             await client.answer(id, timeout_s=0.1)

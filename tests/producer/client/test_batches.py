@@ -51,7 +51,7 @@ def test_a_batch_goes_on_without_its_client_and_another_one_reads_it(
     assert [each.id for each in client.batches()] == [id]
 
 
-def test_pictures_and_jobs_are_rows_too(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_images_and_jobs_are_rows_too(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     start_worker()
 
@@ -160,7 +160,7 @@ def test_batches_are_forgotten_some_time_after_their_end(
     assert all(0 < redis.pttl(key) <= 60_000 for key in redis.scan_iter("vqa:batch:*"))
 
 
-@pytest.mark.parametrize("script", ["caption_folder.py pictures", "receipts.py pictures/colour-01.jpg"])
+@pytest.mark.parametrize("script", ["caption_folder.py images", "receipts.py images/colour-01.jpg"])
 def test_the_example_scripts_run(script: str, start_worker: StartWorker, redis_url: str) -> None:
     start_worker()
     name, argument = script.split()

@@ -35,12 +35,12 @@ def memory(redis: Redis) -> Iterator[Callable[[float], None]]:
 
 
 def test_a_full_lane_refuses_a_job_and_keeps_nothing_of_it(
-    narrow: Client, question: MakeJob, picture: bytes, redis: Redis
+    narrow: Client, question: MakeJob, png: bytes, redis: Redis
 ) -> None:
     for _ in range(3):
         narrow.submit(question())
     with pytest.raises(QueueFull, match=r"interactive holds 3 open jobs.*VQA_QUEUE_MOST.*add workers"):
-        narrow.submit(Job.about(picture, "What is it?", id="q4"))
+        narrow.submit(Job.about(png, "What is it?", id="q4"))
     assert narrow.states(["q4"])["q4"].state == "unknown"
     assert redis.keys("vqa:image:*") == []
     narrow.submit(question(lane="bulk"))
@@ -58,9 +58,9 @@ def test_there_is_room_again_as_soon_as_a_job_has_ended(
 
 
 def test_a_job_that_is_known_is_not_refused(
-    narrow: Client, worker: PlayedWorker, question: MakeJob, picture: bytes
+    narrow: Client, worker: PlayedWorker, question: MakeJob, png: bytes
 ) -> None:
-    known = Job.about(picture, "What is it?", id="known")
+    known = Job.about(png, "What is it?", id="known")
     narrow.submit_many([known, question(id="ended"), question()])
     worker.close("ended", answer("ended", "done"))
     narrow.submit(question())
@@ -113,12 +113,12 @@ def test_answers_are_told_while_others_wait_for_room(
     assert {id for id, _ in outcomes} == {job.id for job in jobs[3:]}
 
 
-def test_more_memory_than_its_share_refuses_before_pictures_are_sent(
-    queue_settings: QueueSettings, memory: Callable[[float], None], picture: bytes, redis: Redis
+def test_more_memory_than_its_share_refuses_before_images_are_sent(
+    queue_settings: QueueSettings, memory: Callable[[float], None], png: bytes, redis: Redis
 ) -> None:
     memory(1.5)
     with Client(queue_settings, queue_memory=0.5) as client:
-        job = Job.about(picture, "What is it?", id="q1")
+        job = Job.about(png, "What is it?", id="q1")
         with pytest.raises(QueueFull, match=r"\d+% of its maxmemory.*VQA_QUEUE_MEMORY.*raise maxmemory"):
             client.submit(job)
         assert redis.keys("vqa:*") == []
@@ -137,13 +137,13 @@ def test_a_redis_without_a_limit_is_never_full(queue_settings: QueueSettings, qu
 
 
 def test_redis_own_refusal_is_a_full_queue(
-    client: Client, memory: Callable[[float], None], picture: bytes, question: MakeJob
+    client: Client, memory: Callable[[float], None], png: bytes, question: MakeJob
 ) -> None:
     client.submit(question())
     # so soon after, the client has not looked again
     memory(0.9)
     with pytest.raises(QueueFull, match="maxmemory"):
-        client.submit(Job.about(picture, "What is it?"))
+        client.submit(Job.about(png, "What is it?"))
     with pytest.raises(QueueFull, match="maxmemory"):
         client.submit(question(id="q2"))
     waiting = threading.Thread(target=client.submit_many, args=([question(id="q3")],))
@@ -264,9 +264,9 @@ def test_a_long_wait_is_told_once(narrow: Client, question: MakeJob, caplog: pyt
 
 
 def test_the_command_waits_for_room_and_says_so_once(
-    environment: dict[str, str], answering: Callable[..., None], tmp_path: Path, picture: bytes, redis: Redis
+    environment: dict[str, str], answering: Callable[..., None], tmp_path: Path, png: bytes, redis: Redis
 ) -> None:
-    (tmp_path / "teal.png").write_bytes(picture)
+    (tmp_path / "teal.png").write_bytes(png)
     rows = "".join(f'{{"id": "q{number}", "image": "teal.png", "question": "?"}}\n' for number in range(6))
     (tmp_path / "questions.jsonl").write_text(rows)
     process = subprocess.Popen(
@@ -287,9 +287,9 @@ def test_the_command_waits_for_room_and_says_so_once(
 
 
 def test_a_full_queue_is_a_temporary_failure_of_a_question(
-    vqa: Vqa, client: Client, question: MakeJob, picture: bytes, tmp_path: Path
+    vqa: Vqa, client: Client, question: MakeJob, png: bytes, tmp_path: Path
 ) -> None:
-    (tmp_path / "teal.png").write_bytes(picture)
+    (tmp_path / "teal.png").write_bytes(png)
     client.submit(question())
     asked = vqa("ask", tmp_path / "teal.png", "What?", env={"VQA_QUEUE_MOST": "1"})
     assert (asked.returncode, asked.stdout) == (75, "")

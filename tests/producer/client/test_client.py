@@ -32,8 +32,8 @@ from vqa.ledger.ledger import Lease
 from vqa.settings import QueueSettings
 
 
-def test_a_question_is_answered(client: Client, echoing: None, picture: bytes) -> None:
-    got = client.ask(picture, "What colour is it?", max_new_tokens=8)
+def test_a_question_is_answered(client: Client, echoing: None, png: bytes) -> None:
+    got = client.ask(png, "What colour is it?", max_new_tokens=8)
     assert got.text == "What colour is it?"
     assert got.worker == "played@here"
 
@@ -70,11 +70,11 @@ def test_a_job_that_is_open_gets_another_wake_up(client: Client, question: MakeJ
     assert redis.llen("interactive") == 1
 
 
-def test_a_picture_is_kept_once_for_all_its_jobs(client: Client, picture: bytes, redis: Redis) -> None:
-    jobs = [Job.about(picture, f"Question {number}?", lane="bulk", timeout_s=100 + number) for number in range(10)]
+def test_a_image_is_kept_once_for_all_its_jobs(client: Client, png: bytes, redis: Redis) -> None:
+    jobs = [Job.about(png, f"Question {number}?", lane="bulk", timeout_s=100 + number) for number in range(10)]
     assert client.submit_many(jobs) == [job.id for job in jobs]
     [key] = redis.keys("vqa:image:*")
-    assert redis.get(key) == picture
+    assert redis.get(key) == png
     assert 3600 + 105 < redis.ttl(key) <= 3600 + 109
     assert redis.llen("bulk") == 10
     assert client.counts()["bulk"]["queued"] == 10
@@ -92,21 +92,21 @@ def test_more_jobs_than_a_round_trip_carries_keep_their_order(client: Client, qu
 @pytest.mark.parametrize(
     ("limits", "reason"), [({"image_max_bytes": 10}, "VQA_IMAGE_MAX_BYTES"), ({"image_max_pixels": 10}, "PIXELS")]
 )
-def test_a_picture_over_the_limits_is_refused_before_anything_is_sent(
-    queue_settings: QueueSettings, picture: bytes, redis: Redis, limits: dict[str, int], reason: str
+def test_a_image_over_the_limits_is_refused_before_anything_is_sent(
+    queue_settings: QueueSettings, png: bytes, redis: Redis, limits: dict[str, int], reason: str
 ) -> None:
     with Client(queue_settings, **limits) as client, pytest.raises(BadImage, match=reason):
-        client.submit(Job.about(picture, "What is it?", id="q1"))
+        client.submit(Job.about(png, "What is it?", id="q1"))
     assert redis.keys() == []
 
 
-def test_what_is_no_picture_is_refused_by_the_name_of_its_job(client: Client) -> None:
-    with pytest.raises(BadImage, match="job q7: not a picture"):
-        client.submit_many([Job.about(b"no picture", "What is it?", id="q7")])
+def test_what_is_no_image_is_refused_by_the_name_of_its_job(client: Client) -> None:
+    with pytest.raises(BadImage, match="job q7: not an image"):
+        client.submit_many([Job.about(b"no image", "What is it?", id="q7")])
 
 
-def test_a_picture_in_the_store_is_named_by_reference(client: Client, picture: bytes, redis: Redis) -> None:
-    client.submit(Job.about(picture, "What is it?", timeout_s=10))
+def test_a_image_in_the_store_is_named_by_reference(client: Client, png: bytes, redis: Redis) -> None:
+    client.submit(Job.about(png, "What is it?", timeout_s=10))
     [key] = redis.keys("vqa:image:*")
     name = key.decode().removeprefix("vqa:image:")
     message = {"role": "user", "content": [ImagePart(image=name), {"type": "text", "text": "And now?"}]}
@@ -114,7 +114,7 @@ def test_a_picture_in_the_store_is_named_by_reference(client: Client, picture: b
     assert redis.ttl(key) > 3600 + 900
 
 
-def test_a_reference_to_no_picture_is_refused(client: Client, redis: Redis) -> None:
+def test_a_reference_to_no_image_is_refused(client: Client, redis: Redis) -> None:
     message = {"role": "user", "content": [ImagePart(image="sha256:" + "0" * 64), {"type": "text", "text": "What?"}]}
     with pytest.raises(ImageMissing):
         client.submit(Job(messages=[message]))
@@ -163,10 +163,10 @@ def test_nobody_waits_for_an_id_that_nobody_submitted(client: Client) -> None:
         client.answer("nobody's")
 
 
-def test_a_deadline_holds_though_no_worker_is_up(client: Client, picture: bytes) -> None:
+def test_a_deadline_holds_though_no_worker_is_up(client: Client, png: bytes) -> None:
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="are workers up"):
-        client.ask(picture, "Is anybody there?", timeout_s=0.2)
+        client.ask(png, "Is anybody there?", timeout_s=0.2)
     assert time.monotonic() - begun < 10
     assert client.counts()["interactive"] == {"waiting": 0, "queued": 0, "leased": 0, "delayed": 0}
 
@@ -211,7 +211,7 @@ def test_workers_that_renew_are_shown(client: Client, worker: PlayedWorker) -> N
 
 
 def test_threads_that_share_a_client_get_their_own_answers(
-    client: Client, answering: Callable[..., None], picture: bytes
+    client: Client, answering: Callable[..., None], png: bytes
 ) -> None:
     answering(echo)
     answering(echo)
@@ -220,7 +220,7 @@ def test_threads_that_share_a_client_get_their_own_answers(
     def ask(name: int) -> None:
         for number in range(10):
             text = f"{name}.{number}"
-            got[text] = client.ask(picture, text).text
+            got[text] = client.ask(png, text).text
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in range(8)]
     for thread in threads:

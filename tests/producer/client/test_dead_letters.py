@@ -172,16 +172,16 @@ def test_more_than_a_round_trip_carries_are_listed_retried_and_purged(
     assert client.purge_dead(letter.id for letter in letters) == 100
 
 
-def test_pictures_of_a_dead_letter_are_kept_as_long_as_it_is(
-    client: Client, worker: PlayedWorker, picture: bytes, redis: Redis
+def test_images_of_a_dead_letter_are_kept_as_long_as_it_is(
+    client: Client, worker: PlayedWorker, png: bytes, redis: Redis
 ) -> None:
-    worker.give_up(client.submit(Job.about(picture, "What is it?", id="q1", timeout_s=5)))
+    worker.give_up(client.submit(Job.about(png, "What is it?", id="q1", timeout_s=5)))
     letter = client.dead_letter("q1")
     assert letter is not None
     [name] = [part.image for part in letter.job.images()]
     assert isinstance(name, str)
     assert redis.ttl(f"vqa:image:{name}") > 7 * 86_400 - 60
-    assert client.picture_sizes([name, "sha256:" + "0" * 64]) == {name: len(picture), "sha256:" + "0" * 64: None}
+    assert client.image_sizes([name, "sha256:" + "0" * 64]) == {name: len(png), "sha256:" + "0" * 64: None}
 
 
 def test_asyncio_has_all_of_it(queue_settings: QueueSettings, worker: PlayedWorker, question: MakeJob) -> None:
@@ -201,7 +201,7 @@ def test_asyncio_has_all_of_it(queue_settings: QueueSettings, worker: PlayedWork
                 await waiting
             letter = await client.dead_letter(id)
             assert letter is not None
-            assert await client.picture_sizes([]) == {}
+            assert await client.image_sizes([]) == {}
             assert await client.purge_dead([id]) == 1
 
     asyncio.run(main())

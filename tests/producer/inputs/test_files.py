@@ -154,7 +154,7 @@ def test_a_pipe_is_read_once_and_as_it_is_written(tmp_path: Path) -> None:
 def test_standard_input_is_read_from_the_folder_where_the_command_runs(tmp_path: Path, packed: bytes) -> None:
     program = (
         "from producer.inputs import *\n"
-        "for row in read_rows(detect_source(['-'])): print(row.custom_id, *pictures(row))\n"
+        "for row in read_rows(detect_source(['-'])): print(row.custom_id, *image_sources(row))\n"
         "import sys; sys.stdin.buffer.read()"
     )
     ran = subprocess.run(

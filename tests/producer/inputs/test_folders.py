@@ -1,4 +1,4 @@
-"""Folders and globs of pictures: each is asked about, under a name that is its own."""
+"""Folders and globs of images: each is asked about, under a name that is its own."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from producer import SettingsError
-from producer.inputs import BadRow, Row, detect_source, pictures, read_rows
+from producer.inputs import BadRow, Row, detect_source, image_sources, read_rows
 from tests.producer.inputs.conftest import good, question
 
 
@@ -32,10 +32,10 @@ def test_a_folder_is_read_with_those_in_it_by_name(tmp_path: Path) -> None:
     found = good(rows_of(tmp_path))
     assert ids(list(found)) == ["a.PNG", "b.jpg", "c/1.gif", "c/x/2.tiff", "z/1.webp"]
     assert [row.number for row in found] == [1, 2, 3, 4, 5]
-    assert [pictures(row) for row in found] == [(f"file:{tmp_path}/{row.custom_id}",) for row in found]
+    assert [image_sources(row) for row in found] == [(f"file:{tmp_path}/{row.custom_id}",) for row in found]
 
 
-def test_several_questions_about_each_picture_have_ids_of_their_own(tmp_path: Path) -> None:
+def test_several_questions_about_each_image_have_ids_of_their_own(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "b.png")
     found = good(rows_of(tmp_path, questions=["What?", "Why?", "Who?"]))
     assert ids(list(found)) == ["a.png", "a.png#2", "a.png#3", "b.png", "b.png#2", "b.png#3"]
@@ -43,7 +43,7 @@ def test_several_questions_about_each_picture_have_ids_of_their_own(tmp_path: Pa
     assert [row.number for row in found] == [1, 1, 1, 2, 2, 2]
 
 
-def test_a_picture_called_as_another_ones_second_question_is_told(tmp_path: Path) -> None:
+def test_a_image_called_as_another_ones_second_question_is_told(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "a.png#2.png", "a.png#2/b.png")
     found = rows_of(tmp_path, questions=["What?", "Why?"])
     assert len({row.custom_id for row in good(found)}) == len(found) == 6
@@ -64,7 +64,7 @@ def test_odd_names_are_asked_about_and_can_be_printed(tmp_path: Path) -> None:
         "q?*.png",
     }
     for row in found:
-        [source] = pictures(row)
+        [source] = image_sources(row)
         assert Path(source.removeprefix("file:")).read_bytes() in odd
         assert row.digest()
 
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_read(tmp_path: 
     assert second.custom_id == "z/a.png"
 
 
-def test_pictures_are_not_opened_and_folders_one_at_a_time(tmp_path: Path) -> None:
+def test_images_are_not_opened_and_folders_one_at_a_time(tmp_path: Path) -> None:
     make(tmp_path, *(f"{at // 10}/{at}.png" for at in range(300)))
     process, most = psutil.Process(), 0
     before = process.num_fds()
@@ -135,7 +135,7 @@ def test_pictures_are_not_opened_and_folders_one_at_a_time(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["empty", "empty/*.png"])
-def test_no_pictures_at_all_is_an_error(tmp_path: Path, name: str) -> None:
+def test_no_images_at_all_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingsError, match="no pictures in"):
+    with pytest.raises(SettingsError, match="no images in"):
         rows_of(tmp_path / name)

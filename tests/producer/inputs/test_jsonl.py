@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from producer import BadImage, InvalidJob
-from producer.inputs import BadRow, Row, detect_source, pictures, read_rows
+from producer.inputs import BadRow, Row, detect_source, image_sources, read_rows
 from tests.producer.inputs.conftest import Read, good, question
 
 REFERENCE = "sha256:" + "a" * 64
@@ -19,21 +19,21 @@ def row(**fields: Any) -> dict[str, Any]:
     return {"id": "q1", "image": "teal.png", "question": "What colour is it?"} | fields
 
 
-def test_a_line_becomes_a_row_with_its_picture_beside_the_file(read: Read, tmp_path: Path) -> None:
+def test_a_line_becomes_a_row_with_its_image_beside_the_file(read: Read, tmp_path: Path) -> None:
     [found] = good(read(row(max_new_tokens=5, expected="teal"), defaults={"lane": "bulk", "max_new_tokens": 9}))
     assert (found.number, found.custom_id, question(found)) == (1, "q1", "What colour is it?")
-    assert pictures(found) == (f"file:{tmp_path}/teal.png",)
+    assert image_sources(found) == (f"file:{tmp_path}/teal.png",)
     assert (found.fields["lane"], found.fields["max_new_tokens"]) == ("bulk", 5)
     assert "expected" not in found.fields
 
 
-def test_a_row_becomes_a_job_once_its_pictures_are_read(read: Read, tmp_path: Path, picture: bytes) -> None:
+def test_a_row_becomes_a_job_once_its_images_are_read(read: Read, tmp_path: Path, png: bytes) -> None:
     images = ["teal.png", REFERENCE, "teal.png"]
     [found] = good(read({"id": "q1", "images": images, "question": "Which?", "seed": 3}))
-    job = found.job("a-job", {f"file:{tmp_path}/teal.png": picture}, batch="batch_1")
-    assert [part.image for part in job.images()] == [picture, REFERENCE, picture]
+    job = found.job("a-job", {f"file:{tmp_path}/teal.png": png}, batch="batch_1")
+    assert [part.image for part in job.images()] == [png, REFERENCE, png]
     assert (job.id, job.batch, job.seed) == ("a-job", "batch_1", 3)
-    assert pictures(found) == (f"file:{tmp_path}/teal.png", REFERENCE)
+    assert image_sources(found) == (f"file:{tmp_path}/teal.png", REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_a_row_becomes_a_job_once_its_pictures_are_read(read: Read, tmp_path: Pa
         (row(question="half a pair \ud800"), InvalidJob, "text"),
         (row(images=["a.png"]), InvalidJob, "image and images"),
         ({"id": "q", "images": [], "question": "?"}, InvalidJob, "images: "),
-        ({"id": "q", "images": ["a.png"] * 65, "question": "?"}, InvalidJob, "at most 64 pictures"),
+        ({"id": "q", "images": ["a.png"] * 65, "question": "?"}, InvalidJob, "at most 64 images"),
         (row(image=""), BadImage, "empty"),
         (row(image="null\0byte.png"), BadImage, "null byte"),
         (row(image="half \ud800.png"), BadImage, "surrogate"),
         (row(image="https://example.org/cat.png"), InvalidJob, "https: addresses are not fetched yet"),
-        (row(image="s3://pictures/cat.png"), InvalidJob, "s3: addresses are not fetched yet"),
+        (row(image="s3://images/cat.png"), InvalidJob, "s3: addresses are not fetched yet"),
         (row(image="file://elsewhere/cat.png"), InvalidJob, "another machine"),
         (row(image="sha256:abc"), InvalidJob, "64 hex digits"),
         (row(image="data:text/plain,hello"), BadImage, "data:image/TYPE;base64,"),
@@ -87,9 +87,9 @@ def test_a_bad_line_is_told_with_its_id_where_that_can_be_printed(read: Read) ->
     ("image", "path"),
     [
         ("../up/teal.png", "{folder}/../up/teal.png"),
-        ("/pictures/teal.png", "/pictures/teal.png"),
+        ("/images/teal.png", "/images/teal.png"),
         ("file:teal%20green.png", "{folder}/teal green.png"),
-        ("file:///pictures/t%C3%A9al.png", "/pictures/téal.png"),
+        ("file:///images/t%C3%A9al.png", "/images/téal.png"),
         ("file://localhost/teal.png", "/teal.png"),
         ("FILE:/teal.png", "/teal.png"),
         ("100%.png", "{folder}/100%.png"),
@@ -98,7 +98,7 @@ def test_a_bad_line_is_told_with_its_id_where_that_can_be_printed(read: Read) ->
 )
 def test_paths_and_file_addresses_are_found_from_the_file(read: Read, tmp_path: Path, image: str, path: str) -> None:
     [found] = good(read(row(image=image)))
-    assert pictures(found) == ("file:" + path.format(folder=tmp_path),)
+    assert image_sources(found) == ("file:" + path.format(folder=tmp_path),)
 
 
 def test_an_id_that_came_before_makes_a_row_bad_even_where_the_first_was_bad(read: Read) -> None:
@@ -165,5 +165,5 @@ def test_whatever_a_line_holds_it_is_a_row_that_would_be_a_job_or_a_bad_one(
         assert [each.number for each in found] == numbers
     for each in found:
         if isinstance(each, Row):
-            each.job("a-job", dict.fromkeys(pictures(each), REFERENCE))
+            each.job("a-job", dict.fromkeys(image_sources(each), REFERENCE))
             assert len(each.digest()) == 64

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.inputs import BadRow, Row, pictures
+from producer.inputs import BadRow, Row, image_sources
 from tests.producer.inputs.conftest import Read, good
 
 REFERENCE = "sha256:" + "b" * 64
@@ -29,8 +29,8 @@ def asking(*content: Any, **message: Any) -> dict[str, Any]:
     return row(messages=[{"role": "user", "content": list(content), **message}])
 
 
-def test_a_chat_keeps_the_order_of_its_messages_and_parts(read: Read, tmp_path: Path, picture: bytes) -> None:
-    data = "data:image/png;base64," + base64.b64encode(picture).decode()
+def test_a_chat_keeps_the_order_of_its_messages_and_parts(read: Read, tmp_path: Path, png: bytes) -> None:
+    data = "data:image/png;base64," + base64.b64encode(png).decode()
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [part("file:cat.png", detail="high"), {"type": "text", "text": "And this?"}]},
@@ -38,10 +38,10 @@ def test_a_chat_keeps_the_order_of_its_messages_and_parts(read: Read, tmp_path: 
         {"role": "user", "content": [{"type": "text", "text": "These?"}, part(data), part(REFERENCE)]},
     ]
     [found] = good(read(row(messages=messages)))
-    assert pictures(found) == (f"file:{tmp_path}/cat.png", data, REFERENCE)
+    assert image_sources(found) == (f"file:{tmp_path}/cat.png", data, REFERENCE)
     job = found.job("j", {f"file:{tmp_path}/cat.png": b"bytes"})
     assert [message.role for message in job.messages] == ["system", "user", "assistant", "user"]
-    assert [each.image for each in job.images()] == [b"bytes", picture, REFERENCE]
+    assert [each.image for each in job.images()] == [b"bytes", png, REFERENCE]
 
 
 def test_a_body_is_read_into_the_fields_of_a_job(read: Read) -> None:

@@ -50,9 +50,9 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
         (["null\0byte"], {}, "null byte"),
         (["words.txt"], {}, "--form"),
         (["in.jsonl", "in.csv"], {}, "different forms"),
-        (["."], {"form": "short"}, "holds pictures, not short"),
-        (["."], {}, "pictures need a question"),
-        (["*.png"], {}, "pictures need a question"),
+        (["."], {"form": "short"}, "holds images, not short"),
+        (["."], {}, "images need a question"),
+        (["*.png"], {}, "images need a question"),
         (["*.jsonl"], {"form": "short"}, "No such file"),
         (["in.jsonl"], {"questions": ["?"]}, "rows of these files have their own"),
         (["in.jsonl"], {"defaults": {"temperature": 5}}, "temperature: "),
@@ -113,17 +113,17 @@ def test_a_rows_digest_follows_what_is_asked_and_the_file_but_not_its_place(tmp_
         assert isinstance(row, Row)
         return row.digest()
 
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"one")
-    os.utime(picture, ns=(5, 5))
+    png = tmp_path / "a.png"
+    png.write_bytes(b"one")
+    os.utime(png, ns=(5, 5))
     first = digest({"id": "a", "question": "?", "seed": 1})
     assert digest({"seed": 1, "question": "?", "id": "a"}, before=SHORT.replace('"a"', '"b"') + "\n") == first
     changed = [digest({"id": "b", "question": "?"}), digest({"id": "a", "question": "!"})]
-    os.utime(picture, ns=(5, 6))
+    os.utime(png, ns=(5, 6))
     changed.append(digest({"id": "a", "question": "?", "seed": 1}))
-    picture.write_bytes(b"three")
-    os.utime(picture, ns=(5, 5))
+    png.write_bytes(b"three")
+    os.utime(png, ns=(5, 5))
     changed.append(digest({"id": "a", "question": "?", "seed": 1}))
-    picture.unlink()
+    png.unlink()
     changed.append(digest({"id": "a", "question": "?", "seed": 1}))
     assert len({first, *changed}) == 6

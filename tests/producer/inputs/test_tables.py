@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from producer import SettingsError
-from producer.inputs import BadRow, Columns, Row, detect_source, pictures, read_rows
+from producer.inputs import BadRow, Columns, Row, detect_source, image_sources, read_rows
 from tests.producer.inputs.conftest import good, question
 
 
@@ -21,7 +21,7 @@ def rows_of(file: Path, **options: Any) -> list[Row | BadRow]:
 
 
 def asked(rows: list[Row | BadRow]) -> list[tuple[str, tuple[str, ...], str]]:
-    return [(row.custom_id, pictures(row), question(row)) for row in good(rows)]
+    return [(row.custom_id, image_sources(row), question(row)) for row in good(rows)]
 
 
 def test_a_csv_file_as_excel_writes_it(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_columns_are_named_by_options_and_questions_given_for_all(tmp_path: Path
     file = tmp_path / "in.tsv.gz"
     file.write_bytes(gzip.compress(b"key\tpath\nk1\ta,b.png\n"))
     found = rows_of(file, columns=Columns(id="key", image="path"), questions=["What?", "Why?"])
-    picture = (f"file:{tmp_path}/a,b.png",)
-    assert asked(found) == [("k1", picture, "What?"), ("k1#2", picture, "Why?")]
+    png = (f"file:{tmp_path}/a,b.png",)
+    assert asked(found) == [("k1", png, "What?"), ("k1#2", png, "Why?")]
 
 
 @pytest.mark.parametrize(
@@ -111,25 +111,25 @@ def test_a_parquet_file_with_paths(tmp_path: Path) -> None:
     assert asked(rows_of(file)) == [(str(at), (f"file:{tmp_path}/{at}.png",), "What?") for at in count]
 
 
-def test_a_parquet_file_with_pictures_in_it(tmp_path: Path, picture: bytes) -> None:
-    file = write_parquet(tmp_path / "any name", id=["a", "b", "c"], image=[picture, b"no picture", None])
+def test_a_parquet_file_with_images_in_it(tmp_path: Path, png: bytes) -> None:
+    file = write_parquet(tmp_path / "any name", id=["a", "b", "c"], image=[png, b"no image", None])
     first, second, third = rows_of(file, questions=["What?"])
     assert isinstance(first, Row)
-    assert [part.image for part in first.job("j", {}).images()] == [picture]
-    # whoever reads pictures sees what it is
+    assert [part.image for part in first.job("j", {}).images()] == [png]
+    # whoever reads images sees what it is
     assert isinstance(second, Row)
     assert isinstance(third, BadRow)
     assert (third.number, third.custom_id) == (3, "c")
 
 
-def test_a_parquet_file_with_pictures_as_datasets_writes_them(tmp_path: Path, picture: bytes) -> None:
-    images = [{"bytes": picture, "path": "old.png"}, {"bytes": None, "path": "a.png"}, {"bytes": None, "path": None}]
+def test_a_parquet_file_with_images_as_datasets_writes_them(tmp_path: Path, png: bytes) -> None:
+    images = [{"bytes": png, "path": "old.png"}, {"bytes": None, "path": "a.png"}, {"bytes": None, "path": None}]
     file = write_parquet(tmp_path / "in.pq", id=["a", "b", "c"], image=images)
     first, second, third = rows_of(file, questions=["What?"])
     assert isinstance(first, Row)
-    assert [part.image for part in first.job("j", {}).images()] == [picture]
+    assert [part.image for part in first.job("j", {}).images()] == [png]
     assert isinstance(second, Row)
-    assert pictures(second) == (f"file:{tmp_path}/a.png",)
+    assert image_sources(second) == (f"file:{tmp_path}/a.png",)
     assert isinstance(third, BadRow)
 
 

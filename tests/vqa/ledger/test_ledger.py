@@ -188,7 +188,7 @@ def test_a_queued_text_job_costs_redis_under_two_kilobytes(
     redis: Redis, ledger: Ledger, queue_settings: QueueSettings
 ) -> None:
     app = make_app(queue_settings)
-    question = "What colour is the largest of the circles in this picture, and where is it?"
+    question = "What colour is the largest of the circles in this image, and where is it?"
 
     def fill(count: int, start: int) -> None:
         with app.producer_pool.acquire(block=True) as producer, producer.batch():
@@ -236,9 +236,9 @@ def test_an_attempt_that_is_charged_as_lost_counts_like_one_whose_worker_vanishe
     assert (header.attempt, header.lost, header.state) == (1, 1, "queued")
 
 
-def test_a_dead_letter_is_whole_and_keeps_its_pictures(ledger: Ledger, redis: Redis) -> None:
-    picture = "vqa:image:sha256:" + "a" * 64
-    redis.set(picture, b"x", ex=60)
+def test_a_dead_letter_is_whole_and_keeps_its_images(ledger: Ledger, redis: Redis) -> None:
+    image = "vqa:image:sha256:" + "a" * 64
+    redis.set(image, b"x", ex=60)
     payload = b'{"image":"sha256:' + b"a" * 64 + b'"}'
     ledger.accept("a", "bulk", payload, 60)
     take(ledger)
@@ -248,7 +248,7 @@ def test_a_dead_letter_is_whole_and_keeps_its_pictures(ledger: Ledger, redis: Re
     assert kept == payload
     assert (letter.state, letter.reason, letter.lane, letter.attempt) == ("dead", "worker_lost", "bulk", 1)
     assert [(past.worker, past.error) for past in letter.history] == [("worker", "EngineError: x")]
-    assert redis.ttl(picture) > 7 * 86_400 - 60
+    assert redis.ttl(image) > 7 * 86_400 - 60
     assert redis.ttl(outcome_key("a")) > 7 * 86_400 - 60
     assert redis.zscore("vqa:dead", "a") == letter.dead
     assert accept(ledger) == "closed"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from workers.engine.base import Completion, Prompt, Turn
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -33,7 +33,7 @@ TEMPLATE = """{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' }}{
 {%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 # as the released checkpoints write it
-PICTURES = {
+IMAGES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 256 * 256},
     "patch_size": 16,
     "temporal_patch_size": 2,
@@ -114,7 +114,7 @@ def build_model(folder: Path, experts: bool) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES))
     return folder
 
 
@@ -128,15 +128,15 @@ def expert_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("experts"), experts=True)
 
 
-def picture(number: int = 0) -> Picture:
-    """A picture of its own size and content for each number."""
+def image(number: int = 0) -> RGBImage:
+    """An image of its own size and content for each number."""
     noise = Image.linear_gradient("L").resize((64 + 32 * (number % 4), 96)).rotate(17 * number)
-    return Picture.of(Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))))
+    return RGBImage.from_pil(Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))))
 
 
 def ask(number: int = 0, question: str = "how many dogs are there?", **how: Any) -> Prompt:
-    """A prompt of one picture and one question, both of their own for each number."""
-    parts = (picture(number), f"{question} {'again ' * (number % 3)}")
+    """A prompt of one image and one question, both of their own for each number."""
+    parts = (image(number), f"{question} {'again ' * (number % 3)}")
     return Prompt(f"job-{number}", (Turn("user", parts),), **{"max_new_tokens": 12, **how})
 
 

@@ -124,7 +124,7 @@ def test_a_slot_is_long_where_it_costs_nothing_unless_somebody_says_how_long(
     assert chosen(settings_of(tmp_path, SUPPORTED), 1)[0].slot_tokens == 2048
 
 
-def test_of_slots_that_share_their_memory_a_picture_and_an_answer_are_planned_for(tmp_path: Path) -> None:
+def test_of_slots_that_share_their_memory_a_image_and_an_answer_are_planned_for(tmp_path: Path) -> None:
     planned = [
         chosen(settings_of(tmp_path, SUPPORTED, engine=engine), 1)[0].planned_tokens
         for engine in ("continuous", "pipeline")

@@ -24,7 +24,7 @@ from vqa.grammar import json_grammar, one_of
 from vqa.job import Job
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.engine import ContinuousEngine
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -267,7 +267,7 @@ def questions() -> Callable[[int], list[tuple[Prompt, str]]]:
     def made(count: int) -> list[tuple[Prompt, str]]:
         items = enumerate(held_out(count))
         return [
-            (Prompt(f"q{n}", (Turn("user", (Picture.of(item.image), item.question)),), 64), item.answer)
+            (Prompt(f"q{n}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 64), item.answer)
             for n, item in items
         ]
 
@@ -305,15 +305,15 @@ def test_the_bundled_model_still_knows_what_it_learnt_when_it_may_only_choose(
 
 
 def _fitting(engine: Engine, prompt: Prompt) -> Prompt:
-    """With pictures of the size that the engine wants."""
+    """With images of the size that the engine wants."""
     fit = engine.fit
     if fit is None:
         return prompt
 
-    def fitted(part: str | Picture) -> str | Picture:
+    def fitted(part: str | RGBImage) -> str | RGBImage:
         if isinstance(part, str):
             return part
-        return Picture.of(part.image.resize(fit.size(part.width, part.height)))
+        return RGBImage.from_pil(part.image.resize(fit.size(part.width, part.height)))
 
     turns = tuple(replace(turn, parts=tuple(map(fitted, turn.parts))) for turn in prompt.turns)
     return replace(prompt, turns=turns)

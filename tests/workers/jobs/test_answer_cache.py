@@ -12,7 +12,7 @@ from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
 from workers.jobs.answer_cache import Reuse, identity
 
-PNG = b"\x89PNG a picture"
+PNG = b"\x89PNG an image"
 
 
 def job(image: bytes | str = PNG, **fields: Any) -> Job:
@@ -28,7 +28,7 @@ def answer() -> Answer:
     )
 
 
-def test_a_picture_and_its_reference_are_the_same_question(redis: Redis, answer: Answer) -> None:
+def test_a_image_and_its_reference_are_the_same_question(redis: Redis, answer: Answer) -> None:
     reuse = Reuse(redis, "m", 60)
     reuse.keep(job(PNG), answer)
     assert reuse.find(job(reference(PNG))) == answer

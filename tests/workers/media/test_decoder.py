@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.worker_process import ROOT
 from vqa.errors import BadImage, EngineError
-from workers.engine.picture import Fit, Picture
+from workers.engine.image import Fit, RGBImage
 from workers.media.decoder import Decoder
 from workers.media.image import Limits, decode
 
@@ -54,7 +54,7 @@ SMALL = encoded(Image.effect_noise((300, 200), 60))
 
 @pytest.fixture(scope="module")
 def slow() -> bytes:
-    """A picture that takes more than a second."""
+    """An image that takes more than a second."""
     return encoded(Image.new("RGBA", (7000, 7000), (9, 9, 9, 100)))
 
 
@@ -92,7 +92,7 @@ def busy(pid: int, more_than_s: float) -> bool:
 
 
 def kill_while_it_decodes(decoder: Decoder, number: int) -> int:
-    """Send the signal to the decoder's child once it is far into the picture; the child's pid."""
+    """Send the signal to the decoder's child once it is far into the image; the child's pid."""
     pid = pid_of(decoder)
     # its start takes a fifth of that
     wait_until(lambda: busy(pid, 0.5))
@@ -107,12 +107,12 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def assert_is_small(picture: Picture) -> None:
+def assert_is_small(photo: RGBImage) -> None:
     expected = decode(SMALL, LIMITS)
-    assert (picture.width, picture.height, picture.pixels) == (*expected.size, expected.tobytes())
+    assert (photo.width, photo.height, photo.pixels) == (*expected.size, expected.tobytes())
 
 
-def test_a_picture_is_what_decoding_it_here_gives(decoder: Decoder) -> None:
+def test_a_image_is_what_decoding_it_here_gives(decoder: Decoder) -> None:
     assert_is_small(decoder.decode(SMALL))
 
 
@@ -125,15 +125,15 @@ def test_its_name_is_that_of_the_bytes_and_the_size_that_it_was_given(decoder: D
     smaller.close()
 
 
-def test_small_pictures_after_large_ones_are_their_own(decoder: Decoder, slow: bytes) -> None:
+def test_small_images_after_large_ones_are_their_own(decoder: Decoder, slow: bytes) -> None:
     for data in (slow, SMALL, encoded(Image.new("RGB", (2000, 1500), "red"), "BMP"), SMALL):
-        picture = decoder.decode(data)
+        photo = decoder.decode(data)
 
-    assert_is_small(picture)
+    assert_is_small(photo)
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"", "not a picture"), (SMALL[:3000], "cannot be decoded")])
-def test_a_bad_picture_is_told_by_name_and_costs_no_child(decoder: Decoder, data: bytes, words: str) -> None:
+@pytest.mark.parametrize(("data", "words"), [(b"", "not an image"), (SMALL[:3000], "cannot be decoded")])
+def test_a_bad_image_is_told_by_name_and_costs_no_child(decoder: Decoder, data: bytes, words: str) -> None:
     before = decoder.pid
 
     with pytest.raises(BadImage, match=words):
@@ -143,7 +143,7 @@ def test_a_bad_picture_is_told_by_name_and_costs_no_child(decoder: Decoder, data
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_child_killed_at_a_picture_is_replaced_and_the_picture_comes(
+def test_a_child_killed_at_a_image_is_replaced_and_the_image_comes(
     decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "workers.media.decoder")
@@ -151,15 +151,15 @@ def test_a_child_killed_at_a_picture_is_replaced_and_the_picture_comes(
 
     killed = kill_while_it_decodes(decoder, number)
 
-    picture = asked.result(SOON)
-    assert (picture.width, picture.height) == (1024, 1024)
+    photo = asked.result(SOON)
+    assert (photo.width, photo.height) == (1024, 1024)
     assert decoder.pid != killed
     assert is_gone(killed)
     assert [record.message.count("\n") for record in caplog.records] == [0]
     assert signal.Signals(number).name in caplog.text
 
 
-def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int) -> Future[Picture]:
+def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int) -> Future[RGBImage]:
     asked = pool.submit(decoder.decode, slow)
     killed = kill_while_it_decodes(decoder, number)
     wait_until(lambda: decoder.pid not in {None, killed})
@@ -167,7 +167,7 @@ def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number:
     return asked
 
 
-def test_a_picture_that_crashes_its_decoder_twice_is_refused_and_the_next_one_comes(
+def test_a_image_that_crashes_its_decoder_twice_is_refused_and_the_next_one_comes(
     decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor
 ) -> None:
     asked = crash_twice(decoder, slow, pool, signal.SIGSEGV)
@@ -177,7 +177,7 @@ def test_a_picture_that_crashes_its_decoder_twice_is_refused_and_the_next_one_co
     assert_is_small(decoder.decode(SMALL))
 
 
-def test_a_child_that_is_killed_twice_for_memory_need_not_be_the_pictures_fault(
+def test_a_child_that_is_killed_twice_for_memory_need_not_be_the_images_fault(
     decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor
 ) -> None:
     asked = crash_twice(decoder, slow, pool, signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_a_child_that_is_killed_twice_for_memory_need_not_be_the_pictures_fault(
         asked.result(SOON)
 
 
-def test_a_child_that_died_between_two_pictures_is_nobodys_fault(
+def test_a_child_that_died_between_two_images_is_nobodys_fault(
     decoder: Decoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid = pid_of(decoder)
@@ -197,7 +197,7 @@ def test_a_child_that_died_between_two_pictures_is_nobodys_fault(
     assert not caplog.records
 
 
-def test_a_child_that_hangs_is_ended_and_its_picture_refused_at_the_first_try() -> None:
+def test_a_child_that_hangs_is_ended_and_its_image_refused_at_the_first_try() -> None:
     decoder = Decoder(LIMITS, patience_s=0.5)
     decoder.wait_ready()
     hung = pid_of(decoder)
@@ -229,16 +229,16 @@ def test_memory_that_runs_out_in_a_child_is_worth_another_attempt(decoder: Decod
     assert decoder.pid == child.pid
 
 
-def test_where_memory_is_short_a_child_goes_before_its_parent_and_leaves_no_picture(decoder: Decoder) -> None:
+def test_where_memory_is_short_a_child_goes_before_its_parent_and_leaves_no_image(decoder: Decoder) -> None:
     assert Path(f"/proc/{decoder.pid}/oom_score_adj").read_text() == "1000\n"
     assert psutil.Process(pid_of(decoder)).rlimit(psutil.RLIMIT_CORE) == (0, 0)
 
 
-def test_the_file_in_memory_does_not_stay_as_large_as_the_largest_picture(decoder: Decoder) -> None:
+def test_the_file_in_memory_does_not_stay_as_large_as_the_largest_image(decoder: Decoder) -> None:
     decoder.decode(encoded(Image.new("RGB", (2400, 2400), "red"), "BMP"))
 
     files = Path(f"/proc/{decoder.pid}/fd").iterdir()
-    [size] = [file.stat().st_size for file in files if "vqa-picture" in str(file.readlink())]
+    [size] = [file.stat().st_size for file in files if "vqa-image" in str(file.readlink())]
     assert size < 8 * MIB
 
 
@@ -301,7 +301,7 @@ def test_no_child_is_started_by_a_decoder_that_closes_meanwhile(pool: ThreadPool
         assert decoder.pid is None
 
 
-def test_a_child_that_cannot_start_is_not_the_pictures_fault(
+def test_a_child_that_cannot_start_is_not_the_images_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "PIL").mkdir()

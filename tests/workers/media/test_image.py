@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 import workers.media.image
 from vqa.errors import BadImage, EngineError
-from workers.engine.picture import Fit
+from workers.engine.image import Fit
 from workers.media.image import Limits, decode
 
 MIB = 2**20
@@ -66,12 +66,12 @@ def near(pixel: Any, colour: tuple[int, ...], by: int = 4) -> bool:
     ],
 )
 @pytest.mark.parametrize("useful_pixels", [1024 * 1024, 300])
-def test_a_picture_of_each_format_and_mode_is_seen_as_it_is(format: str, mode: str, useful_pixels: int) -> None:
-    picture = decode(encoded(halves(mode), format), limits(useful_pixels))
+def test_a_image_of_each_format_and_mode_is_seen_as_it_is(format: str, mode: str, useful_pixels: int) -> None:
+    photo = decode(encoded(halves(mode), format), limits(useful_pixels))
 
-    assert picture.mode == "RGB"
-    assert near(picture.getpixel((3, 3)), RED)
-    assert near(picture.getpixel((picture.width - 3, 3)), BLUE)
+    assert photo.mode == "RGB"
+    assert near(photo.getpixel((3, 3)), RED)
+    assert near(photo.getpixel((photo.width - 3, 3)), BLUE)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
@@ -81,19 +81,19 @@ def test_grey_is_grey(format: str, mode: str) -> None:
     grey = Image.new(mode, (40, 40), 65_535 if deep else 255 if mode != "LA" else (255, 255))
     grey.paste(0 if mode != "LA" else (0, 255), (0, 0, 20, 40))
 
-    picture = decode(encoded(grey, format), limits())
+    photo = decode(encoded(grey, format), limits())
 
-    assert picture.getpixel((2, 2)) == (0, 0, 0)
-    assert picture.getpixel((30, 2)) == (255, 255, 255)
+    assert photo.getpixel((2, 2)) == (0, 0, 0)
+    assert photo.getpixel((30, 2)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
     ("mode", "value", "expected"), [("I;16", 32_896, 128), ("F", 0.5, 127), ("F", 128.0, 128), ("I", 128, 128)]
 )
 def test_deep_pixels_are_scaled_and_not_clipped(mode: str, value: float, expected: int) -> None:
-    picture = decode(encoded(Image.new(mode, (40, 40), value), "TIFF"), limits())
+    photo = decode(encoded(Image.new(mode, (40, 40), value), "TIFF"), limits())
 
-    assert near(picture.getpixel((2, 2)), (expected,) * 3, by=1)
+    assert near(photo.getpixel((2, 2)), (expected,) * 3, by=1)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
@@ -101,10 +101,10 @@ def test_what_is_transparent_is_over_white(format: str) -> None:
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     clear.paste((0, 0, 255, 255), (20, 0, 40, 40))
 
-    picture = decode(encoded(clear, format), limits())
+    photo = decode(encoded(clear, format), limits())
 
-    assert near(picture.getpixel((2, 2)), (255, 255, 255))
-    assert near(picture.getpixel((36, 2)), BLUE)
+    assert near(photo.getpixel((2, 2)), (255, 255, 255))
+    assert near(photo.getpixel((36, 2)), BLUE)
 
 
 def test_a_transparent_colour_is_over_white_whatever_the_size() -> None:
@@ -119,63 +119,63 @@ def test_a_palette_with_a_transparent_colour_is_over_white(format: str) -> None:
     image = Image.new("P", (10, 10), 0)
     image.putpalette([*RED, *BLUE])
 
-    picture = decode(encoded(image, format, transparency=0), limits())
+    photo = decode(encoded(image, format, transparency=0), limits())
 
-    assert picture.getpixel((2, 2)) == (255, 255, 255)
+    assert photo.getpixel((2, 2)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
 def test_of_several_frames_it_is_the_first(format: str) -> None:
     second = Image.new("RGB", (60, 40), (0, 255, 0))
 
-    picture = decode(encoded(halves(), format, save_all=True, append_images=[second]), limits())
+    photo = decode(encoded(halves(), format, save_all=True, append_images=[second]), limits())
 
-    assert near(picture.getpixel((3, 3)), RED)
+    assert near(photo.getpixel((3, 3)), RED)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 @pytest.mark.parametrize("useful_pixels", [1024 * 1024, 300])
-def test_a_turned_picture_is_set_upright(format: str, mode: str, useful_pixels: int) -> None:
+def test_a_turned_image_is_set_upright(format: str, mode: str, useful_pixels: int) -> None:
     if (format, mode) == ("JPEG", "RGBA"):
         return
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     top, bottom = (76, 29) if mode == "L" else (RED[0], BLUE[0])
 
-    picture = decode(encoded(halves(mode, (120, 80)), format, exif=exif), limits(useful_pixels))
+    photo = decode(encoded(halves(mode, (120, 80)), format, exif=exif), limits(useful_pixels))
 
     # a quarter turn clockwise: what was left is on top
-    assert picture.height > picture.width
-    assert near(picture.getpixel((3, 3))[:1], (top,))  # type: ignore[index]
-    assert near(picture.getpixel((3, picture.height - 3))[:1], (bottom,))  # type: ignore[index]
+    assert photo.height > photo.width
+    assert near(photo.getpixel((3, 3))[:1], (top,))  # type: ignore[index]
+    assert near(photo.getpixel((3, photo.height - 3))[:1], (bottom,))  # type: ignore[index]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (31, 17)])
-def test_a_tiny_picture_is_kept_as_it_is(size: tuple[int, int]) -> None:
+def test_a_tiny_image_is_kept_as_it_is(size: tuple[int, int]) -> None:
     assert decode(encoded(halves(size=size), "PNG"), limits()).size == size
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_large_picture_is_scaled_to_about_twice_what_the_model_sees(format: str) -> None:
-    picture = decode(encoded(halves(size=(3000, 2000)), format), limits(useful_pixels=256 * 256))
+def test_a_large_image_is_scaled_to_about_twice_what_the_model_sees(format: str) -> None:
+    photo = decode(encoded(halves(size=(3000, 2000)), format), limits(useful_pixels=256 * 256))
 
-    assert 256 * 256 <= picture.width * picture.height <= 4.1 * 256 * 256
-    assert picture.width / picture.height == pytest.approx(1.5, abs=0.01)
-    assert near(picture.getpixel((10, 10)), RED)
-    assert near(picture.getpixel((picture.width - 10, 10)), BLUE)
+    assert 256 * 256 <= photo.width * photo.height <= 4.1 * 256 * 256
+    assert photo.width / photo.height == pytest.approx(1.5, abs=0.01)
+    assert near(photo.getpixel((10, 10)), RED)
+    assert near(photo.getpixel((photo.width - 10, 10)), BLUE)
 
 
 @given(width=st.integers(1, 400), height=st.integers(1, 400), useful=st.integers(1024, 40_000))
 @settings(max_examples=50, deadline=None)
-def test_no_picture_is_made_larger_or_smaller_than_of_use(width: int, height: int, useful: int) -> None:
+def test_no_image_is_made_larger_or_smaller_than_of_use(width: int, height: int, useful: int) -> None:
     if max(width, height) > 200 * min(width, height):
         return
-    picture = decode(encoded(Image.new("RGB", (width, height)), "BMP"), limits(useful))
+    photo = decode(encoded(Image.new("RGB", (width, height)), "BMP"), limits(useful))
 
-    assert picture.width <= width
-    assert picture.height <= height
-    assert picture.width * picture.height >= min(width * height, useful)
+    assert photo.width <= width
+    assert photo.height <= height
+    assert photo.width * photo.height >= min(width * height, useful)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -191,7 +191,7 @@ def test_a_file_that_ends_early_is_refused_in_one_line(format: str) -> None:
 
 @given(data=st.binary(max_size=300), format=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
 @settings(max_examples=200, deadline=None)
-def test_damaged_bytes_are_a_picture_or_a_bad_image(data: bytes, format: str) -> None:
+def test_damaged_bytes_are_a_image_or_a_bad_image(data: bytes, format: str) -> None:
     whole = bytearray(encoded(halves(), format))
     at = len(whole) // 3
     whole[at : at + len(data)] = data
@@ -213,7 +213,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_picture_over_the_limits_is_refused() -> None:
+def test_a_image_over_the_limits_is_refused() -> None:
     with pytest.raises(BadImage, match="VQA_IMAGE_MAX_PIXELS"):
         decode(encoded(halves(), "PNG"), Limits(MIB, 60 * 40 - 1, 1024))
     with pytest.raises(BadImage, match="VQA_IMAGE_MAX_BYTES"):
@@ -226,8 +226,8 @@ def test_a_sliver_is_refused() -> None:
         decode(encoded(halves(size=(2010, 10)), "PNG"), limits())
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"no image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(BadImage):
         decode(data, limits())
 
@@ -252,7 +252,7 @@ def processor(least: int, most: int) -> Any:
 
 
 def as_the_model_resizes(image: Image.Image, fit: Fit) -> np.ndarray[Any, Any]:
-    """What transformers' own image processor scales the picture to."""
+    """What transformers' own image processor scales the image to."""
     theirs = processor(fit.least, fit.most)
     resized = theirs.resize(
         np.moveaxis(np.asarray(image), -1, 0), size=theirs.size, resample=theirs.resample, factor=fit.factor
@@ -274,9 +274,9 @@ def test_with_a_fit_the_pixels_are_those_of_the_models_own_processor(
     fit = Fit(32, *(side**2 for side in sides))
     image = noise(width, height)
 
-    picture = decode(encoded(image, "BMP"), limits(fit=fit))
+    photo = decode(encoded(image, "BMP"), limits(fit=fit))
 
-    assert np.array_equal(np.asarray(picture), as_the_model_resizes(image, fit))
+    assert np.array_equal(np.asarray(photo), as_the_model_resizes(image, fit))
 
 
 def test_with_a_fit_a_turned_photo_is_what_the_models_own_processor_makes_of_it_upright() -> None:
@@ -291,10 +291,10 @@ def test_with_a_fit_a_turned_photo_is_what_the_models_own_processor_makes_of_it_
 
 
 @pytest.mark.parametrize(("format", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA")])
-def test_with_a_fit_a_far_larger_picture_is_nearly_that_too(format: str, mode: str) -> None:
+def test_with_a_fit_a_far_larger_image_is_nearly_that_too(format: str, mode: str) -> None:
     fit = Fit(32, 64 * 64, 256 * 256)
-    picture = Image.linear_gradient("L").resize((2600, 1900)).rotate(30, fillcolor=200).convert(mode)
-    data = encoded(picture, format)
+    photo = Image.linear_gradient("L").resize((2600, 1900)).rotate(30, fillcolor=200).convert(mode)
+    data = encoded(photo, format)
 
     ours = np.asarray(decode(data, limits(fit=fit)), dtype=float)
 
@@ -311,7 +311,7 @@ def test_with_a_fit_a_far_larger_picture_is_nearly_that_too(format: str, mode: s
     format=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_fitted_size_is_that_of_the_whole_picture_however_it_is_turned_and_scaled_before(
+def test_the_fitted_size_is_that_of_the_whole_image_however_it_is_turned_and_scaled_before(
     width: int, height: int, orientation: int, format: str
 ) -> None:
     if max(width, height) > 200 * min(width, height):
@@ -321,9 +321,9 @@ def test_the_fitted_size_is_that_of_the_whole_picture_however_it_is_turned_and_s
     exif[ORIENTATION] = orientation
     data = encoded(Image.new("L", (width, height)), format, exif=exif)
 
-    picture = decode(data, limits(useful_pixels=fit.most, fit=fit))
+    photo = decode(data, limits(useful_pixels=fit.most, fit=fit))
 
-    assert picture.size == fit.size(*((height, width) if orientation in {5, 6, 7, 8} else (width, height)))
+    assert photo.size == fit.size(*((height, width) if orientation in {5, 6, 7, 8} else (width, height)))
 
 
 def test_limits_come_back_from_what_a_child_process_is_told() -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
-from workers.engine.picture import Fit
+from workers.engine.image import Fit
 from workers.media.image import Limits, decode
 from workers.media.pool import Media
 from workers.settings import WorkerSettings
@@ -48,24 +48,24 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_pictures_come_in_their_order(media: Media) -> None:
+def test_images_come_in_their_order(media: Media) -> None:
     sizes = [(10 + number, 20) for number in range(8)]
 
-    pictures = media.decode([png(*size) for size in sizes])
+    images = media.decode([png(*size) for size in sizes])
 
-    assert [(picture.width, picture.height) for picture in pictures] == sizes
+    assert [(image.width, image.height) for image in images] == sizes
     assert media.decode([]) == []
 
 
-def test_64_pictures_of_one_job_are_each_their_own(media: Media) -> None:
+def test_64_images_of_one_job_are_each_their_own(media: Media) -> None:
     data = [png(50 + number, 90 - number) for number in range(64)]
 
-    pictures = media.decode(data)
+    images = media.decode(data)
 
-    assert [picture.pixels for picture in pictures] == [decode(one, Limits(*LIMITS)).tobytes() for one in data]
+    assert [image.pixels for image in images] == [decode(one, Limits(*LIMITS)).tobytes() for one in data]
 
 
-def test_with_a_fit_pictures_have_the_models_size() -> None:
+def test_with_a_fit_images_have_the_models_size() -> None:
     media = Media(1, *LIMITS, Fit(32, 64 * 64, 256 * 256))
 
     [small, large] = media.decode([png(10, 10), png(900, 300)])
@@ -75,13 +75,13 @@ def test_with_a_fit_pictures_have_the_models_size() -> None:
     media.close()
 
 
-def test_one_bad_picture_is_told_and_the_next_call_works(media: Media) -> None:
+def test_one_bad_image_is_told_and_the_next_call_works(media: Media) -> None:
     with pytest.raises(BadImage):
-        media.decode([png(), b"no picture", png()])
+        media.decode([png(), b"no image", png()])
     assert len(media.decode([png()])) == 1
 
 
-def test_every_process_is_there_before_the_first_picture_and_used_after_it(media: Media) -> None:
+def test_every_process_is_there_before_the_first_image_and_used_after_it(media: Media) -> None:
     before = {child.pid for child in children()}
     assert len(before) == 2
 
@@ -91,7 +91,7 @@ def test_every_process_is_there_before_the_first_picture_and_used_after_it(media
     assert all(child.cpu_times().user > 0 for child in children())
 
 
-def test_children_that_are_killed_at_work_cost_nobody_a_picture(media: Media) -> None:
+def test_children_that_are_killed_at_work_cost_nobody_a_image(media: Media) -> None:
     data = [png(700 + number, 700) for number in range(32)]
     killing = [(child.pid, child.cpu_times().user) for child in children()]
 
@@ -102,15 +102,15 @@ def test_children_that_are_killed_at_work_cost_nobody_a_picture(media: Media) ->
     killers = [threading.Thread(target=kill_at_work, args=one) for one in killing]
     for killer in killers:
         killer.start()
-    pictures = media.decode(data)
+    images = media.decode(data)
     for killer in killers:
         killer.join(SOON)
 
-    assert [picture.width for picture in pictures] == [700 + number for number in range(32)]
+    assert [image.width for image in images] == [700 + number for number in range(32)]
     assert not {pid for pid, _ in killing} & {child.pid for child in children()}
 
 
-def test_a_picture_that_hangs_holds_up_no_other(media: Media) -> None:
+def test_a_image_that_hangs_holds_up_no_other(media: Media) -> None:
     one, other = children()
     for child in (one, other):
         child.suspend()

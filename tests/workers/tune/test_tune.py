@@ -14,8 +14,8 @@ from tests.worker_process import ROOT, TINY
 from workers.tune.__main__ import knee
 from workers.tune.trial_process import Measured, Setting
 
-PICTURES = ROOT / "examples" / "pictures"
-#: 8 slots want 80 pictures a second: what decodes them manages that on a core that it shares
+IMAGES = ROOT / "examples" / "images"
+#: 8 slots want 80 images a second: what decodes them manages that on a core that it shares
 ECHO = {"VQA_ENGINE": "echo", "VQA_CARDS": "cpu", "VQA_ECHO_DELAY_S": "0.1"}
 
 
@@ -31,7 +31,7 @@ def tune(*arguments: str | Path, **variables: str) -> subprocess.CompletedProces
 
 
 def test_it_measures_each_setting_and_says_which_to_take() -> None:
-    done = tune(PICTURES, "--slots", "2,8", "--jobs", "40", **ECHO)
+    done = tune(IMAGES, "--slots", "2,8", "--jobs", "40", **ECHO)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("VQA_SLOTS=")]
     rates = {row[0]: float(row[1]) for row in rows[:2]}
@@ -41,7 +41,7 @@ def test_it_measures_each_setting_and_says_which_to_take() -> None:
 
 def test_it_sweeps_microbatches_on_the_bundled_model() -> None:
     sweep = ("--engine", "pipeline", "--slots", "4", "--microbatch", "1,4,8", "--jobs", "8", "--max-new-tokens", "4")
-    done = tune(PICTURES, "--model", TINY, "--cards", "cpu", *sweep)
+    done = tune(IMAGES, "--model", TINY, "--cards", "cpu", *sweep)
     assert done.returncode == 0, done.stderr + done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("VQA_SLOTS=4 ")]
     # more than the slots is never run
@@ -52,7 +52,7 @@ def test_it_sweeps_microbatches_on_the_bundled_model() -> None:
 
 def test_a_setting_that_cannot_run_is_a_row_with_the_reason() -> None:
     slots = ("--slots", "2,1024", "--jobs", "4", "--max-new-tokens", "4")
-    done = tune(PICTURES, "--model", TINY, "--cards", "cpu", *slots, VQA_SLOT_TOKENS="1000000000")
+    done = tune(IMAGES, "--model", TINY, "--cards", "cpu", *slots, VQA_SLOT_TOKENS="1000000000")
     assert done.returncode == 1
     assert "VQA_SLOTS=1024" in done.stdout
     assert "NotReady" in done.stdout
@@ -62,11 +62,11 @@ def test_a_setting_that_cannot_run_is_a_row_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("nowhere.png",), "cannot read the picture"),
-        ((Path(__file__),), "not a picture"),
-        ((PICTURES, "--slots", "0"), "'0' is no number"),
-        ((PICTURES, "--microbatch", "4"), "only the pipeline engine"),
-        ((PICTURES, "--cards", "cat"), "VQA_CARDS"),
+        (("nowhere.png",), "cannot read the image"),
+        ((Path(__file__),), "not an image"),
+        ((IMAGES, "--slots", "0"), "'0' is no number"),
+        ((IMAGES, "--microbatch", "4"), "only the pipeline engine"),
+        ((IMAGES, "--cards", "cat"), "VQA_CARDS"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(arguments: tuple[str | Path, ...], why: str) -> None:
@@ -78,7 +78,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(arguments: tup
 
 def test_ctrl_c_ends_it_with_what_was_measured_and_leaves_no_process_behind() -> None:
     environment = {**os.environ, **ECHO}
-    started = command(PICTURES, "--slots", "2,4", "--jobs", "60")
+    started = command(IMAGES, "--slots", "2,4", "--jobs", "60")
     with subprocess.Popen(started, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as tuning:
         assert tuning.stdout is not None
         tuning.stdout.readline()
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_it_with_what_was_measured_and_leaves_no_process_behind() ->
 
 def test_a_trial_ends_when_whoever_started_it_is_killed() -> None:
     environment = {**os.environ, **ECHO}
-    started = command(PICTURES, "--slots", "2", "--jobs", "1000")
+    started = command(IMAGES, "--slots", "2", "--jobs", "1000")
     with subprocess.Popen(started, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as tuning:
         children = _trials(tuning.pid)
         tuning.kill()

@@ -27,8 +27,8 @@ local function past(header, error)
   header.history = history
 end
 
-local function keep_pictures(payload, ms)
-  -- words of a user may look like a reference: then a picture that is there is kept for longer than it need be
+local function keep_images(payload, ms)
+  -- words of a user may look like a reference: then an image that is there is kept for longer than it need be
   for reference in string.gmatch(payload, '"(sha256:%x+)"') do
     redis.call('PEXPIRE', 'vqa:image:' .. reference, ms, 'GT')
   end
@@ -41,7 +41,7 @@ local function bury(id, header, payload, reason, ttl, most)
   redis.call('ZREMRANGEBYSCORE', 'vqa:dead', '-inf', now - ttl)
   redis.call('ZADD', 'vqa:dead', now, id)
   redis.call('PEXPIRE', 'vqa:dead', ttl)
-  keep_pictures(payload, ttl)
+  keep_images(payload, ttl)
   local over = redis.call('ZCARD', 'vqa:dead') - most
   if over <= 0 then return 0 end
   local oldest = redis.call('ZRANGE', 'vqa:dead', 0, over - 1)
@@ -208,7 +208,7 @@ function verbs.set_aside(id, lane, raw, reason, ttl, most)
   return bury(id, header, raw, reason, ttl, most)
 end
 
--- id, outcome's key, what pictures are kept for after a deadline, in ms, most jobs of a tenant in flight: a dead letter
+-- id, outcome's key, what images are kept for after a deadline, in ms, most jobs of a tenant in flight: a dead letter
 -- is a job again, with its past
 function verbs.reopen(id, outcome, margin, tenant_most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
@@ -223,6 +223,6 @@ function verbs.reopen(id, outcome, margin, tenant_most)
   again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
   if header.batch and rejoin_batch(header.batch, id, header.code, timeout) then again.batch = header.batch end
   open(KEYS[1], id, again, payload, tenant_most)
-  keep_pictures(payload, timeout + margin)
+  keep_images(payload, timeout + margin)
   return {again.state == 'waiting' and 'waiting' or lane}
 end

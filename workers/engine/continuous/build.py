@@ -24,9 +24,9 @@ from workers.engine.continuous.prefill import Piece, Prefill
 from workers.engine.continuous.requests import Request, Sight
 from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.fair_share import Reserve
+from workers.engine.image import Fit
 from workers.engine.model.footprint import machine_free
 from workers.engine.model.loading import end_ids
-from workers.engine.picture import Fit
 from workers.engine.settings import EngineSettings
 
 #: for the graphs' own memory, what lies idle between blocks, and the libraries'
@@ -59,12 +59,12 @@ def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements:
 
 
 def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: int) -> list[Piece]:
-    """Pieces of a picture more than so many tokens, nearly all of them pictures' of the largest size."""
+    """Pieces of an image more than so many tokens, nearly all of them images' of the largest size."""
     side = int(fit.most**0.5) // fit.factor * fit.factor
     rows = side // patch
     pieces: list[Piece] = []
     used = 0
-    # one picture more than fit: a piece may begin and end within pictures
+    # one image more than fit: a piece may begin and end within images
     while sum(piece.stop for piece in pieces[1:]) < tokens:
         sight = Sight(bytes(side * side * 3), rows, rows, 1, (rows // merge) ** 2, str(used))
         count = sight.tokens + 2
@@ -135,7 +135,7 @@ def _pages(
     most = max(0, room // page_bytes)
     if most * size <= settings.max_image_tokens:
         raise NotReady(
-            f"{settings.model} leaves room for {most * size} tokens on the card, and one picture takes "
+            f"{settings.model} leaves room for {most * size} tokens on the card, and one image takes "
             f"{settings.max_image_tokens} (VQA_MAX_IMAGE_TOKENS); compute less at once (VQA_PREFILL_TOKENS="
             f"{settings.prefill_tokens}), keep no features (VQA_VISION_REUSE_MIB=0), or take a smaller model"
         )

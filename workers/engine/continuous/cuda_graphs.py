@@ -57,7 +57,7 @@ class Bucket:
     places: Tensor
     #: (sequences + 2): the last sequence is nobody's and fills the bucket up
     starts: Tensor
-    #: every row has features, of zeros where there is no picture
+    #: every row has features, of zeros where there is no image
     deep: Deep
     out: Tensor
     graph: torch.cuda.CUDAGraph
@@ -67,7 +67,7 @@ class RecordedPrefill:
     """Forward passes over whole prompts. Belongs to the engine's thread."""
 
     def __init__(self, language: LanguageModel, ops: Ops, deep_layers: int, pool: Any) -> None:
-        """`deep_layers` get features of pictures; `pool` is the graphs' memory."""
+        """`deep_layers` get features of images; `pool` is the graphs' memory."""
         self._language = language
         self._ops = ops
         self._deep_layers = deep_layers

@@ -1,4 +1,4 @@
-"""From a prompt to numbers, without the image processor: pictures come at the model's size, the card does the rest."""
+"""From a prompt to numbers, without the image processor: images come at the model's size, the card does the rest."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from vqa.errors import InvalidJob
 from workers.engine.base import Prompt
 from workers.engine.continuous.requests import Request, Sight
-from workers.engine.picture import Fit, Picture
+from workers.engine.image import Fit, RGBImage
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
 
 
-def positions_of(count: int, pictures: Sequence[tuple[int, int, int]]) -> Tensor:
-    """(count, 3) for a prompt of `count` tokens with pictures (first token, rows and columns of tokens), in order.
+def positions_of(count: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
+    """(count, 3) for a prompt of `count` tokens with images (first token, rows and columns of tokens), in order.
 
     `get_rope_index` of transformers' models/qwen3_vl/modeling_qwen3_vl.py, without videos.
     """
     parts: list[Tensor] = []
     token = position = 0
-    for start, rows, columns in pictures:
+    for start, rows, columns in images:
         parts.append(_line(start - token, position))
         position += start - token
         parts.append(_plane(rows, columns) + position)
@@ -58,19 +58,19 @@ class RequestEncoder(ChatEncoder[Request]):
             chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
         )
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        pictures = [part for turn in prompt.turns for part in turn.parts if isinstance(part, Picture)]
-        if ids.count(self._image_id) != len(pictures):
-            raise InvalidJob("the model's chat template has no place for a picture in one of these turns")
-        return self._request(ids, pictures, self.guide(prompt))
+        images = [part for turn in prompt.turns for part in turn.parts if isinstance(part, RGBImage)]
+        if ids.count(self._image_id) != len(images):
+            raise InvalidJob("the model's chat template has no place for an image in one of these turns")
+        return self._request(ids, images, self.guide(prompt))
 
     def tokens(self, made: Request) -> int:
         """See `ChatEncoder`."""
         return made.count
 
-    def _request(self, ids: list[int], pictures: list[Picture], guide: Guide | None) -> Request:
+    def _request(self, ids: list[int], images: list[RGBImage], guide: Guide | None) -> Request:
         sights: list[Sight] = []
         tokens: list[int] = []
-        left = iter(pictures)
+        left = iter(images)
         for id in ids:
             if id == self._image_id:
                 sights.append(self._sight(next(left), len(tokens)))
@@ -80,15 +80,15 @@ class RequestEncoder(ChatEncoder[Request]):
         places = [(sight.start, sight.rows // self._merge, sight.columns // self._merge) for sight in sights]
         return Request(torch.tensor(tokens), positions_of(len(tokens), places), tuple(sights), guide)
 
-    def _sight(self, picture: Picture, start: int) -> Sight:
-        if picture.width % self._factor or picture.height % self._factor:
-            raise ValueError(f"a picture of {picture.width} x {picture.height} is not of the model's size")
-        rows, columns = picture.height // self._patch, picture.width // self._patch
-        return Sight(picture.pixels, rows, columns, start, rows * columns // self._merge**2, picture.digest)
+    def _sight(self, image: RGBImage, start: int) -> Sight:
+        if image.width % self._factor or image.height % self._factor:
+            raise ValueError(f"an image of {image.width} x {image.height} is not of the model's size")
+        rows, columns = image.height // self._patch, image.width // self._patch
+        return Sight(image.pixels, rows, columns, start, rows * columns // self._merge**2, image.digest)
 
 
 def fit_of(image_processor: Any) -> Fit:
-    """The sizes that a Qwen-VL image processor makes of pictures."""
+    """The sizes that a Qwen-VL image processor makes of images."""
     size = image_processor.size
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
     return Fit(factor, least=int(size["shortest_edge"]), most=int(size["longest_edge"]))

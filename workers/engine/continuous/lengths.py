@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 #: how often a length is seen before it is planned for: cuDNN takes 60 ms to plan (H200), and then saves about 2 ms for
-#: a picture of a megapixel
+#: an image of a megapixel
 COMMON = 48
 
 #: shorter ones gain nothing

@@ -1,4 +1,4 @@
-"""Computes pieces of prompts: pictures seen, keys and values into the cache, and the first token of an answer."""
+"""Computes pieces of prompts: images seen, keys and values into the cache, and the first token of an answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Piece:
 
     @property
     def sights(self) -> list[Sight]:
-        """The pictures that have tokens in this piece."""
+        """The images that have tokens in this piece."""
         return [sight for sight in self.request.sights if sight.start < self.stop and sight.stop > self.start]
 
 
@@ -44,7 +44,7 @@ class Prefill:
     """Runs pieces of several prompts as one flat batch."""
 
     def __init__(self, language: LanguageModel, features: Features, ops: Ops, deep_layers: int) -> None:
-        """`deep_layers` get features of pictures."""
+        """`deep_layers` get features of images."""
         self._language = language
         self._features = features
         self._deep_layers = deep_layers

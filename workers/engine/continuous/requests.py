@@ -1,4 +1,4 @@
-"""A prompt as numbers: its tokens, where they stand, and the pixels of its pictures."""
+"""A prompt as numbers: its tokens, where they stand, and the pixels of its images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.engine.text.grammar import Guide
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
-    """A picture in a prompt."""
+    """An image in a prompt."""
 
     #: RGB, row by row: height x width x 3 bytes
     pixels: bytes
@@ -55,7 +55,7 @@ class Request:
 
     @property
     def shift(self) -> int:
-        """What is added to an answer token's number to get its position: pictures take fewer positions than tokens."""
+        """What is added to an answer token's number to get its position: images take fewer positions than tokens."""
         return int(self.positions.max()) + 1 - self.count
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from workers.engine.continuous.slot_table import Rows
 from workers.engine.continuous.transfer import numbers, upload
-from workers.engine.text.grammar import Guide, masks, unpacked
+from workers.engine.text.grammar import Guide, masks
+from workers.engine.text.masks import unpacked
 
 # of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), as signed numbers
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64

@@ -16,13 +16,13 @@ from workers.engine.continuous.sequence import Stay
 from workers.engine.fair_share import BULK_TURN, Reserve
 
 #: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
-#: prefill reads all weights, however few its tokens are: one of 8 pictures takes an H200 twice as long as one of 2.
+#: prefill reads all weights, however few its tokens are: one of 8 images takes an H200 twice as long as one of 2.
 HOLD_STEPS = 8
 
 #: Prefills that whoever has had a slot for longest is passed over in at most, by prompts of the interactive lane.
 PASSED_MOST = 4
 
-#: What a prefill takes, in steps: so many for any, and one more for so many tokens (H200, 30B, a picture a prompt).
+#: What a prefill takes, in steps: so many for any, and one more for so many tokens (H200, 30B, an image a prompt).
 _PREFILL_STEPS, _TOKENS_A_STEP = 2, 700
 
 

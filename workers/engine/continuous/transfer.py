@@ -24,7 +24,7 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 def upload_bytes(parts: Sequence[bytes], device: torch.device) -> Sequence[Tensor]:
     """(n) uint8 each, on the device by the time that later work there needs them."""
     # Together, when they are needed: each new block of pinned memory takes CUDA milliseconds in which nothing can be
-    # launched, and a block for each picture that waits has stopped the card for 0.7 s.
+    # launched, and a block for each image that waits has stopped the card for 0.7 s.
     whole = torch.empty(sum(map(len, parts)), dtype=torch.uint8, pin_memory=device.type == "cuda")
     numpy.concatenate([numpy.frombuffer(part, numpy.uint8) for part in parts], out=whole.numpy())
     return torch.split(whole.to(device, non_blocking=True), [len(part) for part in parts])

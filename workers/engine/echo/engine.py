@@ -1,7 +1,7 @@
 """An engine without a model: for tests, and to measure the queue alone.
 
 The answer to a prompt is `echo:` and the first 16 hex digits of the SHA-256 over its turns in order: each text as
-UTF-8, each picture as `WIDTHxHEIGHT`, each of them ended by a zero byte; so a test can say beforehand what it must be.
+UTF-8, each image as `WIDTHxHEIGHT`, each of them ended by a zero byte; so a test can say beforehand what it must be.
 To a prompt with a grammar it is a short text that keeps to it (`vqa/grammar.py`), the same one to every such prompt.
 A job's metadata may ask for more: `echo_delay_s` (seconds before the answer), and `echo_fail` (how the job fails then:
 the name of a class in vqa.errors, `exit` to end the process, `crash` for an exception that escapes the engine, `hang`
@@ -26,7 +26,7 @@ from vqa.grammar import short_text
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.echo.slots import Admission, Journal
 from workers.engine.fair_share import Reserve
-from workers.engine.picture import Fit
+from workers.engine.image import Fit
 from workers.engine.runtime.heartbeat import Pulse
 from workers.engine.runtime.pending import Held, Holdings
 from workers.engine.runtime.timers import Clock

@@ -59,7 +59,7 @@ class Admission:
         self._journal = journal
         self._waiting: dict[str, deque[tuple[Held, Callable[[], None]]]] = {lane: deque() for lane in LANES}
         #: those that are inside, and whether they take a slot; not by Held: a future that kept its own would keep the
-        #: pictures until the garbage collector comes
+        #: images until the garbage collector comes
         self._inside: dict[Future[Completion], tuple[Prompt, bool]] = {}
         self._alone = False
 

@@ -1,7 +1,7 @@
 """From a model's name to one loaded `transformers.pipeline("image-text-to-text")`, without torchvision.
 
 The released torchvision does not import beside every torch build, and transformers asks for it on behalf of videos
-only: so pictures go through the image processor's Pillow backend, and Qwen3-VL's processor is built without its video
+only: so images go through the image processor's Pillow backend, and Qwen3-VL's processor is built without its video
 part.
 """
 
@@ -55,8 +55,8 @@ def multiply_patches(model: Any) -> None:
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 
 
-class PictureProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor for text and pictures; transformers reads the parts to load from this signature."""
+class ImageProcessor(Qwen3VLProcessor):
+    """Qwen3-VL's processor for text and images; transformers reads the parts to load from this signature."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         for name in ("image", "video"):
@@ -134,16 +134,16 @@ def _cards_of(model: Any) -> set[Any]:
 
 
 def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:
-    kind = PictureProcessor if model_type in _QWEN3_VL else AutoProcessor
+    kind = ImageProcessor if model_type in _QWEN3_VL else AutoProcessor
     processor = kind.from_pretrained(settings.model, backend="pil", **origin)
     # decoding continues at the right end of a row; right-padded rows give wrong answers and no error
     processor.tokenizer.padding_side = "left"
-    _cap_pictures(processor.image_processor, settings.max_image_tokens)
+    _cap_images(processor.image_processor, settings.max_image_tokens)
     return processor
 
 
-def _cap_pictures(image_processor: Any, max_image_tokens: int) -> None:
-    """Lower the most pixels of a picture, where the processor has such a number (Qwen's do); never raise it."""
+def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
+    """Lower the most pixels of an image, where the processor has such a number (Qwen's do); never raise it."""
     size = dict(image_processor.size or {})
     patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
     if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():

@@ -19,7 +19,7 @@ from workers.engine.text.grammar import Guide, Guides
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One prompt as tensors with a leading dimension of 1 (or of its patches and pictures)."""
+    """One prompt as tensors with a leading dimension of 1 (or of its patches and images)."""
 
     inputs: Mapping[str, Tensor]
     prompt_tokens: int

@@ -17,7 +17,8 @@ from transformers import (
 
 from workers.engine.base import Prompt
 from workers.engine.text.generation import Row
-from workers.engine.text.grammar import masks, unpacked
+from workers.engine.text.grammar import masks
+from workers.engine.text.masks import unpacked
 
 
 class _Draw(LogitsProcessor):

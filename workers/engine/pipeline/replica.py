@@ -72,7 +72,7 @@ class Replica:
         return self._smaller if time.monotonic() < self._smaller_until else self._microbatch
 
     def warm_up(self) -> None:
-        """Answer a tiny picture. Raises NotReady."""
+        """Answer a tiny image. Raises NotReady."""
         warm_up(self.pipe, lambda held: self.answer([Ready(held, self._encoder.encode(held.prompt))]))
 
     def serve(self, waiting: Waiting, pulse: Pulse) -> None:

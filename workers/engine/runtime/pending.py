@@ -84,7 +84,7 @@ class Holdings:
             held.fail(EngineError(str(closed)))
             return held
         alarm = self._clock.at(prompt.deadline, held.expire)
-        # not `held` itself: its future keeps the callback, and its pictures are not to wait for the garbage collector
+        # not `held` itself: its future keeps the callback, and its images are not to wait for the garbage collector
         held.future.add_done_callback(partial(self._let_go, prompt.id, number, alarm))
         return held
 

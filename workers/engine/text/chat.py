@@ -52,7 +52,7 @@ class ChatEncoder(ABC, Generic[Made]):
         except TemplateError:
             raise InvalidJob("the model's chat template refuses this chat: the order of its roles, or a role") from None
         except (ValueError, TypeError) as error:
-            # deterministic: a picture in a turn that shows none, for example
+            # deterministic: an image in a turn that shows none, for example
             raise InvalidJob(f"the model's processor refuses this chat ({type(error).__name__})") from None
         except Exception as error:
             # processors raise of many kinds, and their words may hold the user's

@@ -1,6 +1,6 @@
 """Encodes prompts in a few threads of its own, so that the card does not wait for it and a bad prompt is told at once.
 
-A picture of a megapixel takes a processor 0.2 s. Each thread works on a tokenizer and a processor of its own: shared
+An image of a megapixel takes a processor 0.2 s. Each thread works on a tokenizer and a processor of its own: shared
 by threads, a tokenizer comes back in the other thread's padding mode.
 """
 

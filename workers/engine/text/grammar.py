@@ -10,8 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import torch
-from torch import Tensor
 
 from vqa.errors import InvalidJob
 from vqa.grammar import matcher
@@ -20,16 +18,6 @@ from workers.engine.text.vocabulary import vocabulary
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
     from numpy.typing import NDArray
-
-
-def unpacked(masks: Tensor, width: int) -> Tensor:
-    """(n, width) bool of `guides.masks` as a tensor, where that is: false past its end.
-
-    A model's matrix may have more rows than its tokenizer has tokens.
-    """
-    each = 1 << torch.arange(8, dtype=torch.uint8, device=masks.device)
-    tokens = (masks.view(torch.uint8)[:, :, None] & each).bool().flatten(1)[:, :width]
-    return torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
 
 
 log = logging.getLogger(__name__)

@@ -12,17 +12,17 @@ _ROUNDS = 8
 
 
 class ControlTokens:
-    """The tokens that a tokenizer takes whole out of any text: roles, ends, places of pictures, tool calls.
+    """The tokens that a tokenizer takes whole out of any text: roles, ends, places of images, tool calls.
 
     A prompt's text is one string for the tokenizer, so a question that holds `<|im_start|>system` would open a new
-    turn, and one that holds `<|image_pad|>` would claim a picture. `plain` breaks them with a space after the first
+    turn, and one that holds `<|image_pad|>` would claim an image. `plain` breaks them with a space after the first
     character: the model reads `< |im_start|>`, and any other text is left as it is.
     """
 
     def __init__(self, processor: Any) -> None:
         self._tokenizer = processor.tokenizer
         added = self._tokenizer.get_added_vocab()
-        # placeholders of pictures need not be tokens: the processor replaces them in the string
+        # placeholders of images need not be tokens: the processor replaces them in the string
         extra = {getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")}
         tokens = {token for token in {*added, *extra} if isinstance(token, str) and steers(token)}
         longest_first = sorted(tokens, key=len, reverse=True)

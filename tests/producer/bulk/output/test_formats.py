@@ -33,8 +33,8 @@ def test_an_answer_is_a_line_of_openais_batch_output() -> None:
 
 
 def test_a_row_without_one_is_a_line_with_its_code_and_number() -> None:
-    line = json.loads(encode(OpenAI().failed(ID, "row-1", Failure("bad_image", "not a picture", 7))))
-    error = {"code": "bad_image", "message": "not a picture", "line": 7}
+    line = json.loads(encode(OpenAI().failed(ID, "row-1", Failure("bad_image", "not an image", 7))))
+    error = {"code": "bad_image", "message": "not an image", "line": 7}
     assert line == {"id": ID, "custom_id": "row-1", "response": None, "error": error}
 
 

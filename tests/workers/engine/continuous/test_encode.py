@@ -9,17 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.workers.engine.conftest import SPECIAL, picture
+from tests.workers.engine.conftest import SPECIAL, image
 from tests.workers.engine.continuous.conftest import Bench
 from vqa.errors import InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import RequestEncoder, fit_of
 from workers.engine.continuous.requests import Request
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.encoding import Encoded, Encoder
 
 words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
-#: numbers stand for pictures
+#: numbers stand for images
 parts = st.lists(st.one_of(words.map("".join), st.integers(0, 5)), max_size=5)
 chats = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), parts), min_size=1, max_size=4)
 
@@ -55,22 +55,22 @@ def outcome(encoder: Any, prompt: Prompt) -> Request | Encoded | VQAError:
 def test_a_prompt_becomes_the_numbers_that_transformers_makes_of_it(
     dense_bench: Bench, chat: list[tuple[str, list[str | int]]]
 ) -> None:
-    def part(given: str | int) -> str | Picture:
-        return picture(given) if isinstance(given, int) else given
+    def part(given: str | int) -> str | RGBImage:
+        return image(given) if isinstance(given, int) else given
 
     assert_alike(dense_bench, *(Turn(role, tuple(map(part, parts))) for role, parts in chat))
 
 
 def test_what_is_refused_is_refused_as_transformers_does(dense_bench: Bench) -> None:
-    for parts in ((), ("", picture())):
+    for parts in ((), ("", image())):
         assert isinstance(outcome(dense_bench.encoder, Prompt("a", (Turn("assistant", parts),), 4)), InvalidJob)
         assert_alike(dense_bench, Turn("assistant", parts))
 
 
 @pytest.mark.parametrize("text", ["", "what?", "<|image_pad|>", "<|im_end|>\n<|im_start|>system\n", "é日本 🙂"])
-@pytest.mark.parametrize("pictures", [0, 1, 3])
-def test_so_it_does_for_the_bundled_model(bundled_bench: Bench, pictures: int, text: str) -> None:
-    parts = [part for number in range(pictures) for part in (picture(number), text)]
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_so_it_does_for_the_bundled_model(bundled_bench: Bench, images: int, text: str) -> None:
+    parts = [part for number in range(images) for part in (image(number), text)]
 
     assert_alike(bundled_bench, Turn("user", (*parts, text)))
     assert_alike(bundled_bench, Turn("user", (*parts, text)), Turn("assistant", (text + "So",)))
@@ -81,9 +81,9 @@ def test_so_it_does_for_the_bundled_model(bundled_bench: Bench, pictures: int, t
 # so narrow that the least height is too much of it, and so small that rounding up is
 @example(width=4000, height=20)
 @example(width=65, height=33)
-def test_a_picture_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Bench, width: int, height: int) -> None:
+def test_a_image_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Bench, width: int, height: int) -> None:
     size = fit_of(bundled_bench.pipe.processor.image_processor).size(width, height)
-    scaled = Picture.of(Image.new("RGB", size, "red"))
+    scaled = RGBImage.from_pil(Image.new("RGB", size, "red"))
 
     (sight,) = bundled_bench.request(Prompt("a", (Turn("user", (scaled,)),), 4)).sights
 
@@ -92,28 +92,28 @@ def test_a_picture_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Be
 
 
 @pytest.mark.parametrize("size", [(33, 64), (64, 63), (16, 16), (1000, 1000)])
-def test_a_picture_of_another_size_is_refused(dense_bench: Bench, size: tuple[int, int]) -> None:
-    wrong = Picture.of(Image.new("RGB", size))
+def test_a_image_of_another_size_is_refused(dense_bench: Bench, size: tuple[int, int]) -> None:
+    wrong = RGBImage.from_pil(Image.new("RGB", size))
 
     with pytest.raises(InvalidJob):
         dense_bench.request(Prompt("a", (Turn("user", (wrong, "what?")),), 4))
 
 
-def test_a_template_without_a_place_for_pictures_in_a_turn_is_told(dense: Any) -> None:
+def test_a_template_without_a_place_for_images_in_a_turn_is_told(dense: Any) -> None:
     processor = copy.deepcopy(dense.processor)
     processor.chat_template = (
         "{% for m in messages %}{% for c in m['content'] %}{{ c.get('text', '') }}{% endfor %}{% endfor %}"
     )
     encoder = RequestEncoder(processor, slot_tokens=4096)
 
-    with pytest.raises(InvalidJob, match="no place for a picture"):
-        encoder.encode(Prompt("a", (Turn("user", ("what?", picture())),), 4))
+    with pytest.raises(InvalidJob, match="no place for an image"):
+        encoder.encode(Prompt("a", (Turn("user", ("what?", image())),), 4))
 
 
 def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any) -> None:
     encoder = RequestEncoder(dense.processor, slot_tokens=64)
     # 96 x 96 pixels are 9 tokens
-    assert encoder.encode(Prompt("a", (Turn("user", (picture(1), "?")),), 64 - 31)).count == 9 + 22
+    assert encoder.encode(Prompt("a", (Turn("user", (image(1), "?")),), 64 - 31)).count == 9 + 22
 
     with pytest.raises(PromptTooLong, match=r"31 tokens of prompt and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
-        encoder.encode(Prompt("a", (Turn("user", (picture(1), "?")),), 34))
+        encoder.encode(Prompt("a", (Turn("user", (image(1), "?")),), 34))

@@ -20,7 +20,7 @@ from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous import build as room
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.ops import reference
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.settings import EngineSettings
 
 #: more than can be computed while a test runs
@@ -277,7 +277,7 @@ def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
 def test_what_the_memory_never_holds_is_refused_and_what_it_holds_later_waits(
     starting: Starting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a picture may take 64 tokens
+    # an image may take 64 tokens
     few_pages(monkeypatch, 12)
     engine = starting(max_image_tokens=64)
     assert engine.built.pages.count == 12
@@ -291,25 +291,25 @@ def test_what_the_memory_never_holds_is_refused_and_what_it_holds_later_waits(
     assert engine.submit(long(2, 189)).result(SOON).prompt_tokens == 189
 
 
-def test_a_single_slot_shorter_than_the_largest_picture_serves_what_it_holds(starting: Starting) -> None:
+def test_a_single_slot_shorter_than_the_largest_image_serves_what_it_holds(starting: Starting) -> None:
     engine = starting(slots=1, slot_tokens=128, max_image_tokens=1024)
 
     assert engine.submit(ask(0)).result(SOON)
 
 
-def test_without_room_for_one_picture_it_is_not_ready(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_for_one_image_it_is_not_ready(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
     few_pages(monkeypatch, 4)
 
     with pytest.raises(NotReady, match=r"room for 64 tokens .*VQA_MAX_IMAGE_TOKENS.*VQA_PREFILL_TOKENS=64"):
         starting(max_image_tokens=64)
 
 
-def test_a_picture_of_a_wrong_size_is_refused_and_its_neighbours_answered(starting: Starting) -> None:
+def test_a_image_of_a_wrong_size_is_refused_and_its_neighbours_answered(starting: Starting) -> None:
     engine = starting()
     good = engine.submit(ask(0)).result(SOON)
-    wrong = Picture(70, 64, bytes(70 * 64 * 3), "wrong")
+    wrong = RGBImage(70, 64, bytes(70 * 64 * 3), "wrong")
     # fewer pixels than it says
-    short = Picture(64, 64, bytes(100), "short")
+    short = RGBImage(64, 64, bytes(100), "short")
 
     prompts = [ask(0), *(Prompt(p.digest, (Turn("user", (p, "?")),), 4) for p in (wrong, short)), ask(0)]
     first, *bad, last = [engine.submit(prompt) for prompt in prompts]
@@ -357,7 +357,7 @@ def test_a_prompt_that_fails_in_a_later_piece_fails_alone(starting: Starting, mo
     assert engine.submit(ask(0)).result(SOON) == alone
 
 
-def test_a_picture_that_the_tower_fails_on_fails_its_prompt_alone(starting: Starting, dense: Any) -> None:
+def test_a_image_that_the_tower_fails_on_fails_its_prompt_alone(starting: Starting, dense: Any) -> None:
     engine = starting(vision_reuse_mib=0)
     alone = engine.submit(ask(0)).result(SOON)
     # 160 x 96 pixels: 60 patches, merged 4 by 4
@@ -572,7 +572,7 @@ def test_hundreds_of_short_prompts_are_all_answered_and_the_figures_add_up(start
     assert engine.built.pages.free == engine.built.pages.count
 
 
-def test_the_same_picture_asked_about_again_is_seen_once(starting: Starting, dense: Any) -> None:
+def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense: Any) -> None:
     engine = starting()
     seen: list[int] = []
     hook = dense.model.model.visual.merger.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
@@ -587,9 +587,9 @@ def test_the_same_picture_asked_about_again_is_seen_once(starting: Starting, den
     assert len(seen) == 1
 
 
-def test_a_picture_that_is_cut_over_pieces_is_seen_once_though_nothing_is_kept(starting: Starting, dense: Any) -> None:
+def test_a_image_that_is_cut_over_pieces_is_seen_once_though_nothing_is_kept(starting: Starting, dense: Any) -> None:
     engine = starting(vision_reuse_mib=0, prefill_tokens=64)
-    whole = Picture.of(Image.effect_noise((256, 256), 80))
+    whole = RGBImage.from_pil(Image.effect_noise((256, 256), 80))
     seen: list[int] = []
     hook = dense.model.model.visual.merger.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     try:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import picture
+from tests.workers.engine.conftest import image
 from tests.workers.engine.continuous.conftest import Bench, Sizes
 from training.questions import held_out
 from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import fit_of
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 
 #: tokens of an answer at most
 MOST = 20
@@ -23,16 +23,16 @@ MOST = 20
 CHATS: tuple[tuple[Turn, ...], ...] = (
     (Turn("user", ("hello",)),),
     (Turn("user", ("x",)),),
-    (Turn("user", (picture(0), "what is it?")),),
-    (Turn("user", (picture(1), "what is it?")),),
-    (Turn("user", ("before ", picture(2), "and after")),),
-    (Turn("user", (picture(3), picture(3), "the same twice?")),),
-    (Turn("user", (picture(1), "and", picture(2), "and", picture(4), "differ how?")),),
+    (Turn("user", (image(0), "what is it?")),),
+    (Turn("user", (image(1), "what is it?")),),
+    (Turn("user", ("before ", image(2), "and after")),),
+    (Turn("user", (image(3), image(3), "the same twice?")),),
+    (Turn("user", (image(1), "and", image(2), "and", image(4), "differ how?")),),
     (Turn("user", ("long " * 40,)),),
-    (Turn("user", (picture(7),)),),
-    (Turn("user", (picture(5), "a?")), Turn("assistant", ("b",)), Turn("user", ("c?",))),
+    (Turn("user", (image(7),)),),
+    (Turn("user", (image(5), "a?")), Turn("assistant", ("b",)), Turn("user", ("c?",))),
     # an answer that has begun
-    (Turn("user", (picture(6), "a?")), Turn("assistant", ("It is",))),
+    (Turn("user", (image(6), "a?")), Turn("assistant", ("It is",))),
 )
 PROMPTS = [Prompt(f"p{number}", turns, MOST) for number, turns in enumerate(CHATS)]
 
@@ -109,9 +109,9 @@ def test_the_bundled_model_answers_as_generate_does(bundled_bench: Bench) -> Non
     fit = fit_of(bundled_bench.pipe.processor.image_processor)
     draw = random.Random(3)
     items = list(held_out(24))
-    pictures = [Picture.of(item.image.resize(fit.size(*item.image.size))) for item in items]
+    images = [RGBImage.from_pil(item.image.resize(fit.size(*item.image.size))) for item in items]
     prompts = [
-        Prompt(f"q{n}", (Turn("user", (*draw.sample(pictures, n % 3), pictures[n], item.question)),), 16)
+        Prompt(f"q{n}", (Turn("user", (*draw.sample(images, n % 3), images[n], item.question)),), 16)
         for n, item in enumerate(items)
     ]
     at: dict[int, list[Prompt]] = defaultdict(list)

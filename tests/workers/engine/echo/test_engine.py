@@ -21,13 +21,13 @@ from vqa.grammar import json_grammar, one_of
 from workers.engine.base import Prompt, Turn
 from workers.engine.echo.engine import EXIT_STATUS, EchoEngine
 from workers.engine.factory import make_engine
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.settings import EngineSettings
 
 
 def ask(id: str = "a", question: str = "how many?", /, *, attempt: int = 1, **wishes: Any) -> Prompt:
     known = {name: wishes.pop(name) for name in ("lane", "deadline", "alone", "on_text") if name in wishes}
-    turns = (Turn("user", (Picture.of(Image.new("RGB", (30, 20))), question)),)
+    turns = (Turn("user", (RGBImage.from_pil(Image.new("RGB", (30, 20))), question)),)
     return Prompt(id, turns, 10, attempt=attempt, metadata={name: str(wish) for name, wish in wishes.items()}, **known)
 
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText
 from tests.workers.engine.conftest import SOON, Starting, answers, ask
 from vqa.errors import NotReady
 from workers.engine.base import Prompt, Turn
+from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
-from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 
 
@@ -39,7 +39,7 @@ def test_it_is_a_pipeline_without_torchvision(dense_model: Path) -> None:
     assert "torchvision" not in sys.modules
 
 
-def test_pictures_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_model: Path) -> None:
+def test_images_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_model: Path) -> None:
     capped, as_it_is = loaded(dense_model, max_image_tokens=16), loaded(dense_model, max_image_tokens=1024)
 
     assert capped.image_processor.size["longest_edge"] == 16 * 32 * 32
@@ -47,8 +47,8 @@ def test_pictures_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_m
     assert as_it_is.image_processor.size["shortest_edge"] == 64 * 64
 
 
-def test_a_capped_picture_becomes_no_more_tokens(starting: Starting) -> None:
-    prompt = Prompt("a", (Turn("user", (Picture.of(Image.new("RGB", (900, 700))), "")),), max_new_tokens=1)
+def test_a_capped_image_becomes_no_more_tokens(starting: Starting) -> None:
+    prompt = Prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (900, 700))), "")),), max_new_tokens=1)
 
     tokens = [starting(max_image_tokens=cap).submit(prompt).result(SOON).prompt_tokens for cap in (4, 16)]
 
@@ -57,10 +57,10 @@ def test_a_capped_picture_becomes_no_more_tokens(starting: Starting) -> None:
 
 def test_a_processor_config_in_one_file_is_read_too(copy: Path, starting: Starting) -> None:
     before = answers(starting(), [ask(0)])
-    pictures = json.loads((copy / "preprocessor_config.json").read_text())
+    images = json.loads((copy / "preprocessor_config.json").read_text())
     (copy / "preprocessor_config.json").unlink()
-    kind = pictures.pop("processor_class")
-    (copy / "processor_config.json").write_text(json.dumps({"image_processor": pictures, "processor_class": kind}))
+    kind = images.pop("processor_class")
+    (copy / "processor_config.json").write_text(json.dumps({"image_processor": images, "processor_class": kind}))
 
     assert answers(starting(model=str(copy)), [ask(0)]) == before
 
@@ -79,7 +79,7 @@ def test_on_the_cpu_it_computes_in_float32_unless_told(copy: Path, dtype: Any, e
 
 
 def build_llava(folder: Path) -> Path:
-    """Another architecture: pictures of one size, other placeholders, other tensors."""
+    """Another architecture: images of one size, other placeholders, other tensors."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
         CLIPImageProcessorPil,
@@ -99,13 +99,13 @@ def build_llava(folder: Path) -> Path:
     made.decoder = decoders.ByteLevel()
     names = dict(zip(("pad_token", "bos_token", "eos_token"), special, strict=False))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, extra_special_tokens=["<image>"], **names)
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     template = (
         "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
         "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} assistant:"
     )
     LlavaProcessor(
-        pictures,
+        images,
         tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -178,8 +178,8 @@ def test_the_models_own_code_is_not_run_unless_asked_for(copy: Path, tmp_path: P
 def test_a_processor_that_needs_torchvision_says_so(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_5_vl"}))
-    pictures = json.loads((copy / "preprocessor_config.json").read_text())
-    (copy / "preprocessor_config.json").write_text(json.dumps(pictures | {"processor_class": "Qwen2_5_VLProcessor"}))
+    images = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(json.dumps(images | {"processor_class": "Qwen2_5_VLProcessor"}))
 
     with pytest.raises(NotReady, match="torchvision"):
         loaded(copy)

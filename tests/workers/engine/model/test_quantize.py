@@ -17,11 +17,11 @@ from tests.workers.engine.conftest import EXPERTS, Starting, answers, ask, build
 from training.questions import held_out
 from vqa.errors import NotReady
 from workers.engine.base import Prompt, Turn
+from workers.engine.image import RGBImage
 from workers.engine.model.footprint import read_shape
 from workers.engine.model.loading import load
 from workers.engine.model.quant import PACKAGES, is_quantised
 from workers.engine.model.quantize import unpacked
-from workers.engine.picture import Picture
 from workers.engine.settings import EngineSettings
 
 QUANTS = ("fp8", "int8", "int4")
@@ -122,7 +122,7 @@ def test_a_quantised_model_answers_alike_alone_and_together(starting: Starting, 
 def test_the_bundled_model_is_still_right(starting: Starting, quant: Any) -> None:
     items = list(held_out(50))
     prompts = [
-        Prompt(f"q{number}", (Turn("user", (Picture.of(item.image), item.question)),), max_new_tokens=16)
+        Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), max_new_tokens=16)
         for number, item in enumerate(items)
     ]
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import SPECIAL, ask, picture
+from tests.workers.engine.conftest import SPECIAL, ask, image
 from vqa.errors import InvalidJob
 from workers.engine.base import Prompt, Turn
 from workers.engine.model.loading import load
@@ -30,8 +30,8 @@ def encoder(pipe: Any) -> Encoder:
 
 
 def steering(encoder: Encoder, pipe: Any, *texts: str) -> Counter[int]:
-    """How often each control token is in a prompt of one picture and `texts`."""
-    ids = encoder.encode(Prompt("a", (Turn("user", (picture(), *texts)),), 1)).inputs["input_ids"][0].tolist()
+    """How often each control token is in a prompt of one image and `texts`."""
+    ids = encoder.encode(Prompt("a", (Turn("user", (image(), *texts)),), 1)).inputs["input_ids"][0].tolist()
     return Counter(id for id in ids if id in set(pipe.tokenizer.all_special_ids))
 
 
@@ -63,7 +63,7 @@ def test_a_chat_that_ends_with_the_assistant_is_continued(encoder: Encoder, pipe
     assert pipe.tokenizer.decode(ids).endswith("<|im_start|>assistant\nIt is")
 
 
-def test_prompts_are_padded_on_the_left_and_pictures_strung_together(encoder: Encoder) -> None:
+def test_prompts_are_padded_on_the_left_and_images_strung_together(encoder: Encoder) -> None:
     short, long = encoder.encode(ask(0, "a")), encoder.encode(ask(1, "a much longer question"))
 
     inputs = encoder.together([short, long])
@@ -88,8 +88,8 @@ def test_half_a_surrogate_pair_is_an_invalid_job(encoder: Encoder) -> None:
         encoder.encode(Prompt("a", (Turn("user", ("\ud800",)),), 1))
 
 
-def test_a_picture_that_is_a_string_is_never_fetched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://example.org/picture.png"
+def test_a_image_that_is_a_string_is_never_fetched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://example.org/image.png"
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it was fetched"))
 
     # a string is words, whatever it looks like

@@ -14,10 +14,10 @@ from PIL import Image
 from transformers import AutoTokenizer
 from transformers.generation.utils import GenerationMixin
 
-from tests.workers.engine.conftest import SOON, Crashes, Starting, answers, ask, picture, wait_until
+from tests.workers.engine.conftest import SOON, Crashes, Starting, answers, ask, image, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
 from workers.engine.base import OnCrash, Prompt, Turn
-from workers.engine.picture import Picture
+from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.pipeline.generate_hooks import RowEnds
 from workers.engine.settings import EngineSettings
@@ -113,7 +113,7 @@ def test_tokens_are_counted_exactly(starting: Starting, dense_model: Path) -> No
     text = "<|im_start|>user\n<|vision_start|><|vision_end|>what?<|im_end|>\n<|im_start|>assistant\n"
 
     completion = engine.submit(
-        Prompt("a", (Turn("user", (Picture.of(Image.new("RGB", (96, 64))), "what?")),), max_new_tokens=1)
+        Prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (96, 64))), "what?")),), max_new_tokens=1)
     ).result(SOON)
 
     # 96 x 64 pixels are 3 x 2 tokens
@@ -148,11 +148,11 @@ def test_an_end_of_text_ends_its_row_and_counts_as_a_token(
     assert completion.completion_tokens <= 12
 
 
-def test_prompts_of_words_alone_and_of_several_pictures_are_answered_beside_others(starting: Starting) -> None:
+def test_prompts_of_words_alone_and_of_several_images_are_answered_beside_others(starting: Starting) -> None:
     engine = starting()
     chat = (
         Turn("system", ("be brief",)),
-        Turn("user", (picture(1), "and", picture(2), "differ how?")),
+        Turn("user", (image(1), "and", image(2), "differ how?")),
         Turn("assistant", ("in size",)),
         Turn("user", ("else?",)),
     )
@@ -280,7 +280,7 @@ def test_control_tokens_in_a_question_are_words(starting: Starting, token: str) 
 def test_a_prompt_that_cannot_be_prepared_fails_alone(starting: Starting) -> None:
     engine = starting()
     good = engine.submit(ask(0)).result(SOON)
-    sliver = Prompt("sliver", (Turn("user", (Picture.of(Image.new("RGB", (3000, 2))), "what?")),), 12)
+    sliver = Prompt("sliver", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (3000, 2))), "what?")),), 12)
 
     futures = [engine.submit(prompt) for prompt in (ask(0), sliver, ask(0))]
 

@@ -75,11 +75,11 @@ def test_a_settled_prompt_is_let_go_without_the_garbage_collector(holdings: Hold
     gc.disable()
     try:
         held = holdings.hold(ask(0, deadline=time.monotonic() + SOON))
-        future, picture = held.future, weakref.ref(held.prompt.turns[0].parts[0])
+        future, image = held.future, weakref.ref(held.prompt.turns[0].parts[0])
         held.answer(DONE)
         del held
 
         assert future.result(0) is DONE
-        assert picture() is None
+        assert image() is None
     finally:
         gc.enable()

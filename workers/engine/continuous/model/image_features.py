@@ -1,4 +1,4 @@
-"""Pictures' features: computed for many at once, and kept for a while for the next question about the same picture."""
+"""Images' features: computed for many at once, and kept for a while for the next question about the same image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Features:
         self._see = see
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        #: pictures computed, and pictures that were there
+        #: images computed, and images that were there
         self.seen = self.reused = 0
 
     def of(self, sights: Sequence[Sight], needed_later: Collection[str]) -> dict[str, Tensor]:
-        """Each picture's (1 + deep layers, tokens, H) by its digest; those needed by the next call stay until then."""
+        """Each image's (1 + deep layers, tokens, H) by its digest; those needed by the next call stay until then."""
         wanted = {sight.digest: sight for sight in sights}
         found = {digest: self._kept[digest] for digest in wanted if digest in self._kept}
         missing = [sight for digest, sight in wanted.items() if digest not in found]
@@ -37,7 +37,7 @@ class Features:
     def _keep(self, found: dict[str, Tensor], needed_later: Collection[str]) -> None:
         for digest, each in found.items():
             if self._most_bytes or digest in needed_later:
-                # a copy: what the tower made is one tensor for all pictures of a pass
+                # a copy: what the tower made is one tensor for all images of a pass
                 self._kept[digest] = each.contiguous() if digest not in self._kept else self._kept.pop(digest)
         held = sum(each.nbytes for each in self._kept.values())
         for digest in list(self._kept):

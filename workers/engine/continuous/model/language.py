@@ -20,7 +20,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deep:
-    """What joins the first layers at pictures' tokens (DeepStack, Meng et al., 2024)."""
+    """What joins the first layers at images' tokens (DeepStack, Meng et al., 2024)."""
 
     #: which rows of the batch
     rows: Tensor

@@ -1,4 +1,4 @@
-"""The vision tower's forward pass over many pictures at once, equal to transformers' own, without its loops."""
+"""The vision tower's forward pass over many images at once, equal to transformers' own, without its loops."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from workers.engine.continuous.transfer import spans_of, upload_bytes
 
 #: patches of one pass: bounds what its activations take
 _MOST_PATCHES = 16 * 4096
-#: of what depends on a picture's size alone
+#: of what depends on an image's size alone
 MOST_GRID_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """What depends on a picture's size alone."""
+    """What depends on an image's size alone."""
 
     #: (patches, width of the tower)
     embedding: Tensor
@@ -59,7 +59,7 @@ class VisionTower:
         return len(self._deep)
 
     def see(self, sights: Sequence[Sight]) -> list[Tensor]:
-        """Each picture's features: (1 + deep layers, its tokens, H)."""
+        """Each image's features: (1 + deep layers, its tokens, H)."""
         made: dict[Sight, Tensor] = {}
         # those of one size together: attention takes them as one batch
         for some in _in_passes(sorted(sights, key=lambda sight: sight.patches)):
@@ -99,7 +99,7 @@ class VisionTower:
         return torch.cat([self._patches_of(sight, part) for sight, part in zip(sights, pixels, strict=True)])
 
     def _patches_of(self, sight: Sight, pixels: Tensor) -> Tensor:
-        """(patches, pixels of a patch), 2 x 2 blocks together; both frames of a patch show the same still picture."""
+        """(patches, pixels of a patch), 2 x 2 blocks together; both frames of a patch show the same still image."""
         values = (pixels.view(-1, 3).float() * self._scale - self._mean) / self._std
         patch, merge = self._patch, self._merge
         blocks = values.view(sight.rows // merge, merge, patch, sight.columns // merge, merge, patch, 3)
@@ -114,7 +114,7 @@ class VisionTower:
         return found
 
     def _make_grid(self, rows: int, columns: int) -> Grid:
-        """Learned positions stretched over the picture (bilinear, corners aligned), and turns by row and column."""
+        """Learned positions stretched over the image (bilinear, corners aligned), and turns by row and column."""
         table: Tensor = self._visual.pos_embed.weight
         side = int(len(table) ** 0.5)
         square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from torch import Tensor
 from workers.engine.continuous.model.image_features import Features
 from workers.engine.continuous.requests import Sight
 
-#: bytes of a picture's features
+#: bytes of an image's features
 EACH = 2 * 4 * 3 * 4
 
 
@@ -17,7 +17,7 @@ def sight(digest: str) -> Sight:
 
 
 class Tower:
-    """Sees pictures as numbers, all in one tensor as the real one does."""
+    """Sees images as numbers, all in one tensor as the real one does."""
 
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
@@ -36,7 +36,7 @@ def ask(features: Features, digests: str, needed_later: str = "") -> None:
         assert torch.equal(each, torch.full((2, 4, 3), float(ord(digest))))
 
 
-def test_a_picture_that_is_asked_about_again_is_not_seen_again() -> None:
+def test_a_image_that_is_asked_about_again_is_not_seen_again() -> None:
     tower = Tower()
     features = Features(tower.see, 100 * EACH)
     ask(features, "ab")
@@ -47,7 +47,7 @@ def test_a_picture_that_is_asked_about_again_is_not_seen_again() -> None:
     assert (features.seen, features.reused) == (3, 4)
 
 
-def test_a_picture_twice_in_one_prefill_is_seen_once() -> None:
+def test_a_image_twice_in_one_prefill_is_seen_once() -> None:
     tower = Tower()
     features = Features(tower.see, 0)
     ask(features, "aba")
@@ -92,7 +92,7 @@ def test_what_the_next_piece_of_a_prompt_needs_stays_beyond_every_limit_and_no_l
     assert tower.seen[-1] == ["b"]
 
 
-def test_what_is_kept_does_not_hold_on_to_the_pictures_that_were_seen_with_it() -> None:
+def test_what_is_kept_does_not_hold_on_to_the_images_that_were_seen_with_it() -> None:
     features = Features(Tower().see, 1 * EACH)
     ask(features, "abcd")
 

@@ -1,4 +1,4 @@
-"""Pictures that cost what photographs cost: smooth shapes under fine grain, as JPEG, each its own."""
+"""Images that cost what photographs cost: smooth shapes under fine grain, as JPEG, each its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 #: pixels across a blob, and how far it strays from grey
 _SCALES = ((96, 60), (24, 25), (6, 10))
-#: a picture of 1024 x 768 then has about 215 kB
+#: an image of 1024 x 768 then has about 215 kB
 _GRAIN = 4
 _QUALITY = 90
 
@@ -38,6 +38,6 @@ def photos(sizes: Sequence[tuple[int, int]]) -> list[bytes]:
         return list(threads.map(photo, range(len(sizes)), *zip(*sizes, strict=True)))
 
 
-def renewed(picture: bytes, mark: str) -> bytes:
-    """The same pixels in other bytes, so that nothing that was kept of the picture is of use: read only to its end."""
-    return picture + f"\0{mark}".encode()
+def renewed(image: bytes, mark: str) -> bytes:
+    """The same pixels in other bytes, so that nothing that was kept of the image is of use: read only to its end."""
+    return image + f"\0{mark}".encode()

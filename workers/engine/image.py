@@ -1,4 +1,4 @@
-"""A picture as engines take it: upright RGB pixels, and the size at which a model sees it."""
+"""An image as engines take it: upright RGB pixels, and the size at which a model sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
-class Picture:
+class RGBImage:
     """Decoded pixels. Equal digests mean equal pixels."""
 
     width: int
@@ -21,8 +21,8 @@ class Picture:
     digest: str
 
     @classmethod
-    def of(cls, image: Image.Image) -> Picture:
-        """The picture that Pillow holds."""
+    def from_pil(cls, image: Image.Image) -> RGBImage:
+        """The image that Pillow holds."""
         pixels = image.convert("RGB").tobytes()
         name = sha256(b"%d %d " % image.size)
         name.update(pixels)
@@ -44,7 +44,7 @@ class Fit:
     most: int
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that a picture of this size is scaled to, its shape kept as nearly as the multiples allow.
+        """Width and height that an image of this size is scaled to, its shape kept as nearly as the multiples allow.
 
         `smart_resize` of transformers' models/qwen2_vl/image_processing_qwen2_vl.py.
         """

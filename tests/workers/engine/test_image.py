@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from tests.workers.engine.conftest import picture
-from workers.engine.picture import Fit, Picture
+from tests.workers.engine.conftest import image as image_number
+from workers.engine.image import Fit, RGBImage
 
 sides = st.integers(1, 20_000)
 
@@ -24,7 +24,7 @@ def test_a_fit_is_the_size_that_transformers_makes(
 
 
 @given(width=sides, height=sides, most=st.integers(200, 20_000))
-def test_a_picture_that_fits_is_left_as_it_is(width: int, height: int, most: int) -> None:
+def test_a_image_that_fits_is_left_as_it_is(width: int, height: int, most: int) -> None:
     assume(max(width, height) <= 200 * min(width, height))
     fit = Fit(32, 4 * 32 * 32, most * 32 * 32)
 
@@ -33,17 +33,17 @@ def test_a_picture_that_fits_is_left_as_it_is(width: int, height: int, most: int
     assert fit.size(*fitted) == fitted
 
 
-def test_a_picture_is_what_pillow_had() -> None:
+def test_a_image_is_what_pillow_had() -> None:
     image = Image.effect_noise((40, 30), 60).convert("RGB")
 
-    taken = Picture.of(image)
+    taken = RGBImage.from_pil(image)
 
     assert (taken.width, taken.height, len(taken.pixels)) == (40, 30, 40 * 30 * 3)
     assert taken.image.tobytes() == image.tobytes()
 
 
-def test_pictures_of_equal_pixels_and_size_have_one_name() -> None:
-    assert picture(1).digest == picture(1).digest != picture(2).digest
-    wide, high = (Picture.of(Image.new("RGB", size)) for size in ((40, 30), (30, 40)))
+def test_images_of_equal_pixels_and_size_have_one_name() -> None:
+    assert image_number(1).digest == image_number(1).digest != image_number(2).digest
+    wide, high = (RGBImage.from_pil(Image.new("RGB", size)) for size in ((40, 30), (30, 40)))
     assert wide.pixels == high.pixels
     assert wide.digest != high.digest
