@@ -35,10 +35,10 @@ $(BIN)/python:
 	rm -rf $(VENV); "$$found" -m venv $(VENV)
 
 # pip's own log goes to a file; the larger downloads are shown as they begin
-$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt constraints-dev.txt
 	@echo "Installing; the first time this downloads PyTorch, which takes minutes"
 	@: >$(VENV)/install.log; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-	    --constraint constraints.txt --editable '.[$(EXTRAS)]' >>$(VENV)/install.log 2>&1 & pip=$$!; \
+	    --constraint constraints-dev.txt --editable '.[$(EXTRAS)]' >>$(VENV)/install.log 2>&1 & pip=$$!; \
 	trap 'kill $$pip 2>/dev/null' INT TERM; \
 	tail --quiet --lines=+1 --follow --pid=$$pip --sleep-interval=0.5 $(VENV)/install.log 2>/dev/null \
 	    | sed -u -nE 's/^ *Downloading ([^-]+-[^-]+)-.*\(([0-9.]+ ?[MG]B)\)/  downloading \1, \2/p; s/^Installing collected.*/  unpacking/p' || true; \
@@ -55,7 +55,7 @@ test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
 
 test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quant]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[quant]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine/model/test_quantize.py
 
 check: $(STAMP) ## formatting, lint, types, import rules, the compose file
