@@ -11,7 +11,7 @@ from celery import Celery
 from kombu import Producer, Queue
 from redis.exceptions import OutOfMemoryError
 
-from vqa.connection import PATIENCE_S, UNREACHED, cause_of, sentinel_limits, socket_limits
+from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, sentinel_limits, socket_limits
 from vqa.job import LANES, Lane
 from vqa.settings import QueueSettings
 
@@ -94,12 +94,12 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
 
 
 def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
-    """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.UNREACHED.
+    """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.REDIS_ERRORS.
 
     Tried again on a fresh connection, unless that took long already or Redis is full; a batch whose delivery is
     uncertain is sent once more, one too many is refused.
     """
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + RETRY_S
     # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
     for pause_s in (*_PAUSES_S, None):
         try:
@@ -107,21 +107,21 @@ def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
                 for id, lane in jobs:
                     publish(producer, id, lane)
             return
-        except UNREACHED as error:
+        except REDIS_ERRORS as error:
             if pause_s is None or time.monotonic() > end or isinstance(cause_of(error), OutOfMemoryError):
                 raise
             time.sleep(pause_s)
 
 
-def wake_fed(app: Celery, fed: Sequence[str]) -> None:
+def publish_promoted(app: Celery, promoted: Sequence[str]) -> None:
     """Publish what it is now the turn of, as a `take` or a `close` says, as far as Redis is there."""
-    if not fed:
+    if not promoted:
         return
     try:
-        wake(app, [(id, "bulk") for id in fed])
-    except UNREACHED as error:
+        wake(app, [(id, "bulk") for id in promoted])
+    except REDIS_ERRORS as error:
         # they are queued without a message, and the janitor finds such jobs
-        log.warning("%d jobs wait for their message (%s)", len(fed), type(error).__name__)
+        log.warning("%d jobs wait for their message (%s)", len(promoted), type(error).__name__)
 
 
 def publish(producer: Producer, id: str, lane: Lane) -> None:

@@ -11,14 +11,14 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
-from vqa.redis_retry import AsyncPatience, Patience
+from vqa.redis_retry import AsyncRetryFor, RetryFor
 from vqa.settings import QueueSettings
 
 #: what Redis's client and kombu raise when a call did not do its part
-UNREACHED = (RedisError, KombuError, OSError)
+REDIS_ERRORS = (RedisError, KombuError, OSError)
 
 #: seconds for which a call that failed is tried again at most, unless its caller says otherwise
-PATIENCE_S = 3.0
+RETRY_S = 3.0
 
 #: a Sentinel that is silent costs so long before the next one is asked
 _SENTINEL_TIMEOUT_S = 1.0
@@ -44,14 +44,14 @@ def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
     return {"socket_timeout": limit_s, "socket_connect_timeout": limit_s, "retry": None}
 
 
-def connect(settings: QueueSettings, patience: float | None = None) -> redis.Redis:
-    """A pooled client; a call that fails is tried again, up to 1 s apart, for `patience` seconds before it raises.
+def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redis:
+    """A pooled client; a call that fails is tried again, up to 1 s apart, for `retry_s` seconds before it raises.
 
     Without a word on that, a call takes redis_timeout_s at most.
     """
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
-    options["retry"] = Patience(_patience(settings, patience))
+    options["retry"] = RetryFor(_retry_s(settings, retry_s))
     if address.master is None:
         [(host, port)] = address.hosts
         return redis.Redis(host, port, **options)
@@ -60,11 +60,11 @@ def connect(settings: QueueSettings, patience: float | None = None) -> redis.Red
     return cast(redis.Redis, watch.master_for(address.master, **options))  # type: ignore[no-untyped-call]
 
 
-def connect_async(settings: QueueSettings, patience: float | None = None) -> redis.asyncio.Redis:
+def connect_async(settings: QueueSettings, retry_s: float | None = None) -> redis.asyncio.Redis:
     """The same for asyncio."""
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
-    options["retry"] = AsyncPatience(_patience(settings, patience))
+    options["retry"] = AsyncRetryFor(_retry_s(settings, retry_s))
     if address.master is None:
         [(host, port)] = address.hosts
         return redis.asyncio.Redis(host=host, port=port, **options)
@@ -73,5 +73,5 @@ def connect_async(settings: QueueSettings, patience: float | None = None) -> red
     return cast(redis.asyncio.Redis, watch.master_for(address.master, **options))
 
 
-def _patience(settings: QueueSettings, patience: float | None) -> float:
-    return min(PATIENCE_S, settings.redis_timeout_s) if patience is None else patience
+def _retry_s(settings: QueueSettings, retry_s: float | None) -> float:
+    return min(RETRY_S, settings.redis_timeout_s) if retry_s is None else retry_s

@@ -115,7 +115,7 @@ def short_text(grammar: str, most: int) -> str:
 
     Raises AnswerTooLong where `most` bytes do not do, InvalidJob where nothing does.
     """
-    tried = _Trial.of(grammar, most)
+    tried = _Trial.from_grammar(grammar, most)
     if tried.why is not None:
         raise InvalidJob(f"the response format cannot be kept to: {tried.why}")
     if not tried.complete:
@@ -125,7 +125,7 @@ def short_text(grammar: str, most: int) -> str:
 
 def refusal(grammar: str) -> str | None:
     """Why nothing can be made by the grammar, in words without the user's; None where something can."""
-    return _Trial.of(grammar, _TRIAL).why
+    return _Trial.from_grammar(grammar, _TRIAL).why
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class _Trial:
     why: str | None
 
     @classmethod
-    def of(cls, grammar: str, most: int) -> _Trial:
+    def from_grammar(cls, grammar: str, most: int) -> _Trial:
         follower, made, taken = matcher(_bytes(), grammar), bytearray(), Counter[int]()
         # what begins nowhere is only found out by a mask
         allowed = follower.compute_bitmask()

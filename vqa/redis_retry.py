@@ -53,8 +53,8 @@ def passes(error: BaseException) -> bool:
 class _Tries:
     """The tries of one call."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._end = time.monotonic() + patience_s
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
         self.failures = 0
 
     def pause_s(self, error: BaseException) -> float | None:
@@ -67,10 +67,10 @@ class _Tries:
 
 
 @contextmanager
-def _tries(patience_s: float) -> Iterator[_Tries]:
+def _tries(seconds: float) -> Iterator[_Tries]:
     before = _trying.set(True)
     try:
-        yield _Tries(0 if before.old_value is True else patience_s)
+        yield _Tries(0 if before.old_value is True else seconds)
     finally:
         _trying.reset(before)
 
@@ -80,7 +80,7 @@ def _is_plain_answer(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and not passes(error)
 
 
-class Patience(redis.retry.Retry):
+class RetryFor(redis.retry.Retry):
     """Tries a call again for so many seconds; a try that is under way then is not cut short."""
 
     def __init__(self, seconds: float) -> None:
@@ -109,7 +109,7 @@ class Patience(redis.retry.Retry):
                 time.sleep(pause_s)
 
 
-class AsyncPatience(redis.asyncio.retry.Retry):
+class AsyncRetryFor(redis.asyncio.retry.Retry):
     """The same for asyncio."""
 
     def __init__(self, seconds: float) -> None:
@@ -123,7 +123,7 @@ class AsyncPatience(redis.asyncio.retry.Retry):
         is_retryable: Callable[[Exception], bool] | None = None,
         with_failure_count: bool = False,
     ) -> Any:
-        """See `Patience`."""
+        """See `RetryFor`."""
         with _tries(self._seconds) as tries:
             while True:
                 try:

@@ -17,7 +17,7 @@ from tests.chaos.record import Ending, History
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import lines
 from tests.chaos.verdict import judge
-from vqa.ledger.records import Header, Past
+from vqa.ledger.records import AttemptRecord, Header
 
 KINDS = ("plain", "image", "foreign", "brief", "cancel", "twice", "transient", "poison")
 
@@ -173,7 +173,7 @@ def test_a_slow_recovery_is_wrong_unless_something_else_was_in_its_way(evidence:
 
 def test_an_innocent_may_be_given_up_only_where_faults_of_ours_took_its_last_worker(evidence: Evidence) -> None:
     evidence.endings["plain"] = Ending("JobGivenUp", "worker_lost", 3)
-    last = Past(3, "w3@host", 90_000, 104_000, "WorkerLost")
+    last = AttemptRecord(3, "w3@host", 90_000, 104_000, "WorkerLost")
     header = Header("dead", "bulk", 0, 0, 3, 3, history=(last,), reason="worker_lost")
     assert len(told(evidence)) == 1
     evidence.dead["plain"] = header

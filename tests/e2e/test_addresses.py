@@ -88,7 +88,7 @@ def _all_doors_refuse(url: str, words: str) -> None:
     """Our own connections, Celery's broker and its result backend."""
     settings = QueueSettings(redis_url=url, redis_timeout_s=2)
     app = make_app(settings)
-    with connect(settings, patience=0) as connection, app.connection_for_write() as broker:
+    with connect(settings, retry_s=0) as connection, app.connection_for_write() as broker:
         for door in (connection.ping, broker.connect, app.backend.client.ping):
             with pytest.raises(RedisConnectionError, match=words):
                 door()

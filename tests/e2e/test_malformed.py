@@ -18,7 +18,7 @@ from vqa import Answer, DeadlineExceeded, InvalidJob, Job, UnsupportedVersion, V
 from vqa.celery import DEFAULT_QUEUE, TASK
 from vqa.job import LANES
 from vqa.ledger.commands import dead_key
-from vqa.ledger.ledger import ASIDE_BYTES, DEAD
+from vqa.ledger.ledger import DEAD, DEAD_LETTER_BYTES
 from vqa.ledger.records import Header
 
 SECRET = "the-secret-question"
@@ -163,7 +163,7 @@ def test_every_kind_on_every_list_is_set_aside_and_the_same_worker_answers(
     assert len(found) == len(sent)
     for place, raw in sent.items():
         kind, _, list_ = place.rpartition(".")
-        header, id = found[raw[:ASIDE_BYTES]]
+        header, id = found[raw[:DEAD_LETTER_BYTES]]
         assert header.reason == f"malformed: {BAD[kind].reason}", place
         assert header.lane == ("interactive" if list_ == "interactive" else "bulk")
         assert id == place if BAD[kind].has_id else id.startswith("malformed-")

@@ -73,8 +73,8 @@ def test_a_worker_that_is_killed_before_it_publishes_what_it_fed_loses_nothing(
     ids = client.submit_many(job("one") for _ in range(200))
     # its messages are popped and its takes feed; then it is gone
     ledger = Ledger(redis)
-    fed = [id for id in ids[:40] for id in taken(ledger, id).fed]
-    assert len(fed) == 33
+    promoted = [id for id in ids[:40] for id in taken(ledger, id).promoted]
+    assert len(promoted) == 33
     redis.delete("bulk")
     start_worker("a", VQA_SLOTS="8")
     assert Counter(type(outcome) for _, outcome in client.answers(ids, timeout_s=100)) == {Answer: 200}
@@ -111,7 +111,7 @@ def test_the_janitor_queues_more_when_workers_have_joined(
     client.submit_many(job() for _ in range(100))
     redis.set("vqa:capacity", 50)
     with connect(queue_settings) as connection:
-        assert Sweep(connection, app, queue_settings).run(judges_from=None).fed == 36
+        assert Sweep(connection, app, queue_settings).run(lease_check_ms=None).promoted == 36
     assert client.counts()["bulk"]["queued"] == redis.llen("bulk") == 100
 
 

@@ -37,14 +37,14 @@ def _settings(port: int, login: str = "") -> QueueSettings:
 Call = Callable[[QueueSettings, float, str], Any]
 
 
-def _call(settings: QueueSettings, patience: float, command: str) -> Any:
-    with connect(settings, patience) as connection:
+def _call(settings: QueueSettings, retry_s: float, command: str) -> Any:
+    with connect(settings, retry_s) as connection:
         return connection.execute_command(*command.split())
 
 
-def _call_async(settings: QueueSettings, patience: float, command: str) -> Any:
+def _call_async(settings: QueueSettings, retry_s: float, command: str) -> Any:
     async def call() -> Any:
-        async with connect_async(settings, patience) as connection:
+        async with connect_async(settings, retry_s) as connection:
             return await cast(Awaitable[Any], connection.execute_command(*command.split()))  # type: ignore[no-untyped-call]
 
     return asyncio.run(call())
@@ -109,7 +109,7 @@ def test_an_answer_that_would_be_the_same_again_is_not_asked_for_again(call: Cal
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_ones(proxy: Proxy) -> None:
-    with connect(_settings(proxy.port), patience=0) as connection:
+    with connect(_settings(proxy.port), retry_s=0) as connection:
         connection.mset({"first": 1, "second": 2})
         proxy.silence()
         with pytest.raises(TimeoutError):

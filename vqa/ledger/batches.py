@@ -79,7 +79,7 @@ class BatchState:
         return max(0, self.total - self.done, self.open)
 
     @property
-    def whole(self) -> bool:
+    def has_all_rows(self) -> bool:
         """Whether it has all of its rows."""
         return self.sealed or self.is_over
 

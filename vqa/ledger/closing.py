@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from celery import Celery
 
 from vqa import results
-from vqa.celery import wake_fed
+from vqa.celery import publish_promoted
 from vqa.errors import VQAError
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.records import Ending, Header, Only
+from vqa.ledger.records import CloseIf, Ending, Header
 
 #: their entries are read whole, which for long prompts is megabytes
 _TOGETHER = 50
@@ -19,28 +19,28 @@ _TOGETHER = 50
 
 @dataclass(frozen=True)
 class Closing:
-    """What it takes to close jobs with an error, which is kept for `ttl_s`. Raises one of connection.UNREACHED."""
+    """What it takes to close jobs with an error, which is kept for `ttl_s`. Raises one of connection.REDIS_ERRORS."""
 
     app: Celery
     ledger: Ledger
     ttl_s: float
 
-    def close(self, id: str, error: VQAError, reason: str = "", only: Only = "") -> bool:
+    def close(self, id: str, error: VQAError, reason: str = "", close_if: CloseIf = "") -> bool:
         """End an open job, whoever holds it; False where it is not open. With a reason, as a dead letter."""
-        return bool(self.close_all([id], error, reason, only))
+        return bool(self.close_all([id], error, reason, close_if))
 
-    def close_all(self, ids: Sequence[str], error: VQAError, reason: str = "", only: Only = "") -> list[str]:
+    def close_all(self, ids: Sequence[str], error: VQAError, reason: str = "", close_if: CloseIf = "") -> list[str]:
         """End those of `ids` that are open, many in a round trip; which they were. What moves up is published."""
         done: list[str] = []
         for start in range(0, len(ids), _TOGETHER):
             headers = self.ledger.headers(ids[start : start + _TOGETHER])
-            endings = [self._ending(id, header, error, reason, only) for id, header in headers.items()]
+            endings = [self._ending(id, header, error, reason, close_if) for id, header in headers.items()]
             closed = self.ledger.close_many(endings)
-            wake_fed(self.app, [id for each in closed for id in each.fed])
+            publish_promoted(self.app, [id for each in closed for id in each.promoted])
             done += [ending.id for ending, each in zip(endings, closed, strict=True) if each]
         return done
 
-    def _ending(self, id: str, header: Header, error: VQAError, reason: str, only: Only) -> Ending:
+    def _ending(self, id: str, header: Header, error: VQAError, reason: str, close_if: CloseIf) -> Ending:
         encoded = results.encode(self.app.backend, id, error, header.attempt, header.error)
         about = header.error or str(error)
-        return Ending(id, "", encoded, self.ttl_s, reason, about, only, results.tally(error))
+        return Ending(id, "", encoded, self.ttl_s, reason, about, close_if, results.tally(error))

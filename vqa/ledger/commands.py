@@ -23,7 +23,7 @@ SCRIPT = "\n".join(
 REPLY_TTL_MS = 3_600_000
 
 Word = str | bytes | int | float
-Call = tuple[list[str], list[Word]]
+Command = tuple[list[str], list[Word]]
 
 
 def entry_key(id: str) -> str:
@@ -41,7 +41,7 @@ def outcome_key(id: str) -> str:
     return f"celery-task-meta-{id}"
 
 
-def accept_call(
+def accept_command(
     id: str,
     lane: Lane,
     payload: bytes,
@@ -50,23 +50,23 @@ def accept_call(
     limits: Limits,
     tenant: str | None = None,
     batch: str | None = None,
-    waits: bool = True,
-) -> Call:
+    may_wait: bool = True,
+) -> Command:
     """`accept`: into the ledger, unless the id is known already.
 
     Says `accepted` (the caller publishes it), `waiting` (whoever feeds the lane does), `open`, `closed`, `full`, or
-    `over` (its batch was cancelled). Where not `waits`, its message is there already: it is neither `waiting` nor
+    `over` (its batch was cancelled). Where not `may_wait`, its message is there already: it is neither `waiting` nor
     `over`.
     """
     about: list[Word] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
-    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if waits else "1"]
+    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if may_wait else "1"]
     return [entry_key(id)], ["accept", *about, *turn]
 
 
-def close_call(ending: Ending, limits: Limits) -> Call:
+def close_command(ending: Ending, limits: Limits) -> Command:
     """`close`: out of the ledger, with its outcome; says whether, and which ids it is now the turn of."""
     ttl_ms = round(max(ending.ttl_s, limits.dead_s if ending.reason else 0) * 1000)
     about: list[Word] = [ending.id, ending.token, outcome_key(ending.id), ending.outcome, ttl_ms, REPLY_TTL_MS]
     dead: list[Word] = [ending.reason, ending.error, round(limits.dead_s * 1000), limits.dead]
     counted: list[Word] = [json.dumps(asdict(ending.tally)), limits.tenant or 0]
-    return [entry_key(ending.id)], ["close", *about, *dead, ending.only, *counted]
+    return [entry_key(ending.id)], ["close", *about, *dead, ending.close_if, *counted]

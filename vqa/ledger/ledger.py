@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from redis import Redis
 
 from vqa.job import LANES, Lane
-from vqa.ledger.commands import SCRIPT, Call, accept_call, close_call, entry_key, outcome_key
+from vqa.ledger.commands import SCRIPT, Command, accept_command, close_command, entry_key, outcome_key
 from vqa.ledger.records import Charge, Closed, Ending, Header, Lease, Refusal, State, WorkerInfo
 from vqa.settings import Limits
 
@@ -27,11 +27,11 @@ DEADLINES = "vqa:deadlines"
 DEAD = "vqa:dead"
 
 #: of what is set aside so much is kept
-ASIDE_BYTES = 65_536
+DEAD_LETTER_BYTES = 65_536
 
 STATES: tuple[State, ...] = ("waiting", "queued", "leased", "delayed")
 #: those that have a sorted set a lane; `waiting` has one a tenant
-FLYING: tuple[State, ...] = STATES[1:]
+IN_FLIGHT: tuple[State, ...] = STATES[1:]
 
 
 class Ledger:
@@ -54,31 +54,31 @@ class Ledger:
         reply: str = "",
         tenant: str | None = None,
         batch: str | None = None,
-        waits: bool = False,
+        may_wait: bool = False,
     ) -> str:
-        """See `accept_call`."""
-        call = accept_call(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, waits)
-        [verdict] = self.accept_many([call])
+        """See `accept_command`."""
+        command = accept_command(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, may_wait)
+        [verdict] = self.accept_many([command])
         return verdict
 
-    def accept_many(self, calls: Iterable[Call]) -> list[str]:
+    def accept_many(self, commands: Iterable[Command]) -> list[str]:
         """Several `accept`s in one round trip, in their order."""
-        return [reply.decode() for reply in self._together(calls)]
+        return [reply.decode() for reply in self._pipelined(commands)]
 
-    def _together(self, calls: Iterable[Call]) -> list[Any]:
+    def _pipelined(self, commands: Iterable[Command]) -> list[Any]:
         with self._redis.pipeline(transaction=False) as pipe:
-            for keys, arguments in calls:
+            for keys, arguments in commands:
                 self._script(keys=keys, args=arguments, client=pipe)
             return list(pipe.execute())
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
-        """Count an attempt and start a lease, or say why the job is not to be had. The caller publishes what it fed."""
+        """Count an attempt and start a lease, or return why the job cannot be taken. The caller publishes `promoted`."""
         terms = (round(lease_s * 1000), "1" if alone else "0", self._limits.tenant or 0)
         verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, *terms)
         if verdict != b"taken":
             return cast(Refusal, verdict.decode())
-        header, payload, taken, fed = rest
-        return Lease(id, token, Header.parse(header), payload, int(taken), tuple(_ids(fed)))
+        header, payload, taken, promoted = rest
+        return Lease(id, token, Header.parse(header), payload, int(taken), tuple(_ids(promoted)))
 
     def renew(
         self, worker: str, held: Sequence[tuple[str, str]], lease_s: float, about: Mapping[str, Any]
@@ -91,11 +91,11 @@ class Ledger:
     def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
         """Several attempts back to the queue in one round trip; those that were still held."""
         handed = list(leases)
-        calls: list[Call] = [
+        commands: list[Command] = [
             ([entry_key(lease.id)], ["retry", lease.id, lease.token, 0, error if charge == "lost" else "", charge])
             for lease, charge in handed
         ]
-        return [lease for (lease, _), moved in zip(handed, self._together(calls), strict=True) if moved]
+        return [lease for (lease, _), moved in zip(handed, self._pipelined(commands), strict=True) if moved]
 
     def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
         """Back to the queue, after a delay if there is one. With no delay the caller publishes the job again."""
@@ -103,24 +103,26 @@ class Ledger:
 
     def close(self, ending: Ending) -> Closed:
         """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held."""
-        keys, arguments = close_call(ending, self._limits)
+        keys, arguments = close_command(ending, self._limits)
         return self._closed(self._run(keys, *arguments))
 
     def close_many(self, endings: Iterable[Ending]) -> list[Closed]:
         """Several `close`s in one round trip, in their order."""
-        return [self._closed(reply) for reply in self._together(close_call(each, self._limits) for each in endings)]
+        return [self._closed(reply) for reply in self._pipelined(close_command(each, self._limits) for each in endings)]
 
     def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
-        done, fed = reply
-        self._tell_dropped(done - 1)
-        return Closed(bool(done), tuple(_ids(fed)))
+        done, promoted = reply
+        self._log_dropped(done - 1)
+        return Closed(bool(done), tuple(_ids(promoted)))
 
-    def set_aside(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
-        """Keep what is no job as a dead letter, cut to ASIDE_BYTES."""
+    def dead_letter_message(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
+        """Keep what is no job as a dead letter, cut to DEAD_LETTER_BYTES."""
         kept = (round(self._limits.dead_s * 1000), self._limits.dead)
-        self._tell_dropped(self._run([entry_key(id)], "set_aside", id, lane, raw[:ASIDE_BYTES], reason, *kept))
+        self._log_dropped(
+            self._run([entry_key(id)], "dead_letter_message", id, lane, raw[:DEAD_LETTER_BYTES], reason, *kept)
+        )
 
-    def _tell_dropped(self, count: int) -> None:
+    def _log_dropped(self, count: int) -> None:
         if count > 0:
             log.error("there are %d dead letters (VQA_DEAD_MOST): %d of the oldest dropped", self._limits.dead, count)
 
@@ -133,9 +135,9 @@ class Ledger:
         [verdict] = self._run([entry_key(id)], "reopen", id, outcome_key(id), *terms)
         return cast(Lane, verdict.decode())
 
-    def late(self, limit: int) -> list[str]:
+    def overdue(self, limit: int) -> list[str]:
         """Ids whose deadline has passed."""
-        return _ids(self._run([], "late", limit))
+        return _ids(self._run([], "overdue", limit))
 
     def expire(self, lane: Lane, limit: int, error: str, asked_ms: int) -> tuple[list[str], list[str]]:
         """Queue what lost its worker; those ids, and the ones to give up: they lost it in their last attempt.
@@ -145,9 +147,9 @@ class Ledger:
         queued, last = self._run([], "expire", lane, limit, error, asked_ms)
         return _ids(queued), _ids(last)
 
-    def ripen(self, lane: Lane, limit: int) -> list[str]:
+    def release_delayed(self, lane: Lane, limit: int) -> list[str]:
         """Queue what was delayed until now; those ids."""
-        return _ids(self._run([], "ripen", lane, limit))
+        return _ids(self._run([], "release_delayed", lane, limit))
 
     def requeue(self, lane: Lane, age_s: float, before_ms: float | None, limit: int) -> list[str]:
         """Those queued for longer than `age_s`, and by so much before a time on Redis's clock: as if queued now."""
@@ -159,9 +161,9 @@ class Ledger:
         entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
         return {id: Header.parse(entry.partition(b"\n")[0]) for id, entry in zip(ids, entries, strict=True) if entry}
 
-    def feed(self, lane: Lane) -> list[str]:
+    def promote(self, lane: Lane) -> list[str]:
         """Queue what it is the turn of while too little is queued; those ids, for the caller to publish."""
-        return _ids(self._run([], "feed", lane, self._limits.tenant or 0))
+        return _ids(self._run([], "promote", lane, self._limits.tenant or 0))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
         """How many jobs are open, by lane and state."""
@@ -175,12 +177,12 @@ class Ledger:
         found = (WorkerInfo.parse(name, value) for name, value in listed.items())
         return sorted((info for info in found if info.seen >= (seconds - within_s) * 1000), key=lambda info: info.name)
 
-    def gone(self, for_s: float) -> list[str]:
+    def vanished_workers(self, for_s: float) -> list[str]:
         """The workers that are listed and have not renewed for so many seconds."""
         living = {worker.name for worker in self.workers(for_s)}
         return [worker.name for worker in self.workers(within_s=float("inf")) if worker.name not in living]
 
-    def leave(self, worker: str) -> None:
+    def forget_worker(self, worker: str) -> None:
         """Forget what a worker said of itself: it is stopping, or it is long gone."""
         self._redis.hdel(WORKERS, worker)
 

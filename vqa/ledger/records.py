@@ -15,17 +15,17 @@ State = Literal["waiting", "queued", "leased", "delayed"]
 
 
 #: what `take` says of a job that it does not hand out; `alone`: only to who runs nothing else
-Refusal = Literal["unknown", "closed", "held", "late", "alone"]
+Refusal = Literal["unknown", "closed", "held", "overdue", "alone"]
 
 #: what an attempt that is given back counts as: nothing, an attempt, an attempt that lost its worker
 Charge = Literal["0", "1", "lost"]
 
 #: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
-Only = Literal["", "late", "last"]
+CloseIf = Literal["", "overdue", "last"]
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class AttemptRecord:
     """An attempt that ended without an outcome. Times in ms on Redis's clock."""
 
     attempt: int
@@ -66,7 +66,7 @@ class Header:
     #: of a dead letter in a batch: the code under which that counted it
     code: str | None = None
     #: the newest attempts that ended without an outcome
-    history: tuple[Past, ...] = ()
+    history: tuple[AttemptRecord, ...] = ()
     #: of a dead letter: why, and since when
     reason: str | None = None
     dead: int | None = None
@@ -75,11 +75,11 @@ class Header:
     def parse(cls, data: bytes) -> Self:
         """From the JSON that the script writes; what a later release says besides is let pass."""
         said = json.loads(data)
-        history = tuple(Past(**_known(Past, entry)) for entry in said.get("history", ()))
+        history = tuple(AttemptRecord(**_known(AttemptRecord, entry)) for entry in said.get("history", ()))
         return cls(**_known(cls, said) | {"history": history})
 
 
-def _known(kind: type[Header | Past], said: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Header | AttemptRecord], said: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name in kind.__dataclass_fields__}
 
 
@@ -94,7 +94,7 @@ class Lease:
     #: Redis's time at the take, in ms
     taken: int
     #: ids of the bulk lane that it is now the turn of, for the taker to publish
-    fed: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
 
     @property
     def remaining_s(self) -> float:
@@ -135,7 +135,7 @@ class Ending:
     #: where there is one it becomes a dead letter
     reason: str = ""
     error: str = ""
-    only: Only = ""
+    close_if: CloseIf = ""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -145,7 +145,7 @@ class Closed:
 
     done: bool
     #: as a lease's, for the closer to publish
-    fed: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.done

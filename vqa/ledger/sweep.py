@@ -19,12 +19,12 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from vqa.celery import wake
-from vqa.connection import UNREACHED
+from vqa.connection import REDIS_ERRORS
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
 from vqa.job import ID_PATTERN, LANES, Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.records import Only
+from vqa.ledger.records import CloseIf
 from vqa.settings import QueueSettings
 
 _ID = re.compile(ID_PATTERN)
@@ -35,7 +35,7 @@ _WINDOW = 100
 _MOST_BYTES = 16 * 2**20
 
 
-def heard_since(redis: Redis, lane: Lane) -> float | None:
+def oldest_message_time(redis: Redis, lane: Lane) -> float | None:
     """A time on Redis's clock, in ms: what was queued before it has no message on its lane. None: nothing has one.
 
     Messages stand in the order in which their jobs were queued, but for producers that overtake each other and
@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 WORKER_LOST = "worker_lost"
 
 #: a job that is queued for longer may have lost its message
-UNHEARD_S = 5.0
+LOST_MESSAGE_S = 5.0
 
 #: moved by one call, so that Redis is not held up
 _PORTION = 500
@@ -85,11 +85,11 @@ _LOCK_MS = 5000
 
 
 @dataclass(slots=True)
-class Swept:
+class SweepResult:
     """How many jobs a sweep acted on."""
 
     #: closed, their deadline had passed
-    late: int = 0
+    overdue: int = 0
     #: published again, their worker had vanished
     lost: int = 0
     #: closed as dead letters, their last worker had vanished
@@ -97,9 +97,9 @@ class Swept:
     #: published, their delay had ended
     delayed: int = 0
     #: published, it was their turn and no worker did it
-    fed: int = 0
+    promoted: int = 0
     #: published again, their message was lost
-    unheard: int = 0
+    lost_messages: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
@@ -116,7 +116,7 @@ class Sweep:
         self._settings = settings
         self._name = uuid.uuid4().hex
 
-    def locked(self) -> bool:
+    def try_lock(self) -> bool:
         """Whether it is this one's turn; it stays so for some seconds after each call."""
         try:
             if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
@@ -129,7 +129,7 @@ class Sweep:
         self._redis.pexpire(_LOCK, _LOCK_MS)
         return True
 
-    def settled(self) -> int | None:
+    def lease_check_time(self) -> int | None:
         """Redis's time in ms; None where it has not been up for a lease time: workers may not have renewed yet."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.info("server")
@@ -137,34 +137,37 @@ class Sweep:
             about, (seconds, micros) = pipe.execute()
         return seconds * 1000 + micros // 1000 if about["uptime_in_seconds"] > self._settings.lease_s else None
 
-    def run(self, judges_from: int | None) -> Swept:
-        """Do what is due; leases only where `settled` said so just now. Raises one of connection.UNREACHED."""
-        swept = Swept()
+    def run(self, lease_check_ms: int | None) -> SweepResult:
+        """Do everything that is due. Raises one of connection.REDIS_ERRORS.
+
+        `lease_check_ms` is what `lease_check_time` has just returned; with None, no lease is expired.
+        """
+        swept = SweepResult()
         for lane in LANES:
-            if judges_from is not None:
-                self._expire(lane, judges_from, swept)
-        swept.late = self._close_late()
+            if lease_check_ms is not None:
+                self._expire(lane, lease_check_ms, swept)
+        swept.overdue = self._close_overdue()
         for lane in LANES:
-            swept.delayed += self._ripen(lane)
-            swept.fed += self._feed(lane)
-            swept.unheard += self._publish_unheard(lane)
-        for name in self._ledger.gone(max(60.0, _GONE_LEASES * self._settings.lease_s)):
-            self._ledger.leave(name)
+            swept.delayed += self._release_delayed(lane)
+            swept.promoted += self._promote(lane)
+            swept.lost_messages += self._republish_lost(lane)
+        for name in self._ledger.vanished_workers(max(60.0, _GONE_LEASES * self._settings.lease_s)):
+            self._ledger.forget_worker(name)
         return swept
 
-    def _close_late(self) -> int:
+    def _close_overdue(self) -> int:
         closed = 0
         for _ in range(_PORTIONS):
-            ids = self._ledger.late(_PORTION)
+            ids = self._ledger.overdue(_PORTION)
             error = DeadlineExceeded("the job's timeout ran out before it was answered")
-            closed += self._close(ids, error, only="late")
+            closed += self._close(ids, error, close_if="overdue")
             if len(ids) < _PORTION:
                 break
         return closed
 
-    def _expire(self, lane: Lane, judges_from: int, swept: Swept) -> None:
+    def _expire(self, lane: Lane, lease_check_ms: int, swept: SweepResult) -> None:
         for _ in range(_PORTIONS):
-            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", judges_from)
+            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", lease_check_ms)
             self._publish(queued, lane, "worker lost")
             error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
             swept.given_up += self._close(last, error, "last", WORKER_LOST)
@@ -172,23 +175,23 @@ class Sweep:
             if len(queued) + len(last) < _PORTION:
                 break
 
-    def _ripen(self, lane: Lane) -> int:
+    def _release_delayed(self, lane: Lane) -> int:
         count = 0
         for _ in range(_PORTIONS):
-            ids = self._ledger.ripen(lane, _PORTION)
+            ids = self._ledger.release_delayed(lane, _PORTION)
             self._publish(ids, lane, "delay over")
             count += len(ids)
             if len(ids) < _PORTION:
                 break
         return count
 
-    def _feed(self, lane: Lane) -> int:
-        ids = self._ledger.feed(lane)
+    def _promote(self, lane: Lane) -> int:
+        ids = self._ledger.promote(lane)
         self._publish(ids, lane, "their turn")
         return len(ids)
 
-    def _publish_unheard(self, lane: Lane) -> int:
-        ids = self._ledger.requeue(lane, UNHEARD_S, heard_since(self._redis, lane), _PORTION * _PORTIONS)
+    def _republish_lost(self, lane: Lane) -> int:
+        ids = self._ledger.requeue(lane, LOST_MESSAGE_S, oldest_message_time(self._redis, lane), _PORTION * _PORTIONS)
         self._publish(ids, lane, "message lost")
         return len(ids)
 
@@ -198,11 +201,11 @@ class Sweep:
         try:
             wake(self._app, [(id, lane) for id in ids])
             log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
-        except UNREACHED as error:
+        except REDIS_ERRORS as error:
             log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
 
-    def _close(self, ids: list[str], error: VQAError, only: Only, reason: str = "") -> int:
-        closed = self._closing.close_all(ids, error, reason, only)
+    def _close(self, ids: list[str], error: VQAError, close_if: CloseIf, reason: str = "") -> int:
+        closed = self._closing.close_all(ids, error, reason, close_if)
         for id in closed:
             log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
         return len(closed)

@@ -29,10 +29,10 @@ class Model:
 
     @property
     def open(self) -> bool:
-        return self.flying or self.state == "waiting"
+        return self.in_flight or self.state == "waiting"
 
     @property
-    def flying(self) -> bool:
+    def in_flight(self) -> bool:
         return self.state in {"queued", "leased", "delayed"}
 
 
@@ -77,8 +77,8 @@ class Turns:
             self.held.remove(tenant)
             self.round.append(tenant)
 
-    def feed(self, jobs: dict[str, Model], now: int) -> list[str]:
-        fed: list[str] = []
+    def promote(self, jobs: dict[str, Model], now: int) -> list[str]:
+        promoted: list[str] = []
         while self.round and queued(jobs) < self.target:
             tenant = self.round.pop(0)
             if flight(jobs, tenant) >= MOST:
@@ -92,11 +92,11 @@ class Turns:
             else:
                 del self.waiting[tenant]
             jobs[id].state, jobs[id].score = "queued", now
-            fed.append(id)
-        return fed
+            promoted.append(id)
+        return promoted
 
     def refill(self, jobs: dict[str, Model], now: int) -> list[str]:
-        return self.feed(jobs, now) if 2 * queued(jobs) < self.target else []
+        return self.promote(jobs, now) if 2 * queued(jobs) < self.target else []
 
 
 def queued(jobs: Mapping[str, Model]) -> int:
@@ -104,4 +104,4 @@ def queued(jobs: Mapping[str, Model]) -> int:
 
 
 def flight(jobs: Mapping[str, Model], tenant: str) -> int:
-    return sum(job.flying and job.tenant == tenant for job in jobs.values())
+    return sum(job.in_flight and job.tenant == tenant for job in jobs.values())

@@ -31,7 +31,7 @@ def state(batches: Batches, id: str = "b") -> BatchState:
 
 
 def accept(ledger: Ledger, *ids: str, batch: str = "b", timeout_s: float = 60) -> list[str]:
-    return [ledger.accept(id, "bulk", b"{}", timeout_s, batch=batch, waits=True) for id in ids]
+    return [ledger.accept(id, "bulk", b"{}", timeout_s, batch=batch, may_wait=True) for id in ids]
 
 
 def end(ledger: Ledger, id: str, tally: Tally, reason: str = "") -> None:

@@ -23,7 +23,7 @@ def submit(ledger: Ledger, tenant: str | None, count: int, lane: str = "bulk", t
     """Jobs as a producer submits them; what became of each."""
     ids = (f"{tenant}-{lane}-{number:05d}" for number in range(count))
     return [
-        ledger.accept(id, lane, b"{}", timeout_s, tenant=tenant, waits=True)  # type: ignore[arg-type]
+        ledger.accept(id, lane, b"{}", timeout_s, tenant=tenant, may_wait=True)  # type: ignore[arg-type]
         for id in ids
     ]
 
@@ -43,8 +43,8 @@ def answer_everything(ledger: Ledger, redis: Redis) -> list[str]:
     published, answered = queued(redis), []
     while published:
         id = published.pop(0)
-        published += take(ledger, id).fed
-        published += ledger.close(Ending(id, f"token-{id}", b"outcome", 60)).fed
+        published += take(ledger, id).promoted
+        published += ledger.close(Ending(id, f"token-{id}", b"outcome", 60)).promoted
         answered.append(id)
     return answered
 
@@ -89,8 +89,8 @@ def test_nobody_is_overtaken_by_somebody_who_comes_later(ledger: Ledger, redis: 
 def test_a_take_queues_what_it_is_the_turn_of_once_half_of_it_is_gone(ledger: Ledger, redis: Redis) -> None:
     submit(ledger, "a", 200)
     first = queued(redis)
-    fed = [len(take(ledger, id).fed) for id in first[:33]]
-    assert fed == [0] * 32 + [33]
+    promoted = [len(take(ledger, id).promoted) for id in first[:33]]
+    assert promoted == [0] * 32 + [33]
     assert len(queued(redis)) == 64
 
 
@@ -119,14 +119,14 @@ def test_a_tenant_has_no_more_in_flight_than_it_may(redis: Redis) -> None:
     ledger = Ledger(redis, Limits(tenant=5))
     assert submit(ledger, "a", 20) == ["accepted"] * 5 + ["waiting"] * 15
     assert submit(ledger, "b", 3) == ["accepted"] * 3
-    assert take(ledger, "a-bulk-00000").fed == ()
+    assert take(ledger, "a-bulk-00000").promoted == ()
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"5", b"b": b"3"}
     # one that is put off is in flight as before
     assert ledger.retry("a-bulk-00000", "token-a-bulk-00000", delay_s=60)
-    assert ledger.feed("bulk") == []
+    assert ledger.promote("bulk") == []
     take(ledger, "a-bulk-00001")
     closed = ledger.close(Ending("a-bulk-00001", "token-a-bulk-00001", b"outcome", 60))
-    assert closed.fed == ("a-bulk-00005",)
+    assert closed.promoted == ("a-bulk-00005",)
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"5", b"b": b"3"}
 
 
@@ -141,8 +141,8 @@ def test_a_job_that_waits_is_cancelled_and_late_as_any_other(ledger: Ledger, red
     submit(ledger, "a", 64)
     submit(ledger, "b", 1, timeout_s=0)
     submit(ledger, "c", 1)
-    assert ledger.late(10) == ["b-bulk-00000"]
-    assert ledger.close(Ending("b-bulk-00000", "", b"late", 60, only="late"))
+    assert ledger.overdue(10) == ["b-bulk-00000"]
+    assert ledger.close(Ending("b-bulk-00000", "", b"late", 60, close_if="overdue"))
     assert ledger.close(Ending("c-bulk-00000", "", b"cancelled", 60))
     assert redis.keys("vqa:waiting:*") == redis.keys("vqa:turns:*") == []
     assert redis.hgetall("vqa:flight:bulk") == {b"a": b"64"}
@@ -171,11 +171,11 @@ def test_an_entry_of_an_earlier_release_is_answered_and_not_counted(ledger: Ledg
 def test_what_was_counted_and_removed_by_hand_holds_nobody_up_for_ever(redis: Redis) -> None:
     ledger = Ledger(redis, Limits(tenant=1))
     submit(ledger, "a", 3)
-    assert ledger.feed("bulk") == []
+    assert ledger.promote("bulk") == []
     redis.delete(entry_key("a-bulk-00000"))
     redis.zrem("vqa:queued:bulk", "a-bulk-00000")
     redis.delete(entry_key("a-bulk-00001"))
-    assert ledger.feed("bulk") == ["a-bulk-00002"]
+    assert ledger.promote("bulk") == ["a-bulk-00002"]
 
 
 def test_turns_are_given_in_a_full_redis(redis: Redis) -> None:
@@ -186,6 +186,6 @@ def test_turns_are_given_in_a_full_redis(redis: Redis) -> None:
         ledger.close(Ending(id, "", b"cancelled", 60))
     redis.config_set("maxmemory", 1)
     try:
-        assert len(ledger.feed("bulk")) == 18
+        assert len(ledger.promote("bulk")) == 18
     finally:
         redis.config_set("maxmemory", 0)

@@ -66,7 +66,7 @@ def test_a_take_whose_reply_was_lost_may_be_sent_again(ledger: Ledger) -> None:
 def test_what_is_unknown_closed_or_late_is_refused_with_the_reason(ledger: Ledger) -> None:
     assert ledger.take("a", "worker", "t", LEASE_S) == "unknown"
     accept(ledger, "late", timeout_s=0)
-    assert ledger.take("late", "worker", "t", LEASE_S) == "late"
+    assert ledger.take("late", "worker", "t", LEASE_S) == "overdue"
     ledger.close(Ending("late", "", b"outcome", 60))
     assert ledger.take("late", "worker", "t", LEASE_S) == "closed"
 
@@ -99,8 +99,8 @@ def test_only_what_is_due_is_moved(ledger: Ledger) -> None:
     take(ledger)
     assert expire(ledger) == ([], [])
     ledger.retry("a", "t", delay_s=60)
-    assert ledger.ripen("bulk", 10) == []
-    assert ledger.late(10) == []
+    assert ledger.release_delayed("bulk", 10) == []
+    assert ledger.overdue(10) == []
 
 
 def test_a_lease_that_ran_out_is_revived_when_nobody_else_took_the_job(ledger: Ledger) -> None:
@@ -156,7 +156,7 @@ def test_a_retry_waits_in_the_ledger_and_remembers_the_error(ledger: Ledger) -> 
     take(ledger)
     assert ledger.retry("a", "t", delay_s=0.001, error="EngineError: x")
     assert ledger.counts()["bulk"] == {"waiting": 0, "queued": 0, "leased": 0, "delayed": 1}
-    while ledger.ripen("bulk", 10) != ["a"]:
+    while ledger.release_delayed("bulk", 10) != ["a"]:
         pass
     lease = take(ledger, token="u")
     assert (lease.header.attempt, lease.header.error) == (2, "EngineError: x")
@@ -180,7 +180,7 @@ def test_renewing_says_that_the_worker_lives(ledger: Ledger) -> None:
     ledger.renew("card0@host", [], LEASE_S, {"slots": 16})
     (worker,) = ledger.workers(within_s=10)
     assert (worker.name, worker.about) == ("card0@host", {"slots": 16})
-    ledger.leave("card0@host")
+    ledger.forget_worker("card0@host")
     assert ledger.workers(within_s=10) == []
 
 
@@ -293,10 +293,10 @@ def test_an_entry_that_was_removed_by_hand_does_not_hold_up_the_others(ledger: L
     for id in ("a", "b"):
         ledger.accept(id, "bulk", b"{}", 0)
         take_late = ledger.take(id, "worker", "t", LEASE_S)
-        assert take_late == "late"
+        assert take_late == "overdue"
     redis.delete(entry_key("a"))
-    assert ledger.late(1) == []
-    assert ledger.late(1) == ["b"]
+    assert ledger.overdue(1) == []
+    assert ledger.overdue(1) == ["b"]
 
 
 def test_leases_are_not_judged_by_a_call_that_was_held_up(ledger: Ledger, redis: Redis) -> None:
@@ -309,11 +309,11 @@ def test_leases_are_not_judged_by_a_call_that_was_held_up(ledger: Ledger, redis:
 
 def test_what_is_closed_for_its_deadline_or_its_last_worker_is_judged_again_then(ledger: Ledger) -> None:
     accept(ledger)
-    assert not ledger.close(Ending("a", "", b"outcome", 60, only="late"))
+    assert not ledger.close(Ending("a", "", b"outcome", 60, close_if="overdue"))
     take(ledger)
-    assert not ledger.close(Ending("a", "", b"outcome", 60, "worker_lost", "x", only="last"))
+    assert not ledger.close(Ending("a", "", b"outcome", 60, "worker_lost", "x", close_if="last"))
     ledger.accept("late", "bulk", b"{}", 0)
-    assert ledger.close(Ending("late", "", b"outcome", 60, only="late"))
+    assert ledger.close(Ending("late", "", b"outcome", 60, close_if="overdue"))
 
 
 def test_several_attempts_go_back_in_one_call_and_only_those_that_are_held(ledger: Ledger) -> None:

@@ -64,7 +64,7 @@ class Verbs(RuleBasedStateMachine):
     def accept(self, id: str, timeout_s: int, tenant: str, there: bool) -> None:
         job = self.jobs[id]
         known = job.state if job.state == "waiting" else "open" if job.open else "closed"
-        verdict = self.ledger.accept(id, LANE, b"{}", timeout_s, tenant=tenant, waits=not there)
+        verdict = self.ledger.accept(id, LANE, b"{}", timeout_s, tenant=tenant, may_wait=not there)
         if job.state != "unknown":
             assert verdict == known
             return
@@ -96,11 +96,11 @@ class Verbs(RuleBasedStateMachine):
         self.redis.persist("vqa:capacity")
 
     @rule()
-    def feed(self) -> None:
-        if not any(job.flying for job in self.jobs.values()):
+    def promote(self) -> None:
+        if not any(job.in_flight for job in self.jobs.values()):
             for tenant in sorted(self.turns.held):
                 self.turns.landed(tenant)
-        assert self.ledger.feed(LANE) == self.turns.feed(self.jobs, self.now)
+        assert self.ledger.promote(LANE) == self.turns.promote(self.jobs, self.now)
 
     @rule(id=ids, lease_s=st.sampled_from([0, 9]), alone=st.booleans())
     def take(self, id: str, lease_s: int, alone: bool) -> None:
@@ -114,7 +114,7 @@ class Verbs(RuleBasedStateMachine):
         elif job.state != "queued":
             assert taken == "held"
         elif job.deadline <= self.now:
-            assert taken == "late"
+            assert taken == "overdue"
         elif last and not alone:
             assert taken == "alone"
         else:
@@ -122,7 +122,7 @@ class Verbs(RuleBasedStateMachine):
             assert (taken.header.attempt, taken.header.alone) == (job.attempt + 1, last)
             self.jobs[id] = replace(job, state="leased", score=self.now + lease_s * 1000, attempt=job.attempt + 1)
             self.jobs[id].token, self.jobs[id].alone, self.jobs[id].tokens = token, last, [*job.tokens, token]
-            assert list(taken.fed) == self.turns.refill(self.jobs, self.now)
+            assert list(taken.promoted) == self.turns.refill(self.jobs, self.now)
 
     @rule(id=ids, times=st.integers(1, 3))
     def lose_workers(self, id: str, times: int) -> None:
@@ -189,9 +189,9 @@ class Verbs(RuleBasedStateMachine):
                 self.turns.leave(id, job.tenant)
             else:
                 self.turns.landed(job.tenant)
-        assert list(closed.fed) == (self.turns.refill(self.jobs, self.now) if mine else [])
+        assert list(closed.promoted) == (self.turns.refill(self.jobs, self.now) if mine else [])
 
-    @rule(verb=st.sampled_from(["expire", "ripen", "requeue", "late"]))
+    @rule(verb=st.sampled_from(["expire", "release_delayed", "requeue", "overdue"]))
     def sweep(self, verb: str) -> None:
         getattr(self, verb)()
 
@@ -204,9 +204,9 @@ class Verbs(RuleBasedStateMachine):
             job = self.jobs[id]
             self.jobs[id] = replace(job, state="queued", score=self.now, lost=job.lost + 1, past=min(20, job.past + 1))
 
-    def ripen(self) -> None:
+    def release_delayed(self) -> None:
         due = {id for id, job in self.jobs.items() if job.state == "delayed" and job.score <= self.now}
-        assert set(self.ledger.ripen(LANE, 10)) == due
+        assert set(self.ledger.release_delayed(LANE, 10)) == due
         for id in due:
             self.jobs[id] = replace(self.jobs[id], state="queued", score=self.now)
 
@@ -221,8 +221,8 @@ class Verbs(RuleBasedStateMachine):
         for id in due:
             self.jobs[id].score = self.now
 
-    def late(self) -> None:
-        assert set(self.ledger.late(10)) == {
+    def overdue(self) -> None:
+        assert set(self.ledger.overdue(10)) == {
             id for id, job in self.jobs.items() if job.open and job.deadline <= self.now
         }
 
@@ -255,10 +255,10 @@ class Verbs(RuleBasedStateMachine):
     def turns_and_jobs_in_flight_are_as_the_model_says(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        flying = {
-            job.tenant.encode(): b"%d" % flight(self.jobs, job.tenant) for job in self.jobs.values() if job.flying
+        in_flight = {
+            job.tenant.encode(): b"%d" % flight(self.jobs, job.tenant) for job in self.jobs.values() if job.in_flight
         }
-        assert self.redis.hgetall(f"vqa:flight:{LANE}") == flying
+        assert self.redis.hgetall(f"vqa:flight:{LANE}") == in_flight
         turns = self.redis.zrange(f"vqa:turns:{LANE}", 0, -1, withscores=True)
         assert [tenant.decode() for tenant, turn in turns if turn != inf] == self.turns.round
         assert {tenant.decode() for tenant, turn in turns if turn == inf} == self.turns.held

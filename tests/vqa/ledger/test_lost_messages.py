@@ -5,7 +5,7 @@ import json
 from redis import Redis
 
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.sweep import heard_since
+from vqa.ledger.sweep import oldest_message_time
 
 
 def test_malformed_messages_are_passed_over(redis: Redis) -> None:
@@ -13,6 +13,6 @@ def test_malformed_messages_are_passed_over(redis: Redis) -> None:
     strange = [{"headers": {"id": id}} for id in ("\ud800", 5, [], {}, None, "a/b", "x" * 1000)]
     strange += [{"headers": []}, {}, [], 1]
     redis.lpush("bulk", b"\xff", b"[" * 100_000, *map(json.dumps, strange))
-    assert heard_since(redis, "bulk") is None
+    assert oldest_message_time(redis, "bulk") is None
     redis.lpush("bulk", json.dumps({"headers": {"id": "job"}}))
-    assert heard_since(redis, "bulk") == redis.zscore("vqa:queued:bulk", "job")
+    assert oldest_message_time(redis, "bulk") == redis.zscore("vqa:queued:bulk", "job")

@@ -11,11 +11,11 @@ from vqa.celery import make_app, wake
 from vqa.ledger.commands import dead_key, outcome_key
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Lease
-from vqa.ledger.sweep import UNHEARD_S, Sweep, Swept
+from vqa.ledger.sweep import LOST_MESSAGE_S, Sweep, SweepResult
 from vqa.results import decode
 from vqa.settings import QueueSettings
 
-RunSweep = Callable[[], Swept]
+RunSweep = Callable[[], SweepResult]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture
 def sweep(redis: Redis, app: Celery, queue_settings: QueueSettings) -> RunSweep:
-    return lambda: Sweep(redis, app, queue_settings).run(judges_from=2**53)
+    return lambda: Sweep(redis, app, queue_settings).run(lease_check_ms=2**53)
 
 
 def take(ledger: Ledger, id: str = "a", token: str = "token", lease_s: float = 0, alone: bool = False) -> Lease:
@@ -80,7 +80,7 @@ def test_a_deadline_that_passed_closes_the_job_wherever_it_is(
         take(ledger, lease_s=60)
     if state == "delayed":
         ledger.retry("a", "token", delay_s=60, error="EngineError: x")
-    while not sweep().late:
+    while not sweep().overdue:
         pass
     outcome = decode(app.backend, redis.get(outcome_key("a")))
     assert isinstance(outcome, DeadlineExceeded)
@@ -108,17 +108,17 @@ def test_a_job_whose_message_was_lost_is_published_again(
 ) -> None:
     queue(redis, ledger, app, "lost", ago_s=60, message=False)
     queue(redis, ledger, app, *(f"waits-{number}" for number in range(50)), ago_s=50)
-    assert sweep().unheard == 1
+    assert sweep().lost_messages == 1
     assert redis.llen("bulk") == 51
-    assert sweep().unheard == 0
+    assert sweep().lost_messages == 0
 
 
 def test_jobs_without_any_message_are_published_again_but_not_at_once(
     redis: Redis, ledger: Ledger, app: Celery, sweep: RunSweep
 ) -> None:
-    queue(redis, ledger, app, "old", ago_s=UNHEARD_S + 1, message=False)
-    queue(redis, ledger, app, "new", ago_s=UNHEARD_S - 2, message=False)
-    assert sweep().unheard == 1
+    queue(redis, ledger, app, "old", ago_s=LOST_MESSAGE_S + 1, message=False)
+    queue(redis, ledger, app, "new", ago_s=LOST_MESSAGE_S - 2, message=False)
+    assert sweep().lost_messages == 1
     assert b'"old"' in redis.lindex("bulk", 0)
     assert redis.llen("bulk") == 1
 
@@ -127,7 +127,7 @@ def test_a_long_queue_whose_messages_are_there_is_left_alone(
     redis: Redis, ledger: Ledger, app: Celery, sweep: RunSweep
 ) -> None:
     queue(redis, ledger, app, *map(str, range(3000)), ago_s=600)
-    assert sweep().unheard == 0
+    assert sweep().lost_messages == 0
     assert redis.llen("bulk") == 3000
 
 
@@ -136,7 +136,7 @@ def test_messages_that_nobody_needs_are_read_past(redis: Redis, ledger: Ledger, 
     wake(app, [(f"closed-{number}", "bulk") for number in range(2500)])
     queue(redis, ledger, app, "lost", ago_s=60, message=False)
     queue(redis, ledger, app, "waits", ago_s=50)
-    assert sweep().unheard == 1
+    assert sweep().lost_messages == 1
     assert b'"lost"' in redis.lindex("bulk", 0)
 
 
@@ -146,17 +146,17 @@ def test_a_message_that_was_put_back_behind_others_costs_one_too_many(
     queue(redis, ledger, app, "old", ago_s=600, message=False)
     queue(redis, ledger, app, *map(str, range(1500)), ago_s=500)
     wake(app, [("old", "bulk")])
-    assert sweep().unheard == 1
-    assert sweep().unheard == 0
+    assert sweep().lost_messages == 1
+    assert sweep().lost_messages == 0
 
 
 def test_one_sweeps_at_a_time_and_another_takes_over(redis: Redis, app: Celery, queue_settings: QueueSettings) -> None:
     one, other = Sweep(redis, app, queue_settings), Sweep(redis, app, queue_settings)
-    assert one.locked()
-    assert one.locked()
-    assert not other.locked()
+    assert one.try_lock()
+    assert one.try_lock()
+    assert not other.try_lock()
     redis.delete("vqa:janitor")
-    assert other.locked()
+    assert other.try_lock()
 
 
 def test_workers_that_are_long_gone_are_struck_off(redis: Redis, ledger: Ledger, sweep: RunSweep) -> None:
@@ -175,7 +175,7 @@ def test_producers_that_overtake_each_other_cost_no_second_message(
     # accepted first, published last
     for ids in reversed(chunks):
         wake(app, [(id, "bulk") for id in ids])
-    assert sweep().unheard == 0
+    assert sweep().lost_messages == 0
 
 
 def test_a_queued_id_whose_entry_was_removed_is_not_published_for_ever(
@@ -183,7 +183,7 @@ def test_a_queued_id_whose_entry_was_removed_is_not_published_for_ever(
 ) -> None:
     queue(redis, ledger, app, "gone", ago_s=60, message=False)
     redis.delete("vqa:job:gone")
-    assert sweep().unheard == 0
+    assert sweep().lost_messages == 0
     assert redis.zcard("vqa:queued:bulk") == 0
 
 
@@ -192,6 +192,6 @@ def test_in_a_full_redis_what_is_late_is_closed(redis: Redis, ledger: Ledger, ap
     ledger.accept("late", "bulk", b"{}", 0)
     redis.config_set("maxmemory", 1)
     try:
-        assert sweep().late == 1
+        assert sweep().overdue == 1
     finally:
         redis.config_set("maxmemory", 0)

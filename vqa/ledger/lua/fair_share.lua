@@ -11,11 +11,11 @@ local LEAST_QUEUED = 64
 -- moved by one call at most, so that Redis is not held up
 local PORTION = 256
 
-local function turns_of(lane)
+local function turns_key(lane)
   return 'vqa:turns:' .. lane
 end
 
-local function flight_of(lane)
+local function flight_key(lane)
   return 'vqa:flight:' .. lane
 end
 
@@ -25,44 +25,44 @@ local function target()
 end
 
 local function last_turn(lane)
-  local last = redis.call('ZREVRANGEBYSCORE', turns_of(lane), '(+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local last = redis.call('ZREVRANGEBYSCORE', turns_key(lane), '(+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
   return tonumber(last[2] or 0)
 end
 
 local function join_round(lane, tenant)
-  redis.call('ZADD', turns_of(lane), last_turn(lane) + 1, tenant)
+  redis.call('ZADD', turns_key(lane), last_turn(lane) + 1, tenant)
 end
 
 -- entries of earlier releases, which have no tenant, and interactive jobs are not counted
-local function fly(header, by)
+local function count_in_flight(header, by)
   local tenant = header.tenant
   if header.lane ~= 'bulk' or not tenant then return end
-  local left = redis.call('HINCRBY', flight_of('bulk'), tenant, by)
-  if left <= 0 then redis.call('HDEL', flight_of('bulk'), tenant) end
-  if by < 0 and redis.call('ZSCORE', turns_of('bulk'), tenant) == 'inf' then join_round('bulk', tenant) end
+  local left = redis.call('HINCRBY', flight_key('bulk'), tenant, by)
+  if left <= 0 then redis.call('HDEL', flight_key('bulk'), tenant) end
+  if by < 0 and redis.call('ZSCORE', turns_key('bulk'), tenant) == 'inf' then join_round('bulk', tenant) end
 end
 
-local function may_fly(lane, tenant, most)
-  return most == 0 or tonumber(redis.call('HGET', flight_of(lane), tenant) or 0) < most
+local function below_limit(lane, tenant, most)
+  return most == 0 or tonumber(redis.call('HGET', flight_key(lane), tenant) or 0) < most
 end
 
 -- a job that is accepted now: nobody overtakes those who wait
 local function must_wait(lane, tenant, most)
   if lane ~= 'bulk' then return false end
   if redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return true end
-  local first = redis.call('ZRANGE', turns_of(lane), 0, 0, 'WITHSCORES')
-  if first[1] and (first[2] ~= 'inf' or redis.call('ZSCORE', turns_of(lane), tenant)) then return true end
-  return not may_fly(lane, tenant, most)
+  local first = redis.call('ZRANGE', turns_key(lane), 0, 0, 'WITHSCORES')
+  if first[1] and (first[2] ~= 'inf' or redis.call('ZSCORE', turns_key(lane), tenant)) then return true end
+  return not below_limit(lane, tenant, most)
 end
 
 local function enter(id, header, most)
   redis.call('ZADD', set_of(header), now, id)
   local lane, tenant = header.lane, header.tenant
   if header.state ~= 'waiting' then
-    fly(header, 1)
-  elseif not may_fly(lane, tenant, most) then
-    redis.call('ZADD', turns_of(lane), 'inf', tenant)
-  elseif not redis.call('ZSCORE', turns_of(lane), tenant) then
+    count_in_flight(header, 1)
+  elseif not below_limit(lane, tenant, most) then
+    redis.call('ZADD', turns_key(lane), 'inf', tenant)
+  elseif not redis.call('ZSCORE', turns_key(lane), tenant) then
     join_round(lane, tenant)
   end
 end
@@ -70,9 +70,9 @@ end
 local function leave(id, header)
   redis.call('ZREM', set_of(header), id)
   if header.state ~= 'waiting' then
-    fly(header, -1)
+    count_in_flight(header, -1)
   elseif redis.call('EXISTS', set_of(header)) == 0 then
-    redis.call('ZREM', turns_of(header.lane), header.tenant)
+    redis.call('ZREM', turns_key(header.lane), header.tenant)
   end
 end
 
@@ -91,32 +91,32 @@ local function queue_next(lane, tenant)
 end
 
 -- moves ids in turn by tenant until the target is queued; whoever calls publishes them
-local function feed(lane, most)
-  local turns, fed = turns_of(lane), {}
+local function promote(lane, most)
+  local turns, promoted = turns_key(lane), {}
   local room = math.min(PORTION, target() - redis.call('ZCARD', 'vqa:queued:' .. lane))
   local last = last_turn(lane)
   -- of ids whose entries are gone, too, no more than so many in one call
   for _ = 1, 2 * PORTION do
-    if #fed >= room then break end
+    if #promoted >= room then break end
     local tenant, turn = unpack(redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES'))
     if not tenant or turn == 'inf' then break end
     -- removed in any case: a script whose first write gives memory back may write more in a full Redis
     redis.call('ZREM', turns, tenant)
-    if not may_fly(lane, tenant, most) then
+    if not below_limit(lane, tenant, most) then
       redis.call('ZADD', turns, 'inf', tenant)
     else
       local id = queue_next(lane, tenant)
-      if id then table.insert(fed, id) end
+      if id then table.insert(promoted, id) end
       last = last + 1
       if redis.call('EXISTS', waiting_set(lane, tenant)) == 1 then redis.call('ZADD', turns, last, tenant) end
     end
   end
-  return fed
+  return promoted
 end
 
 -- the same, but only once half of the target is gone: then publishing is in batches
 local function refill(lane, most)
-  if lane ~= 'bulk' or redis.call('EXISTS', turns_of(lane)) == 0 then return {} end
+  if lane ~= 'bulk' or redis.call('EXISTS', turns_key(lane)) == 0 then return {} end
   if 2 * redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return {} end
-  return feed(lane, most)
+  return promote(lane, most)
 end

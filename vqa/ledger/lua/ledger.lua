@@ -3,7 +3,7 @@
 -- a job that has lost a worker is given so many attempts, the last one alone in its worker
 local LOST_ATTEMPTS = 3
 -- of a job's past the newest are kept
-local PAST = 20
+local HISTORY = 20
 local WORKERS_MS = 3600000
 
 local function move(id, header, state, score)
@@ -19,11 +19,11 @@ local function open(key, id, header, payload, tenant_most)
 end
 
 -- the attempt in hand has ended with this error
-local function past(header, error)
+local function record_attempt(header, error)
   local history = header.history or {}
   table.insert(history,
     {attempt = header.attempt, worker = header.worker, taken = header.taken, ended = now, error = error})
-  if #history > PAST then table.remove(history, 1) end
+  if #history > HISTORY then table.remove(history, 1) end
   header.history = history
 end
 
@@ -35,7 +35,7 @@ local function keep_images(payload, ms)
 end
 
 -- returns how many of the oldest dead letters had to go
-local function bury(id, header, payload, reason, ttl, most)
+local function add_dead_letter(id, header, payload, reason, ttl, most)
   header.state, header.reason, header.dead, header.token = 'dead', reason, now, nil
   redis.call('SET', dead_key(id), encode(header, payload), 'PX', ttl)
   redis.call('ZREMRANGEBYSCORE', 'vqa:dead', '-inf', now - ttl)
@@ -87,7 +87,7 @@ function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
   if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
     if header.state ~= 'queued' then return {'held'} end
-    if header.deadline <= now then return {'late'} end
+    if header.deadline <= now then return {'overdue'} end
     local last = header.lost > 0 and header.attempt + 1 >= LOST_ATTEMPTS
     if last and by_itself ~= '1' then return {'alone'} end
     header.attempt, header.alone = header.attempt + 1, last or nil
@@ -147,7 +147,7 @@ function verbs.retry(id, token, delay, error, charge)
   if not header then return 0 end
   if header.token ~= token or header.state ~= 'leased' then return header.retried == token and 1 or 0 end
   if error ~= '' then
-    past(header, error)
+    record_attempt(header, error)
     header.error = error
   end
   if charge == '0' then header.attempt = header.attempt - 1 end
@@ -164,20 +164,20 @@ end
 
 -- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Without a
--- token, only if the job is still past its deadline ('late') or without the worker of its last attempt ('last'). Then
+-- token, only if the job is still past its deadline ('overdue') or without the worker of its last attempt ('last'). Then
 -- what its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and most jobs of a tenant in flight.
 -- Says 0 where the token does not hold it, else 1 and one more for each dead letter that had to go; and ids that it is
 -- now the turn of, for the caller to publish
 function verbs.close(
-  id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, only, tally, tenant_most
+  id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
   local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost on the way, did it before
   if not header then return {redis.call('GET', outcome_key) == outcome and 1 or 0, {}} end
   -- a lease that ran out is still its holder's while nobody else has taken the job
   if token ~= '' and header.token ~= token then return {0, {}} end
-  if only == 'late' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return {0, {}} end
-  if only == 'last' then
+  if close_if == 'overdue' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return {0, {}} end
+  if close_if == 'last' then
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
     if not ends or tonumber(ends) > now then return {0, {}} end
   end
@@ -196,16 +196,16 @@ function verbs.close(
   if header.batch then header.code = leave_batch(header.batch, id, cjson.decode(tally)) end
   local dropped = 0
   if reason ~= '' then
-    if header.state == 'leased' then past(header, error) end
-    dropped = bury(id, header, payload, reason, dead_ttl, most)
+    if header.state == 'leased' then record_attempt(header, error) end
+    dropped = add_dead_letter(id, header, payload, reason, dead_ttl, most)
   end
   return {1 + dropped, refill(header.lane, tonumber(tenant_most))}
 end
 
 -- id, lane, what was set aside, reason, time to live in ms, how many dead letters there may be
-function verbs.set_aside(id, lane, raw, reason, ttl, most)
+function verbs.dead_letter_message(id, lane, raw, reason, ttl, most)
   local header = {lane = lane, accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
-  return bury(id, header, raw, reason, ttl, most)
+  return add_dead_letter(id, header, raw, reason, ttl, most)
 end
 
 -- id, outcome's key, what images are kept for after a deadline, in ms, most jobs of a tenant in flight: a dead letter

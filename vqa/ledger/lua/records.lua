@@ -1,5 +1,5 @@
 -- The open jobs, the dead letters and the batches. KEYS[i]: entries; ARGV[1]: the verb. Each verb is atomic; all times
--- are this server's, in milliseconds. `turns.lua`, `batches.lua`, `ledger.lua` and `sweep.lua` go on where this ends.
+-- are this server's, in milliseconds. `fair_share.lua`, `batches.lua`, `ledger.lua` and `sweep.lua` go on where this ends.
 --
 -- vqa:job:{id}            the header (JSON), a newline, the job as it was submitted
 -- vqa:{state}:{lane}      sorted sets of ids: queued (since when), leased (until when), delayed (not before)

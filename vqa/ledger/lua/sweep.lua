@@ -14,7 +14,7 @@ local function each_due(set, limit, act)
 end
 
 -- most ids: those whose deadline has passed
-function verbs.late(limit)
+function verbs.overdue(limit)
   local ids = {}
   each_due('vqa:deadlines', limit, function(id) table.insert(ids, id) end)
   return ids
@@ -32,7 +32,7 @@ function verbs.expire(lane, limit, error, asked)
       return
     end
     -- its token stays: until somebody else takes it, whoever had it may come back
-    past(header, error)
+    record_attempt(header, error)
     header.lost, header.error = header.lost + 1, error
     move(id, header, 'queued', now)
     write(key, header, payload)
@@ -42,7 +42,7 @@ function verbs.expire(lane, limit, error, asked)
 end
 
 -- lane, most ids: moves what was delayed until now to the queue; returns those ids
-function verbs.ripen(lane, limit)
+function verbs.release_delayed(lane, limit)
   local queued = {}
   each_due('vqa:delayed:' .. lane, limit, function(id, key, header, payload)
     move(id, header, 'queued', now)
@@ -72,20 +72,20 @@ function verbs.requeue(lane, age, before, limit)
 end
 
 -- lane, most jobs of a tenant in flight: queues what it is the turn of; returns those ids
-function verbs.feed(lane, most)
-  local flying = 0
+function verbs.promote(lane, most)
+  local in_flight = 0
   for _, state in ipairs({'queued', 'leased', 'delayed'}) do
-    flying = flying + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
+    in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
   end
-  if flying == 0 then
+  if in_flight == 0 then
     -- entries that somebody removed by hand were counted and never end
-    redis.call('DEL', flight_of(lane))
-    for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_of(lane), 'inf', 'inf')) do
-      redis.call('ZREM', turns_of(lane), tenant)
+    redis.call('DEL', flight_key(lane))
+    for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(lane), 'inf', 'inf')) do
+      redis.call('ZREM', turns_key(lane), tenant)
       join_round(lane, tenant)
     end
   end
-  return feed(lane, tonumber(most))
+  return promote(lane, tonumber(most))
 end
 
 -- how many are waiting, queued, leased, delayed: interactive ones, then bulk ones
