@@ -1,44 +1,38 @@
-"""The table of environment names and the settings that read them say the same."""
+"""The settings classes, the names that a producer knows, and docs/settings.md say the same."""
 
-import importlib
-import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from vqa.settings import NAMES, PREFIX, Settings
+from vqa.settings import NAMES
+from workers.settings_table import CLASSES, markdown, settings
 
 ROOT = Path(__file__).parent.parent
-DEFINES = re.compile(r"^class \w+\(\w*Settings\)", re.MULTILINE)
 
 
-def _subclasses(of: type[Settings]) -> set[type[Settings]]:
-    return {below for direct in of.__subclasses__() for below in {direct, *_subclasses(direct)}}
+def test_a_producer_knows_every_name() -> None:
+    assert {name for _, name, _, _ in settings()} == NAMES
 
 
-def _classes() -> list[type[Settings]]:
-    files = [path for package in ("vqa", "workers") for path in (ROOT / package).rglob("*.py")]
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if DEFINES.search(path.read_text())
-    }
-    for module in modules:
-        importlib.import_module(module)
-    # other tests may define settings of their own
-    return [each for each in _subclasses(Settings) if each.__module__ in modules]
+def test_every_setting_has_a_meaning_and_a_default_as_the_environment_writes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = {kind: kind() for kind in CLASSES.values()}
+    for _, name, default, meaning in settings():
+        assert meaning
+        monkeypatch.setenv(name, default)
+    for kind, values in usual.items():
+        assert kind() == values
 
 
-def test_every_setting_is_in_the_table_and_the_other_way_round() -> None:
-    assert {PREFIX + field.upper() for each in _classes() for field in each.model_fields} == set(NAMES)
+def test_the_documentation_is_up_to_date() -> None:
+    wanted = markdown()
+    command = "python -m workers.settings_table --markdown > docs/settings.md"
+    assert (ROOT / "docs" / "settings.md").read_text() == wanted, f"stale; run: {command}"
 
 
-def test_the_tables_defaults_are_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in _classes():
-        real = each()
-        for name in each.model_fields:
-            monkeypatch.setenv(PREFIX + name.upper(), NAMES[PREFIX + name.upper()].default)
-        assert each() == real
-
-
-def test_the_readmes_table_is_the_table_of_names() -> None:
-    rows = re.findall(r"^\| `(VQA_\w+)` \| (.*?) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert rows == [(name, f"`{each.default}`" if each.default else "", each.meaning) for name, each in NAMES.items()]
+def test_the_table_needs_no_torch() -> None:
+    code = "import sys, workers.settings_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

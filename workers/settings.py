@@ -1,4 +1,4 @@
-"""Settings of a worker process and of its supervisor; the engine's own are in `workers.engine.settings`."""
+"""Settings of worker processes and their supervisor; the engine's are in `workers.engine.settings`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,49 @@ from workers.slots import parse_slots
 
 
 class WorkerSettings(Settings):
-    """How workers are started, watched and stopped."""
+    """Settings of worker processes and their supervisor."""
 
-    #: card numbers as nvidia-smi has them, `0+1` for two that share a model; empty for every card there is; `cpu` for
-    #: none
-    cards: str = ""
-    #: a number for every card, or 0=16,1=8, or 0+1=16; from the card's memory where None
-    slots: str | None = None
-    #: None is half the cores, from 2 to 8
-    media_processes: int | None = Field(default=None, ge=1, le=64)
-    #: of answers to jobs that allow it
-    reuse_ttl_s: int = Field(default=86_400, ge=0, le=366 * 86_400)
-    ready_timeout_s: float = Field(default=1800.0, gt=0)
-    restarts: int = Field(default=10, ge=0)
-    #: the consumer needs a moment to stop before anything is given back
-    drain_s: float = Field(default=60.0, ge=1)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    cards: str = Field(
+        default="",
+        description="cards to use, numbered as by nvidia-smi, one worker each: 0,1; 0+1 spreads one model over both "
+        "cards; cpu for no card. Unset: all cards",
+    )
+    slots: str | None = Field(
+        default=None,
+        description="concurrent jobs per worker: 16, or per card 0=16,1=8 or 0+1=16. Unset: derived from free memory",
+    )
+    media_processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="processes that decode images. Unset: half the CPU cores, at least 2 and at most 8",
+    )
+    reuse_ttl_s: int = Field(
+        default=86_400,
+        ge=0,
+        le=366 * 86_400,
+        description="seconds that an answer is kept for later jobs that allow `reuse`; 0 disables it",
+    )
+    ready_timeout_s: float = Field(
+        default=1800.0, gt=0, description="seconds after which a worker that is not ready is given up"
+    )
+    restarts: int = Field(
+        default=10,
+        ge=0,
+        description="restarts in a row, without an answer in between, after which a card is given up",
+    )
+    # at least 1: the consumer needs a moment to stop before jobs are given back
+    drain_s: float = Field(
+        default=60.0, ge=1, description="seconds that a stopping worker has to finish its jobs; it gives back the rest"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="log level: DEBUG, INFO, WARNING or ERROR"
+    )
 
     @property
     def decoders(self) -> int:
-        """Processes that decode images."""
-        # a container may have been given some of the machine's
+        """Number of processes that decode images."""
+        # a container may be restricted to some of the machine's cores
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self.media_processes or min(8, max(2, cores // 2))
 

@@ -5,7 +5,6 @@ Knows nothing of processes, cards' numbers or Redis.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -20,33 +19,74 @@ PIXELS_PER_TOKEN = 32 * 32
 
 
 class EngineSettings(Settings):
-    """Read from `VQA_` variables, or given by field name; frozen."""
+    """Settings of the engine."""
 
-    engine: Literal["auto", "continuous", "pipeline", "echo"] = "auto"
-    model: str = Field(default="Qwen/Qwen3-VL-30B-A3B-Instruct", min_length=1)
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    #: what the language model's matrices are stored as on the card
-    quant: Quant = "none"
-    trust_remote_code: bool = False
-    #: tokens of prompt and answer together
-    slot_tokens: int = Field(default=4096, ge=64)
-    max_image_tokens: int = Field(default=1024, ge=4)
-    #: of the continuous engine: what is computed of prompts between two steps at most
-    prefill_tokens: int = Field(default=8192, ge=64)
-    #: of the continuous engine: memory for features of images that may be asked about again
-    vision_reuse_mib: int = Field(default=512, ge=0)
-    replicas: int = Field(default=1, ge=1, le=64)
-    #: that bulk leaves free for interactive; None is some, while interactive jobs come
-    reserved_slots: int | None = Field(default=None, ge=0, le=1023)
-    #: None is half the slots
-    microbatch: int | None = Field(default=None, ge=1, le=1024)
-    microbatch_wait_ms: float = Field(default=5.0, ge=0, le=10_000)
-    #: one decode step; the other phases' limits follow from it (`workers.engine.runtime.heartbeat`)
-    hang_s: float = Field(default=60.0, ge=0.1, le=86_400)
-    echo_delay_s: float = Field(default=0.0, ge=0)
-    echo_load_s: float = Field(default=0.0, ge=0)
-    echo_journal: Path | None = None
+    engine: Literal["auto", "continuous", "pipeline", "echo"] = Field(
+        default="auto",
+        description="auto (continuous where it supports the model's architecture, else pipeline), continuous "
+        "(Qwen3-VL, dense and mixture of experts), pipeline (any image-text-to-text model) or echo (no model: for "
+        "tests and load tests of the queue)",
+    )
+    model: str = Field(
+        default="Qwen/Qwen3-VL-30B-A3B-Instruct",
+        min_length=1,
+        description="model: a name on the Hugging Face hub or a local folder",
+    )
+    revision: str | None = Field(default=None, description="the model's commit or tag on the hub")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="data type of the weights: auto, float32, float16 or bfloat16"
+    )
+    quant: Quant = Field(
+        default="none",
+        description="quantization of the language model's weights, for smaller cards: none, fp8, int8 or int4; needs "
+        "`pip install 'vqa-queue[quant]'`",
+    )
+    trust_remote_code: bool = Field(default=False, description="1 runs code that comes with the model")
+    slot_tokens: int = Field(
+        default=4096,
+        ge=64,
+        description="most tokens of prompt and answer together; the continuous engine's default is 16384, as a prompt "
+        "takes only the memory that it needs there",
+    )
+    max_image_tokens: int = Field(
+        default=1024, ge=4, description="images are scaled down to at most this many tokens of 32 x 32 pixels"
+    )
+    prefill_tokens: int = Field(
+        default=8192,
+        ge=64,
+        description="continuous engine: most prompt tokens computed between two decode steps, which bounds how long "
+        "running answers are held up",
+    )
+    vision_reuse_mib: int = Field(
+        default=512,
+        ge=0,
+        description="continuous engine: MiB of card memory for features of images that may be asked about again; 0 "
+        "disables it",
+    )
+    replicas: int = Field(
+        default=1, ge=1, le=64, description="pipeline engine: copies of the model on a card, for small models"
+    )
+    reserved_slots: int | None = Field(
+        default=None,
+        ge=0,
+        le=1023,
+        description="slots that bulk jobs leave free for interactive ones. Unset: 1 of 4 slots, 2 of 16, one in "
+        "sixteen of more, and none after ten minutes without an interactive job",
+    )
+    microbatch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="pipeline engine: most prompts that run together. Unset: half the slots",
+    )
+    # for a decode step; the limits of other phases follow from it (`workers.engine.runtime.heartbeat`)
+    hang_s: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=86_400,
+        description="seconds without a sign of life from the engine after which its worker is ended; in prefill, five "
+        "times as many",
+    )
 
     @field_validator("model")
     @classmethod
