@@ -13,7 +13,8 @@ from bench import shape30b
 from bench.engines import Once, opened
 from workers.engine.base import Engine
 from workers.engine.settings import EngineSettings
-from workers.process import lifecycle
+from workers.process import assembly
+from workers.process.lifecycle import make_worker_app
 
 #: until the process ends
 _OPEN = ExitStack()
@@ -25,5 +26,5 @@ def _make_engine(settings: EngineSettings, slots: int) -> Engine:
     return _OPEN.enter_context(opened(engine, settings, slots, routing, Once(shape30b.load)))
 
 
-lifecycle.make_engine = _make_engine  # type: ignore[attr-defined]
-app = lifecycle.make_worker_app()
+assembly.make_engine = _make_engine  # type: ignore[attr-defined]
+app = make_worker_app()

@@ -114,7 +114,7 @@ def test_a_worker_that_is_asked_twice_to_stop_gives_back_at_once(client: Client,
     id = client.submit(job(metadata={"echo_delay_s": "5"}))
     until(leased(client, 1), worker)
     worker.process.send_signal(signal.SIGTERM)
-    until(lambda: "1 jobs to finish" in worker.log.read_text(), worker)
+    until(lambda: "draining: 1 running jobs" in worker.log.read_text(), worker)
     asked = time.monotonic()
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(WAIT_S) == 0

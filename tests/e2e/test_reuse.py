@@ -128,8 +128,8 @@ def test_what_cannot_be_read_is_computed_again(
     redis.lpush(key, b"")
     assert not ask(client, image).reused
     log = worker.log.read_text()
-    assert "an answer that was kept to be given again cannot be read" in log
-    assert "no answer can be looked up to be given again: ResponseError" in log
+    assert "answer cache: a cached answer cannot be read" in log
+    assert "answer cache: lookup failed, the job is computed: ResponseError" in log
     assert "Traceback" not in log
 
 

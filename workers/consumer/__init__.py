@@ -1,1 +1,1 @@
-"""consumer."""
+"""What is popped from Celery's lists, before Celery sees it."""

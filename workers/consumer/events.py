@@ -1,35 +1,35 @@
-"""Celery's consumer, which tells Flower what happened ten times a second and not at each of its loop's turns.
+"""Celery's consumer, sending its events to Flower ten times a second instead of after every turn of its event loop.
 
-To publish three events takes as long as one: a fifth of what a short job costs a worker.
+Publishing three events takes as long as publishing one, about a fifth of what a short job costs a worker.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.consumer import Consumer as Plain
+from celery.worker.consumer import Consumer as CeleryConsumer
 
-#: what is shown is so old at most
+#: seconds between two flushes
 _FLUSH_S = 0.1
 
 
-class Consumer(Plain):  # type: ignore[misc]  # celery has no types
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
     """Named in the setting `worker_consumer`."""
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Called once a connection."""
+        """Start the periodic flush; Celery calls this once per connection."""
         super().register_with_event_loop(hub)
         hub.call_repeatedly(_FLUSH_S, self._flush_events)
 
     def on_send_event_buffered(self) -> None:
-        """Called after each event; the next flush takes it along."""
+        """Do nothing after an event; the next periodic flush sends it."""
 
     def on_close(self) -> None:
-        """The connection is lost: what cannot be told on it is told on the next one."""
+        """Flush when the connection is lost. Events that cannot be sent are kept for the next connection."""
         self._flush_events()
         super().on_close()
 
     def shutdown(self) -> None:
-        """The last jobs have ended: tell that, too."""
+        """Flush the events of the last jobs."""
         self._flush_events()
         super().shutdown()

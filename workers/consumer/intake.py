@@ -1,7 +1,7 @@
-"""What a worker process takes from Celery's lists: sifted, not while Redis refuses writes, and nothing once it leaves.
+"""What a worker process takes from Celery's lists: sanitized messages, none while Redis refuses writes or after `stop`.
 
-One object a process, for all connections that Celery makes one after the other, on the consumer's thread alone; only
-`stop` may come from any thread.
+A process has one Intake for all connections that Celery opens one after the other. Only the consumer's thread uses it,
+except for `stop`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -17,129 +17,132 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from vqa.connection import UNREACHED
+from vqa.connection import REDIS_ERRORS
 from vqa.errors import InvalidJob
 from vqa.job import LANES, Lane
 from vqa.ledger.closing import Closing
-from vqa.ledger.ledger import ASIDE_BYTES
-from vqa.redis_retry import passes
-from workers.consumer.sanitize import Malformed, sift
+from vqa.ledger.ledger import DEAD_LETTER_BYTES
+from vqa.redis_retry import is_temporary
+from workers.consumer.sanitize import MalformedMessage, sanitize
 from workers.engine.fair_share import Reserve
+
+log = logging.getLogger(__name__)
+
+#: called with a message, the list it was popped from and what is wrong with it; raises one of REDIS_ERRORS
+WriteDeadLetter = Callable[[bytes, str, MalformedMessage], None]
+
+#: pause in popping after Redis refused a command
+_PAUSE_S = 1.0
+#: a lasting refusal is logged once in this time
+_LOG_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class SetAside:
-    """Called with the message, its list and what is wrong with it. Raises one of connection.UNREACHED."""
+class DeadLetterWriter:
+    """A `WriteDeadLetter` that keeps malformed messages in the ledger."""
 
     closing: Closing
 
-    def __call__(self, raw: bytes, queue: str, malformed: Malformed) -> None:
-        """Keep it as a dead letter."""
+    def __call__(self, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
         reason = f"malformed: {malformed.reason}"
         lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
         id = malformed.id
-        if id is None or not self._tell(id, lane, raw, reason):
+        if id is None or not self._fail_job(id, lane, raw, reason):
             id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
-            self.closing.ledger.set_aside(id, lane, raw, reason)
-        log.error("a message on %s is set aside as %s: %s", queue, id, malformed.reason)
+            self.closing.ledger.dead_letter_message(id, lane, raw, reason)
+        log.error("malformed message on %s kept as dead letter %s: %s", queue, id, malformed.reason)
 
-    def _tell(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
-        """End the job that it should have been, which nobody knows, so that whoever waits for it is told."""
-        if self.closing.ledger.accept(id, lane, raw[:ASIDE_BYTES], 60) != "accepted":
+    def _fail_job(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
+        """Close the job of that id with an error, so that its sender is not left waiting; False if the id is taken."""
+        if self.closing.ledger.accept(id, lane, raw[:DEAD_LETTER_BYTES], 60) != "accepted":
             return False
         return self.closing.close(id, InvalidJob(reason), reason)
 
 
-log = logging.getLogger(__name__)
-
-#: a message that no worker can use, the list that it came from, and what is wrong with it; raises one of UNREACHED
-Aside = Callable[[bytes, str, Malformed], None]
-
-#: after a refusal of Redis nothing is popped for so long
-_PAUSE_S = 1.0
-#: one line a trouble, not one a try
-_QUIET_S = 30.0
-
-
 class Intake:
-    """Open, or shut for a moment, or stopped for good."""
+    """Open, paused for a second, or stopped for good."""
 
-    def __init__(self, aside: Aside) -> None:
-        self._aside = aside
-        #: what bulk leaves free of what this worker takes; set before the first connection is made
+    def __init__(self, write_dead_letter: WriteDeadLetter) -> None:
+        self._write_dead_letter = write_dead_letter
+        #: limits how many bulk messages this worker takes; set before the first connection is made
         self.reserve = Reserve()
         self._stopped = threading.Event()
-        self._shut_until = 0.0
-        self._quiet_until = 0.0
-        #: popped, and neither delivered nor written down elsewhere: they go back to their lists
-        self.in_hand: deque[tuple[str, bytes]] = deque()
+        self._paused_until = 0.0
+        self._silent_until = 0.0
+        #: (list, message) pairs that were popped, are stored nowhere else and have to return to their lists
+        self.held: deque[tuple[str, bytes]] = deque()
 
     def stop(self) -> None:
-        """Pop no further message; one that is being popped goes back to its list. For good."""
+        """Pop nothing more; a message that is being popped returns to its list."""
         self._stopped.set()
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
         return self._stopped.is_set()
 
     @property
-    def shut(self) -> bool:
-        """Whether Redis refused something a moment ago."""
-        return time.monotonic() < self._shut_until
+    def paused(self) -> bool:
+        """Whether Redis refused a command within the last second."""
+        return time.monotonic() < self._paused_until
 
-    def pop(self, queue: str, raw: bytes) -> bytes | None:
-        """The popped message made safe; None where there is nothing to deliver."""
+    def receive(self, queue: str, raw: bytes) -> bytes | None:
+        """Return a popped message in sanitized form, or None if there is nothing to deliver."""
         if self.stopped:
             self.hold(queue, raw)
             return None
-        found = sift(raw, queue)
-        if isinstance(found, bytes):
-            return found
-        self.set_aside(raw, queue, found)
+        message = sanitize(raw, queue)
+        if isinstance(message, bytes):
+            return message
+        self.dead_letter_message(raw, queue, message)
         return None
 
-    def set_aside(self, raw: bytes, queue: str, malformed: Malformed) -> None:
-        """Keep it where people can look at it; where Redis does not take it now, it is popped once more later."""
+    def dead_letter_message(self, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
+        """Keep a malformed message as a dead letter; if Redis refuses for now, return it to its list to try again."""
         try:
-            self._aside(raw, queue, malformed)
+            self._write_dead_letter(raw, queue, malformed)
         except Exception as error:
-            if isinstance(error, UNREACHED) and (passes(error) or isinstance(error, OutOfMemoryError)):
+            if isinstance(error, REDIS_ERRORS) and (is_temporary(error) or isinstance(error, OutOfMemoryError)):
                 self.hold(queue, raw)
-                self.refused(error)
+                self.pause_after(error)
                 return
             log.error(
-                "a malformed message on %s is lost (%s), it could not be kept: %s",
+                "malformed message on %s (%s) is lost, writing its dead letter failed: %s",
                 queue,
                 malformed.reason,
-                _said(error),
+                _describe(error),
             )
 
     def hold(self, queue: str, raw: bytes) -> None:
-        """Keep it in memory until Redis takes it back. A job whose message ends with this process is found as such."""
-        self.in_hand.append((queue, raw))
+        """Keep a message in memory until Redis takes it back.
 
-    def put_back(self, redis: Redis) -> None:
-        """What is in hand, to where it is popped next. Raises one of UNREACHED, and the rest stays in hand."""
-        while self.in_hand:
-            queue, raw = self.in_hand[0]
+        If the process ends before that, the janitor finds that the job has lost its message.
+        """
+        self.held.append((queue, raw))
+
+    def return_held(self, redis: Redis) -> None:
+        """Push held messages to the end of their lists that is popped next.
+
+        Raises one of REDIS_ERRORS and keeps the messages that were not pushed.
+        """
+        while self.held:
+            queue, raw = self.held[0]
             redis.rpush(queue, raw)
-            self.in_hand.popleft()
+            self.held.popleft()
 
-    def refused(self, error: BaseException) -> None:
-        """Redis did not do what it was asked: nothing is popped for a moment."""
+    def pause_after(self, error: BaseException) -> None:
+        """Pop nothing for a second, because Redis refused a command with this error."""
         now = time.monotonic()
-        self._shut_until = now + _PAUSE_S
-        if now >= self._quiet_until:
-            self._quiet_until = now + _QUIET_S
-            log.warning("Redis refuses (%s): no message is taken meanwhile", _said(error))
+        self._paused_until = now + _PAUSE_S
+        if now >= self._silent_until:
+            self._silent_until = now + _LOG_EVERY_S
+            log.warning("Redis refuses commands (%s): no messages are taken until it accepts them", _describe(error))
 
     def wait(self) -> None:
-        """Until it is not shut any more; at most a second or so."""
-        time.sleep(max(0.0, self._shut_until - time.monotonic()))
+        """Sleep until the pause is over, at most a second."""
+        time.sleep(max(0.0, self._paused_until - time.monotonic()))
 
 
-def _said(error: BaseException) -> str:
-    """The error in a line: of a pipeline's without the command, which holds a user's words."""
-    words = str(error).rpartition("caused error: ")[2] if isinstance(error, UNREACHED) else ""
-    return f"{type(error).__name__}: {words}"[:200]
+def _describe(error: BaseException) -> str:
+    # a pipeline's error quotes the command, and with it the user's text, before "caused error: "
+    text = str(error).rpartition("caused error: ")[2] if isinstance(error, REDIS_ERRORS) else ""
+    return f"{type(error).__name__}: {text}"[:200]

@@ -1,4 +1,4 @@
-"""From which of Celery's lists the next message is taken: kombu's `queue_order_strategy`, asked before every pop."""
+"""The order in which a worker pops Celery's lists: kombu's `queue_order_strategy`, consulted before every pop."""
 
 from __future__ import annotations
 
@@ -8,82 +8,81 @@ from typing import Protocol
 from vqa.celery import DEFAULT_QUEUE
 from workers.engine.fair_share import BULK_TURN, Reserve
 
-#: the first goes before the second, and so on; what other apps send without naming a lane comes last
+#: priority of the lists, highest first. `celery` has what other apps send without naming a lane
 ORDER = ("interactive", "bulk", DEFAULT_QUEUE)
 
-#: A pop that leaves lists out blocks no longer than this: a place may come free for them meanwhile. Prompts that wait
-#: in the engine keep the card busy for longer.
-LEFT_OUT_S = 0.02
+#: seconds for which a pop blocks that skips lists: room for their messages may come up meanwhile. Prompts that wait in
+#: the engine keep the card busy for longer than this.
+PARTIAL_POP_S = 0.02
 
 
-class Hand(Protocol):
+class UnackedMessages(Protocol):
     """The messages that this worker has taken and not acknowledged."""
 
-    @property
-    def most(self) -> int:
-        """How many there may be; 0 is no limit."""
+    #: the limit; 0 for none
+    prefetch_count: int
 
     @property
-    def taken(self) -> int:
-        """How many there are."""
+    def unacked(self) -> int: ...
 
     @property
-    def bulk(self) -> int:
-        """How many of them came from any list but interactive's."""
+    def unacked_bulk(self) -> int:
+        """How many came from another list than `interactive`."""
 
 
 class Lanes:
-    """Interactive first, one take in twenty bulk; bulk not at all where it would take what is reserved.
+    """Interactive first, but one take in twenty is bulk's; bulk is skipped if it would take reserved places.
 
-    A worker that is told to take no interactive jobs reserves nothing for them.
+    A worker that does not consume `interactive` reserves nothing for it.
     """
 
-    def __init__(self, hand: Hand, reserve: Reserve) -> None:
-        self._hand = hand
+    def __init__(self, messages: UnackedMessages, reserve: Reserve) -> None:
+        self._messages = messages
         self._reserve = reserve
         self._queues: list[str] = []
-        #: by list: takes from those before it since its own last turn
+        #: per list, takes from lists of higher priority since its own last turn
         self._passed: dict[str, int] = {}
-        self._asked: Sequence[str] = ()
+        self._order: Sequence[str] = ()
 
     @property
-    def left_out(self) -> bool:
-        """Whether the next pop leaves a list out."""
+    def skips_lists(self) -> bool:
+        """Whether the next pop leaves out a list."""
         return not all(map(self._is_open, self._queues))
 
     def update(self, queues: Sequence[str]) -> None:
-        """The lists that are consumed from; kombu calls it."""
+        """Set the lists to consume from; called by kombu."""
         self._queues = list(queues)
 
     def consume(self, count: int) -> Sequence[str]:
-        """The lists to pop from now, the first of them first; kombu calls it."""
+        """Return the lists for the next pop, first the one to pop first; called by kombu."""
         queues = [queue for queue in self._queues if self._is_open(queue)]
-        self._asked = sorted(queues, key=lambda queue: (not self._is_its_turn(queue), _place(queue)))
-        return self._asked
+        self._order = sorted(queues, key=lambda queue: (not self._is_due(queue), _priority(queue)))
+        return self._order
 
     def rotate(self, last_used: str) -> None:
-        """A message came from that list; kombu calls it."""
+        """Note that a message came from this list; called by kombu."""
         if last_used == "interactive":
             self._reserve.saw("interactive")
-        at = self._asked.index(last_used) if last_used in self._asked else 0
+        at = self._order.index(last_used) if last_used in self._order else 0
         for queue in self._queues:
-            # those asked before it were empty
-            if queue in self._asked[: at + 1]:
+            # the lists before it in the order were empty, so they had their turn, too
+            if queue in self._order[: at + 1]:
                 self._passed[queue] = 0
-            elif _place(queue) > _place(last_used):
+            elif _priority(queue) > _priority(last_used):
                 self._passed[queue] = self._passed.get(queue, 0) + 1
 
-    def _is_its_turn(self, queue: str) -> bool:
+    def _is_due(self, queue: str) -> bool:
         return self._passed.get(queue, 0) >= BULK_TURN - 1
 
     def _is_open(self, queue: str) -> bool:
-        if queue == "interactive" or "interactive" not in self._queues or not self._hand.most:
+        limit = self._messages.prefetch_count
+        if queue == "interactive" or "interactive" not in self._queues or not limit:
             return True
-        turn = self._is_its_turn(queue)
-        # to count bulk is to look at each message, and is of use only then
-        bulk = self._hand.bulk if turn else 0
-        return self._reserve.admits_bulk(self._hand.most, self._hand.taken, bulk, turn)
+        due = self._is_due(queue)
+        # counting bulk looks at every message, and the number matters only if the list is due
+        bulk = self._messages.unacked_bulk if due else 0
+        return self._reserve.admits_bulk(limit, self._messages.unacked, bulk, due)
 
 
-def _place(queue: str) -> int:
+def _priority(queue: str) -> int:
     return ORDER.index(queue) if queue in ORDER else len(ORDER)

@@ -1,8 +1,10 @@
 # mypy: disallow-untyped-calls=False
-"""Which message is with whom: in Redis those that other apps sent, as kombu does; a wake-up's job is in the ledger.
+"""kombu's QoS, the messages that were delivered and not acknowledged yet, with no copy of wake-ups in Redis.
 
-What a wake-up's loss costs is a wait for the janitor, which would find its job before kombu's hour is over in any case;
-to write each down and strike it out took a worker longer than the ledger's own calls.
+kombu stores each delivered message in Redis until it is acknowledged, and restores it after an hour (the visibility
+timeout). That holds for the messages of other apps. A wake-up needs no copy: its job is in the ledger, and if its
+message is lost, the janitor publishes another long before the hour is over. Storing and deleting the copies took a
+worker longer than all calls to the ledger.
 """
 
 from __future__ import annotations
@@ -14,94 +16,90 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from vqa.celery import BODY
-from vqa.connection import UNREACHED
+from vqa.connection import REDIS_ERRORS
 
-#: what Celery answers with a new connection
-LOST = (ConnectionError, TimeoutError, OSError)
+#: errors after which Celery reconnects
+CONNECTION_LOST = (ConnectionError, TimeoutError, OSError)
 
-#: a wake-up's body as kombu has it once it is decoded
+#: a wake-up's body after kombu has decoded it
 _WAKE_UP = BODY.encode()
 
 
-class Holds(Protocol):
-    """Keeps messages that Redis does not take back, until it does."""
+class Holder(Protocol):
+    """Keeps messages in memory until Redis takes them back."""
 
-    def hold(self, queue: str, raw: bytes) -> None:
-        """Keep one message for its list."""
-        ...
+    def hold(self, queue: str, raw: bytes) -> None: ...
 
 
 class Channel(Protocol):
     """What a QoS needs of its kombu channel."""
 
-    intake: Holds
+    intake: Holder
 
     def conn_or_acquire(self, client: Any = None) -> Any:
         """Return a context manager around a Redis client."""
         ...
 
-    def refused(self, error: BaseException) -> None:
-        """Log a command that Redis refused."""
+    def pause_after(self, error: BaseException) -> None:
+        """Stop popping for a moment, because Redis refused a command."""
         ...
 
 
-class Record(plain.QoS):
-    """What Redis refuses it does not end the worker."""
+class QoS(plain.QoS):
+    """kombu's QoS; a write that Redis refuses does not stop the worker."""
 
     channel: Channel
 
     @property
-    def most(self) -> int:
-        """How many messages may be in this worker's hands; 0 is no limit."""
-        return int(self.prefetch_count)
-
-    @property
-    def taken(self) -> int:
-        """How many there are."""
+    def unacked(self) -> int:
+        """The number of messages that are delivered and not acknowledged."""
         return len(self._delivered) - len(self._dirty)
 
     @property
-    def bulk(self) -> int:
-        """How many of them came from any list but interactive's."""
-        queues = (message.delivery_info["routing_key"] for message in self._in_hand())
+    def unacked_bulk(self) -> int:
+        """How many of them came from another list than `interactive`."""
+        queues = (message.delivery_info["routing_key"] for message in self._unacked_messages())
         return sum(queue != "interactive" for queue in queues)
 
-    def _in_hand(self) -> list[Any]:
-        # to acknowledge one adds to `_dirty` alone
+    def _unacked_messages(self) -> list[Any]:
+        # an acknowledged message is added to `_dirty` and leaves `_delivered` later
         return [message for tag, message in self._delivered.items() if tag not in self._dirty]
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Write it down, or hold it for its list where Redis does not take that."""
+        """Store a delivered message. If Redis refuses, hold the message for its list and raise."""
         if _is_wake_up(message):
             virtual.QoS.append(self, message, delivery_tag)
             return
         try:
             super().append(message, delivery_tag)
-        except UNREACHED:
+        except REDIS_ERRORS:
             self._hold(message)
             raise
 
     def ack(self, delivery_tag: str) -> None:
-        """Strike out what was written down; where Redis does not, it comes again after an hour, and is not needed."""
+        """Delete the copy of an acknowledged message.
+
+        If Redis refuses, kombu restores the message after an hour, and `take` refuses its job as closed.
+        """
         if not self._is_wake_up(delivery_tag):
             try:
-                # no transaction: a full Redis refuses those, and takes these two, which give memory back
+                # no transaction: a full Redis refuses MULTI, but accepts these two commands, which free memory
                 with self.channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                     pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag).execute()
-            except UNREACHED as error:
-                self.channel.refused(error)
+            except REDIS_ERRORS as error:
+                self.channel.pause_after(error)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Put it back where it came from, now or once Redis takes it; without `requeue` it is struck out.
+        """Put a message back as the next one to be popped, or drop it unless `requeue`.
 
-        kombu puts it behind all others, where a backlog would be between a job and the next worker.
+        kombu's own `reject` puts it behind the whole backlog.
         """
         if requeue:
             try:
                 self.restore_by_tag(delivery_tag)
-            except UNREACHED as error:
-                self.channel.refused(error)
+            except REDIS_ERRORS as error:
+                self.channel.pause_after(error)
                 if delivery_tag in self._delivered:
                     self._hold(self._delivered[delivery_tag])
             virtual.QoS.ack(self, delivery_tag)
@@ -109,47 +107,50 @@ class Record(plain.QoS):
             self.ack(delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back all that nobody acknowledged, wake-ups first: of others one may be refused, and ends this."""
-        ours = [message for message in self._in_hand() if _is_wake_up(message)]
+        """Put all unacknowledged messages back.
+
+        Wake-ups go first, because a refusal of one of the others ends the method.
+        """
+        wake_ups = [message for message in self._unacked_messages() if _is_wake_up(message)]
         with self.channel.conn_or_acquire(client) as client:
             with client.pipeline(transaction=False) as pipe:
-                for message in ours:
-                    pipe.rpush(message.delivery_info["routing_key"], raw_of(message))
+                for message in wake_ups:
+                    pipe.rpush(message.delivery_info["routing_key"], raw_message(message))
                 pipe.execute()
-            for message in ours:
+            for message in wake_ups:
                 del self._delivered[message.delivery_tag]
             super().restore_unacked(client)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """Put back one, which need not be this worker's. Raises one of connection.UNREACHED."""
+        """Put one message back, which may be another worker's. Raises one of REDIS_ERRORS."""
         if not self._is_wake_up(tag):
             super().restore_by_tag(tag, client, leftmost)
             return
         message = self._delivered[tag]
         with self.channel.conn_or_acquire(client) as client:
-            client.rpush(message.delivery_info["routing_key"], raw_of(message))
+            client.rpush(message.delivery_info["routing_key"], raw_message(message))
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what was written down an hour ago."""
+        """Put back messages whose visibility timeout (an hour) is over."""
         try:
             super().restore_visible(*args, **kwargs)
-        except LOST:
+        except CONNECTION_LOST:
             raise
         except (RedisError, ValueError, TypeError) as error:
-            self.channel.refused(error)
+            self.channel.pause_after(error)
 
     def _is_wake_up(self, tag: str) -> bool:
         message = self._delivered.get(tag)
         return message is not None and _is_wake_up(message)
 
     def _hold(self, message: Any) -> None:
-        self.channel.intake.hold(message.delivery_info["routing_key"], raw_of(message))
+        self.channel.intake.hold(message.delivery_info["routing_key"], raw_message(message))
 
 
 def _is_wake_up(message: Any) -> bool:
     return bool(message.body == _WAKE_UP)
 
 
-def raw_of(message: Any) -> bytes:
-    """The message as it stands in Redis."""
+def raw_message(message: Any) -> bytes:
+    """Return a kombu message as it is stored in its Redis list."""
     return str(plain.dumps(message._raw)).encode()

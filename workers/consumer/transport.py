@@ -1,8 +1,9 @@
 # mypy: disallow-untyped-calls=False
-"""How a worker pops messages from Celery's lists: kombu's Redis transport, in which nothing that comes ends the worker.
+"""kombu's Redis transport for workers: no message and no refusal by Redis ends the worker.
 
-As it is, kombu hands Celery whatever it popped. And what Redis answers to a pop, to its record or to an acknowledgement
-(it is a replica since a failover; no memory, no disk, no right) ends the worker, where a lost connection is made anew.
+Plain kombu hands Celery every message as it was popped. And when Redis refuses a pop, the write of a message's copy or
+an acknowledgement (a replica after a failover, no memory, no disk, no right), Celery exits; it reconnects only after a
+lost connection.
 """
 
 from __future__ import annotations
@@ -22,33 +23,34 @@ from kombu.transport import redis as plain
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from vqa.connection import UNREACHED
-from workers.consumer.intake import Aside, Intake
-from workers.consumer.lanes import LEFT_OUT_S, Lanes
-from workers.consumer.qos import LOST, Record, raw_of
-from workers.consumer.sanitize import Malformed
+from vqa.connection import REDIS_ERRORS
+from workers.consumer import qos
+from workers.consumer.intake import Intake, WriteDeadLetter
+from workers.consumer.lanes import PARTIAL_POP_S, Lanes
+from workers.consumer.qos import CONNECTION_LOST, raw_message
+from workers.consumer.sanitize import MalformedMessage
 
 log = logging.getLogger(__name__)
 
-#: seconds between tries to connect: the first, what each adds, and the longest
-_PAUSES = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
+#: seconds between tries to connect: the first pause, what each further one adds, and the longest
+_RECONNECT = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
 
 
 class Channel(plain.Channel):
-    """Takes through an intake."""
+    """Pops messages through an Intake."""
 
-    QoS = Record
+    QoS = qos.QoS
     intake: Intake
     _shared: Redis | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # not by name among the transport's options: producers have the same, and no workers' code
+        # set here, since the transport option `queue_order_strategy` would apply to producers, too
         self._queue_cycle = Lanes(self.qos, self.intake.reserve)
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
-        # Celery closes a lost connection twice; the first time may leave a channel open, and the second would end the
-        # worker with an AttributeError
+        # Celery closes a lost connection twice. The first time may leave a channel open, and without this check the
+        # second would end the worker with an AttributeError
         if self.connection is None or self.connection.client is None:
             raise ConnectionError("the channel's connection is closed")
         return super()._connparams(*args, **kwargs)
@@ -56,144 +58,144 @@ class Channel(plain.Channel):
     def _create_client(self, asynchronous: bool = False) -> Redis:
         if asynchronous:
             client: Redis = super()._create_client(asynchronous)
-            client.set_response_callback("BRPOP", self._popped)
+            client.set_response_callback("BRPOP", self._on_popped)
             return client
-        # kombu makes one for each command, which takes longer than the command; any thread may use it
+        # kombu creates a client for each command, which takes longer than the command; clients are thread-safe
         if self._shared is None or self._shared.connection_pool is not self.pool:
             self._shared = super()._create_client()
         return self._shared
 
-    def _popped(self, reply: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
+    def _on_popped(self, reply: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
         if not reply:
             return None
-        message = self.intake.pop(reply[0].decode().partition(self.sep)[0], reply[1])
+        message = self.intake.receive(reply[0].decode().partition(self.sep)[0], reply[1])
         if self.intake.stopped:
-            self._put_back()
+            self._return_held()
         return None if message is None else (reply[0], message)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if not self.intake.shut and self._put_back() and not self.intake.stopped:
-            super()._brpop_start(LEFT_OUT_S if self._queue_cycle.left_out else timeout)
+        if not self.intake.paused and self._return_held() and not self.intake.stopped:
+            super()._brpop_start(PARTIAL_POP_S if self._queue_cycle.skips_lists else timeout)
 
-    def _put_back(self) -> bool:
-        if not self.intake.in_hand:
+    def _return_held(self) -> bool:
+        if not self.intake.held:
             return True
         try:
             with self.conn_or_acquire() as client:
-                self.intake.put_back(client)
-        except UNREACHED as error:
-            self.refused(error)
+                self.intake.return_held(client)
+        except REDIS_ERRORS as error:
+            self.pause_after(error)
             return False
         return True
 
-    def refused(self, error: BaseException) -> None:
-        """Take nothing for a moment, and go on with new connections: the address may lead to a new master by then."""
-        self.intake.refused(error)
+    def pause_after(self, error: BaseException) -> None:
+        """Pop nothing for a moment, and reconnect: the address may lead to a new master by then."""
+        self.intake.pause_after(error)
         if self._pool is not None:
             self._pool.disconnect()
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except LOST:
+        except CONNECTION_LOST:
             raise
         except RedisError as error:
-            self.refused(error)
+            self.pause_after(error)
             self.client.connection.disconnect()
             raise Empty from None
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
-        """Consume; what escapes from the callback ends the message, not the worker."""
-        guarded = callback if no_ack else partial(self._receive_message, callback)
+        """Consume; an error that escapes the callback ends the message, not the worker."""
+        guarded = callback if no_ack else partial(self._deliver, callback)
         return super().basic_consume(queue, no_ack, guarded, *args, **kwargs)
 
-    def _receive_message(self, callback: Callable[[Any], Any], message: Any) -> Any:
+    def _deliver(self, callback: Callable[[Any], Any], message: Any) -> Any:
         try:
             return callback(message)
-        except LOST:
+        except CONNECTION_LOST:
             raise
         except RedisError as error:
-            self.refused(error)
+            self.pause_after(error)
             self.basic_reject(message.delivery_tag, requeue=True)
         except Exception as error:
             id, queue = message.headers["id"], message.delivery_info["routing_key"]
-            log.error("the worker failed on the message of job %s: %s at %s", id, type(error).__name__, _place(error))
-            flaw = Malformed(f"the worker failed on it with {type(error).__name__}", id)
-            self.intake.set_aside(raw_of(message), queue, flaw)
+            log.error("delivering the message of job %s failed: %s at %s", id, type(error).__name__, _location(error))
+            malformed = MalformedMessage(f"the worker failed on it with {type(error).__name__}", id)
+            self.intake.dead_letter_message(raw_message(message), queue, malformed)
             self.basic_ack(message.delivery_tag)
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         try:
             return bool(super()._deliver_fanout_message(message, exchange))
-        except UNREACHED:
+        except REDIS_ERRORS:
             raise
         except Exception as error:
-            log.warning("a broadcast that cannot be read is dropped: %s", type(error).__name__)
+            log.warning("dropped a broadcast message that cannot be read: %s", type(error).__name__)
             return True
 
     def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
-        """Asked for while a connection is made."""
-        return self._ask(super().queue_declare, *args, **kwargs)
+        """Declare a queue, waiting while Redis refuses; called while a connection is made."""
+        return self._retry_refused(super().queue_declare, *args, **kwargs)
 
     def queue_bind(self, *args: Any, **kwargs: Any) -> None:
-        """Asked for while a connection is made."""
-        self._ask(super().queue_bind, *args, **kwargs)
+        """Bind a queue, waiting while Redis refuses; called while a connection is made."""
+        self._retry_refused(super().queue_bind, *args, **kwargs)
 
-    def _ask(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _retry_refused(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         while True:
             try:
-                return ask(*args, **kwargs)
-            except LOST:
+                return call(*args, **kwargs)
+            except CONNECTION_LOST:
                 raise
             except RedisError as error:
-                self.refused(error)
+                self.pause_after(error)
             self.intake.wait()
-            # raises where Celery was told to stop meanwhile
+            # raises if Celery was told to stop meanwhile
             maybe_shutdown()
 
     def maybe_refresh_binding_expiry(self) -> None:
-        """Say to other channels that this one listens."""
+        """Refresh this channel's bindings in Redis; a full Redis keeps the old ones."""
         try:
             super().maybe_refresh_binding_expiry()
-        except LOST:
+        except CONNECTION_LOST:
             raise
         except OutOfMemoryError:
             pass
         except RedisError as error:
-            self.refused(error)
+            self.pause_after(error)
 
 
-def _place(error: Exception) -> str:
-    # no traceback: the error's own words may be a user's
+def _location(error: Exception) -> str:
+    # no traceback and no message: both may quote the user's text
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename}:{frame.lineno}"
 
 
 class Connection(kombu.Connection):
-    """Of a worker process."""
+    """A worker process's connection to the broker."""
 
     intake: Intake
 
     def get_transport_cls(self) -> Any:
-        """The url's transport, guarded."""
-        return _guarded(super().get_transport_cls(), self.intake)
+        """Return the URL's transport with this module's Channel."""
+        return _with_intake(super().get_transport_cls(), self.intake)
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """Try as often as it takes, more often than kombu: it ends at half a minute between two tries."""
-        return super().ensure_connection(*args, **_PAUSES | kwargs)
+        """Try to connect until it succeeds, at most 5 s apart; kombu's pauses grow to half a minute."""
+        return super().ensure_connection(*args, **_RECONNECT | kwargs)
 
 
 @cache
-def _guarded(transport: type[plain.Transport], intake: Intake) -> type[plain.Transport]:
+def _with_intake(transport: type[plain.Transport], intake: Intake) -> type[plain.Transport]:
     options = transport.Channel.from_transport_options
     channel = type("Channel", (Channel, transport.Channel), {"from_transport_options": options, "intake": intake})
     return type("Transport", (transport,), {"Channel": channel})
 
 
-def guard(app: Celery, aside: Aside) -> Intake:
-    """Let this app's connections take through an intake, which is returned. Before the first is made."""
-    intake = Intake(aside)
-    # not among the settings: Flower shows those, as JSON
+def install_intake(app: Celery, write_dead_letter: WriteDeadLetter) -> Intake:
+    """Let this app's connections pop through a new Intake. Call it before the first connection is made."""
+    intake = Intake(write_dead_letter)
+    # not through a setting: Flower shows the settings as JSON
     connection = type("Connection", (Connection,), {"intake": intake})
     app.amqp_cls = type("WorkerAMQP", (AMQP,), {"Connection": connection})
     return intake

@@ -1,1 +1,1 @@
-"""jobs."""
+"""One attempt at a job: lease, answer, outcome."""

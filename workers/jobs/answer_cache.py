@@ -1,6 +1,6 @@
-"""Answers that are given again: the same greedy question to the same model, for a while.
+"""The answer cache: the same greedy question to the same model gets the cached answer for a while.
 
-Two that are asked at the same time are both computed; only an answer that is there is given again.
+Two such jobs that run at the same time are both computed; only a finished answer is in the cache.
 """
 
 from __future__ import annotations
@@ -8,36 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from vqa.answer import Answer
+from vqa.answer import Answer, Timings
 from vqa.image_store import reference
 from vqa.job import Job
+from vqa.ledger.records import Lease
+from vqa.results import Outcome
 from workers.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-#: what does not change what a greedy model says, or is not shown to it
-_NOT_ASKED = {
+#: fields that do not change a greedy model's answer, or that it does not see
+_IGNORED = {
     *("id", "timeout_s", "lane", "retry", "tenant", "batch", "reuse", "metadata", "version"),
     *("temperature", "top_p", "seed"),
 }
 
-#: of a file of weights: other weights differ everywhere, and a whole file takes seconds to read
+#: hashed from the end of each file. Reading whole weights takes seconds, and other weights differ in every part
 _TAIL_BYTES = 64 * 1024
 
 
-def reuse_key(digest: str) -> str:
-    """Where the answer to the question of that digest is kept."""
-    return f"vqa:reuse:{digest}"
-
-
-def identity(settings: EngineSettings) -> str:
-    """What tells this model from others, for as far as its answers go; of a local folder its content."""
+def model_identity(settings: EngineSettings) -> str:
+    """Return a key for everything that changes the model's answers; a local folder counts by its content."""
     parts = [
         settings.engine,
         settings.model,
@@ -48,11 +46,11 @@ def identity(settings: EngineSettings) -> str:
     ]
     folder = Path(settings.model)
     if folder.is_dir():
-        parts[1] = _content(folder)
+        parts[1] = _hash_folder(folder)
     return json.dumps(parts)
 
 
-def _content(folder: Path) -> str:
+def _hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.iterdir() if file.is_file()):
         size = file.stat().st_size
@@ -63,40 +61,60 @@ def _content(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class Reuse:
-    """Redis in trouble means that an answer is not found or not kept; never that a job fails or waits for it."""
+class AnswerCache:
+    """Middleware that answers jobs from a cache in Redis, if the job allows it (`reuse`).
+
+    A Redis error is a cache miss, or leaves an answer uncached; it never fails a job.
+    """
 
     def __init__(self, redis: Redis, model: str, ttl_s: int) -> None:
-        """`redis` gives up soon; `model` is its identity. With a `ttl_s` of 0 nothing is kept or found."""
+        """Use a `redis` with short timeouts and a `model_identity`. A `ttl_s` of 0 turns the cache off."""
         self._redis = redis
         self._model = model
         self._ttl_s = ttl_s
 
-    def find(self, job: Job) -> Answer | None:
-        """The answer that the same question got before, as it was given then."""
+    def before(self, job: Job, lease: Lease) -> Answer | None:
+        """Return the cached answer with the id, attempt and timings of this job."""
+        started = time.monotonic()
+        cached = self.get(job)
+        if cached is None:
+            return None
+        header, total_s = lease.header, round(lease.queued_s + time.monotonic() - started, 4)
+        timings = Timings(queued_s=lease.queued_s, media_s=0, engine_s=0, total_s=total_s)
+        own = {"id": lease.id, "attempt": header.attempt, "last_error": header.error, "timings": timings}
+        return cached.model_copy(update={**own, "reused": True})
+
+    def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
+        """Cache a computed answer."""
+        if isinstance(outcome, Answer):
+            self.put(job, outcome)
+        return outcome
+
+    def get(self, job: Job) -> Answer | None:
+        """Return the answer that an earlier job with the same question got."""
         if not job.reuse or not self._ttl_s:
             return None
         try:
-            found = self._redis.get(self._key(job))
-            return None if found is None else Answer.model_validate_json(found)
+            cached = self._redis.get(self._key(job))
+            return None if cached is None else Answer.model_validate_json(cached)
         except RedisError as error:
-            log.warning("no answer can be looked up to be given again: %s", type(error).__name__)
+            log.warning("answer cache: lookup failed, the job is computed: %s", type(error).__name__)
         except ValidationError:
-            log.warning("an answer that was kept to be given again cannot be read")
+            log.warning("answer cache: a cached answer cannot be read, the job is computed")
         return None
 
-    def keep(self, job: Job, answer: Answer) -> None:
-        """Keep it for who asks the same, where the job allows it."""
+    def put(self, job: Job, answer: Answer) -> None:
+        """Cache an answer, if the job allows it."""
         if not job.reuse or not self._ttl_s:
             return
         try:
             self._redis.set(self._key(job), answer.model_dump_json(exclude_none=True), ex=self._ttl_s)
         except RedisError as error:
-            log.warning("no answer can be kept to be given again: %s", type(error).__name__)
+            log.warning("answer cache: an answer is not cached: %s", type(error).__name__)
 
     def _key(self, job: Job) -> str:
         contents = {part.image: reference(part.image) for part in job.images() if isinstance(part.image, bytes)}
-        asked = job.with_images(contents).model_dump(mode="json", exclude=_NOT_ASKED, exclude_none=True)
-        # not sorted: the order of a schema's properties is the answer's
-        canonical = json.dumps([self._model, asked], separators=(",", ":"))
-        return reuse_key(hashlib.sha256(canonical.encode()).hexdigest())
+        question = job.with_images(contents).model_dump(mode="json", exclude=_IGNORED, exclude_none=True)
+        # keys are not sorted: the order of a schema's properties is the order in the answer
+        canonical = json.dumps([self._model, question], separators=(",", ":"))
+        return f"vqa:reuse:{hashlib.sha256(canonical.encode()).hexdigest()}"

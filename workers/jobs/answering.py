@@ -1,4 +1,4 @@
-"""From a lease to an answer: the job's images, its prompt, the engine. Knows nothing of retries and dead letters."""
+"""Answering a leased job: fetch and decode its images, build the prompt, wait for the engine."""
 
 from __future__ import annotations
 
@@ -13,31 +13,28 @@ from vqa.image_store import ImageStore
 from vqa.job import ImagePart, Job
 from vqa.ledger.records import Lease
 from workers.engine.base import Completion, Engine, Prompt, Turn
-from workers.jobs.answer_cache import Reuse
 from workers.jobs.leases import Leases
-from workers.media.pool import Media
+from workers.media.pool import DecoderPool
 
 
 @dataclass(frozen=True)
 class Answering:
-    """What it takes to answer; one instance a process, used by all of its threads."""
+    """Answers jobs; one instance per process, shared by its threads."""
 
     worker: str
     store: ImageStore
-    media: Media
+    media: DecoderPool
     engine: Engine
     leases: Leases
-    reuse: Reuse
-    #: set once anything was answered: the card is of use
+    #: set after the first answer: the card works
     answered: threading.Event = field(default_factory=threading.Event)
 
-    def answer(self, lease: Lease) -> Answer:
-        """The job's answer. Raises VQAError, and one of connection.UNREACHED where its images cannot be fetched."""
-        started = time.monotonic()
+    def answer(self, job: Job, lease: Lease, started: float) -> Answer:
+        """Answer a leased job; the attempt `started` at that monotonic time.
+
+        Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
+        """
         deadline = started + lease.remaining_s
-        job = Job.from_json(lease.payload)
-        if (before := self.reuse.find(job)) is not None:
-            return _given_again(before, lease, time.monotonic() - started)
         prompt = Prompt(
             id=lease.id,
             turns=self._turns(job, deadline),
@@ -57,7 +54,7 @@ class Answering:
         completion = self._complete(lease, prompt)
         self.answered.set()
         elapsed_s = time.monotonic() - started
-        answer = Answer(
+        return Answer(
             id=lease.id,
             text=completion.text,
             parsed=job.parse(completion.text),
@@ -74,11 +71,9 @@ class Answering:
             attempt=lease.header.attempt,
             last_error=lease.header.error,
         )
-        self.reuse.keep(job, answer)
-        return answer
 
     def _turns(self, job: Job, deadline: float) -> tuple[Turn, ...]:
-        # an image that is shown several times is fetched and decoded once
+        # each distinct image is fetched and decoded once
         names = list(dict.fromkeys(part.image for part in job.images()))
         references = [name for name in names if isinstance(name, str)]
         stored = dict(zip(references, self.store.get_many(references), strict=True))
@@ -94,20 +89,12 @@ class Answering:
 
     def _complete(self, lease: Lease, prompt: Prompt) -> Completion:
         future = self.engine.submit(prompt)
-        # one that was closed before is not known to the engine when it is told
+        # if the job was closed before `submit`, the engine did not know the id when it was told to cancel it
         if not self.leases.holds(lease):
             self.engine.cancel(prompt.id)
         try:
             return future.result(timeout=max(0.0, prompt.deadline - time.monotonic()))
         except FutureTimeout:
-            # the engine's own alarm comes first, unless its threads are starved or hang
+            # the engine ends overdue prompts itself, unless its threads are starved or hang
             self.engine.cancel(prompt.id)
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
-
-
-def _given_again(before: Answer, lease: Lease, elapsed_s: float) -> Answer:
-    header = lease.header
-    total_s = round(lease.queued_s + elapsed_s, 4)
-    own = {"id": lease.id, "attempt": header.attempt, "last_error": header.error, "reused": True}
-    timings = Timings(queued_s=lease.queued_s, media_s=0, engine_s=0, total_s=total_s)
-    return before.model_copy(update={**own, "timings": timings})

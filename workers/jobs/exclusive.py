@@ -1,4 +1,4 @@
-"""Who runs beside whom in a worker: most jobs together, one that has lost workers before by itself."""
+"""A readers-writer lock: most jobs of a worker run together, one that has lost workers before runs alone."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Company:
-    """A lock for many or for one. Who wants to be alone goes before who comes later, or it would be put off for ever.
+class SharedLock:
+    """Held by many threads (`shared`) or by one (`exclusive`); a waiting `exclusive` goes before later `shared`.
 
-    Who waits here holds no lease: if the process dies meanwhile, no attempt of its job is used up.
+    Threads wait here before they take a lease: if the process dies meanwhile, their jobs lose no attempt.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._present = 0
-        self._loners = 0
-        self._alone = False
+        self._shared = 0
+        self._waiting = 0
+        self._exclusive = False
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Run beside others."""
+    def shared(self) -> Iterator[None]:
+        """Hold the lock together with other threads."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._loners and not self._alone)
-            self._present += 1
+            self._changed.wait_for(lambda: not self._waiting and not self._exclusive)
+            self._shared += 1
         try:
             yield
         finally:
             with self._changed:
-                self._present -= 1
+                self._shared -= 1
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Run when all others have ended, and let nobody begin."""
+    def exclusive(self) -> Iterator[None]:
+        """Wait for all other holders, then hold the lock alone."""
         with self._changed:
-            self._loners += 1
-            self._changed.wait_for(lambda: not self._present and not self._alone)
-            self._loners -= 1
-            self._alone = True
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._shared and not self._exclusive)
+            self._waiting -= 1
+            self._exclusive = True
         try:
             yield
         finally:
             with self._changed:
-                self._alone = False
+                self._exclusive = False
                 self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""The leases of this worker: renews all that it holds in one call, and drops what it lost.
+"""The leases of this worker: one thread renews all of them in one call, and drops those that were lost.
 
-One thread does both: it listens for ids that were closed elsewhere (cancelled, past their deadline) until the next
-renewal is due. It runs until the process ends, also while the worker drains.
+Until the next renewal is due, the thread listens for ids that were closed elsewhere (cancelled, overdue). It runs until
+the process ends, also during a drain.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Leases:
-    """What this worker holds, by job id."""
+    """The leases that this worker holds, by job id."""
 
     def __init__(self, redis: Redis, worker: str, lease_s: float, about: Mapping[str, Any]) -> None:
+        """`about` is shown in the list of workers."""
         self._redis = redis
         self._ledger = Ledger(redis)
         self._worker = worker
@@ -37,34 +38,31 @@ class Leases:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._on_lost: Callable[[str], None] = lambda id: None
-        self._beats: Callable[[], bool] = lambda: True
+        self._engine_alive: Callable[[], bool] = lambda: True
 
-    def start(self, on_lost: Callable[[str], None], beats: Callable[[], bool] = lambda: True) -> None:
-        """Begin to renew, as long as `beats` says that the engine lives.
-
-        `on_lost` is told each id that is no longer this worker's.
-        """
-        self._on_lost, self._beats = on_lost, beats
+    def start(self, on_lost: Callable[[str], None], engine_alive: Callable[[], bool] = lambda: True) -> None:
+        """Start to renew, except while `engine_alive` is false. `on_lost` is called with the id of each lost job."""
+        self._on_lost, self._engine_alive = on_lost, engine_alive
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more, and take this worker off the list of living ones."""
+        """Stop renewing, and remove this worker from the list of workers."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=self._lease_s)
         try:
-            self._ledger.leave(self._worker)
+            self._ledger.forget_worker(self._worker)
         except RedisError as error:
-            log.warning("could not sign off: %s", type(error).__name__)
+            log.warning("could not remove this worker from the list of workers: %s", type(error).__name__)
 
     @contextmanager
     def holding(self, lease: Lease) -> Iterator[None]:
-        """Renew this lease for as long as the block runs."""
+        """Renew this lease while the block runs."""
         with self._lock:
             before = self._held.get(lease.id)
             self._held[lease.id] = lease
         if before is not None:
-            # this worker had lost it, and has got it again before it heard of that
+            # this worker had lost the job, and took it again before it noticed
             self._on_lost(lease.id)
         try:
             yield
@@ -74,15 +72,14 @@ class Leases:
                     del self._held[lease.id]
 
     def holds(self, lease: Lease) -> bool:
-        """Whether the lease is, as far as this worker has heard, still its own."""
+        """Return whether this worker still holds the lease, as far as it knows."""
         return self._held.get(lease.id) is lease
 
     def __len__(self) -> int:
-        # a signal's handler asks: no lock
+        # no lock: called from a signal handler
         return len(self._held)
 
     def held(self) -> list[Lease]:
-        """All that is held now."""
         with self._lock:
             return list(self._held.values())
 
@@ -95,14 +92,14 @@ class Leases:
                     pubsub.subscribe(DROPPED)
                 if time.monotonic() >= due:
                     due = time.monotonic() + self._lease_s / 3
-                    if self._beats():
+                    if self._engine_alive():
                         self._renew()
                 self._listen(pubsub, due)
             except RedisError as error:
                 log.warning("leases are not renewed: %s; trying again", type(error).__name__)
                 self._pause(pubsub)
             except Exception:
-                # whatever it is, a worker that renews no more loses every job it holds
+                # never end this thread: without renewals the worker loses every job it holds
                 log.exception("leases are not renewed; trying again")
                 self._pause(pubsub)
         pubsub.close()
@@ -115,7 +112,7 @@ class Leases:
         leases = self.held()
         lost = self._ledger.renew(self._worker, [(each.id, each.token) for each in leases], self._lease_s, self._about)
         for lease in leases:
-            # one that ended while the call was on its way is lost to nobody
+            # `_drop` ignores a job that ended during the call
             if lease.id in lost:
                 self._drop(lease)
 
@@ -131,5 +128,5 @@ class Leases:
             if self._held.get(lease.id) is not lease:
                 return
             del self._held[lease.id]
-        log.info("job %s is no longer this worker's", lease.id)
+        log.info("job %s is no longer this worker's: closed, or taken by another worker", lease.id)
         self._on_lost(lease.id)

@@ -1,1 +1,1 @@
-"""process."""
+"""A worker process from start to end."""

@@ -1,66 +1,138 @@
-"""What answers jobs in this process, put together once the model is loaded."""
+"""The parts of a worker process, built in three steps: when the app is made, when its slots are planned, on loading."""
 
 from __future__ import annotations
 
-import threading
+import logging
+import os
 
 from celery import Celery
-from redis import Redis
+from redis.exceptions import RedisError
 
 from vqa.connection import connect
+from vqa.errors import NotReady
 from vqa.image_store import ImageStore
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
+from workers.cards import card_environment, compute_capability, requested_cards
+from workers.consumer.intake import DeadLetterWriter
+from workers.consumer.remote_control import CancelJob, register_commands
+from workers.consumer.transport import install_intake
 from workers.engine.base import Engine
+from workers.engine.factory import chosen, make_engine
+from workers.engine.fair_share import Reserve
 from workers.engine.settings import EngineSettings
-from workers.jobs.answer_cache import Reuse, identity
+from workers.jobs.answer_cache import AnswerCache, model_identity
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
-from workers.jobs.exclusive import Company
-from workers.jobs.foreign import Adoption
+from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
-from workers.media.pool import Media
+from workers.media.pool import DecoderPool
+from workers.process.janitor import Janitor
+from workers.process.shutdown import Shutdown
+from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
+from workers.slots import parse_slots, plan_slots, slots_for
+from workers.supervisor.link import SupervisorLink
+from workers.tasks import register
+
+log = logging.getLogger(__name__)
+
+#: how long an attempt's calls to Redis are tried again
+_RETRY_S = 60
+
+#: interval of the watchdog's checks
+_CHECK_S = 0.5
 
 
-def assemble(
-    app: Celery,
-    redis: Redis,
-    settings: QueueSettings,
-    engine: Engine,
-    engine_settings: EngineSettings,
-    worker: str,
-    slots: int,
-) -> Attempts:
-    """The attempts of the worker of that node name, with this engine, which has started."""
-    ledger = Ledger(redis, settings.limits.unbounded)
-    closing = Closing(app, ledger, settings.result_ttl_s)
-    store = ImageStore(redis)
-    about = {"slots": slots, "model": engine.model, "engine": engine_settings.engine}
-    # connections of their own, which give up in time for the next try: renewals are what may not be late, and
-    # no job is to wait for an answer that might be given again
-    hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
-    leases = Leases(connect(hasty, patience=0), worker, settings.lease_s, about)
-    worker_settings = WorkerSettings()
-    reuse = Reuse(connect(hasty, patience=0), identity(engine_settings), worker_settings.reuse_ttl_s)
-    media = Media(
-        worker_settings.decoders,
-        settings.image_max_bytes,
-        settings.image_max_pixels,
-        engine_settings.max_image_pixels,
-        engine.fit,
-    )
-    return Attempts(
-        worker=worker,
-        settings=settings,
-        app=app,
-        ledger=ledger,
-        closing=closing,
-        adoption=Adoption(settings, closing, store),
-        answering=Answering(worker, store, media, engine, leases, reuse),
-        leases=leases,
-        company=Company(),
-        leaving=threading.Event(),
-        draining=threading.Event(),
-    )
+class Worker:
+    """Everything that a worker process consists of. Raises SettingsError."""
+
+    def __init__(self, app: Celery, settings: QueueSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._engine_settings = EngineSettings()
+        self.settings = WorkerSettings()
+        self.link = SupervisorLink()
+        self._redis = connect(settings, _RETRY_S)
+        self.janitor = Janitor(self._redis, app, settings)
+        # a connection with short retries: the consumer's thread waits for these calls
+        closing = Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s)
+        self._intake = install_intake(app, DeadLetterWriter(closing))
+        self.shutdown = Shutdown(self._intake.stop)
+        register_commands(CancelJob(settings, closing))
+        #: None until the model is loaded
+        self.attempts: Attempts | None = None
+
+    def plan(self, name: str) -> int:
+        """Choose engine and slots of the worker of that node name; return its number of task threads.
+
+        Raises SettingsError, and NotReady if the slots do not fit the card.
+        """
+        cards = requested_cards(self.settings.cards)[0]
+        # a supervisor has set this already; without one the worker limits itself to its cards here
+        os.environ.update(card_environment(cards))
+        slots = parse_slots(self.settings.slots) if self.settings.slots else None
+        self._engine_settings, why = chosen(self._engine_settings, len(cards), compute_capability(cards))
+        plan = plan_slots(self._engine_settings, cards, slots_for(slots, cards))
+        print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
+        self.name, self.slots = name, plan.slots
+        self._intake.reserve = Reserve.of(self._engine_settings, self.slots)
+        # more threads than slots, so that the next images are decoded while all slots are busy
+        return self.slots + max(2, self.slots // 4)
+
+    def load(self) -> None:
+        """Load the model and let `vqa.answer` answer with it. Raises NotReady."""
+        self.engine = make_engine(self._engine_settings, self.slots)
+        self.watchdog = Watchdog(self.engine.stall, self.shutdown.engine_hung, self._send_heartbeat, _CHECK_S)
+        self.watchdog.start()
+        self.engine.start(self.shutdown.engine_crashed)
+        self._require_redis_7()
+        self.attempts = self.shutdown.attempts = self._make_attempts(self.engine)
+        register(self._app, self.attempts)
+
+    def start(self) -> None:
+        """Start to renew leases and to sweep the ledger."""
+        assert self.attempts is not None
+        self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
+        self.janitor.start()
+
+    def stop(self) -> None:
+        """Stop all threads, if the model was loaded."""
+        if self.attempts is not None:
+            self.watchdog.stop()
+            self.janitor.stop()
+            self.attempts.leases.stop()
+            self.engine.stop()
+            self.attempts.answering.media.close()
+
+    def _send_heartbeat(self) -> None:
+        self.link.heartbeat(self.attempts is not None and self.attempts.answering.answered.is_set())
+
+    def _require_redis_7(self) -> None:
+        try:
+            version = str(self._redis.info("server")["redis_version"])
+        except RedisError as error:
+            log.warning("Redis does not answer yet (%s); Celery keeps trying to connect", type(error).__name__)
+            return
+        if int(version.partition(".")[0]) < 7:
+            raise NotReady(f"vqa needs Redis 7.0 or later; the server at VQA_REDIS_URL is Redis {version}")
+
+    def _make_attempts(self, engine: Engine) -> Attempts:
+        settings, own = self._settings, self._engine_settings
+        closing = Closing(self._app, Ledger(self._redis, settings.limits.unbounded), settings.result_ttl_s)
+        store = ImageStore(self._redis)
+        # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
+        hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
+        about = {"slots": self.slots, "model": engine.model, "engine": own.engine}
+        leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about)
+        cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
+        media = DecoderPool(
+            self.settings.decoders,
+            settings.image_max_bytes,
+            settings.image_max_pixels,
+            own.max_image_pixels,
+            engine.fit,
+        )
+        answering = Answering(self.name, store, media, engine, leases)
+        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [cache])

@@ -1,6 +1,6 @@
-"""The janitor sweeps the ledger every two seconds: a thread in every worker and supervisor, one of them at a time.
+"""The janitor: a thread in every worker and supervisor that sweeps the ledger every 2 s, one at a time.
 
-For its first rounds, and after a gap in them, it does what needs no judgement of leases, and leaves the lock alone.
+In its first rounds, and after a gap between rounds, a janitor does not check leases and does not take the lock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from celery import Celery
 from redis import Redis
 
-from vqa.connection import UNREACHED
+from vqa.connection import REDIS_ERRORS
 from vqa.ledger.sweep import Sweep
 from vqa.settings import QueueSettings
 
@@ -22,7 +22,7 @@ ROUND_S = 2.0
 
 
 class Janitor:
-    """Runs rounds until stopped."""
+    """Sweeps from `start` to `stop`."""
 
     def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
         self._sweep = Sweep(redis, app, settings)
@@ -30,14 +30,13 @@ class Janitor:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
         self._last_round = -float("inf")
-        self._judges_from = float("inf")
+        self._check_leases_from = float("inf")
 
     def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the round in hand."""
+        """Stop after the current round."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=ROUND_S)
@@ -46,24 +45,27 @@ class Janitor:
         while not self._stopping.wait(ROUND_S):
             try:
                 self.round()
-            except UNREACHED as error:
+            except REDIS_ERRORS as error:
                 log.warning("the janitor's round failed: %s; next one in %.0f s", type(error).__name__, ROUND_S)
             except Exception:
                 log.exception("the janitor's round failed; next one in %.0f s", ROUND_S)
 
     def round(self) -> None:
-        """Everything that is due, if no other janitor is at work."""
-        judges_from = self._judges_leases()
-        # one that may not judge leases yet does the rest and keeps nobody from the lock: what is done twice is harmless
-        if judges_from is None or self._sweep.locked():
-            self._sweep.run(judges_from)
+        """Sweep once, unless another janitor has the lock."""
+        lease_check_ms = self._lease_check_time()
+        # without lease checks no lock: a sweep twice is harmless, and a janitor that may check leases gets the lock
+        if lease_check_ms is None or self._sweep.try_lock():
+            self._sweep.run(lease_check_ms)
         self._last_round = time.monotonic()
 
-    def _judges_leases(self) -> int | None:
-        """Not within a lease time of Redis starting, or of a gap in our own rounds: workers could not renew then."""
-        settled = self._sweep.settled()
-        # after the call: Redis may have held it up
+    def _lease_check_time(self) -> int | None:
+        """Return Redis's time in ms if leases may be checked now, else None.
+
+        They may not within a lease time of Redis's start or of a gap between our rounds: workers could not renew then.
+        """
+        redis_ms = self._sweep.lease_check_time()
+        # after the call, which Redis may have held up
         now = time.monotonic()
         if now - self._last_round > ROUND_S + 1.0:
-            self._judges_from = now + self._lease_s
-        return settled if now >= self._judges_from else None
+            self._check_leases_from = now + self._lease_s
+        return redis_ms if now >= self._check_leases_from else None

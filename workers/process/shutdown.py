@@ -1,6 +1,6 @@
-"""The one way in which a worker process ends before its jobs do: takes no more, hands on what it holds, ends.
+"""How a worker process ends before its jobs do: it stops popping, gives back the jobs that it holds, and exits.
 
-On a second SIGTERM, when the time to drain is over, when the engine crashed or hangs.
+This happens on a second SIGTERM, when the drain takes too long, and when the engine crashed or hangs.
 """
 
 from __future__ import annotations
@@ -14,64 +14,85 @@ from typing import NoReturn
 
 from celery.worker import state
 
-from vqa.connection import UNREACHED
+from vqa.connection import REDIS_ERRORS
 from vqa.errors import EngineError
 from vqa.ledger.records import Lease
+from workers.engine.base import Stall
 from workers.jobs.attempt import Attempts
+from workers.supervisor.link import EXIT_CRASHED, EXIT_HUNG
 
 log = logging.getLogger(__name__)
 
-#: a message that was being popped when the consumer was told to stop has arrived by then
+#: time for a message that was being popped when the consumer was stopped to arrive
 _SETTLE_S = 0.3
-#: for handing on; after that the leases run out and the janitors of others do it
-_HAND_ON_S = 5.0
-#: threads that are not stuck have so long to end by themselves
+#: time to give jobs back; after it, their leases run out and another worker's janitor publishes them
+_GIVE_BACK_S = 5.0
+#: time for threads that are not stuck to end
 _END_S = 1.0
 
 
-class Departure:
-    """Begun once, by whoever comes first; ends the process."""
+class Shutdown:
+    """Ends the process, once; any thread may begin it."""
 
-    def __init__(self, stop_taking: Callable[[], None]) -> None:
-        self._stop_taking = stop_taking
+    def __init__(self, stop_popping: Callable[[], None]) -> None:
+        self._stop_popping = stop_popping
         self._begun = threading.Lock()
+        #: None until the model is loaded
         self.attempts: Attempts | None = None
 
+    def engine_crashed(self, error: BaseException, ids: Collection[str]) -> None:
+        """Shut down because of an error in the engine, which was computing the prompts `ids`."""
+        log.critical("the engine crashed, this worker ends", exc_info=error)
+        self.begin(EXIT_CRASHED, f"the engine crashed ({type(error).__name__})", ids)
+
+    def engine_hung(self, stall: Stall) -> None:
+        """Shut down because the engine hangs."""
+        log.critical(
+            "the engine hangs, this worker ends: no sign of life for %.0f s in %s", stall.silent_s, stall.phase
+        )
+        self.begin(EXIT_HUNG, f"the engine hung in {stall.phase}", stall.ids)
+
     def begin(self, status: int, why: str, charged: Collection[str] = ()) -> None:
-        """End with this exit status soon. `charged` are the jobs that had to do with it: their attempt is lost."""
+        """Exit with this status soon. The jobs in `charged` may be the cause: for them the attempt counts."""
         if not self._begun.acquire(blocking=False):
             return
         held = []
         if self.attempts is not None:
-            # before and after: when a crashed engine's futures fail, their threads let go of what they hold
+            # before and after, since the threads of a crashed engine's jobs let go of their leases
             held = self.attempts.leases.held()
-            self.attempts.leaving.set()
+            self.attempts.shutting_down.set()
             held += self.attempts.leases.held()
-        log.log(logging.ERROR if status else logging.INFO, "leaving: %s; %d jobs go back to the queue", why, len(held))
-        self._stop_taking()
-        # Celery's own consumer ends, too, and puts back what no thread has begun
+        log.log(
+            logging.ERROR if status else logging.INFO, "shutting down: %s; %d jobs return to the queue", why, len(held)
+        )
+        self._stop_popping()
+        # Celery's consumer ends, too, and returns messages that no thread has begun
         state.should_stop = status
-        # a thread is a daemon where its maker is one, and Celery's end would cut it short
+        # not a daemon, which it would be by default where a daemon makes it: the end of Celery would cut it short
         arguments = (status, held, set(charged), EngineError(why))
-        threading.Thread(target=self._leave, args=arguments, name="departure", daemon=False).start()
+        threading.Thread(target=self._exit, args=arguments, name="shutdown", daemon=False).start()
 
-    def _leave(self, status: int, held: list[Lease], charged: set[str], error: EngineError) -> NoReturn:
+    def _exit(self, status: int, held: list[Lease], charged: set[str], error: EngineError) -> NoReturn:
         try:
             if self.attempts is not None:
                 threading.Event().wait(_SETTLE_S)
-                hands = threading.Thread(target=self._hand_on, args=(self.attempts, held, charged, error), daemon=True)
-                hands.start()
-                hands.join(_HAND_ON_S)
+                arguments = (self.attempts, held, charged, error)
+                thread = threading.Thread(target=self._give_back, args=arguments, daemon=True)
+                thread.start()
+                thread.join(_GIVE_BACK_S)
                 threading.Event().wait(_END_S)
             sys.stderr.flush()
         finally:
-            # threads may be stuck in the model: an ordinary exit would wait for them
+            # an ordinary exit would wait for threads, which may be stuck in the model
             os._exit(status)
 
-    def _hand_on(self, attempts: Attempts, held: list[Lease], charged: set[str], error: EngineError) -> None:
-        everything = {lease.token: lease for lease in [*held, *attempts.leases.held()]}
+    def _give_back(self, attempts: Attempts, held: list[Lease], charged: set[str], error: EngineError) -> None:
+        leases = {lease.token: lease for lease in [*held, *attempts.leases.held()]}
         try:
-            log.info("%d jobs handed on", attempts.hand_on(list(everything.values()), charged, error))
-        except UNREACHED as failure:
-            log.warning("jobs could not be handed on (%s): their leases run out", type(failure).__name__)
+            log.info("%d jobs returned to the queue", attempts.give_back(list(leases.values()), charged, error))
+        except REDIS_ERRORS as failure:
+            log.warning(
+                "jobs could not be returned to the queue (%s): they return when their leases run out",
+                type(failure).__name__,
+            )
         attempts.leases.stop()

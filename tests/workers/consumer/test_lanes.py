@@ -12,17 +12,17 @@ from workers.engine.fair_share import BULK_TURN, Reserve
 
 @dataclass
 class Messages:
-    """Those in a worker's hands, by the list that they came from."""
+    """Those that a worker has not acknowledged, by the list that they came from."""
 
-    most: int
+    prefetch_count: int
     queues: list[str] = field(default_factory=list)
 
     @property
-    def taken(self) -> int:
+    def unacked(self) -> int:
         return len(self.queues)
 
     @property
-    def bulk(self) -> int:
+    def unacked_bulk(self) -> int:
         return sum(queue != "interactive" for queue in self.queues)
 
 
@@ -44,12 +44,12 @@ class Popping(RuleBasedStateMachine):
     def comes(self, queue: str, count: int) -> None:
         self.waiting[queue] += count
 
-    @precondition(lambda self: self.hand.taken < self.hand.most)
+    @precondition(lambda self: self.hand.unacked < self.hand.prefetch_count)
     @rule()
     def pops(self) -> None:
-        bulk, taken = self.hand.bulk, self.hand.taken
+        bulk, taken = self.hand.unacked_bulk, self.hand.unacked
         order = self.lanes.consume(len(ORDER))
-        assert self.lanes.left_out == (len(order) < len(ORDER))
+        assert self.lanes.skips_lists == (len(order) < len(ORDER))
         assert "interactive" in order
         queue = next((queue for queue in order if self.waiting[queue]), None)
         if queue is None:
@@ -69,18 +69,18 @@ class Popping(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 11), count=st.integers(1, 12))
     def ends(self, which: int, count: int) -> None:
-        for _ in range(min(count, self.hand.taken)):
-            self.hand.queues.pop(which % self.hand.taken)
+        for _ in range(min(count, self.hand.unacked)):
+            self.hand.queues.pop(which % self.hand.unacked)
 
     @rule(count=st.integers(1, 50))
     def floods(self, count: int) -> None:
         """With jobs that end at once."""
         for _ in range(count):
             self.waiting["interactive"] += 1
-            if self.hand.taken < self.hand.most:
-                before = self.hand.taken
+            if self.hand.unacked < self.hand.prefetch_count:
+                before = self.hand.unacked
                 self.pops()
-                if self.hand.taken > before and self.hand.queues[-1] == "interactive":
+                if self.hand.unacked > before and self.hand.queues[-1] == "interactive":
                     self.hand.queues.pop()
 
 
@@ -126,11 +126,11 @@ def test_bulk_is_left_out_while_it_would_take_what_is_reserved() -> None:
     assert list(lanes.consume(3)) == ["interactive", "bulk", "celery"]
     hand.queues.append("celery")
     assert list(lanes.consume(3)) == ["interactive"]
-    assert lanes.left_out
+    assert lanes.skips_lists
     hand.queues[:] = ["interactive"] * 4
     assert list(lanes.consume(3)) == ["interactive"]
     hand.queues.pop()
-    assert not lanes.left_out
+    assert not lanes.skips_lists
 
 
 @given(interactive=st.integers(0, 4), bulk=st.integers(0, 4))

@@ -14,13 +14,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from vqa.celery import make_app
+from vqa.connection import connect
 from vqa.errors import Cancelled
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
 from vqa.results import decode
 from vqa.settings import QueueSettings
-from workers.consumer.remote_control import Cancelling, register
+from workers.consumer.remote_control import CancelJob, register_commands
 
 Command = Callable[..., dict[str, str]]
 
@@ -64,7 +65,7 @@ def command(
     """Send a command, as Celery's mailbox hands it over."""
     monkeypatch.setattr(Panel, "data", dict(Panel.data))
     monkeypatch.setattr(Panel, "meta", dict(Panel.meta))
-    register(Cancelling.of(app, queue_settings))
+    register_commands(cancel_job(app, queue_settings))
     state = SimpleNamespace(app=app, hostname="w@host", consumer=SimpleNamespace(event_dispatcher=events))
 
     def send(name: str, **arguments: Any) -> dict[str, str]:
@@ -72,6 +73,11 @@ def command(
         return reply
 
     return send
+
+
+def cancel_job(app: Celery, settings: QueueSettings) -> CancelJob:
+    ledger = Ledger(connect(settings), settings.limits.unbounded)
+    return CancelJob(settings, Closing(app, ledger, settings.result_ttl_s))
 
 
 def outcome(redis: Redis, app: Celery, id: str) -> object:
@@ -132,7 +138,7 @@ def test_a_queue_that_is_full_takes_a_cancellation(
 ) -> None:
     full = queue_settings.model_copy(update={"queue_most": 1})
     ledger.accept("one", "bulk", b"{}", 60)
-    assert Cancelling.of(app, full)("unknown")
+    assert cancel_job(app, full)("unknown")
     assert isinstance(outcome(redis, app, "unknown"), Cancelled)
 
 
@@ -146,7 +152,7 @@ def test_a_redis_that_is_away_is_answered_with_an_error(
     command: Command, app: Celery, queue_settings: QueueSettings
 ) -> None:
     ledger = Ledger(Redis(port=1, retry=Retry(NoBackoff(), 0)))
-    register(Cancelling(queue_settings, Closing(app, ledger, queue_settings.result_ttl_s)))
+    register_commands(CancelJob(queue_settings, Closing(app, ledger, queue_settings.result_ttl_s)))
     assert "Redis did not answer (ConnectionError)" in command("revoke", task_id="job")["error"]
 
 

@@ -1,4 +1,4 @@
-"""What comes out of the guard is taken by Celery's own strategy; what does not is named, whatever the bytes were."""
+"""What comes out of it is taken by Celery's own strategy; what does not is named, whatever the bytes were."""
 
 import base64
 import copy
@@ -21,7 +21,7 @@ from vqa.celery import TASK, make_app, publish
 from vqa.errors import InvalidJob
 from vqa.job import Job
 from vqa.settings import QueueSettings
-from workers.consumer.sanitize import MOST_BYTES, Malformed, sift, usable_id
+from workers.consumer.sanitize import MAX_BYTES, MalformedMessage, sanitize, usable_id
 from workers.tasks import AnswerTask
 
 SECRET = "the-secret-question"
@@ -80,13 +80,13 @@ def with_header(name: str, value: Any) -> bytes:
     return packed(foreign(headers=foreign()["headers"] | {name: value}))
 
 
-def read(safe: bytes | Malformed) -> dict[str, Any]:
+def read(safe: bytes | MalformedMessage) -> dict[str, Any]:
     assert isinstance(safe, bytes), safe
     message: dict[str, Any] = json.loads(safe)
     return message
 
 
-def job_in(safe: bytes | Malformed) -> Any:
+def job_in(safe: bytes | MalformedMessage) -> Any:
     args, kwargs, embed = json.loads(read(safe)["body"])
     assert (kwargs, embed) == ({}, {})
     return args[0]
@@ -184,15 +184,15 @@ def mutations(draw: st.DrawFn) -> bytes:
 
 
 def check(raw: bytes, take: Take) -> None:
-    found = sift(raw, "bulk")
-    if isinstance(found, Malformed):
+    found = sanitize(raw, "bulk")
+    if isinstance(found, MalformedMessage):
         assert found.reason
         assert SECRET not in found.reason
         assert found.id is None or found.id == usable_id(found.id)
     else:
         assert take(found).delivery_info["routing_key"] == "bulk"
         # it may be put back and popped again
-        again = sift(found, "bulk")
+        again = sanitize(found, "bulk")
         assert isinstance(again, bytes)
         assert again.count(b"delivery_tag") == 1
 
@@ -220,7 +220,7 @@ def test_no_body_makes_it_raise(body: bytes, take: Take) -> None:
 
 def test_our_own_wake_up_passes(take: Take) -> None:
     raw = published("a-job")
-    safe = sift(raw, "interactive")
+    safe = sanitize(raw, "interactive")
     assert isinstance(safe, bytes)
     request = take(safe)
     assert (request.id, request.args, request.delivery_info["routing_key"]) == ("a-job", [], "interactive")
@@ -231,7 +231,7 @@ def test_our_own_wake_up_costs_little() -> None:
     took = []
     for _ in range(200):
         started = time.perf_counter()
-        sift(raw, "interactive")
+        sanitize(raw, "interactive")
         took.append(time.perf_counter() - started)
     # 28 microseconds where nothing else runs
     assert sorted(took)[100] < 0.0005
@@ -240,7 +240,7 @@ def test_our_own_wake_up_costs_little() -> None:
 def test_a_job_of_another_app_passes_with_what_is_honoured_and_nothing_else(take: Take) -> None:
     embed = {"callbacks": [{"task": "x"}], "errbacks": 5, "chain": ["y"], "chord": {}, "id": "another"}
     headers = foreign()["headers"] | {"group": "g", "stamps": {"a": 1}, "timelimit": "soon", "shadow": SECRET}
-    safe = sift(packed(foreign(body=[[JOB, "more"], {"self": 1}, embed], headers=headers)), "bulk")
+    safe = sanitize(packed(foreign(body=[[JOB, "more"], {"self": 1}, embed], headers=headers)), "bulk")
     assert isinstance(safe, bytes)
     request = take(safe)
     assert (request.id, request.name, request.time_limits) == ("a-job", TASK, (None, None))
@@ -250,7 +250,7 @@ def test_a_job_of_another_app_passes_with_what_is_honoured_and_nothing_else(take
 
 
 def test_a_delivery_tag_is_drawn_so_that_copies_do_not_share_one() -> None:
-    tags = {read(sift(packed(foreign()), "bulk"))["properties"]["delivery_tag"] for _ in range(3)}
+    tags = {read(sanitize(packed(foreign()), "bulk"))["properties"]["delivery_tag"] for _ in range(3)}
     assert len(tags) == 3
     assert all(uuid.UUID(tag) for tag in tags)
 
@@ -259,25 +259,25 @@ def test_a_delivery_tag_is_drawn_so_that_copies_do_not_share_one() -> None:
     ("args", "kwargs"), [([JOB], {}), ([], JOB), ([], {"job": JOB}), ([JOB], {"job": 1}), ([JOB, 2, 3], {})]
 )
 def test_the_job_is_found_where_it_is(args: list[Any], kwargs: dict[str, Any]) -> None:
-    assert job_in(sift(packed(foreign(body=[args, kwargs, None])), "bulk")) == JOB
+    assert job_in(sanitize(packed(foreign(body=[args, kwargs, None])), "bulk")) == JOB
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", None])
 def test_a_body_may_stand_there_in_plain_text(encoding: str | None) -> None:
     message = foreign(body=json.dumps([[JOB], {}, {}]), properties={"body_encoding": encoding})
-    assert job_in(sift(packed(message), "bulk")) == JOB
+    assert job_in(sanitize(packed(message), "bulk")) == JOB
 
 
 def test_a_message_of_task_protocol_1_becomes_one_of_protocol_2(take: Take) -> None:
     body = {"task": TASK, "id": "old", "args": [JOB], "kwargs": {}, "retries": 0, "eta": None, "callbacks": None}
-    safe = sift(packed(foreign(body=body, headers={})), "celery")
+    safe = sanitize(packed(foreign(body=body, headers={})), "celery")
     assert isinstance(safe, bytes)
     assert take(safe).id == "old"
     assert job_in(safe) == JOB
 
 
 def test_an_eta_is_not_followed(take: Take) -> None:
-    safe = sift(with_header("eta", "2100-01-01T00:00:00+00:00"), "bulk")
+    safe = sanitize(with_header("eta", "2100-01-01T00:00:00+00:00"), "bulk")
     assert isinstance(safe, bytes)
     assert take(safe).eta is None
 
@@ -286,14 +286,14 @@ def test_an_eta_is_not_followed(take: Take) -> None:
 def test_what_expires_has_so_long_as_its_timeout(take: Take, named_s: float | None, expected_s: float) -> None:
     message = foreign(body=[[JOB | ({"timeout_s": named_s} if named_s else {})], {}, {}])
     message["headers"]["expires"] = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
-    safe = sift(packed(message), "bulk")
+    safe = sanitize(packed(message), "bulk")
     assert isinstance(safe, bytes)
     assert take(safe).expires is None
     assert job_in(safe)["timeout_s"] == pytest.approx(expected_s, abs=5)
 
 
 def test_what_has_expired_is_a_job_whose_time_is_over() -> None:
-    safe = sift(with_header("expires", "2020-01-01T00:00:00"), "bulk")
+    safe = sanitize(with_header("expires", "2020-01-01T00:00:00"), "bulk")
     assert Job.from_json(job_in(safe)).timeout_s == 0.0001
 
 
@@ -357,36 +357,36 @@ def without(name: str) -> dict[str, Any]:
     ],
 )
 def test_what_is_malformed_is_named(raw: bytes, reason: str) -> None:
-    found = sift(raw, "interactive")
-    assert isinstance(found, Malformed)
+    found = sanitize(raw, "interactive")
+    assert isinstance(found, MalformedMessage)
     assert found.reason.startswith(reason)
 
 
 @pytest.mark.parametrize("id", [None, 7, ["a"], {"a": 1}, "", "x" * 10_000, "a/b", "a b", "a\n", "ü", "\ud800", True])
 def test_an_id_that_no_job_can_have_is_no_id(id: object) -> None:
-    found = sift(with_header("id", id), "bulk")
-    assert found == Malformed("its task id cannot be a job's", None)
+    found = sanitize(with_header("id", id), "bulk")
+    assert found == MalformedMessage("its task id cannot be a job's", None)
 
 
 def test_the_id_is_told_where_it_is_the_rest_that_is_wrong() -> None:
     for raw in (with_header("task", "x"), packed(foreign(body="%%%")), packed(without("content-type"))):
-        found = sift(raw, "bulk")
-        assert isinstance(found, Malformed)
+        found = sanitize(raw, "bulk")
+        assert isinstance(found, MalformedMessage)
         assert found.id == "a-job"
 
 
 def test_what_is_too_large_is_not_looked_into() -> None:
-    found = sift(b"[" * (MOST_BYTES + 1), "bulk")
-    assert found == Malformed("it is larger than 128 MiB")
+    found = sanitize(b"[" * (MAX_BYTES + 1), "bulk")
+    assert found == MalformedMessage("it is larger than 128 MiB")
 
 
 def test_a_large_job_passes() -> None:
     large = {"messages": [{"role": "user", "content": "x" * 20_000_000}]}
-    assert job_in(sift(packed(foreign(body=[[large], {}, {}])), "bulk")) == large
+    assert job_in(sanitize(packed(foreign(body=[[large], {}, {}])), "bulk")) == large
 
 
 def test_half_a_surrogate_pair_gets_as_far_as_the_job_which_refuses_it(take: Take) -> None:
-    safe = sift(packed(foreign(body=[[{"messages": [{"role": "user", "content": "\ud800"}]}], {}, {}])), "bulk")
+    safe = sanitize(packed(foreign(body=[[{"messages": [{"role": "user", "content": "\ud800"}]}], {}, {}])), "bulk")
     assert isinstance(safe, bytes)
     take(safe)
     with pytest.raises(InvalidJob):

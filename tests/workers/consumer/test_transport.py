@@ -19,8 +19,8 @@ from vqa.celery import TASK, make_app, wake
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 from workers.consumer.intake import Intake
-from workers.consumer.sanitize import Malformed
-from workers.consumer.transport import guard
+from workers.consumer.sanitize import MalformedMessage
+from workers.consumer.transport import install_intake
 from workers.engine.fair_share import Reserve
 
 SECRET = "the-secret-question"
@@ -34,7 +34,7 @@ class Consumer:
     connection: Any
     intake: Intake
     messages: list[Any] = field(default_factory=list)
-    aside: list[tuple[bytes, str, Malformed]] = field(default_factory=list)
+    dead_letters: list[tuple[bytes, str, MalformedMessage]] = field(default_factory=list)
     refuses: Exception | None = None
     fails: Exception | None = None
 
@@ -43,10 +43,10 @@ class Consumer:
             raise self.fails
         self.messages.append(message)
 
-    def keep(self, raw: bytes, queue: str, malformed: Malformed) -> None:
+    def keep(self, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
         if self.refuses is not None:
             raise self.refuses
-        self.aside.append((raw, queue, malformed))
+        self.dead_letters.append((raw, queue, malformed))
 
     def drain(self, seconds: float = 0.05) -> None:
         with suppress(socket.timeout):
@@ -78,7 +78,7 @@ def app(queue_settings: QueueSettings) -> Iterator[Celery]:
 @pytest.fixture
 def consumer(app: Celery) -> Iterator[Consumer]:
     consumer = Consumer(None, Intake(lambda *_: None))
-    consumer.intake = guard(app, consumer.keep)
+    consumer.intake = install_intake(app, consumer.keep)
     with app.connection_for_read() as connection:
         consumer.connection = connection
         with app.amqp.TaskConsumer(connection, on_message=consumer.receive):
@@ -112,7 +112,7 @@ def test_a_malformed_message_is_set_aside_and_the_next_is_delivered(
     wake(app, [("good", "bulk")])
     consumer.drain_until(lambda: bool(consumer.messages))
     assert consumer.ids() == ["good"]
-    assert [(raw, queue) for raw, queue, _ in consumer.aside] == [
+    assert [(raw, queue) for raw, queue, _ in consumer.dead_letters] == [
         (b"\x80\x04", "interactive"),
         (b"{}", "interactive"),
         (b"[]", "bulk"),
@@ -122,7 +122,7 @@ def test_a_malformed_message_is_set_aside_and_the_next_is_delivered(
 def test_one_on_a_list_of_a_priority_is_found_too(consumer: Consumer, redis: Redis) -> None:
     redis.lpush("bulk\x06\x163", b"[]", foreign("urgent"))
     consumer.drain_until(lambda: bool(consumer.messages))
-    assert [queue for _, queue, _ in consumer.aside] == ["bulk"]
+    assert [queue for _, queue, _ in consumer.dead_letters] == ["bulk"]
 
 
 def test_one_that_cannot_be_kept_now_is_kept_later(consumer: Consumer, redis: Redis) -> None:
@@ -130,8 +130,8 @@ def test_one_that_cannot_be_kept_now_is_kept_later(consumer: Consumer, redis: Re
     redis.lpush("bulk", b"[]")
     consumer.drain_until(lambda: not redis.llen("bulk"))
     consumer.refuses = None
-    consumer.drain_until(lambda: bool(consumer.aside))
-    assert consumer.aside[0][0] == b"[]"
+    consumer.drain_until(lambda: bool(consumer.dead_letters))
+    assert consumer.dead_letters[0][0] == b"[]"
 
 
 def test_one_that_cannot_be_kept_at_all_holds_nobody_up(
@@ -140,7 +140,7 @@ def test_one_that_cannot_be_kept_at_all_holds_nobody_up(
     consumer.refuses = ValueError(SECRET)
     redis.lpush("bulk", b"[]", foreign("good"))
     consumer.drain_until(lambda: bool(consumer.messages))
-    assert "a malformed message on bulk is lost" in caplog.text
+    assert "malformed message on bulk (it is not a JSON object) is lost" in caplog.text
     assert SECRET not in caplog.text
 
 
@@ -172,9 +172,9 @@ def test_what_redis_has_no_room_to_record_is_delivered_when_it_has(
     full(True)
     consumer.drain_for(2.5)
     assert consumer.messages == []
-    # no more than one is in hand
+    # no more than one is held
     assert redis.llen("bulk") == 1
-    assert caplog.text.count("Redis refuses (OutOfMemoryError") == 1
+    assert caplog.text.count("Redis refuses commands (OutOfMemoryError") == 1
     assert SECRET not in caplog.text
     full(False)
     consumer.drain_until(lambda: len(consumer.messages) == 2)
@@ -212,7 +212,7 @@ def test_a_wake_up_that_is_put_back_is_popped_next(consumer: Consumer, app: Cele
 
 
 def test_what_nobody_began_goes_back_when_the_connection_is_closed(app: Celery, redis: Redis) -> None:
-    intake = guard(app, lambda *_: None)
+    intake = install_intake(app, lambda *_: None)
     wake(app, [("ours", "bulk")])
     redis.lpush("bulk", foreign("theirs"))
     with app.connection_for_read() as connection:
@@ -236,7 +236,7 @@ def test_commands_share_a_client_until_their_pool_is_replaced(consumer: Consumer
 
 
 def test_bulk_is_taken_up_to_what_is_reserved_and_again_once_there_is_room(app: Celery) -> None:
-    intake = guard(app, lambda *_: None)
+    intake = install_intake(app, lambda *_: None)
     intake.reserve = Reserve(1)
     wake(app, [(f"b{number}", "bulk") for number in range(5)])
     with app.connection_for_read() as connection:
@@ -263,7 +263,7 @@ def _take_turns(consumer: Consumer, app: Celery) -> None:
 
 
 def test_settings_are_shown_as_json(app: Celery) -> None:
-    guard(app, lambda *_: None)
+    install_intake(app, lambda *_: None)
     assert "polling_interval" in json.dumps(app.conf.broker_transport_options)
 
 
@@ -289,7 +289,7 @@ def test_a_replica_ends_nothing(
     replica(False)
     consumer.drain_until(lambda: len(consumer.messages) == 4)
     assert sorted(consumer.ids()[2:]) == sorted(["job2", "job1"])
-    assert caplog.text.count("Redis refuses (ReadOnlyError") == 1
+    assert caplog.text.count("Redis refuses commands (ReadOnlyError") == 1
 
 
 def test_what_the_worker_fails_on_is_set_aside(
@@ -297,13 +297,16 @@ def test_what_the_worker_fails_on_is_set_aside(
 ) -> None:
     redis.lpush("interactive", foreign("unlucky"))
     consumer.fails = RuntimeError(SECRET)
-    consumer.drain_until(lambda: bool(consumer.aside))
+    consumer.drain_until(lambda: bool(consumer.dead_letters))
     consumer.fails = None
     redis.lpush("bulk", foreign("good"))
     consumer.drain_until(lambda: bool(consumer.messages))
-    [(raw, queue, malformed)] = consumer.aside
+    [(raw, queue, malformed)] = consumer.dead_letters
     assert json.loads(raw)["headers"]["id"] == "unlucky"
-    assert (queue, malformed) == ("interactive", Malformed("the worker failed on it with RuntimeError", "unlucky"))
+    assert (queue, malformed) == (
+        "interactive",
+        MalformedMessage("the worker failed on it with RuntimeError", "unlucky"),
+    )
     assert redis.hlen("unacked") == 1
     assert SECRET not in caplog.text
 
@@ -323,7 +326,7 @@ def test_a_lost_connection_is_celerys_to_mend(consumer: Consumer, redis: Redis) 
     redis.lpush("bulk", foreign("job"))
     with pytest.raises(ConnectionResetError):
         consumer.drain_until(lambda: False)
-    assert consumer.aside == []
+    assert consumer.dead_letters == []
 
 
 def test_a_worker_that_must_connect_to_a_full_redis_goes_on_when_there_is_room(
@@ -342,7 +345,7 @@ def test_a_worker_that_must_connect_to_a_full_redis_goes_on_when_there_is_room(
     full(True)
     redis.client_kill_filter(_type="normal", skipme=True)
     wait_until(lambda: worker.log.read_text().count("Connected to") == 2)
-    wait_until(lambda: "Redis refuses (OutOfMemoryError" in worker.log.read_text())
+    wait_until(lambda: "Redis refuses commands (OutOfMemoryError" in worker.log.read_text())
     full(False)
     ledger = Ledger(redis, queue_settings.limits)
     ledger.accept("after", "bulk", b'{"messages":[{"role":"user","content":"?"}]}', 60)

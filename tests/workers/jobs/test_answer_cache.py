@@ -10,7 +10,7 @@ from vqa.connection import connect
 from vqa.image_store import reference
 from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
-from workers.jobs.answer_cache import Reuse, identity
+from workers.jobs.answer_cache import AnswerCache, model_identity
 
 PNG = b"\x89PNG an image"
 
@@ -29,10 +29,10 @@ def answer() -> Answer:
 
 
 def test_a_image_and_its_reference_are_the_same_question(redis: Redis, answer: Answer) -> None:
-    reuse = Reuse(redis, "m", 60)
-    reuse.keep(job(PNG), answer)
-    assert reuse.find(job(reference(PNG))) == answer
-    assert reuse.find(job(reference(b"another"))) is None
+    cache = AnswerCache(redis, "m", 60)
+    cache.put(job(PNG), answer)
+    assert cache.get(job(reference(PNG))) == answer
+    assert cache.get(job(reference(b"another"))) is None
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_a_image_and_its_reference_are_the_same_question(redis: Redis, answer: A
 def test_what_does_not_change_a_greedy_answer_is_not_part_of_the_question(
     redis: Redis, answer: Answer, fields: dict[str, Any]
 ) -> None:
-    reuse = Reuse(redis, "m", 60)
-    reuse.keep(job(), answer)
-    assert reuse.find(job(**fields)) == answer
+    cache = AnswerCache(redis, "m", 60)
+    cache.put(job(), answer)
+    assert cache.get(job(**fields)) == answer
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_what_does_not_change_a_greedy_answer_is_not_part_of_the_question(
     [{"max_new_tokens": 7}, {"stop": ["."]}, {"response_format": {"type": "json_object"}}, {"reuse": False}],
 )
 def test_what_does_is(redis: Redis, answer: Answer, fields: dict[str, Any]) -> None:
-    reuse = Reuse(redis, "m", 60)
-    reuse.keep(job(), answer)
-    assert reuse.find(job(**fields)) is None
+    cache = AnswerCache(redis, "m", 60)
+    cache.put(job(), answer)
+    assert cache.get(job(**fields)) is None
 
 
 def test_each_model_has_answers_of_its_own(redis: Redis, answer: Answer) -> None:
-    Reuse(redis, "m", 60).keep(job(), answer)
-    assert Reuse(redis, "another", 60).find(job()) is None
+    AnswerCache(redis, "m", 60).put(job(), answer)
+    assert AnswerCache(redis, "another", 60).get(job()) is None
 
 
 def test_a_redis_that_is_away_or_full_costs_no_job_anything(
@@ -72,15 +72,15 @@ def test_a_redis_that_is_away_or_full_costs_no_job_anything(
 ) -> None:
     redis.config_set("maxmemory", 1)
     try:
-        Reuse(redis, "m", 60).keep(job(), answer)
+        AnswerCache(redis, "m", 60).put(job(), answer)
     finally:
         redis.config_set("maxmemory", 0)
-    assert "no answer can be kept to be given again: OutOfMemoryError" in caplog.text
-    with connect(QueueSettings(redis_url="redis://127.0.0.1:1/0"), patience=0) as nowhere:
-        reuse = Reuse(nowhere, "m", 60)
-        reuse.keep(job(), answer)
-        assert reuse.find(job()) is None
-    assert "no answer can be looked up to be given again: ConnectionError" in caplog.text
+    assert "answer cache: an answer is not cached: OutOfMemoryError" in caplog.text
+    with connect(QueueSettings(redis_url="redis://127.0.0.1:1/0"), retry_s=0) as nowhere:
+        cache = AnswerCache(nowhere, "m", 60)
+        cache.put(job(), answer)
+        assert cache.get(job()) is None
+    assert "answer cache: lookup failed, the job is computed: ConnectionError" in caplog.text
 
 
 def test_a_model_in_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_a_model_in_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_bytes(bytes(200_000))
     (folders[1] / "model.safetensors").write_bytes(bytes(199_999) + b"1")
     (folders[2] / "config.json").write_text("[]")
-    a, b, c, d = (identity(EngineSettings(model=str(folder))) for folder in folders)
+    a, b, c, d = (model_identity(EngineSettings(model=str(folder))) for folder in folders)
     assert a == d
     assert len({a, b, c}) == 3
     a_name = EngineSettings(model="some/model")
     others = [EngineSettings(model="some/model", **{name: value}) for name, value in _OTHER.items()]
-    assert len({identity(settings) for settings in (a_name, *others)}) == 1 + len(others)
+    assert len({model_identity(settings) for settings in (a_name, *others)}) == 1 + len(others)
 
 
 _OTHER: dict[str, Any] = {"revision": "v2", "quant": "int4", "dtype": "float32", "max_image_tokens": 500}

@@ -4,19 +4,19 @@ from contextlib import ExitStack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.jobs.exclusive import Company
+from workers.jobs.exclusive import SharedLock
 
 WAIT_S = 10.0
 
 
 def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_ones() -> None:
-    company = Company()
+    lock = SharedLock()
     order: list[str] = []
     first_may_go, loner_may_go = threading.Event(), threading.Event()
     inside = threading.Event()
 
     def run(name: str, alone: bool, gate: threading.Event | None) -> None:
-        with company.alone() if alone else company.together():
+        with lock.exclusive() if alone else lock.shared():
             order.append(name)
             inside.set()
             assert gate is None or gate.wait(WAIT_S)
@@ -27,7 +27,7 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_o
     inside.clear()
     threads.append(threading.Thread(target=run, args=("loner", True, loner_may_go)))
     threads[1].start()
-    while not company._loners:
+    while not lock._waiting:
         pass
     threads.append(threading.Thread(target=run, args=("later", False, None)))
     threads[2].start()
@@ -44,19 +44,19 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_o
 @settings(deadline=None, max_examples=20)
 @given(wishes=st.lists(st.booleans(), min_size=1, max_size=30))
 def test_nobody_is_ever_beside_one_that_is_alone(wishes: list[bool]) -> None:
-    company = Company()
-    lock = threading.Lock()
+    lock = SharedLock()
+    present_lock = threading.Lock()
     present: list[bool] = []
     broken: list[list[bool]] = []
 
     def run(alone: bool) -> None:
-        with company.alone() if alone else company.together():
-            with lock:
+        with lock.exclusive() if alone else lock.shared():
+            with present_lock:
                 present.append(alone)
                 if any(present) and len(present) > 1:
                     broken.append(list(present))
             threading.Event().wait(0.001)
-            with lock:
+            with present_lock:
                 present.remove(alone)
 
     threads = [threading.Thread(target=run, args=(alone,)) for alone in wishes]

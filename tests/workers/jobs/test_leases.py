@@ -77,7 +77,7 @@ def test_a_worker_that_stops_is_no_longer_listed(redis: Redis) -> None:
 def test_what_an_engine_that_hangs_holds_is_not_renewed(redis: Redis, lease: Lease) -> None:
     leases = Leases(redis, "worker", LEASE_S, {})
     with leases.holding(lease):
-        leases.start(on_lost=lambda id: None, beats=lambda: False)
+        leases.start(on_lost=lambda id: None, engine_alive=lambda: False)
         until = time.monotonic() + WAIT_S
         while Ledger(redis).expire("bulk", 1, "WorkerLost", 2**53) != (["a"], []):
             assert time.monotonic() < until
