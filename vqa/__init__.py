@@ -1,4 +1,4 @@
-"""What producers and workers must agree on: jobs, answers, errors, settings and the ledger. No torch, no model."""
+"""What producers and workers share: jobs, answers, errors, settings and the ledger. Imports no torch and no model."""
 
 from vqa.answer import Answer, Timings, Usage
 from vqa.errors import (

@@ -1,4 +1,4 @@
-"""The answer: the text a job got, with usage and timings. Frozen types with one door in and out of JSON."""
+"""Answers: the text that a job got, with usage and timings, as immutable pydantic models."""
 
 from __future__ import annotations
 
@@ -10,54 +10,53 @@ FinishReason = Literal["stop", "length"]
 
 
 class Outgoing(BaseModel):
-    """Immutable; a field that only a newer worker knows is passed over, since workers are upgraded first."""
+    """An immutable model that ignores unknown fields: workers are upgraded before producers."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Usage(Outgoing):
-    """Tokens in and out; images count as the tokens they become."""
+    """Prompt and answer tokens; images count as the tokens that they become."""
 
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
 
     @property
     def total_tokens(self) -> int:
-        """Tokens in and out together."""
+        """Prompt and answer tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
 
 class Timings(Outgoing):
-    """Where an answered job spent its time, in seconds; what is in none of the parts was spent on the way."""
+    """How long an answered job took, in seconds; what `total_s` has beyond the parts was overhead."""
 
-    #: accepted until this attempt was taken, earlier attempts and their delays included
+    #: from acceptance until this attempt began, including earlier attempts and their delays
     queued_s: float = Field(ge=0)
-    #: fetching and decoding its images
+    #: to fetch and decode the images
     media_s: float = Field(ge=0)
-    #: handed to the engine until the engine was done, waiting for a slot included
+    #: in the engine, including the wait for a slot
     engine_s: float = Field(ge=0)
-    #: accepted until answered
+    #: from acceptance to the answer
     total_s: float = Field(ge=0)
 
 
 class Answer(Outgoing):
-    """What a job got."""
+    """The answer to a job."""
 
     id: str
     text: str
-    #: `stop` is an end of text or a stop string; `length` is max_new_tokens
+    #: `stop`: end of text or a stop string; `length`: max_new_tokens was reached
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
-    #: the value of a structured answer: what its JSON says, or the choice
+    #: the value of a structured answer: its parsed JSON, or the choice
     parsed: Any = None
     model: str
-    #: the Celery node that answered, such as card0@host
+    #: Celery node name of the worker, for example card0@host
     worker: str
-    #: 1 where the first attempt succeeded
+    #: number of the attempt that succeeded, from 1
     attempt: int = Field(ge=1)
-    #: it was given to an earlier job that asked the same, and nothing was computed for this one: text, usage, model and
-    #: worker are that one's, the rest is this one's own
+    #: the answer of an earlier job with the same question was reused: text, usage, model and worker are that job's
     reused: bool = False
-    #: the error of the attempt before, as `Class: message`
+    #: error of the previous attempt, as `Class: message`
     last_error: str | None = None

@@ -1,4 +1,4 @@
-"""The Celery app that producers and workers share, and the message that wakes a worker up for a job."""
+"""The Celery app that producers and workers share, and the messages that announce jobs to workers."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
 
-#: the one task
+#: name of the only task
 TASK = "vqa.answer"
 
-#: Celery's own default queue: jobs that other apps send without naming a lane
+#: Celery's default queue, for jobs that other apps send without naming a lane
 DEFAULT_QUEUE = "celery"
 
 _QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
 
-#: seconds before wake-ups that could not be sent are tried once more
+#: seconds before each retry of messages that could not be sent
 _PAUSES_S = (0.05, 0.5)
 
-#: Celery's task protocol 2 with no arguments: the id in the headers is the whole message
+#: body of a message by Celery's task protocol 2, without arguments: the job's id is in the headers
 BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 
 def make_app(settings: QueueSettings) -> Celery:
-    """Celery, set up for jobs that take seconds on a card; each setting with its reason."""
+    """Return a Celery app configured for jobs that take seconds on a GPU."""
     app = Celery("vqa", set_as_current=False)
     app.conf.update(
-        **_places(settings),
-        # nothing but JSON is read or written: no message can run code
+        **_connection_conf(settings),
+        # only JSON is read and written, so that no message can run code
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
-        # a process owns one card and one copy of the weights; its threads wait for the engine
+        # a process owns one card and one copy of the weights; its threads only wait for the engine
         worker_pool="threads",
-        # a message is acknowledged when its job is closed: until then it counts for the prefetch, and kombu's copy of
-        # one that another app sent outlives a killed worker
+        # acknowledged when the job is closed: until then a message counts towards the prefetch, and kombu's copy of
+        # another app's message survives a killed worker
         task_acks_late=True,
-        # one message a thread: more would wait here while another card idles
+        # one message per thread: more would wait here while another card is idle
         worker_prefetch_multiplier=1,
         task_queues=_QUEUES,
         task_default_queue=DEFAULT_QUEUE,
         broker_connection_retry_on_startup=True,
-        # never stop trying: a worker outlives a Redis that is away for an hour
+        # retry for ever: a worker survives an hour without Redis
         broker_connection_max_retries=None,
-        # a job whose message was pushed back by a lost connection is refused by the ledger if it still runs here
+        # the ledger refuses the redelivered message of a job that still runs here
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # `AsyncResult.get()` goes on when Redis is away for a moment; outcomes are written by the ledger's `close`
+        # `AsyncResult.get()` survives a short outage of Redis; the ledger's `close` writes the outcomes
         result_backend_always_retry=True,
         result_expires=settings.result_ttl_s,
-        # Flower's live view; the events carry ids and states, no user's words
+        # for Flower's live view; the events carry ids and states, but no user data
         worker_send_task_events=True,
         task_send_sent_event=False,
-        # logs are set up by the worker's own lifecycle
+        # the worker's lifecycle sets up logging
         worker_hijack_root_logger=False,
     )
     return app
 
 
-def _places(settings: QueueSettings) -> dict[str, Any]:
-    """Where Celery's broker and result backend are, and how it speaks to them."""
+def _connection_conf(settings: QueueSettings) -> dict[str, Any]:
+    """Return the part of Celery's configuration that concerns connections to Redis."""
     address, limits = settings.address, socket_limits(settings)
     urls, backend, sentinel = address.urls(), "OutcomeBackend", {}
-    places: dict[str, Any] = {f"redis_{name}": limit for name, limit in limits.items()}
+    conf: dict[str, Any] = {f"redis_{name}": limit for name, limit in limits.items()}
     options: dict[str, Any] = {
-        # how long a pop blocks; in which order it looks at the lists is the workers' matter (`workers.consumer.lanes`)
+        # seconds that a pop blocks; `workers.consumer.lanes` decides the order of the lists
         "polling_interval": 0.1,
         **limits,
     }
@@ -83,9 +83,9 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
         sentinel = {"master_name": address.master, "sentinel_kwargs": own}
         options |= sentinel
     if address.tls is not None:
-        # as settings and not in the urls, where Flower would not find them
-        places |= {"broker_use_ssl": dict(address.tls), "redis_backend_use_ssl": dict(address.tls)}
-    return places | {
+        # as settings, because Flower does not read them from the URLs
+        conf |= {"broker_use_ssl": dict(address.tls), "redis_backend_use_ssl": dict(address.tls)}
+    return conf | {
         "broker_url": ";".join(urls),
         "broker_transport_options": options,
         "result_backend": f"vqa.results:{backend}+{';'.join(urls)}",
@@ -94,13 +94,13 @@ def _places(settings: QueueSettings) -> dict[str, Any]:
 
 
 def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
-    """Publish wake-ups for jobs that the ledger holds, in one round trip. Raises one of connection.REDIS_ERRORS.
+    """Publish messages for jobs that are in the ledger, in one round trip. Raises one of connection.REDIS_ERRORS.
 
-    Tried again on a fresh connection, unless that took long already or Redis is full; a batch whose delivery is
-    uncertain is sent once more, one too many is refused.
+    Retries on a fresh connection for up to RETRY_S seconds, unless Redis is out of memory. Messages may be sent twice;
+    the ledger's `take` refuses the second one.
     """
     end = time.monotonic() + RETRY_S
-    # leaving the producer's context by an error replaces its connection, so the next try has a fresh one
+    # an error inside the context replaces the producer's connection, so that the next try has a fresh one
     for pause_s in (*_PAUSES_S, None):
         try:
             with app.producer_or_acquire() as producer, producer.batch(max(1, len(jobs))):
@@ -114,20 +114,20 @@ def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
 
 
 def publish_promoted(app: Celery, promoted: Sequence[str]) -> None:
-    """Publish what it is now the turn of, as a `take` or a `close` says, as far as Redis is there."""
+    """Publish the bulk jobs that a `take` or a `close` promoted. Redis errors are only logged."""
     if not promoted:
         return
     try:
         wake(app, [(id, "bulk") for id in promoted])
     except REDIS_ERRORS as error:
-        # they are queued without a message, and the janitor finds such jobs
-        log.warning("%d jobs wait for their message (%s)", len(promoted), type(error).__name__)
+        # the janitor publishes queued jobs without a message later
+        log.warning("cannot publish %d jobs (%s); the janitor will publish them", len(promoted), type(error).__name__)
 
 
 def publish(producer: Producer, id: str, lane: Lane) -> None:
-    """Put one wake-up on its lane; the message carries the id alone."""
+    """Push one message, which carries only the job's id, onto the list of its lane."""
     headers: dict[str, Any] = {"lang": "py", "task": TASK, "id": id, "root_id": id, "retries": 0, "ignore_result": True}
-    # the anonymous exchange delivers to the list of that name: no binding to look up
+    # the anonymous exchange delivers to the list of that name without looking up a binding
     producer.publish(
         BODY,
         exchange="",

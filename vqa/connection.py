@@ -1,4 +1,4 @@
-"""Connections to Redis, with the same limits wherever one is opened."""
+"""Connections to Redis, all with the same timeouts and retries."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from redis.sentinel import Sentinel
 from vqa.redis_retry import AsyncRetryFor, RetryFor
 from vqa.settings import QueueSettings
 
-#: what Redis's client and kombu raise when a call did not do its part
+#: what redis-py and kombu raise when a call fails
 REDIS_ERRORS = (RedisError, KombuError, OSError)
 
-#: seconds for which a call that failed is tried again at most, unless its caller says otherwise
+#: seconds for which a failed call is retried, unless its caller says otherwise
 RETRY_S = 3.0
 
-#: a Sentinel that is silent costs so long before the next one is asked
+#: seconds after which the next Sentinel is asked
 _SENTINEL_TIMEOUT_S = 1.0
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What Redis or its client said; kombu wraps it."""
+    """Return the error of Redis or redis-py that kombu has wrapped."""
     return error.__cause__ if isinstance(error, KombuError) and error.__cause__ else error
 
 
 def socket_limits(settings: QueueSettings) -> dict[str, Any]:
-    """A Redis that answers nothing is an error, not a hang."""
+    """Return socket options under which a silent Redis is an error, not a hang."""
     return {
         "socket_timeout": settings.redis_timeout_s,
         "socket_connect_timeout": min(settings.redis_timeout_s, 5.0),
@@ -39,15 +39,18 @@ def socket_limits(settings: QueueSettings) -> dict[str, Any]:
 
 
 def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
-    """The same for a Sentinel, which is tried once: there are others to ask. In JSON: a worker shows its settings."""
+    """Return the same for a Sentinel, asked only once as there are others.
+
+    The values must be JSON: `celery inspect` shows a worker's settings.
+    """
     limit_s = min(settings.redis_timeout_s, _SENTINEL_TIMEOUT_S)
     return {"socket_timeout": limit_s, "socket_connect_timeout": limit_s, "retry": None}
 
 
 def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redis:
-    """A pooled client; a call that fails is tried again, up to 1 s apart, for `retry_s` seconds before it raises.
+    """Return a pooled client that retries a failed call, at most 1 s apart, for `retry_s` seconds before it raises.
 
-    Without a word on that, a call takes redis_timeout_s at most.
+    `retry_s` defaults to RETRY_S, or `redis_timeout_s` where that is less.
     """
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
@@ -61,7 +64,7 @@ def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redi
 
 
 def connect_async(settings: QueueSettings, retry_s: float | None = None) -> redis.asyncio.Redis:
-    """The same for asyncio."""
+    """Return the same for asyncio."""
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
     options["retry"] = AsyncRetryFor(_retry_s(settings, retry_s))

@@ -1,28 +1,28 @@
-"""Everything that can go wrong with a job, as one tree; the class says whether another attempt is worth it.
+"""The tree of exceptions; an exception's class says whether another attempt may succeed.
 
     VQAError
     ├── TransientError            another attempt may succeed
-    │   └── EngineError           the engine failed on this prompt, or its process is going down
+    │   └── EngineError           the engine failed on this prompt, or its process is ending
     ├── PermanentError            the same job would fail again
-    │   ├── InvalidJob            not a job: a misspelt field, a value out of range
-    │   │   └── UnsupportedVersion    written by a newer vqa than this worker
-    │   ├── BadImage              not an image we read, or over the limits on bytes and pixels
-    │   ├── ImageMissing          its image is not (or no longer) in the image store
+    │   ├── InvalidJob            no valid job: an unknown field, a value out of range
+    │   │   └── UnsupportedVersion    written by a newer vqa than the worker's
+    │   ├── BadImage              not an image in a supported format, or too many bytes or pixels
+    │   ├── ImageMissing          its image is not, or no longer, in the image store
     │   ├── PromptTooLong         more tokens than a slot holds
-    │   ├── AnswerTooLong         a structured answer that max_new_tokens would have cut
-    │   ├── DeadlineExceeded      its timeout ran out, waiting or running
-    │   ├── Cancelled             somebody asked for it to stop
-    │   └── JobGivenUp            its attempts are used up; it is kept as a dead letter
-    ├── AnswerTimeout             the caller stopped waiting; the job itself goes on
-    ├── UnknownJob                no job of that id is open, and no outcome of it is kept
-    ├── UnknownBatch              no batch of that id is kept
-    ├── QueueUnavailable          Redis did not answer
-    ├── QueueFull                 there is no room for more jobs
+    │   ├── AnswerTooLong         a structured answer that does not fit max_new_tokens
+    │   ├── DeadlineExceeded      its timeout ran out while it waited or ran
+    │   ├── Cancelled             it was cancelled
+    │   └── JobGivenUp            all its attempts failed; it is kept as a dead letter
+    ├── AnswerTimeout             the caller stopped waiting; the job goes on
+    ├── UnknownJob                no job with that id is open, and no outcome is kept for it
+    ├── UnknownBatch              no batch with that id is kept
+    ├── QueueUnavailable          Redis does not answer
+    ├── QueueFull                 a limit on open jobs or on Redis's memory is reached
     ├── SettingsError             a setting is wrong; the message names the variable
-    └── NotReady                  a worker could not load its model or does not fit its card
+    └── NotReady                  a worker could not load its model, or its slots do not fit its card
 
-Messages never hold a question, an answer or an image: Flower and the logs show them. Constructors take the message
-alone, so that Celery's result backend can rebuild the class at the producer.
+Messages never contain a question, an answer or an image, since Flower and the logs show them. Constructors take only
+the message, so that Celery's result backend can rebuild the exception at the producer.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from typing import ClassVar
 
 
 class VQAError(Exception):
-    """Root of the tree. `attempts` and `last_error` are filled in where an outcome is read."""
+    """The root of the tree. `attempts` and `last_error` are set on errors that are read as a job's outcome."""
 
     retry: ClassVar[bool] = False
-    #: attempts that the job had when it ended; 0 where it never ran or the error is not an outcome
+    #: attempts of the job; 0 if it never ran or if the error is not an outcome
     attempts: int = 0
-    #: the transient error of the attempt before the last, as `Class: message`
+    #: the transient error of the previous attempt, as `Class: message`
     last_error: str | None = None
 
     @classmethod
     def code(cls) -> str:
-        """The class's name as bulk files and HTTP write it: `DeadlineExceeded` is `deadline_exceeded`."""
+        """Return the class's name as written in bulk files and HTTP: `DeadlineExceeded` is `deadline_exceeded`."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class TransientError(VQAError):
-    """Another attempt may succeed: the job is retried as its retry policy says."""
+    """Another attempt may succeed; the job is retried by its retry policy."""
 
     retry = True
 
 
 class EngineError(TransientError):
-    """The engine failed on this prompt, or the process that held it is going down."""
+    """The engine failed on this prompt, or its process is ending."""
 
 
 class PermanentError(VQAError):
@@ -61,15 +61,15 @@ class PermanentError(VQAError):
 
 
 class InvalidJob(PermanentError):
-    """Not a job: a misspelt field, a value out of range, no question."""
+    """No valid job: an unknown field, a value out of range, no question."""
 
 
 class UnsupportedVersion(InvalidJob):
-    """The job was written by a newer vqa than the worker that took it; upgrade the workers first."""
+    """The job was written by a newer vqa than the worker's; upgrade workers before producers."""
 
 
 class BadImage(PermanentError):
-    """Not an image that we read, or over the limits on bytes and pixels."""
+    """Not an image in a supported format, or one with too many bytes or pixels."""
 
 
 class ImageMissing(PermanentError):
@@ -81,39 +81,39 @@ class PromptTooLong(PermanentError):
 
 
 class AnswerTooLong(PermanentError):
-    """A structured answer did not fit max_new_tokens, or holds more than can be read; cut, it would not parse."""
+    """A structured answer does not fit max_new_tokens, so that it does not parse, or holds values too large to read."""
 
 
 class DeadlineExceeded(PermanentError):
-    """The job's timeout ran out, while it waited or while it ran."""
+    """The job's timeout ran out while it waited or ran."""
 
 
 class Cancelled(PermanentError):
-    """Somebody asked for the job to stop."""
+    """The job was cancelled."""
 
 
 class JobGivenUp(PermanentError):
-    """The job's attempts are used up; it is kept as a dead letter, to be retried by hand (`vqa dlq`)."""
+    """All attempts of the job failed; it is kept as a dead letter, which `vqa dlq` can retry."""
 
 
 class AnswerTimeout(VQAError):
-    """The caller's own wait ended; the job goes on and its answer can be collected later."""
+    """The caller stopped waiting; the job goes on, and its answer can be read later."""
 
 
 class UnknownJob(VQAError):
-    """No job of that id is open, and no outcome of it is kept."""
+    """No job with that id is open, and no outcome is kept for it."""
 
 
 class UnknownBatch(VQAError):
-    """No batch of that id is kept."""
+    """No batch with that id is kept."""
 
 
 class QueueUnavailable(VQAError):
-    """Redis did not answer in time; whatever was accepted before is kept."""
+    """Redis did not answer in time; jobs that were accepted before are kept."""
 
 
 class QueueFull(VQAError):
-    """There is no room for more jobs, in number or in Redis's memory; nothing of this one was accepted."""
+    """The limit on open jobs or on Redis's memory is reached; the job was not accepted."""
 
 
 class SettingsError(VQAError):

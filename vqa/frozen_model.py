@@ -1,4 +1,4 @@
-"""What jobs are made of: data that is checked where it is made and never changed after."""
+"""The base of job models: immutable, strict, with error messages that quote no user data."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
 
 class Frozen(BaseModel):
-    """Immutable, and a field that it does not know is an error."""
+    """An immutable model that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def names_of(models: Iterable[type[Frozen]]) -> frozenset[str]:
-    """Of their fields, as JSON has them."""
+    """Return the names of the models' fields in JSON."""
     return frozenset(field.alias or name for model in models for name, field in model.model_fields.items())
 
 
 def explain(error: ValidationError, names: Collection[str]) -> str:
-    """A validation error in one line: where and what, and nothing of the values (they may be a user's words).
+    """Return a validation error in one line, without the values, which may be user data.
 
-    `names` may be told of where it is.
+    Only keys in `names` are quoted to show where the error is.
     """
     return "; ".join(
         f"{_place(entry, names)}: {entry['msg'].removeprefix('Value error, ')}"
@@ -34,15 +34,15 @@ def explain(error: ValidationError, names: Collection[str]) -> str:
 
 
 def _place(entry: Mapping[str, Any], names: Collection[str]) -> str:
-    # a key of metadata, or a field that does not exist, is the caller's own word: named where it looks like a field
-    misspelt = entry["type"] == "extra_forbidden"
+    # a key of metadata and an unknown field are user data; an unknown field is quoted if it looks like a field's name
+    unknown = entry["type"] == "extra_forbidden"
     words = (
-        str(part) if isinstance(part, int) or part in names or (misspelt and _NAME.fullmatch(part)) else "?"
+        str(part) if isinstance(part, int) or part in names or (unknown and _NAME.fullmatch(part)) else "?"
         for part in entry["loc"]
     )
     return ".".join(words) or "job"
 
 
 def shown(name: str) -> str:
-    """A field that does not exist, for a message: it is the user's word, and told where it looks like a field."""
+    """Return an unknown field's name for an error message, or ? if it does not look like a field's name."""
     return name if _NAME.fullmatch(name) else "?"

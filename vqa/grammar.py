@@ -1,8 +1,10 @@
-"""Grammars as llguidance reads them. It is imported when a grammar is first needed."""
+"""Grammars for llguidance, which is imported when the first grammar is needed."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,20 +12,14 @@ from typing import TYPE_CHECKING
 from vqa.errors import AnswerTooLong, InvalidJob
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
-import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 
 def json_grammar(schema: str) -> str:
-    """Of the values that are valid by a schema (an object in JSON), written as `json.dumps` writes them on one line.
+    """Return the grammar of the values that are valid by a JSON schema, on one line as `json.dumps` writes them.
 
-    Where spaces are free, a model that has nothing to say writes them until it is cut. Raises ValueError for what is
-    nested too deep, or has half of a surrogate pair in it.
+    Whitespace is fixed, as a model may otherwise write it until it is cut. Raises ValueError for a schema that is
+    nested too deep or holds a lone surrogate.
     """
     from llguidance import LLMatcher
 
@@ -34,25 +30,25 @@ def json_grammar(schema: str) -> str:
                 "item_separator": ", ",
                 "key_separator": ": ",
                 "whitespace_flexible": False,
-                # what cannot be kept to is refused
+                # refuse what cannot be guaranteed
                 "lenient": False,
                 "coerce_one_of": False,
             },
         )
     except ValueError:
-        raise ValueError("the schema is nested too deep, or holds what is no character") from None
+        raise ValueError("the schema is nested too deep, or holds an invalid character") from None
 
 
 def one_of(texts: Iterable[str]) -> str:
-    """Of these texts."""
+    """Return the grammar of exactly one of the texts."""
     from llguidance import LLMatcher
 
-    # a string of Lark's is one of JSON's
+    # Lark's string literals are JSON's
     return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, texts)))
 
 
 def matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """What follows a text through the grammar; an error in either is found by asking it."""
+    """Return a matcher for the grammar; errors in the grammar or the text are read from it with `is_error`."""
     from llguidance import LLMatcher
 
     return LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
@@ -62,85 +58,85 @@ def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        # an object of some 1,500 optional properties: any of them may be the next
+        # for an object with about 1,500 optional properties, any of which may be next
         max_items_in_row=10_000,
-        # of one or two kilobytes each
+        # one or two kilobytes each
         max_lexer_states=50_000,
-        # messages without the text that is being made
+        # messages must not quote the generated text
         verbose_errors=False,
     )
 
 
-#: the earlier, the better: what ends something that has begun, then what is easily read
+#: bytes by preference: first those that close something, then readable ones
 _ORDER = b'"}],@0123456789abcdefghijklmnopqrstuvwxyz' + bytes(range(32, 127)) + bytes(range(256))
 
-#: a quote is this much better still, as the others would go on within a string
+#: bonus of a quote, which ends a string
 _QUOTE = 1000
 
-#: so much worse is a byte each time that it was taken: what could go on for ever ends
-_TIRING = 8
+#: penalty of a byte for each earlier use, so that the text ends
+_REPEAT = 8
 
 _RANKS = [_ORDER.index(byte) - _QUOTE * (byte == ord('"')) for byte in range(256)]
 
 
-#: bytes after which a grammar that has not ended is taken for one that can
+#: bytes after which a trial stops and the grammar is taken to be possible
 _TRIAL = 1000
 
-#: What its messages begin with or hold, and what is told of it instead: they quote the schema, which is a user's.
+#: parts of llguidance's messages, which quote the user's schema, and what is reported instead
 _REASONS = (
     ("Unimplemented keys", None),
-    ("oneOf constraints", "oneOf is not supported where its schemas may overlap; use anyOf"),
-    ("min/maxProperties", "minProperties and maxProperties are not supported beside optional properties"),
+    ("oneOf constraints", "oneOf is not supported if its schemas may overlap; use anyOf"),
+    ("min/maxProperties", "minProperties and maxProperties are not supported together with optional properties"),
     ("patternProperty regexes", "its patternProperties overlap"),
-    ("Unknown format", "a format in it is not known"),
-    ("Invalid type", "a type in it is not one of JSON's"),
+    ("Unknown format", "it has an unknown format"),
+    ("Invalid type", "it has a type that is none of JSON's"),
     ("Unsatisfiable schema", "no value is valid by it"),
     ("NoExtension", "no value is valid by it"),
-    ("does not fetch resources", "a $ref in it points outside of it, and nothing is fetched"),
-    ("does not exist", "a $ref in it points nowhere"),
-    ("look-around", "a pattern in it looks ahead or behind, which is not supported"),
-    ("regex parse error", "a pattern in it is no regular expression"),
-    ("Too many items", "it is too large, or goes round in circles for ever"),
+    ("does not fetch resources", "a $ref points outside of it; external schemas are not fetched"),
+    ("does not exist", "the target of a $ref does not exist"),
+    ("look-around", "it has a pattern with look-ahead or look-behind, which is not supported"),
+    ("regex parse error", "it has a pattern that is no regular expression"),
+    ("Too many items", "it is too large, or refers to itself without end"),
     ("recursion limit", "it is nested too deep"),
     ("too large", "it is too large"),
     ("max is", "it is too large"),
     ("limit", "it is too large"),
-    ("regex", "a pattern in it is too complex"),
-    ("exer", "a pattern in it is too complex"),
+    ("regex", "it has a pattern that is too complex"),
+    ("exer", "it has a pattern that is too complex"),
 )
 
 
 def short_text(grammar: str, most: int) -> str:
-    """A short one, always the same.
+    """Return a short text of the grammar, always the same one.
 
-    Raises AnswerTooLong where `most` bytes do not do, InvalidJob where nothing does.
+    Raises AnswerTooLong if it has more than `most` bytes, InvalidJob if the grammar has no text.
     """
     tried = _Trial.from_grammar(grammar, most)
     if tried.why is not None:
-        raise InvalidJob(f"the response format cannot be kept to: {tried.why}")
+        raise InvalidJob(f"the response format is impossible: {tried.why}")
     if not tried.complete:
-        raise AnswerTooLong(f"the structured answer did not fit max_new_tokens={most}; cut, it does not parse")
-    return tried.made.decode()
+        raise AnswerTooLong(f"the structured answer does not fit max_new_tokens={most}")
+    return tried.text.decode()
 
 
 def refusal(grammar: str) -> str | None:
-    """Why nothing can be made by the grammar, in words without the user's; None where something can."""
+    """Return why the grammar has no text, quoting no user data; None if it has one."""
     return _Trial.from_grammar(grammar, _TRIAL).why
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What came of making a text."""
+    """The result of generating a text by a grammar."""
 
-    made: bytes
+    text: bytes
     complete: bool
-    #: what went wrong, in words without the user's
+    #: what went wrong, quoting no user data
     why: str | None
 
     @classmethod
     def from_grammar(cls, grammar: str, most: int) -> _Trial:
         follower, made, taken = matcher(_bytes(), grammar), bytearray(), Counter[int]()
-        # what begins nowhere is only found out by a mask
+        # only a mask shows that no text can begin
         allowed = follower.compute_bitmask()
         while not (follower.is_stopped() or follower.is_accepting()) and len(made) < most:
             byte = _best(allowed, taken)
@@ -155,14 +151,14 @@ class _Trial:
 
 def _best(allowed: bytes, taken: Counter[int]) -> int:
     possible = (byte for byte in range(256) if allowed[byte // 8] >> byte % 8 & 1)
-    return min(possible, key=lambda byte: _RANKS[byte] + _TIRING * taken[byte])
+    return min(possible, key=lambda byte: _RANKS[byte] + _REPEAT * taken[byte])
 
 
 def _reason(follower: LLMatcher) -> str:
     message = f"{follower.get_error()} {follower.stop_reason()}"
     for sign, reason in _REASONS:
         if sign in message:
-            # the names of keywords that there are in JSON schemas, and no others
+            # llguidance lists only keywords of JSON Schema here, no user data
             return reason or "not supported: " + message.partition("[")[2].partition("]")[0].replace('"', "")
     return "it cannot be compiled"
 

@@ -1,7 +1,7 @@
-"""How long a call to Redis is tried again: by time, however its tries fail and whatever they are part of.
+"""Retries of Redis calls, limited by time instead of by number.
 
-redis-py counts tries, and counts them anew for the parts of a call (to connect, a health check): 60 tries of a
-connection that is refused come to 60 x 60, and 60 tries of a silent server to 60 timeouts.
+redis-py limits the number of tries, separately for the call and for each of its parts (connect, health check): 60 tries
+become 60 x 60 for a refused connection, and 60 timeouts for a silent server.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-#: no connection or no answer in time; and answers, of which some mean that another try may go better
+#: no connection, no reply in time, or an error reply, of which some are temporary
 _FAILURES = (ConnectionError, TimeoutError, OSError, ResponseError)
 
-#: a replica answered: a failover is under way, or the address leads elsewhere now
-_PASSING = (ReadOnlyError, MasterDownError)
-#: for these, a disk that is full and replicas that are missing, redis-py has no classes
-_PASSING_CODES = ("MISCONF", "NOREPLICAS")
+#: a replica replied: a failover is under way, or the address points elsewhere now
+_TEMPORARY = (ReadOnlyError, MasterDownError)
+#: full disk and missing replicas, for which redis-py has no classes
+_TEMPORARY_CODES = ("MISCONF", "NOREPLICAS")
 
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
-#: redis-py's own statistics ask for a number of retries; none of it decides
-_COUNTLESS = 1_000_000
+#: redis-py needs a number of retries for its statistics; it decides nothing
+_UNLIMITED = 1_000_000
 
-#: set inside a call that is being tried: its parts are tried once
+#: whether a call is being retried: then its parts are tried only once
 _trying: ContextVar[bool] = ContextVar("trying", default=False)
 
 
-def passes(error: BaseException) -> bool:
-    """Whether another try, on a fresh connection, may go better."""
+def is_temporary(error: BaseException) -> bool:
+    """Return whether another try, on a fresh connection, may succeed."""
     if isinstance(error, ResponseError):
-        return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
+        return isinstance(error, _TEMPORARY) or str(error).startswith(_TEMPORARY_CODES)
     return not isinstance(error, AuthenticationError | AuthorizationError)
 
 
@@ -58,10 +58,10 @@ class _Tries:
         self.failures = 0
 
     def pause_s(self, error: BaseException) -> float | None:
-        """How long to wait for the next try; None when there is none."""
+        """Return the seconds until the next try; None if there is none."""
         self.failures += 1
         left_s = self._end - time.monotonic()
-        if left_s <= 0 or not passes(error):
+        if left_s <= 0 or not is_temporary(error):
             return None
         return min(left_s, float(_BACKOFF.compute(self.failures)))
 
@@ -75,16 +75,16 @@ def _tries(seconds: float) -> Iterator[_Tries]:
         _trying.reset(before)
 
 
-def _is_plain_answer(error: BaseException) -> bool:
-    """The connection is in order, and nothing is to be gained by another."""
-    return isinstance(error, ResponseError) and not passes(error)
+def _is_final_reply(error: BaseException) -> bool:
+    """Return whether Redis replied with an error that a retry would repeat."""
+    return isinstance(error, ResponseError) and not is_temporary(error)
 
 
 class RetryFor(redis.retry.Retry):
-    """Tries a call again for so many seconds; a try that is under way then is not cut short."""
+    """Retries a call for `seconds`; a try that has begun by then is not cut short."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(NoBackoff(), _COUNTLESS, _FAILURES)
+        super().__init__(NoBackoff(), _UNLIMITED, _FAILURES)
         self._seconds = seconds
 
     def call_with_retry(
@@ -94,13 +94,13 @@ class RetryFor(redis.retry.Retry):
         is_retryable: Callable[[Exception], bool] | None = None,
         with_failure_count: bool = False,
     ) -> Any:
-        """`fail` is redis-py's, and closes the connection."""
+        """Call `do`; after an error call `fail`, redis-py's function that closes the connection, and retry."""
         with _tries(self._seconds) as tries:
             while True:
                 try:
                     return do()
                 except _FAILURES as error:
-                    if _is_plain_answer(error) or (is_retryable and not is_retryable(error)):
+                    if _is_final_reply(error) or (is_retryable and not is_retryable(error)):
                         raise
                     pause_s = tries.pause_s(error)
                     fail(error, *([tries.failures] if with_failure_count else []))
@@ -110,10 +110,10 @@ class RetryFor(redis.retry.Retry):
 
 
 class AsyncRetryFor(redis.asyncio.retry.Retry):
-    """The same for asyncio."""
+    """`RetryFor` for asyncio."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(NoBackoff(), _COUNTLESS, _FAILURES)  # type: ignore[arg-type]  # OSError is no RedisError
+        super().__init__(NoBackoff(), _UNLIMITED, _FAILURES)  # type: ignore[arg-type]  # OSError is no RedisError
         self._seconds = seconds
 
     async def call_with_retry(
@@ -129,7 +129,7 @@ class AsyncRetryFor(redis.asyncio.retry.Retry):
                 try:
                     return await do()
                 except _FAILURES as error:
-                    if _is_plain_answer(error) or (is_retryable and not is_retryable(error)):
+                    if _is_final_reply(error) or (is_retryable and not is_retryable(error)):
                         raise
                     pause_s = tries.pause_s(error)
                     await fail(error, *([tries.failures] if with_failure_count else []))

@@ -1,7 +1,7 @@
-"""The form that an answer is to have, as OpenAI's API writes it, with a list of choices besides.
+"""Response formats: those of OpenAI's API, and a list of choices.
 
-An answer in a form is made token by token under a grammar (llguidance's), so it has that form however the model would
-have gone on; only one that is cut has not. Here the grammar is written, and tried once, where the job is made.
+A structured answer is generated under a grammar (llguidance), so that it has the format unless it is cut. The grammar
+is made and tested when the job is made.
 """
 
 from __future__ import annotations
@@ -17,58 +17,60 @@ from vqa.errors import AnswerTooLong
 from vqa.frozen_model import Frozen
 from vqa.grammar import json_grammar, one_of, refusal
 
-#: bytes of a schema as JSON, and of all choices together
+#: bytes of a schema in JSON, or of all choices together
 MOST_BYTES = 64 * 1024
 
 MOST_CHOICES = 1000
 
 
 class TextFormat(Frozen):
-    """Any text, as without a format."""
+    """Any text, as without a response format."""
 
     type: Literal["text"] = "text"
 
     def grammar(self) -> str | None:
-        """Nothing is asked of the text."""
+        """Return None: any text is allowed."""
         return None
 
     def parse(self, text: str) -> Any:
-        """A text has no value beside itself."""
+        """Return None: a text has no other value."""
         return None
 
 
 class _Json(Frozen):
     def parse(self, text: str) -> Any:
-        """The value that `text` is JSON of. Raises AnswerTooLong where it holds what no number and no list can be."""
+        """Return the value of the JSON in `text`. Raises AnswerTooLong for too long numbers and too deep lists."""
         try:
             value = from_json(text)
-            # a number past the largest becomes an infinity, which is no JSON again
+            # a number that is too large becomes an infinity, which cannot be written as JSON
             json.dumps(value, allow_nan=False)
         except ValueError:
-            raise AnswerTooLong("the structured answer has a number too long, or lists too deep, to be read") from None
+            raise AnswerTooLong(
+                "the structured answer holds a number that is too long, or lists that are nested too deep"
+            ) from None
         return value
 
 
 class JsonObjectFormat(_Json):
-    """A JSON object, whatever is in it."""
+    """Any JSON object."""
 
     type: Literal["json_object"] = "json_object"
 
     def grammar(self) -> str:
-        """Of any object."""
+        """Return the grammar of any JSON object."""
         return _json_grammar('{"type":"object"}')
 
 
 class NamedSchema(Frozen):
-    """A JSON schema under a name; name and description are for the caller alone."""
+    """A JSON schema with a name and a description, which have no effect."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = Field(default=None, max_length=4096)
-    #: its properties come in the answer in their order here
+    #: the answer has the properties in the order of the schema
     json_schema: dict[str, Any] = Field(alias="schema")
-    #: taken and without effect: every answer keeps to its schema
+    #: without effect: every answer follows its schema
     strict: bool | None = None
 
     @field_validator("json_schema")
@@ -77,31 +79,31 @@ class NamedSchema(Frozen):
         try:
             written = _written(schema)
         except (ValueError, TypeError, RecursionError):
-            raise ValueError("a schema is JSON; this is not, or is nested too deep") from None
+            raise ValueError("the schema is not JSON, or is nested too deep") from None
         if len(written) > MOST_BYTES:
-            raise ValueError(f"a schema has at most {MOST_BYTES:,} bytes")
-        # whatever is done to the caller's own afterwards
+            raise ValueError(f"the schema has more than {MOST_BYTES:,} bytes")
+        # a copy, as the caller may change its own
         return dict(json.loads(written))
 
 
 class JsonSchemaFormat(_Json):
-    """JSON that is valid by a schema."""
+    """JSON that is valid by a JSON schema."""
 
     type: Literal["json_schema"] = "json_schema"
     json_schema: NamedSchema
 
     @model_validator(mode="after")
-    def _can_be_kept(self) -> Self:
+    def _is_possible(self) -> Self:
         _check(self.grammar())
         return self
 
     def grammar(self) -> str:
-        """Of the schema's values, on one line."""
+        """Return the grammar of the schema's values on one line."""
         return _json_grammar(_written(self.json_schema.json_schema))
 
 
 class ChoiceFormat(Frozen):
-    """One of these, to the letter."""
+    """Exactly one of the choices."""
 
     type: Literal["choice"] = "choice"
     choices: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
@@ -109,22 +111,22 @@ class ChoiceFormat(Frozen):
     )
 
     @model_validator(mode="after")
-    def _can_be_kept(self) -> Self:
+    def _is_possible(self) -> Self:
         if len(set(self.choices)) < len(self.choices):
-            raise ValueError("the same choice is there twice")
+            raise ValueError("a choice is given twice")
         if any(choice != choice.strip() for choice in self.choices):
-            raise ValueError("a choice neither begins nor ends with a space")
+            raise ValueError("a choice must not begin or end with a space")
         if sum(len(choice.encode()) for choice in self.choices) > MOST_BYTES:
-            raise ValueError(f"all choices together have at most {MOST_BYTES:,} bytes")
+            raise ValueError(f"the choices have more than {MOST_BYTES:,} bytes together")
         _check(self.grammar())
         return self
 
     def grammar(self) -> str:
-        """Of the choices."""
+        """Return the grammar of the choices."""
         return one_of(self.choices)
 
     def parse(self, text: str) -> Any:
-        """The choice that `text` is. Raises AnswerTooLong for a part of one."""
+        """Return `text`, which is one of the choices. Raises AnswerTooLong if it was cut."""
         if text not in self.choices:
             raise AnswerTooLong("the answer is none of the choices: it was cut")
         return text
@@ -137,9 +139,7 @@ def _written(schema: dict[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"), allow_nan=False)
 
 
-# a bulk submission has one format in a million jobs
-
-
+# cached: a bulk submission has the same format in each of a million jobs
 @lru_cache(maxsize=64)
 def _json_grammar(schema: str) -> str:
     return json_grammar(schema)

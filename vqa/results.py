@@ -1,6 +1,6 @@
-"""How a job ended, in the form in which Celery's result backend keeps results: an answer or a named error.
+"""Outcomes, which are answers or errors, in the format of Celery's result backend.
 
-A plain `AsyncResult(id).get()` in any Celery app reads the same bytes, as a dictionary or as the error raised.
+`AsyncResult(id).get()` in any Celery app reads them, too: it returns a dictionary or raises the error.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from vqa.errors import VQAError
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a batch counts of a job that ended."""
+    """What a closed job adds to the counts of its batch."""
 
-    #: `VQAError.code()`; '' for an answer
+    #: `VQAError.code()`, or '' for an answer
     code: str = "unknown"
     worker: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class _Outcomes:
-    """Encodes, decodes and waits as its sibling does."""
+class _LedgerWritesRevoked:
+    """Leaves the outcome of a revoked task to the ledger's `close`."""
 
     def _store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         if state == states.REVOKED:
@@ -37,19 +37,19 @@ class _Outcomes:
         return super()._store_result(task_id, result, state, *args, **kwargs)  # type: ignore[misc]
 
 
-class OutcomeBackend(_Outcomes, RedisBackend):  # type: ignore[misc]  # celery has no types
-    """For one Redis."""
+class OutcomeBackend(_LedgerWritesRevoked, RedisBackend):  # type: ignore[misc]  # celery has no types
+    """Celery's result backend for a Redis server."""
 
 
-class SentinelOutcomeBackend(_Outcomes, SentinelBackend):  # type: ignore[misc]  # celery has no types
-    """For the master that Sentinels know."""
+class SentinelOutcomeBackend(_LedgerWritesRevoked, SentinelBackend):  # type: ignore[misc]  # celery has no types
+    """Celery's result backend for a master behind Sentinels."""
 
 
 Outcome = Answer | VQAError
 
 
 def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_error: str | None = None) -> bytes:
-    """The outcome as bytes of JSON; `attempts` and `last_error` travel with an error (an answer has its own)."""
+    """Return the outcome as JSON; `attempts` and `last_error` are stored with an error (an answer has its own)."""
     meta: dict[str, Any] = {"task_id": id, "traceback": None, "children": []}
     meta["date_done"] = datetime.now(UTC).isoformat()
     if isinstance(outcome, Answer):
@@ -62,20 +62,20 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
 
 
 def tally(outcome: Outcome) -> Tally:
-    """What the job's batch counts."""
+    """Return what the outcome adds to the counts of the job's batch."""
     if isinstance(outcome, VQAError):
         return Tally(outcome.code())
     return Tally("", outcome.worker, outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:
-    """What `encode` wrote; an error keeps its class. Something else's exception becomes a VQAError naming it."""
+    """Return the outcome that `encode` wrote. Another app's exception becomes a VQAError that names its class."""
     meta = backend.decode_result(data)
     result = meta["result"]
     if meta["status"] == states.SUCCESS:
         return Answer.model_validate(result)
     if not isinstance(result, VQAError):
-        result = VQAError(f"the task ended with {type(result).__name__}, not with an outcome of vqa")
+        result = VQAError(f"the task ended with {type(result).__name__}, which is no outcome of vqa")
     result.attempts = meta.get("attempts", 0)
     result.last_error = meta.get("last_error")
     return result

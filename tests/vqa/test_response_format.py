@@ -109,32 +109,35 @@ SECRET = "secret"
 @pytest.mark.parametrize(
     ("format", "why"),
     [
-        (by_schema({"type": SECRET}), "response_format.json_schema: a type in it is not one of JSON's"),
-        (by_schema({"format": SECRET, "type": "string"}), "a format in it is not known"),
-        (by_schema({"pattern": f"({SECRET}"}), "a pattern in it is no regular expression"),
-        (by_schema({"pattern": f"(?={SECRET})"}), "a pattern in it looks ahead or behind, which is not supported"),
-        (by_schema({"$ref": f"http://{SECRET}/x"}), "points outside of it, and nothing is fetched"),
-        (by_schema({"$ref": f"file:///{SECRET}"}), "points outside of it, and nothing is fetched"),
-        (by_schema({"$ref": f"#/$defs/{SECRET}"}), "a $ref in it points nowhere"),
+        (by_schema({"type": SECRET}), "response_format.json_schema: it has a type that is none of JSON's"),
+        (by_schema({"format": SECRET, "type": "string"}), "it has an unknown format"),
+        (by_schema({"pattern": f"({SECRET}"}), "it has a pattern that is no regular expression"),
+        (
+            by_schema({"pattern": f"(?={SECRET})"}),
+            "it has a pattern with look-ahead or look-behind, which is not supported",
+        ),
+        (by_schema({"$ref": f"http://{SECRET}/x"}), "points outside of it; external schemas are not fetched"),
+        (by_schema({"$ref": f"file:///{SECRET}"}), "points outside of it; external schemas are not fetched"),
+        (by_schema({"$ref": f"#/$defs/{SECRET}"}), "the target of a $ref does not exist"),
         (by_schema({"$ref": "#"}), "no value is valid by it"),
         (by_schema({"enum": []}), "no value is valid by it"),
         (
             by_schema({"type": "object", "properties": {SECRET: {"$ref": "#"}}, "required": [SECRET]}),
-            "goes round in circles",
+            "refers to itself without end",
         ),
         (by_schema({"type": "object", "properties": {f"{n}": {} for n in range(5000)}}), "it is too large"),
-        (by_schema({"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(20)]}), "a pattern in it is too complex"),
+        (by_schema({"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(20)]}), "it has a pattern that is too complex"),
         (by_schema({"type": "string", "const": 1}), "no value is valid by it"),
         (by_schema({"uniqueItems": True, "title": SECRET}), "not supported: uniqueItems"),
-        (by_schema({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "oneOf is not supported where"),
+        (by_schema({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "oneOf is not supported if"),
         (by_schema({"x-guidance": {"lenient": True}, "uniqueItems": True}), "not supported: uniqueItems"),
         (by_schema({"properties": {SECRET: 5}}), "it cannot be compiled"),
-        (by_schema({"properties": {"\ud800": {}}}), "holds what is no character"),
+        (by_schema({"properties": {"\ud800": {}}}), "holds an invalid character"),
         (by_schema(nested(200)), "nested too deep"),
         (by_schema(nested(5000)), "nested too deep"),
-        (by_schema({"const": {1, 2}}), "a schema is JSON"),
-        (by_schema({"const": float("nan")}), "a schema is JSON"),
-        (by_schema({"description": "x" * 65_536}), "at most 65,536 bytes"),
+        (by_schema({"const": {1, 2}}), "the schema is not JSON"),
+        (by_schema({"const": float("nan")}), "the schema is not JSON"),
+        (by_schema({"description": "x" * 65_536}), "more than 65,536 bytes"),
         (by_schema(True), "dictionary"),
         (by_schema({}, name=f"{SECRET} "), r"json_schema.name: String should match"),
         (by_schema({}, misspelt=1), "json_schema.misspelt: Extra inputs are not permitted"),
@@ -142,11 +145,11 @@ SECRET = "secret"
         ({"type": "grammar"}, "response_format: Input tag"),
         ("json_object", "response_format: Input should be"),
         (choice(), "choices: Tuple should have at least 1 item"),
-        (choice("a", "a"), "response_format.choice: the same choice is there twice"),
+        (choice("a", "a"), "response_format.choice: a choice is given twice"),
         (choice(""), "choices.0: String should have at least 1 character"),
-        (choice("a "), "neither begins nor ends with a space"),
+        (choice("a "), "must not begin or end with a space"),
         (choice(*map(str, range(1001))), "at most 1000 items"),
-        (choice(*("x" * 4000 + str(n) for n in range(20))), "at most 65,536 bytes"),
+        (choice(*("x" * 4000 + str(n) for n in range(20))), "more than 65,536 bytes"),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused_at_the_job_in_one_line_without_the_users_words(
@@ -161,7 +164,7 @@ def test_what_cannot_be_kept_to_is_refused_at_the_job_in_one_line_without_the_us
 
 
 def test_a_structured_answer_has_no_stop_strings() -> None:
-    with pytest.raises(InvalidJob, match="no stop strings"):
+    with pytest.raises(InvalidJob, match="stop strings cannot be combined"):
         job({"type": "json_object"}, stop=["x"])
     assert job({"type": "text"}, stop=["x"]).stop == ("x",)
 

@@ -72,7 +72,7 @@ class Ledger:
             return list(pipe.execute())
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
-        """Count an attempt and start a lease, or return why the job cannot be taken. The caller publishes `promoted`."""
+        """Count an attempt and start a lease, or return why not. The caller publishes `promoted`."""
         terms = (round(lease_s * 1000), "1" if alone else "0", self._limits.tenant or 0)
         verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, *terms)
         if verdict != b"taken":
