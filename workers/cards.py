@@ -1,4 +1,4 @@
-"""Which cards there are, by NVML, and which worker owns which: CUDA is never opened here, so a supervisor can ask."""
+"""The machine's cards, from NVML, and which worker owns which. Never opens CUDA, so the supervisor can use it."""
 
 from __future__ import annotations
 
@@ -8,49 +8,48 @@ from collections import Counter
 
 from vqa.errors import SettingsError
 
-#: the cards of one worker, by number as nvidia-smi has them: several where its model is spread over them, none on the
-#: CPU
+#: one worker's cards, by nvidia-smi's numbers: several if its model is spread over them, none on the CPU
 Cards = tuple[int, ...]
 
 
 def parse_cards(text: str) -> list[Cards]:
-    """`0,1` for a worker each, `0+1` for one worker of two cards, `cpu`; nothing for ''. Raises SettingsError."""
+    """Parse VQA_CARDS: `0,1` is two workers, `0+1` one worker on two cards, and '' gives []. Raises SettingsError."""
     if text in {"", "cpu"}:
         return [()] if text else []
     parts = text.split(",")
     if not all(re.fullmatch(r"\d+(\+\d+)*", part, re.ASCII) for part in parts):
         raise SettingsError(
-            "VQA_CARDS: cards are numbers such as 0,1 (a worker each) or 0+1 (one worker of two), or cpu alone"
+            "VQA_CARDS: give card numbers, as 0,1 (a worker each) or 0+1 (one worker on both), or cpu alone"
         )
     workers = [tuple(int(card) for card in part.split("+")) for part in parts]
     card, times = Counter(card for cards in workers for card in cards).most_common(1)[0]
     if times > 1:
-        raise SettingsError(f"VQA_CARDS: card {card} is named twice; one worker owns it")
+        raise SettingsError(f"VQA_CARDS: card {card} is named twice; only one worker can own it")
     return workers
 
 
-def wanted_cards(text: str) -> list[Cards]:
-    """The workers' cards that the setting names; where it is empty, a worker for each card there is.
+def requested_cards(text: str) -> list[Cards]:
+    """Return the cards of each worker that VQA_CARDS names; if it is empty, one worker for each card of the machine.
 
     Raises SettingsError.
     """
-    wanted = parse_cards(text)
-    if wanted == [()]:
-        return wanted
+    requested = parse_cards(text)
+    if requested == [()]:
+        return requested
     present = present_cards()
-    if not wanted:
+    if not requested:
         return [(card,) for card in present] or [()]
-    missing = [card for cards in wanted for card in cards if card not in present]
+    missing = [card for cards in requested for card in cards if card not in present]
     if missing:
-        there = f"there are {present}" if present else "NVML finds none; cpu runs without"
-        raise SettingsError(f"VQA_CARDS: no card {missing[0]} here: {there}")
-    return wanted
+        hint = f"this machine has {present}" if present else "NVML finds none; use cpu to run without"
+        raise SettingsError(f"VQA_CARDS: there is no card {missing[0]}: {hint}")
+    return requested
 
 
 def present_cards() -> list[int]:
-    """The numbers of the cards as nvidia-smi has them, less those that CUDA_VISIBLE_DEVICES hides.
+    """Return nvidia-smi's numbers of the cards, without those that CUDA_VISIBLE_DEVICES hides.
 
-    Raises SettingsError where it names them by UUID.
+    Raises SettingsError if that variable names cards by UUID.
     """
     try:
         import pynvml
@@ -70,8 +69,8 @@ def present_cards() -> list[int]:
     return [int(card) for card in shown if int(card) < count]
 
 
-def capability(cards: Cards) -> tuple[int, int] | None:
-    """The compute capability of the weakest of them; None on the CPU, or where NVML does not tell."""
+def compute_capability(cards: Cards) -> tuple[int, int] | None:
+    """Return the lowest compute capability among the cards; None on the CPU or without NVML."""
     try:
         import pynvml
     except ImportError:
@@ -85,11 +84,11 @@ def capability(cards: Cards) -> tuple[int, int] | None:
 
 
 def label(cards: Cards) -> str:
-    """As VQA_CARDS has them: `0`, `0+1` or `cpu`."""
+    """Write one worker's cards as VQA_CARDS does: `0`, `0+1` or `cpu`."""
     return "+".join(map(str, cards)) or "cpu"
 
 
-def pinned(cards: Cards) -> dict[str, str]:
-    """The environment in which a process sees these cards alone, or none."""
-    seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, cards)), "VQA_CARDS": label(cards)}
-    return seen | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if cards else seen
+def card_environment(cards: Cards) -> dict[str, str]:
+    """Return the variables with which a process sees only these cards."""
+    variables = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, cards)), "VQA_CARDS": label(cards)}
+    return variables | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if cards else variables

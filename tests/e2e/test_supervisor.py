@@ -30,8 +30,8 @@ from workers.supervisor.supervisor import Supervisor
 
 set_up_logging("INFO")
 supervisor = Supervisor([(), ()], None, WorkerSettings(), EngineSettings())
-for card, name in zip(supervisor._cards, ("bad", "good"), strict=True):
-    card.name = name
+for worker, name in zip(supervisor._workers, ("bad", "good"), strict=True):
+    worker.name = name
 sys.exit(supervisor.run())
 """,
 )
@@ -110,7 +110,7 @@ def test_a_worker_that_dies_is_started_again(client: Client, supervise: Supervis
     supervisor.worker().kill()
     ready(supervisor, times=2)
     assert ask(client).startswith("cpu@")
-    assert "starting again in 1 s" in supervisor.said()
+    assert "restarting in 1 s" in supervisor.said()
 
 
 def test_a_worker_that_never_gets_ready_is_given_up_with_the_reason(supervise: Supervise) -> None:
@@ -142,8 +142,8 @@ def test_a_card_that_keeps_dying_is_given_up_while_the_other_goes_on(client: Cli
     supervisor.worker("bad").kill()
     ready(supervisor, times=3)
     supervisor.worker("bad").kill()
-    until(lambda: "bad: given up: was ended by SIGKILL, 2 times in a row" in supervisor.said(), supervisor.said)
-    assert "1 of 2 cards go on" in supervisor.said()
+    until(lambda: "bad: given up: was killed by SIGKILL, 2 times in a row" in supervisor.said(), supervisor.said)
+    assert "1 of 2 workers are left" in supervisor.said()
     assert all(ask(client).startswith("good@") for _ in range(10))
     supervisor.process.terminate()
     assert supervisor.process.wait(WAIT_S) == 0
@@ -159,7 +159,7 @@ def test_a_worker_whose_engine_fails_is_started_again_and_answers_the_job(
     answer = client.answer(client.submit(failing), timeout_s=WAIT_S)
     assert answer.attempt == 2
     assert named in supervisor.said()
-    assert "starting again in 1 s" in supervisor.said()
+    assert "restarting in 1 s" in supervisor.said()
 
 
 def test_a_worker_that_says_nothing_is_killed_and_started_again(client: Client, supervise: Supervise) -> None:
@@ -170,7 +170,7 @@ def test_a_worker_that_says_nothing_is_killed_and_started_again(client: Client, 
     supervisor.worker().send_signal(signal.SIGSTOP)
     ready(supervisor, times=2)
     assert client.answer(held, timeout_s=WAIT_S).attempt == 2
-    assert "was killed after it had said nothing for 10 s; starting again in 1 s" in supervisor.said()
+    assert "was killed after 10 s without a heartbeat; restarting in 1 s" in supervisor.said()
 
 
 def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_silence(client: Client, supervise: Supervise) -> None:
@@ -189,7 +189,7 @@ def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_silence(client: C
     assert ask(client)
     time.sleep(2)
     assert supervisor.worker() == worker
-    assert "said nothing" not in supervisor.said()
+    assert "no heartbeat" not in supervisor.said()
 
 
 def test_a_worker_that_drains_for_long_is_not_killed_for_silence(client: Client, supervise: Supervise) -> None:
@@ -199,8 +199,8 @@ def test_a_worker_that_drains_for_long_is_not_killed_for_silence(client: Client,
     taken(client)
     supervisor.worker().send_signal(signal.SIGTERM)
     assert client.answer(held, timeout_s=WAIT_S).attempt == 1
-    until(lambda: "ended with status 0" in supervisor.said(), supervisor.said)
-    assert "said nothing" not in supervisor.said()
+    until(lambda: "exited with status 0" in supervisor.said(), supervisor.said)
+    assert "no heartbeat" not in supervisor.said()
 
 
 def test_a_second_signal_gives_back_at_once(client: Client, supervise: Supervise) -> None:
@@ -209,7 +209,7 @@ def test_a_second_signal_gives_back_at_once(client: Client, supervise: Supervise
     held = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "50"}))
     taken(client)
     supervisor.process.terminate()
-    until(lambda: "1 jobs to finish" in supervisor.said(), supervisor.said)
+    until(lambda: "draining: 1 running jobs" in supervisor.said(), supervisor.said)
     started = time.monotonic()
     supervisor.process.terminate()
     assert supervisor.process.wait(WAIT_S) == 0

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from vqa.errors import SettingsError
-from workers.cards import Cards, label, parse_cards, pinned, wanted_cards
+from workers.cards import Cards, card_environment, label, parse_cards, requested_cards
 from workers.settings import WorkerSettings
 
 
@@ -32,7 +32,7 @@ def four_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_part_is_a_worker_and_a_plus_joins_its_cards(text: str, workers: list[Cards]) -> None:
-    assert wanted_cards(text) == workers
+    assert requested_cards(text) == workers
 
 
 @pytest.mark.parametrize("text", ["first", "0,", "0+", "+1", "0 1", "0++1", "-1", "cpu+0", "cpu,0", "0.5", "٣"])
@@ -52,17 +52,17 @@ def test_a_card_has_one_owner(text: str) -> None:
 @pytest.mark.usefixtures("four_cards")
 @pytest.mark.parametrize("text", ["7", "0+7", "0,1+7"])
 def test_a_card_that_is_not_there_is_named(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"no card 7 here: there are \[0, 1, 2, 3\]"):
-        wanted_cards(text)
+    with pytest.raises(SettingsError, match=r"no card 7: this machine has \[0, 1, 2, 3\]"):
+        requested_cards(text)
 
 
 @pytest.mark.usefixtures("four_cards")
 def test_a_worker_that_is_pinned_finds_its_own_cards_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cards in wanted_cards("2+3,1"):
-        for name, value in pinned(cards).items():
+    for cards in requested_cards("2+3,1"):
+        for name, value in card_environment(cards).items():
             monkeypatch.setenv(name, value)
-        assert wanted_cards(WorkerSettings().cards) == [cards]
-        assert wanted_cards("") == [(card,) for card in cards]
+        assert requested_cards(WorkerSettings().cards) == [cards]
+        assert requested_cards("") == [(card,) for card in cards]
 
 
 def test_cards_are_written_as_they_are_read() -> None:

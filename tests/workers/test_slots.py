@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vqa.errors import NotReady, SettingsError
 from workers.engine.model.footprint import ModelShape, kv_elements, read_shape
 from workers.engine.settings import EngineSettings
-from workers.slots import DEFAULT_SLOTS, GIB, MOST_SLOTS, SlotPlan, fit_slots, parse_slots, plan_slots, slots_of
+from workers.slots import DEFAULT_SLOTS, GIB, MAX_SLOTS, SlotPlan, fit_slots, parse_slots, plan_slots, slots_for
 
 #: Qwen3-VL-30B-A3B-Instruct's, as far as memory goes
 LARGE = {
@@ -160,7 +160,7 @@ def test_a_card_gets_the_slots_that_fit(large_model: Path, one_card: list[Any]) 
 
     # 79 GiB less 57.9 of weights and 7.9 of reserve, in slots of 384 MiB
     assert plan.slots == 35
-    assert 0 <= plan.left_bytes < plan.kv_slot_bytes == 384 * 2**20
+    assert 0 <= plan.unused_bytes < plan.kv_slot_bytes == 384 * 2**20
     assert one_card == [0]
 
 
@@ -226,7 +226,7 @@ def test_each_replica_has_its_weights() -> None:
 def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
     small = ModelShape(GIB, 1024)
 
-    assert fit_slots(EngineSettings(), small, 79 * GIB, (0,)).slots == MOST_SLOTS
+    assert fit_slots(EngineSettings(), small, 79 * GIB, (0,)).slots == MAX_SLOTS
     assert fit_slots(EngineSettings(), small, 16 * GIB, ()).slots == DEFAULT_SLOTS
 
 
@@ -245,8 +245,8 @@ def test_a_plan_always_fits(weights: int, kv: int, free: int, tokens: int, slots
     except NotReady:
         return
 
-    assert plan.left_bytes >= 0
-    assert plan.slots == slots or 1 <= plan.slots <= MOST_SLOTS
+    assert plan.unused_bytes >= 0
+    assert plan.slots == slots or 1 <= plan.slots <= MAX_SLOTS
 
 
 def test_the_echo_engine_needs_no_plan() -> None:
@@ -281,9 +281,9 @@ def test_slots_that_mean_nothing_are_refused_by_name(text: str) -> None:
 
 
 def test_a_card_that_is_not_named_is_left_to_its_memory() -> None:
-    assert slots_of({(0,): 16}, (0,)) == 16
-    assert slots_of({(0,): 16}, (1,)) is None
-    assert slots_of({(0,): 16}, (0, 1)) is None
-    assert slots_of({(0,): 16}, ()) is None
-    assert slots_of(8, (1,)) == 8
-    assert slots_of(None, (0,)) is None
+    assert slots_for({(0,): 16}, (0,)) == 16
+    assert slots_for({(0,): 16}, (1,)) is None
+    assert slots_for({(0,): 16}, (0, 1)) is None
+    assert slots_for({(0,): 16}, ()) is None
+    assert slots_for(8, (1,)) == 8
+    assert slots_for(None, (0,)) is None

@@ -1,1 +1,1 @@
-"""media."""
+"""Decodes encoded images to RGB pixels in child processes."""

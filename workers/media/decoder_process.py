@@ -1,7 +1,7 @@
-"""A child process that decodes images, from its start to its end; what it does is in `workers.media.decoder_child`.
+"""The parent's side of a child process that decodes images; the child's side is `workers.media.decoder_child`.
 
-Encoded bytes and pixels go through a file in memory that both have open: a container's /dev/shm is too small, and a
-pipe would cost two more copies. What is said goes through a socket pair.
+Encoded bytes and pixels go through an in-memory file that both have open: /dev/shm is too small in containers, and a
+pipe would cost two more copies. Requests and replies go through a socket pair.
 """
 
 from __future__ import annotations
@@ -9,154 +9,122 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import asdict
 
 from vqa.errors import BadImage, EngineError
+from workers.child_process import ChildProcess, describe_exit
 from workers.engine.image import RGBImage
-from workers.media.decoder_child import fill
-from workers.media.image import Limits
+from workers.media.decoder_child import write_file
+from workers.media.image import ImageLimits
 
-#: for a child to be ready, from a slow disk too
+#: limit for a child to become ready, from a slow disk too
 _START_S = 60.0
 
-#: a child that hangs ends by itself so long after its owner's patience has
+#: a hanging child ends itself this long after its parent's timeout
 _ALARM_S = 5
 
-#: for a child whose link has ended to be gone
+#: limit for a child to exit once its end of the link is closed
 _END_S = 5.0
 
-#: a file in memory that has grown beyond this is emptied after the image
+#: the in-memory file is emptied after an image that made it grow beyond this
 _KEPT_BYTES = 8 * 2**20
 
-#: how the names begin of what Python and Pillow may need of the environment: images come from strangers, and a child
-#: that reads them has no use for passwords and tokens
+#: prefixes of the variables that Python and Pillow may need; images come from strangers, so a child that reads them
+#: gets no passwords or tokens
 _PASSED_ON = ("PATH", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMPDIR", "MALLOC_")
 
-#: glibc's malloc keeps what an image of a few megapixels took for the next one: to be given fresh memory each time is
-#: two fifths of such an image's cost. 9 MB a child.
+#: glibc's malloc then keeps the memory of an image of a few megapixels for the next one: fresh memory for each costs
+#: two fifths of the decoding time. 9 MB per child.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
 
 _ERRORS = {error.__name__: error for error in (BadImage, EngineError)}
 
 
-class Ended(Exception):
-    """The child is no more, and did not answer; in words, `was ended by SIGSEGV`."""
+class DecoderExited(Exception):
+    """The child exited without an answer; `str()` says how, such as `was killed by SIGSEGV`."""
 
     def __init__(self, status: int) -> None:
         self.status = status
-        super().__init__(f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with status {status}")
+        super().__init__(describe_exit(status))
 
 
-class DecoderProcess:
-    """For one thread at a time, but for `kill`."""
+class DecoderProcess(ChildProcess):
+    """One child. Only `kill` may be called by several threads at once."""
 
-    def __init__(self, limits: Limits, patience_s: float) -> None:
-        """Start it; it takes a tenth of a second to be ready, and an image at most `patience_s`. Raises OSError."""
+    def __init__(self, limits: ImageLimits, timeout_s: float) -> None:
+        """Start the child, which is ready a tenth of a second later. `timeout_s` is for one image. Raises OSError."""
         self._ready = False
-        self._patience_s = patience_s
-        with ExitStack() as undone:
-            self._memory = undone.enter_context(open(_memory_file(), "r+b", buffering=0))
-            self._link, theirs = socket.socketpair()
-            undone.enter_context(self._link)
-            self._link.settimeout(_START_S)
-            numbers = (theirs.fileno(), self._memory.fileno(), math.ceil(patience_s) + _ALARM_S)
-            with theirs:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "workers.media.decoder_child",
-                        *map(str, numbers),
-                        json.dumps(asdict(limits)),
-                    ],
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=numbers[:2],
-                    # a Ctrl-C in the terminal is not for it
-                    process_group=0,
-                )
-            undone.pop_all()
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is no more."""
-        return self._process.poll() is not None
+        self._timeout_s = timeout_s
+        self._memory = _memory_file()
+        numbers = (self._memory, math.ceil(timeout_s) + _ALARM_S)
+        arguments = ["workers.media.decoder_child", *map(str, numbers), json.dumps(asdict(limits))]
+        try:
+            super().__init__(arguments, _environment(), pass_fds=[self._memory])
+        except OSError:
+            os.close(self._memory)
+            raise
+        self.link.settimeout(_START_S)
 
     def wait_ready(self) -> None:
-        """Raises Ended, and TimeoutError."""
+        """Wait until the child can decode. Raises DecoderExited and TimeoutError."""
         if not self._ready:
-            self._heard()
-            self._link.settimeout(self._patience_s)
+            self._read_line()
+            self.link.settimeout(self._timeout_s)
             self._ready = True
 
     def decode(self, data: bytes) -> RGBImage:
-        """The image; it is ready. Raises BadImage, EngineError, Ended, and TimeoutError, after which it is to end."""
-        memory = self._memory.fileno()
-        try:
-            fill(memory, data)
-        except OSError as error:
-            raise EngineError(f"there is no room for an image ({error.strerror})") from None
-        answer = json.loads(self._asked(len(data)))
-        if "error" in answer:
-            raise _ERRORS[answer["error"]](answer["message"])
-        pixels = os.pread(memory, answer["width"] * answer["height"] * 3, 0)
-        if max(len(data), len(pixels)) > _KEPT_BYTES:
-            os.ftruncate(memory, 0)
-        return RGBImage(pixels=pixels, **answer)
+        """Decode one image; the child must be ready.
 
-    def kill(self) -> None:
-        """For any thread: whoever waits for an answer gets Ended."""
-        self._process.kill()
+        Raises BadImage, EngineError, DecoderExited and TimeoutError; end the child after the last two.
+        """
+        try:
+            write_file(self._memory, data)
+        except OSError as error:
+            raise EngineError(f"no memory for an encoded image ({error.strerror})") from None
+        reply = json.loads(self._request(len(data)))
+        if "error" in reply:
+            raise _ERRORS[reply["error"]](reply["message"])
+        pixels = os.pread(self._memory, reply["width"] * reply["height"] * 3, 0)
+        if max(len(data), len(pixels)) > _KEPT_BYTES:
+            os.ftruncate(self._memory, 0)
+        return RGBImage(pixels=pixels, **reply)
 
     def end(self) -> None:
-        """End it as soon as the kernel can, and let go of all it had."""
-        self._process.kill()
-        self._process.wait()
-        self._link.close()
-        self._memory.close()
+        super().end()
+        os.close(self._memory)
 
-    def _asked(self, length: int) -> bytes:
+    def _request(self, length: int) -> bytes:
         try:
-            self._link.sendall(b"%d\n" % length)
+            self.link.sendall(b"%d\n" % length)
         except ConnectionError:
-            raise Ended(self._status()) from None
-        return self._heard()
+            raise self._exited() from None
+        return self._read_line()
 
-    def _heard(self) -> bytes:
-        """The next line."""
+    def _read_line(self) -> bytes:
         line = b""
         while not line.endswith(b"\n"):
             try:
-                piece = self._link.recv(65_536)
+                received = self.link.recv(65_536)
             except ConnectionError:
-                piece = b""
-            if not piece:
-                raise Ended(self._status())
-            line += piece
+                received = b""
+            if not received:
+                raise self._exited()
+            line += received
         return line
 
-    def _status(self) -> int:
-        """How it ended, now that its end of the link is closed."""
-        try:
-            return self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+    def _exited(self) -> DecoderExited:
+        """Return the error for a child whose end of the link is closed."""
+        if not self.wait(_END_S):
+            self.kill()
+            self.wait()
+        assert self.status is not None
+        return DecoderExited(self.status)
 
 
 def _memory_file() -> int:
-    """The number of a file of no name; of a temporary one where the system has none in memory."""
+    """Open an unnamed file in memory, or a temporary one where the system has no memfd; return its descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("vqa-image")
     with tempfile.TemporaryFile() as file:
@@ -165,12 +133,5 @@ def _memory_file() -> int:
 
 def _environment() -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    # it finds what this process finds
+    # the child imports from where this process does
     return _ALLOCATION | passed | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

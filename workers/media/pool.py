@@ -1,7 +1,7 @@
-"""Encoded bytes in, RGB images within limits out, decoded in a few child processes.
+"""A pool of child processes that decode encoded images to RGB pixels within limits.
 
-Knows nothing of Celery, of jobs or of the model; what it is told is how many pixels are of use, or the sizes that the
-model sees. Each of its threads waits for a child at a time: where an image ends its child, no other one notices.
+Knows nothing of Celery, jobs or the model. A thread per child waits for it, so an image that ends its child delays no
+other image.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from queue import LifoQueue
 
 from vqa.errors import DeadlineExceeded, EngineError, NotReady
 from workers.engine.image import Fit, RGBImage
-from workers.media.decoder import PATIENCE_S, Decoder
-from workers.media.image import Limits
+from workers.media.decoder import DECODE_TIMEOUT_S, Decoder
+from workers.media.image import ImageLimits
 
 
-class Media:
-    """Decodes images off the caller's thread; `close` when no more will come."""
+class DecoderPool:
+    """Decodes images for any number of threads until it is closed."""
 
     def __init__(
         self,
@@ -28,22 +28,23 @@ class Media:
         max_pixels: int,
         useful_pixels: int,
         fit: Fit | None = None,
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = DECODE_TIMEOUT_S,
     ) -> None:
         """Start the processes and wait until they can decode. Raises NotReady.
 
-        `max_*` are the limits over which an image is refused, `useful_pixels` what the model sees of it at most; with
-        `fit`, images are scaled as the model's own image processor would. `patience_s` is for one image.
+        Images over `max_bytes` or `max_pixels` are refused. `useful_pixels` is the most that the model sees of an
+        image; with `fit`, images are scaled as the model's own image processor would scale them. `timeout_s` is for
+        one image.
         """
-        limits = Limits(max_bytes, max_pixels, useful_pixels, fit)
-        self._decoders = [Decoder(limits, patience_s) for _ in range(processes)]
-        #: the one that was used last comes first: its memory is warm
+        limits = ImageLimits(max_bytes, max_pixels, useful_pixels, fit)
+        self._decoders = [Decoder(limits, timeout_s) for _ in range(processes)]
+        #: last in, first out: the memory of the last one used is warm
         self._idle: LifoQueue[Decoder] = LifoQueue()
-        self._pool = ThreadPoolExecutor(processes, thread_name_prefix="media")
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="media")
         try:
-            for begin in (Decoder.begin, Decoder.wait_ready):
+            for step in (Decoder.start, Decoder.wait_ready):
                 for decoder in self._decoders:
-                    begin(decoder)
+                    step(decoder)
         except EngineError as error:
             self.close()
             raise NotReady(str(error)) from None
@@ -51,34 +52,34 @@ class Media:
             self._idle.put(decoder)
 
     def decode(self, images: Sequence[bytes], deadline: float = math.inf) -> list[RGBImage]:
-        """The images, in order. Blocks; `deadline` is a point on `time.monotonic()`'s clock.
+        """Decode the images and return them in order; `deadline` is a time of `time.monotonic()`.
 
-        Raises BadImage, DeadlineExceeded, and EngineError once closed.
+        Raises BadImage, DeadlineExceeded, and EngineError once the pool is closed.
         """
         try:
-            pending = [self._pool.submit(self._decode, data) for data in images]
+            futures = [self._threads.submit(self._decode, data) for data in images]
         except RuntimeError:
             raise EngineError("the worker is stopping") from None
         timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        _, late = wait(pending, timeout_s, FIRST_EXCEPTION)
+        _, unfinished = wait(futures, timeout_s, FIRST_EXCEPTION)
         try:
-            _raise_first(pending)
-            if late:
+            _raise_first(futures)
+            if unfinished:
                 raise DeadlineExceeded("the deadline passed before the images were decoded")
-            return [image.result() for image in pending]
+            return [future.result() for future in futures]
         finally:
-            for image in late:
-                image.cancel()
+            for future in unfinished:
+                future.cancel()
 
     def close(self) -> None:
-        """End the processes; what is not yet decoded fails with EngineError."""
-        # a future that the pool itself cancels would never wake who waits for it
-        self._pool.shutdown(wait=False)
+        """End the processes; images that are not decoded yet fail with EngineError."""
+        # cancel_futures would cancel futures without waking the threads that wait for them
+        self._threads.shutdown(wait=False)
         for decoder in self._decoders:
             decoder.close()
 
     def _decode(self, data: bytes) -> RGBImage:
-        # there are as many as threads, so one is always idle
+        # there are as many decoders as threads, so one is always idle
         decoder = self._idle.get()
         try:
             return decoder.decode(data)
@@ -86,7 +87,7 @@ class Media:
             self._idle.put(decoder)
 
 
-def _raise_first(images: Sequence[Future[RGBImage]]) -> None:
-    for image in images:
-        if image.done() and (error := image.exception()):
+def _raise_first(futures: Sequence[Future[RGBImage]]) -> None:
+    for future in futures:
+        if future.done() and (error := future.exception()):
             raise error

@@ -1,1 +1,1 @@
-"""supervisor."""
+"""Starts one worker process per card and keeps it running."""

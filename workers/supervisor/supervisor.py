@@ -1,6 +1,6 @@
-"""Starts a worker process a card, one after another, restarts the ones that die or say nothing, gives up honestly.
+"""Starts one worker process per card, restarts those that die or hang, and gives up on those that keep dying.
 
-A worker owns one card, or several where its model is spread over them.
+A worker owns one card, or several when its model is spread over them.
 """
 
 from __future__ import annotations
@@ -17,182 +17,183 @@ from workers.engine.runtime.heartbeat import limit_s
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
 from workers.supervisor.link import EXIT_NEVER_READY, READY
-from workers.supervisor.worker_process import Child
+from workers.supervisor.worker_process import SupervisedProcess
 
 log = logging.getLogger(__name__)
 
-#: between two looks at the cards
-_ROUND_S = 0.2
-#: a round that comes so much later means that this process itself was stopped
+#: between two checks of the workers
+_CHECK_INTERVAL_S = 0.2
+#: a check that comes this much late means that the supervisor itself was stopped
 _LATE_S = 1.0
-#: between the end of a worker and its next start: 1 s, doubled each time in a row, at most this
-_LONGEST_PAUSE_S = 30.0
-#: a worker that was ready for so long, and for as long as it may hang on top, starts its count of restarts anew
-_STEADY_S = 300.0
-#: a worker that was ready says something every half second; one that says nothing for VQA_HANG_S, and for at least
-#: this, is stopped or stuck in a call that holds the interpreter's lock
-_LEAST_SILENCE_S = 10.0
-#: a drained worker has so much longer than VQA_DRAIN_S before it is killed
+#: longest pause before a restart; the first is 1 s, and each failure in a row doubles it
+_MAX_PAUSE_S = 30.0
+#: a worker that was ready for this long, plus the time that it may hang, starts its count of failures anew
+_STABLE_S = 300.0
+#: a ready worker sends a heartbeat every half second. One that sends none for VQA_HANG_S, and for at least this long,
+#: is stopped or stuck in a call that holds the interpreter's lock
+_MIN_SILENCE_S = 10.0
+#: a draining worker is killed this long after VQA_DRAIN_S
 _KILL_AFTER_S = 15.0
-#: for a worker that was told a second time, to give back what it holds
+#: for a worker to give back its jobs after a second SIGTERM
 _GIVE_BACK_S = 5.0
-#: between the first and the second time: two signals that come at once are one
-_APART_S = 0.5
-#: for a process that was killed, or has said why it ends
+#: between the first and the second SIGTERM, as two signals that arrive together count as one
+_SIGNAL_GAP_S = 0.5
+#: for a process to end after it was killed, or after it reported why it cannot start
 _END_S = 10.0
 
 State = Literal["starting", "ready", "killed", "ended", "given up"]
 
 
 @dataclass
-class Card:
-    """One card, or several that share a model, and the process that owns it."""
+class Worker:
+    """A worker's cards and the process that owns them now."""
 
-    numbers: Cards
+    cards: Cards
     name: str
-    child: Child | None = None
+    process: SupervisedProcess | None = None
     state: State = "ended"
     #: why it was killed or given up
     reason: str = ""
-    #: ends in a row
+    #: in a row
     failures: int = 0
-    #: points on `time.monotonic()`'s clock
+    #: times of `time.monotonic()`
     ready_at: float = 0.0
     next_start: float = 0.0
 
 
 class Supervisor:
-    """The workers of one machine. `run` is the whole of it."""
+    """The workers of one machine; call `run`."""
 
     def __init__(
         self, workers: list[Cards], name: str | None, settings: WorkerSettings, engine: EngineSettings
     ) -> None:
         self._settings = settings
-        self._silence_s = max(_LEAST_SILENCE_S, engine.hang_s)
-        self._steady_s = _STEADY_S + max(self._silence_s, limit_s("prefill", engine.hang_s))
-        self._cards = [Card(cards, _node_name(cards, name, len(workers))) for cards in workers]
+        self._silence_s = max(_MIN_SILENCE_S, engine.hang_s)
+        self._stable_s = _STABLE_S + max(self._silence_s, limit_s("prefill", engine.hang_s))
+        self._workers = [Worker(cards, _node_name(cards, name, len(workers))) for cards in workers]
         self._stopping = threading.Event()
         self._signals = 0
 
     def run(self) -> int:
-        """Until stopped by a signal (0 when drained), or until every card is given up (1)."""
+        """Supervise until a signal arrives (return 0) or all workers are given up (return 1)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        round_at = time.monotonic()
+        checked_at = time.monotonic()
         try:
-            while not self._stopping.is_set() and any(card.state != "given up" for card in self._cards):
-                late = time.monotonic() - round_at > _ROUND_S + _LATE_S
-                round_at = time.monotonic()
-                for card in self._cards:
-                    self._look_after(card, late)
-                self._stopping.wait(_ROUND_S)
+            while not self._stopping.is_set() and any(worker.state != "given up" for worker in self._workers):
+                late = time.monotonic() - checked_at > _CHECK_INTERVAL_S + _LATE_S
+                checked_at = time.monotonic()
+                for worker in self._workers:
+                    self._check(worker, late)
+                self._stopping.wait(_CHECK_INTERVAL_S)
             return self._stop()
         finally:
-            for child in self._running():
-                child.kill()
+            for process in self._running():
+                process.kill()
 
-    def _running(self) -> list[Child]:
-        return [card.child for card in self._cards if card.child is not None and not card.child.ended]
+    def _running(self) -> list[SupervisedProcess]:
+        return [worker.process for worker in self._workers if worker.process is not None and not worker.process.ended]
 
-    def _look_after(self, card: Card, late: bool) -> None:
+    def _check(self, worker: Worker, late: bool) -> None:
         now = time.monotonic()
-        if card.state == "ended" and now >= card.next_start and not self._someone_starts():
-            self._start(card)
-        elif card.child is None:
+        if worker.state == "ended" and now >= worker.next_start and not self._any_starting():
+            self._start(worker)
+        elif worker.process is None:
             return
-        elif card.state == "starting":
-            self._await_ready(card, card.child)
-        elif card.state == "killed" and card.child.ended:
-            self._ended(card, card.reason)
-        elif card.state == "ready":
-            if card.child.ended:
-                self._ended(card, card.child.how_it_ended())
+        elif worker.state == "starting":
+            self._check_starting(worker, worker.process)
+        elif worker.state == "killed" and worker.process.ended:
+            self._on_end(worker, worker.reason)
+        elif worker.state == "ready":
+            if worker.process.ended:
+                self._on_end(worker, worker.process.describe_end())
             elif late:
-                card.child.heard = now
+                worker.process.last_heartbeat = now
             else:
-                self._listen(card, card.child)
+                self._check_heartbeat(worker, worker.process)
 
-    def _someone_starts(self) -> bool:
-        # loading takes the machine's memory and disk: two at once are slower than one after the other
-        return any(card.state == "starting" for card in self._cards)
+    def _any_starting(self) -> bool:
+        # loading is bound by memory and disk: two at once are slower than one after the other
+        return any(worker.state == "starting" for worker in self._workers)
 
-    def _start(self, card: Card) -> None:
-        if card.child is not None:
-            card.child.close()
-        card.child = Child(card.name, card.numbers, self._settings.log_level)
-        card.state = "starting"
-        log.info("%s: starting, process %d", card.name, card.child.pid)
+    def _start(self, worker: Worker) -> None:
+        if worker.process is not None:
+            worker.process.link.close()
+        worker.process = SupervisedProcess(worker.name, worker.cards, self._settings.log_level)
+        worker.state = "starting"
+        log.info("%s: starting, process %d", worker.name, worker.process.pid)
 
-    def _await_ready(self, card: Card, child: Child) -> None:
-        said, waited_s = child.listen(), time.monotonic() - child.started
-        if said == READY:
-            card.state, card.ready_at = "ready", time.monotonic()
-            log.info("%s: ready after %.1f s", card.name, waited_s)
-        elif said:
-            self._give_up(card, said, _END_S)
-        elif child.ended:
-            how = f"{child.how_it_ended()} before it was ready"
-            if child.status == EXIT_NEVER_READY:
-                self._give_up(card, how)
+    def _check_starting(self, worker: Worker, process: SupervisedProcess) -> None:
+        report, waited_s = process.read(), time.monotonic() - process.started_at
+        if report == READY:
+            worker.state, worker.ready_at = "ready", time.monotonic()
+            log.info("%s: ready after %.1f s", worker.name, waited_s)
+        elif report:
+            self._give_up(worker, report, _END_S)
+        elif process.ended:
+            how = f"{process.describe_end()} before it was ready"
+            if process.status == EXIT_NEVER_READY:
+                self._give_up(worker, how)
             else:
-                self._ended(card, how)
+                self._on_end(worker, how)
         elif waited_s > self._settings.ready_timeout_s:
-            self._give_up(card, f"not ready after {self._settings.ready_timeout_s:.0f} s (VQA_READY_TIMEOUT_S)")
+            self._give_up(worker, f"not ready after {self._settings.ready_timeout_s:.0f} s (VQA_READY_TIMEOUT_S)")
 
-    def _listen(self, card: Card, child: Child) -> None:
-        child.listen()
-        silent_s = time.monotonic() - child.heard
+    def _check_heartbeat(self, worker: Worker, process: SupervisedProcess) -> None:
+        process.read()
+        silent_s = time.monotonic() - process.last_heartbeat
         if silent_s > self._silence_s:
-            log.error("%s: process %d has said nothing for %.0f s: killed", card.name, child.pid, silent_s)
-            child.kill()
-            # restarted once it has ended: until then the card is not free
-            card.state, card.reason = "killed", f"was killed after it had said nothing for {silent_s:.0f} s"
+            log.error("%s: no heartbeat from process %d for %.0f s, killing it", worker.name, process.pid, silent_s)
+            process.kill()
+            # restarted only once the process has ended, because until then the card is not free
+            worker.state, worker.reason = "killed", f"was killed after {silent_s:.0f} s without a heartbeat"
 
-    def _ended(self, card: Card, how: str) -> None:
-        # a card on which jobs were answered is not what is wrong: one of its jobs may be
-        worked = card.child is not None and card.child.worked
-        if card.ready_at and (worked or time.monotonic() - card.ready_at > self._steady_s):
-            card.failures = 0
-        card.ready_at = 0.0
-        card.failures += 1
-        if card.failures > self._settings.restarts:
-            self._give_up(card, f"{how}, {card.failures} times in a row (VQA_RESTARTS)")
+    def _on_end(self, worker: Worker, how: str) -> None:
+        # a card that answered jobs works: one of the jobs may be the cause
+        answered = worker.process is not None and worker.process.answered
+        if worker.ready_at and (answered or time.monotonic() - worker.ready_at > self._stable_s):
+            worker.failures = 0
+        worker.ready_at = 0.0
+        worker.failures += 1
+        if worker.failures > self._settings.restarts:
+            self._give_up(worker, f"{how}, {worker.failures} times in a row (VQA_RESTARTS)")
             return
-        pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (card.failures - 1))
-        card.state, card.next_start = "ended", time.monotonic() + pause_s
-        log.error("%s: %s; starting again in %.0f s", card.name, how, pause_s)
+        pause_s = min(_MAX_PAUSE_S, 2.0 ** (worker.failures - 1))
+        worker.state, worker.next_start = "ended", time.monotonic() + pause_s
+        log.error("%s: %s; restarting in %.0f s", worker.name, how, pause_s)
 
-    def _give_up(self, card: Card, reason: str, grace_s: float = 0.0) -> None:
-        if card.child is not None and not card.child.wait(grace_s):
-            card.child.kill()
-            card.child.wait(_END_S)
-        card.state, card.reason = "given up", reason
-        others = sum(other.state != "given up" for other in self._cards)
-        log.critical("%s: given up: %s; %d of %d cards go on", card.name, reason, others, len(self._cards))
+    def _give_up(self, worker: Worker, reason: str, grace_s: float = 0.0) -> None:
+        if worker.process is not None and not worker.process.wait(grace_s):
+            worker.process.kill()
+            worker.process.wait(_END_S)
+        worker.state, worker.reason = "given up", reason
+        left = sum(other.state != "given up" for other in self._workers)
+        log.critical("%s: given up: %s; %d of %d workers are left", worker.name, reason, left, len(self._workers))
 
     def _stop(self) -> int:
         if not self._stopping.is_set():
-            log.critical("no worker is left: %s", "; ".join(f"{card.name}: {card.reason}" for card in self._cards))
+            reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in self._workers)
+            log.critical("all workers were given up: %s", reasons)
             return 1
-        self._terminate(self._settings.drain_s + _KILL_AFTER_S, unless_signals=2)
+        self._terminate(self._settings.drain_s + _KILL_AFTER_S, until_second_signal=True)
         if self._running() and self._signals >= 2:
-            time.sleep(_APART_S)
+            time.sleep(_SIGNAL_GAP_S)
             self._terminate(_GIVE_BACK_S)
         killed = self._running()
-        for child in killed:
-            child.kill()
-        for child in killed:
-            child.wait(_END_S)
+        for process in killed:
+            process.kill()
+        for process in killed:
+            process.wait(_END_S)
         log.info("stopped%s", f"; {len(killed)} workers were killed" if killed else "")
         return 0
 
-    def _terminate(self, within_s: float, unless_signals: int | None = None) -> None:
-        """Tell every worker to end, and wait until all have, or until so many signals have come."""
-        for child in self._running():
-            child.terminate()
-        until = time.monotonic() + within_s
+    def _terminate(self, timeout_s: float, until_second_signal: bool = False) -> None:
+        """Send SIGTERM to every worker and wait until all have ended, or a second signal has arrived."""
+        for process in self._running():
+            process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + timeout_s
         while self._running() and time.monotonic() < until:
-            if unless_signals is not None and self._signals >= unless_signals:
+            if until_second_signal and self._signals >= 2:
                 return
             time.sleep(0.05)
 

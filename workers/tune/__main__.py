@@ -1,131 +1,158 @@
-"""`python -m workers.tune`, which `vqa tune` executes: which number of slots suits this machine and these images."""
+"""`python -m workers.tune`, which `vqa tune` executes: measures numbers of slots and recommends one."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from vqa.errors import BadImage, SettingsError, VQAError
 from vqa.image import open_image, read_image
 from vqa.settings import PREFIX, QueueSettings
-from workers.cards import pinned, wanted_cards
+from workers.cards import card_environment, requested_cards
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
-from workers.tune.trial_process import Load, Measured, Setting, try_out
+from workers.tune.trial_process import Measurement, Setting, Workload, run_trial
 
-#: a rate so near the best one is as good, and fewer slots answer each job sooner
-_NEAR = 0.95
+#: a rate this close to the best is as good, and fewer slots answer each job sooner
+_NEARLY_BEST = 0.95
+
+_MAX_NUMBER = 32_768
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
-_EXAMPLE = """\
-example:
-  vqa tune images/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 32,64,128
-
-Each setting loads the model in a process of its own. The images are asked about in turn, each time as new ones. p50
-and p95 are from a worker's taking a job to its answer, while all slots are busy. Every VQA_ variable means what it
-means to `vqa worker`. Ctrl-C ends early, with what was measured until then.
-"""
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class _Stopped(BaseException):
-    """By a signal."""
+    """SIGINT or SIGTERM arrived; the argument is its number."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, measure each setting, say which to take; the process's exit status."""
-    options = _parser().parse_args(arguments)
-    for option in ("model", "engine", "cards"):
-        if (value := getattr(options, option)) is not None:
-            os.environ[PREFIX + option.upper()] = value
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def tune(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, or folders of them.")],
+    question: Annotated[str, typer.Option()] = "What is in the image?",
+    slots: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of slots to measure.")] = "16,32,64,128",
+    microbatch: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="For the pipeline engine; half the slots by default.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=_MAX_NUMBER, help="Timed jobs per setting; three per slot by default.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=_MAX_NUMBER, help="Longest answer.")] = 64,
+    model: Annotated[str | None, typer.Option(help="Hub name or local folder.")] = None,
+    engine: Annotated[str | None, typer.Option(help="As for `vqa worker`.")] = None,
+    cards: Annotated[str | None, typer.Option(help="Which card; the first by default; cpu for none.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Measure numbers of slots on this machine with your own images, and recommend one.
+
+    Each setting loads the model in a process of its own. Questions go through the images in turn, each time as new
+    images. p50 and p95 are from the moment a worker takes a job to its answer, while all slots are busy. VQA_ variables
+    mean what they mean to `vqa worker`. Ctrl-C stops early and keeps what was measured.
+
+    Example: vqa tune images/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 32,64,128
+    """
+    for option, value in (("MODEL", model), ("ENGINE", engine), ("CARDS", cards)):
+        if value is not None:
+            os.environ[PREFIX + option] = value
     try:
-        settings = _settings(options, EngineSettings())
-        environment = pinned(wanted_cards(WorkerSettings().cards)[0])
-        load = Load(_images(options.images), options.question, options.max_new_tokens, options.jobs)
+        sizes = None if microbatch is None else _numbers(microbatch, "--microbatch")
+        settings = _settings(_numbers(slots, "--slots"), sizes, EngineSettings())
+        environment = card_environment(requested_cards(WorkerSettings().cards)[0])
+        workload = Workload(_images(images), question, max_new_tokens, jobs)
     except (SettingsError, BadImage) as error:
         print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return _sweep(settings, load, environment)
+        raise typer.Exit(2) from None
+    raise typer.Exit(_sweep(settings, workload, environment, Console(stderr=True, quiet=quiet)))
 
 
-def _sweep(settings: Sequence[Setting], load: Load, environment: dict[str, str]) -> int:
-    """Print a row a setting, then the knee."""
+def _sweep(settings: Sequence[Setting], workload: Workload, environment: dict[str, str], console: Console) -> int:
+    """Measure each setting, print a row for it, then the recommendation; return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    measured: dict[Setting, Measured] = {}
+    measured: dict[Setting, Measurement] = {}
     status = 0
     print(f"{'':32} {'jobs/s':>8} {'p50':>10} {'p95':>10}", flush=True)
     try:
-        with Console(stderr=True).status("") as progress:
+        with console.status("") as progress:
             for setting in settings:
-                outcome = try_out(setting, load, environment, progress.update)
-                if isinstance(outcome, Measured):
+                outcome = run_trial(setting, workload, environment, progress.update)
+                if isinstance(outcome, Measurement):
                     measured[setting] = outcome
                 print(_row(setting, outcome), flush=True)
     except _Stopped as stopped:
         status = 128 + int(stopped.args[0])
         print("stopped; not every setting was measured", flush=True)
     if measured:
-        print(_advice(measured))
+        print(_recommendation(measured))
     return status or (0 if measured else 1)
 
 
-def knee(measured: dict[Setting, Measured]) -> Setting:
-    """Of those as fast as the best, or nearly so, the one with the fewest slots."""
-    enough = _NEAR * max(outcome.rate for outcome in measured.values())
+def knee(measured: dict[Setting, Measurement]) -> Setting:
+    """Return the setting with the fewest slots among those nearly as fast as the fastest."""
+    enough = _NEARLY_BEST * max(measurement.rate for measurement in measured.values())
     return min(
-        (setting for setting, outcome in measured.items() if outcome.rate >= enough),
+        (setting for setting, measurement in measured.items() if measurement.rate >= enough),
         key=lambda setting: (setting.slots, setting.microbatch or 0),
     )
 
 
-def _row(setting: Setting, outcome: Measured | str) -> str:
+def _row(setting: Setting, outcome: Measurement | str) -> str:
     if isinstance(outcome, str):
         return f"{setting!s:32} {outcome}"
     return f"{setting!s:32} {outcome.rate:8.2f} {outcome.p50_s:8.2f} s {outcome.p95_s:8.2f} s"
 
 
-def _advice(measured: dict[Setting, Measured]) -> str:
+def _recommendation(measured: dict[Setting, Measurement]) -> str:
     chosen = knee(measured)
     best = max(measured, key=lambda setting: measured[setting].rate)
-    near = f"within {1 - _NEAR:.0%} of the fastest, {best} ({measured[best].rate:.2f})"
+    near = f"within {1 - _NEARLY_BEST:.0%} of the fastest, {best} ({measured[best].rate:.2f})"
     return (
         f"the knee: {measured[chosen].rate:.2f} jobs/s with {chosen}, {'the fastest' if best == chosen else near}\n"
         f"for the environment of `vqa worker`:\n" + str(chosen).replace(" ", "\n")
     )
 
 
-def _settings(options: argparse.Namespace, engine: EngineSettings) -> list[Setting]:
-    """The settings to try, the smallest first. Raises SettingsError."""
-    if options.microbatch is None:
-        return [Setting(slots) for slots in options.slots]
+def _settings(slots: list[int], microbatches: list[int] | None, engine: EngineSettings) -> list[Setting]:
+    """Return the settings to measure, smallest first. Raises SettingsError."""
+    if microbatches is None:
+        return [Setting(number) for number in slots]
     if engine.engine != "pipeline":
         raise SettingsError("--microbatch: only the pipeline engine has microbatches (--engine pipeline)")
-    tried = [Setting(slots, size) for slots in options.slots for size in options.microbatch if size <= slots]
-    if not tried:
+    settings = [Setting(number, size) for number in slots for size in microbatches if size <= number]
+    if not settings:
         raise SettingsError("--microbatch: a microbatch has at most as many prompts as there are slots")
-    return tried
+    return settings
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal() or not 1 <= int(part) <= _MAX_NUMBER:
+            raise typer.BadParameter(f"{part!r} is not a number from 1 to {_MAX_NUMBER}", param_hint=option)
+    return sorted(set(map(int, parts)))
 
 
 def _images(names: Sequence[str]) -> list[str]:
-    """The files, and those in the folders. Raises BadImage for one that is no image a worker would take."""
+    """Return the paths of the files, and of the images in the folders. Raises BadImage if a worker would refuse one."""
     limits = QueueSettings()
-    found = [str(path) for name in names for path in _files(Path(name))]
-    if not found:
+    paths = [str(path) for name in names for path in _files(Path(name))]
+    if not paths:
         raise BadImage(f"there is no image in {', '.join(names)}")
-    for path in found:
+    for path in paths:
         try:
             open_image(read_image(path), limits.image_max_bytes, limits.image_max_pixels)
         except VQAError as error:
             raise BadImage(f"{path}: {error}") from None
-    return found
+    return paths
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -136,40 +163,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    # what cleans up is short, and must not be stopped half-way
+    # a second signal must not interrupt the clean-up, which is short
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
 
 
-def _numbers(text: str) -> list[int]:
-    return sorted({_number(part) for part in text.split(",")})
-
-
-def _number(text: str) -> int:
-    if not text.strip().isdecimal() or not 1 <= int(text) <= 32_768:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 32768")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vqa tune",
-        description="Try numbers of slots on this machine, with your own images, and say which to set.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of them")
-    parser.add_argument("--question", default="What is in the image?", help="(default: %(default)s)")
-    parser.add_argument("--slots", type=_numbers, default=[16, 32, 64, 128], help="(default: 16,32,64,128)")
-    parser.add_argument("--microbatch", type=_numbers, help="for the pipeline engine (default: half the slots)")
-    parser.add_argument("--jobs", type=_number, help="timed jobs of each setting (default: three times the slots)")
-    parser.add_argument("--max-new-tokens", type=_number, default=64, help="longest answer (default: %(default)s)")
-    parser.add_argument("--model", help="hub name or local folder")
-    parser.add_argument("--engine", help="as of `vqa worker`")
-    parser.add_argument("--cards", help="which card; the first where there are several; cpu for none")
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="vqa tune")

@@ -1,4 +1,4 @@
-"""An engine tried out where it runs: media and engine as a worker has them, and no queue before them."""
+"""Runs questions through the decoder pool and the engine of a worker, without a queue."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from typing import Self
 from vqa.settings import QueueSettings
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.settings import EngineSettings
-from workers.media.pool import Media
+from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One image, as encoded bytes, and what is asked about it."""
+    """One encoded image and a question about it."""
 
     image: bytes
-    words: str
+    text: str
     max_new_tokens: int
-    #: what its answer is kept to, as llguidance reads it
+    #: a grammar of llguidance that the answer must match
     grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrialRun:
     """How long some questions took."""
 
-    #: from the first one's coming to the last answer
+    #: from the arrival of the first question to the last answer
     seconds: float
-    #: from each one's coming to its answer, in the order in which they came
+    #: from the arrival of each question to its answer, in the order of arrival
     latencies_s: Sequence[float]
-    #: tokens that were generated
+    #: generated tokens
     tokens: int
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies_s) / self.seconds
 
     def percentile(self, part: int) -> float:
-        """Seconds within which `part` of a hundred were answered."""
+        """Return the number of seconds within which `part` percent of the questions were answered."""
         if len(self.latencies_s) == 1:
             return self.latencies_s[0]
         return statistics.quantiles(self.latencies_s, n=100, method="inclusive")[part - 1]
 
 
 class Trial:
-    """A context manager: the engine is started and stopped with it."""
+    """A context manager that starts and stops an engine and a decoder pool."""
 
     def __init__(self, engine: Engine, settings: EngineSettings) -> None:
         self.engine = engine
@@ -63,11 +63,11 @@ class Trial:
         self._numbers = itertools.count()
 
     def __enter__(self) -> Self:
-        # a crash settles what the engine holds with EngineError, which is raised to whoever waits
+        # after a crash, the waiting threads get EngineError from the futures of their prompts
         self.engine.start(lambda error, ids: None)
         limits = QueueSettings()
         try:
-            self._media = Media(
+            self._decoders = DecoderPool(
                 WorkerSettings().decoders,
                 limits.image_max_bytes,
                 limits.image_max_pixels,
@@ -81,14 +81,14 @@ class Trial:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.engine.stop()
-        self._media.close()
+        self._decoders.close()
 
     def prompt(self, question: Question) -> Prompt:
-        """The question with its image decoded, under a number of its own. Raises BadImage."""
-        (image,) = self._media.decode([question.image])
-        turn = Turn("user", (image, question.words))
-        number, most = str(next(self._numbers)), question.max_new_tokens
-        return Prompt(number, (turn,), max_new_tokens=most, lane="bulk", grammar=question.grammar)
+        """Decode the image and return a prompt with a new id. Raises BadImage."""
+        (image,) = self._decoders.decode([question.image])
+        turn = Turn("user", (image, question.text))
+        id, max_new_tokens = str(next(self._numbers)), question.max_new_tokens
+        return Prompt(id, (turn,), max_new_tokens=max_new_tokens, lane="bulk", grammar=question.grammar)
 
     def answer(self, question: Question) -> Completion:
         """Ask and wait. Raises VQAError."""
@@ -100,44 +100,44 @@ class Trial:
         in_flight: int,
         starts_s: Sequence[float] | None = None,
         on_answer: Callable[[], None] = lambda: None,
-    ) -> Run:
-        """Ask all of them, at most `in_flight` at once, each in a thread as a worker does; raises what one fails with.
+    ) -> TrialRun:
+        """Ask all questions, at most `in_flight` at once, each in its own thread as in a worker.
 
-        Where `starts_s` says so, each comes at its moment, in seconds from now, and its wait for a thread counts; else
-        each comes when a thread is free for it.
+        With `starts_s`, each question arrives at its time, in seconds from now, and waiting for a thread counts as
+        latency; otherwise it arrives when a thread is free. Raises the first error of a question.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         failed = threading.Event()
 
         def ask(question: Question, due_s: float | None) -> tuple[float, int]:
-            came = time.perf_counter() if due_s is None else began + due_s
+            arrived = time.perf_counter() if due_s is None else started + due_s
             completion = self.answer(question)
             on_answer()
-            return time.perf_counter() - came, completion.completion_tokens
+            return time.perf_counter() - arrived, completion.completion_tokens
 
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="trial")
         try:
-            asked: list[Future[tuple[float, int]]] = []
+            futures: list[Future[tuple[float, int]]] = []
             for question, due_s in zip(questions, starts_s or itertools.repeat(None, len(questions)), strict=True):
-                if due_s is not None and failed.wait(max(0.0, began + due_s - time.perf_counter())):
+                if due_s is not None and failed.wait(max(0.0, started + due_s - time.perf_counter())):
                     break
-                asked.append(pool.submit(ask, question, due_s))
-                asked[-1].add_done_callback(partial(_tell_failure, failed))
-            ended = _results(asked)
+                futures.append(pool.submit(ask, question, due_s))
+                futures[-1].add_done_callback(partial(_set_if_failed, failed))
+            results = _results(futures)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        seconds = time.perf_counter() - began
-        return Run(seconds, [latency for latency, _ in ended], sum(tokens for _, tokens in ended))
+        seconds = time.perf_counter() - started
+        return TrialRun(seconds, [latency for latency, _ in results], sum(tokens for _, tokens in results))
 
 
-def _results(asked: Sequence[Future[tuple[float, int]]]) -> list[tuple[float, int]]:
-    """Of all of them; raises what one fails with as soon as it does."""
-    done, _ = wait(asked, return_when=FIRST_EXCEPTION)
+def _results(futures: Sequence[Future[tuple[float, int]]]) -> list[tuple[float, int]]:
+    """Wait for all results; raise the first error as soon as it happens."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
-    return [future.result() for future in asked]
+    return [future.result() for future in futures]
 
 
-def _tell_failure(failed: threading.Event, future: Future[tuple[float, int]]) -> None:
+def _set_if_failed(failed: threading.Event, future: Future[tuple[float, int]]) -> None:
     if future.cancelled() or future.exception() is not None:
         failed.set()

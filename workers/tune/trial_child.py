@@ -1,7 +1,7 @@
-"""One setting tried out in a process of its own, `python -m workers.tune.trial_child`, so that its memory goes with it.
+"""The process that measures one setting: `python -m workers.tune.trial_child`, so that its memory is freed with it.
 
-It tells what it does as lines of JSON on standard output, and ends when its standard input does: whoever started it
-is gone then.
+It sends its progress and the result as lines of JSON through the inherited link, and exits when the link is closed,
+because its parent is gone then.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import argparse
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vqa.errors import VQAError
-from workers.cards import capability, wanted_cards
+from workers.cards import compute_capability, requested_cards
+from workers.child_process import inherited_link
 from workers.engine.factory import chosen, make_engine
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
@@ -26,73 +29,73 @@ from workers.tune.trial import Question, Trial
 
 
 class Events:
-    """What this process tells, from any thread."""
+    """Sends events to the parent, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
         self._lock = threading.Lock()
         self._answered = 0
-        # what libraries print is not to stand between the lines
-        self._lines = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
 
-    def tell(self, **event: object) -> None:
-        """One line."""
+    def emit(self, **event: object) -> None:
         with self._lock:
-            self._lines.write(json.dumps(event) + "\n")
-            self._lines.flush()
+            self._send(event)
 
-    def answered(self) -> None:
-        """One job more."""
+    def count_answer(self) -> None:
         with self._lock:
             self._answered += 1
-            count = self._answered
-        self.tell(answered=count)
+            self._send({"answered": self._answered})
+
+    def _send(self, event: dict[str, object]) -> None:
+        self._link.sendall(json.dumps(event).encode() + b"\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load, warm up, measure, tell; 1 where that was not possible."""
+    """Load, warm up, measure and send the result; return 1 where that was not possible."""
     options = _parser().parse_args(arguments)
-    events = Events()
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    link = inherited_link()
+    assert link is not None
+    events = Events(link)
+    threading.Thread(target=_exit_with_parent, args=(link,), daemon=True).start()
     try:
         _measure(options, events)
     except VQAError as error:
-        events.tell(error=f"{type(error).__name__}: {error}")
+        events.emit(error=f"{type(error).__name__}: {error}")
         return 1
     return 0
 
 
 def _measure(options: argparse.Namespace, events: Events) -> None:
-    cards = wanted_cards(WorkerSettings().cards)[0]
-    settings, _ = chosen(EngineSettings(), len(cards), capability(cards))
+    cards = requested_cards(WorkerSettings().cards)[0]
+    settings, _ = chosen(EngineSettings(), len(cards), compute_capability(cards))
     plan_slots(settings, cards, options.slots)
-    began = time.monotonic()
+    started = time.monotonic()
     with Trial(make_engine(settings, options.slots), settings) as trial:
-        events.tell(loaded_s=time.monotonic() - began)
-        # as many as a worker has in its hands: its slots, and those that are decoded meanwhile
+        events.emit(loaded_s=time.monotonic() - started)
+        # as many as a worker holds: one per slot, and those being decoded meanwhile
         in_flight = options.slots + max(2, options.slots // 4)
         images = [Path(image).read_bytes() for image in options.images]
-        warm_up = [Question(image, options.question, 2) for image in _fresh(images, "w", options.slots)]
+        warm_up = [Question(image, options.question, 2) for image in _distinct(images, "w", options.slots)]
         trial.run(warm_up, in_flight)
-        asked = [
-            Question(image, options.question, options.max_new_tokens) for image in _fresh(images, "j", options.jobs)
+        questions = [
+            Question(image, options.question, options.max_new_tokens) for image in _distinct(images, "j", options.jobs)
         ]
-        run = trial.run(asked, in_flight, on_answer=events.answered)
-        events.tell(rate=run.rate, p50_s=run.percentile(50), p95_s=run.percentile(95))
+        run = trial.run(questions, in_flight, on_answer=events.count_answer)
+        events.emit(rate=run.rate, p50_s=run.percentile(50), p95_s=run.percentile(95))
 
 
-def _fresh(images: Sequence[bytes], mark: str, count: int) -> list[bytes]:
-    """So many images in turn, no two with the same bytes: what an engine remembers of an image is not measured.
+def _distinct(images: Sequence[bytes], mark: str, count: int) -> list[bytes]:
+    """Return `count` images, taken in turn, with different bytes, so that no cache of the engine helps.
 
-    Decoders read nothing that follows the image.
+    Decoders ignore what follows the image.
     """
-    turns = itertools.islice(itertools.cycle(images), count)
-    return [image + f"\0{mark}{number}".encode() for number, image in enumerate(turns)]
+    repeated = itertools.islice(itertools.cycle(images), count)
+    return [image + f"\0{mark}{number}".encode() for number, image in enumerate(repeated)]
 
 
-def _end_with_input() -> None:
-    while os.read(0, 1024):
-        continue
+def _exit_with_parent(link: socket.socket) -> None:
+    with suppress(OSError):
+        while link.recv(1024):
+            continue
     os._exit(1)
 
 

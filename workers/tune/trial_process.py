@@ -1,20 +1,21 @@
-"""A setting being tried out in a process of its own, as the one who started it sees it."""
+"""The parent's side of a process that measures one setting; the child's side is `workers.tune.trial_child`."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
+
+from workers.child_process import ChildProcess, describe_exit
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is tried."""
+    """The numbers that a trial measures."""
 
     slots: int
     #: None is half the slots
@@ -22,7 +23,6 @@ class Setting:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that say so."""
         microbatch = {} if self.microbatch is None else {"VQA_MICROBATCH": str(self.microbatch)}
         return {"VQA_SLOTS": str(self.slots), **microbatch}
 
@@ -31,75 +31,67 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """What a setting achieves with all of its slots busy."""
 
-    #: jobs a second
+    #: jobs per second
     rate: float
     p50_s: float
     p95_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What is asked of each setting."""
+class Workload:
+    """The jobs that every setting gets."""
 
     images: Sequence[str]
     question: str
     max_new_tokens: int
-    #: None is three times the slots
+    #: None is three per slot
     jobs: int | None = None
 
-    def jobs_of(self, setting: Setting) -> int:
-        """How many are timed."""
-        return self.jobs or 3 * setting.slots
 
+def run_trial(
+    setting: Setting, workload: Workload, environment: Mapping[str, str], report: Callable[[str], None]
+) -> Measurement | str:
+    """Measure a setting; return one line that says why where that is not possible.
 
-def try_out(
-    setting: Setting, load: Load, environment: Mapping[str, str], tell: Callable[[str], None]
-) -> Measured | str:
-    """Measure, or say in a line why it cannot be; `tell` is told how far it is. Whatever is raised here ends it."""
-    jobs = load.jobs_of(setting)
-    command = [sys.executable, "-m", "workers.tune.trial_child", "--slots", str(setting.slots), "--jobs", str(jobs)]
-    command += [f"--question={load.question}", "--max-new-tokens", str(load.max_new_tokens)]
+    `report` gets lines about the progress. An exception raised in here ends the trial's process.
+    """
+    jobs = workload.jobs or 3 * setting.slots
+    arguments = ["workers.tune.trial_child", "--slots", str(setting.slots), "--jobs", str(jobs)]
+    arguments += [f"--question={workload.question}", "--max-new-tokens", str(workload.max_new_tokens)]
+    arguments += ["--", *workload.images[:jobs]]
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(
-            [*command, "--", *load.images[:jobs]],
-            env={**os.environ, **environment, **setting.environment},
-            # open for as long as this process lives
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # a Ctrl-C in the terminal is for this process alone
-            start_new_session=True,
-        )
-        with child:
-            try:
-                return _listen(child, setting, jobs, tell) or _last_line(log, child.wait())
-            finally:
-                child.kill()
+        child = ChildProcess(arguments, {**os.environ, **environment, **setting.environment}, output=log)
+        try:
+            return _read_events(child.link, setting, jobs, report) or _failure(child, log)
+        finally:
+            child.end()
 
 
-def _listen(
-    child: subprocess.Popen[bytes], setting: Setting, jobs: int, tell: Callable[[str], None]
-) -> Measured | str | None:
-    """What came of it; None where it has ended without a word."""
-    assert child.stdout is not None
-    tell(f"{setting}: loading")
-    for line in child.stdout:
-        event: dict[str, Any] = json.loads(line)
-        if "error" in event:
-            return str(event["error"])
-        if "rate" in event:
-            return Measured(**event)
-        if "loaded_s" in event:
-            tell(f"{setting}: loaded in {event['loaded_s']:.0f} s, warming up")
-        else:
-            tell(f"{setting}: {event['answered']} of {jobs} jobs answered")
+def _read_events(
+    link: socket.socket, setting: Setting, jobs: int, report: Callable[[str], None]
+) -> Measurement | str | None:
+    """Return the result, the error, or None where the process ended without either."""
+    report(f"{setting}: loading")
+    with link.makefile("rb") as lines:
+        for line in lines:
+            event: dict[str, Any] = json.loads(line)
+            if "error" in event:
+                return str(event["error"])
+            if "rate" in event:
+                return Measurement(**event)
+            if "loaded_s" in event:
+                report(f"{setting}: loaded in {event['loaded_s']:.0f} s, warming up")
+            else:
+                report(f"{setting}: {event['answered']} of {jobs} jobs answered")
     return None
 
 
-def _last_line(log: Any, status: int) -> str:
+def _failure(child: ChildProcess, log: IO[bytes]) -> str:
+    child.wait()
+    assert child.status is not None
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return f"its process ended with status {status}: {lines[-1] if lines else 'it said nothing'}"
+    return f"its process {describe_exit(child.status)}: {lines[-1] if lines else 'no output'}"

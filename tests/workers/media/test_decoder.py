@@ -22,17 +22,17 @@ from tests.worker_process import ROOT
 from vqa.errors import BadImage, EngineError
 from workers.engine.image import Fit, RGBImage
 from workers.media.decoder import Decoder
-from workers.media.image import Limits, decode
+from workers.media.image import ImageLimits, decode
 
 SOON = 60
 MIB = 2**20
-LIMITS = Limits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 1024 * 1024))
+LIMITS = ImageLimits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 1024 * 1024))
 
 _PARENT = """
 import sys
 from workers.media.decoder import Decoder
-from workers.media.image import Limits
-decoders = [Decoder(Limits(20 * 2**20, 50_000_000, 10**6)) for _ in range(2)]
+from workers.media.image import ImageLimits
+decoders = [Decoder(ImageLimits(20 * 2**20, 50_000_000, 10**6)) for _ in range(2)]
 for decoder in decoders:
     decoder.wait_ready()
 print(*(decoder.pid for decoder in decoders), flush=True)
@@ -118,7 +118,7 @@ def test_a_image_is_what_decoding_it_here_gives(decoder: Decoder) -> None:
 
 def test_its_name_is_that_of_the_bytes_and_the_size_that_it_was_given(decoder: Decoder) -> None:
     once, again, other = (decoder.decode(data).digest for data in (SMALL, SMALL, encoded(Image.new("L", (300, 200)))))
-    smaller = Decoder(Limits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 128 * 128)))
+    smaller = Decoder(ImageLimits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 128 * 128)))
 
     assert once == again != other
     assert smaller.decode(SMALL).digest != once
@@ -172,7 +172,7 @@ def test_a_image_that_crashes_its_decoder_twice_is_refused_and_the_next_one_come
 ) -> None:
     asked = crash_twice(decoder, slow, pool, signal.SIGSEGV)
 
-    with pytest.raises(BadImage, match="crashed on it twice: it was ended by SIGSEGV"):
+    with pytest.raises(BadImage, match="crashed its decoder twice: the process was killed by SIGSEGV"):
         asked.result(SOON)
     assert_is_small(decoder.decode(SMALL))
 
@@ -198,7 +198,7 @@ def test_a_child_that_died_between_two_images_is_nobodys_fault(
 
 
 def test_a_child_that_hangs_is_ended_and_its_image_refused_at_the_first_try() -> None:
-    decoder = Decoder(LIMITS, patience_s=0.5)
+    decoder = Decoder(LIMITS, timeout_s=0.5)
     decoder.wait_ready()
     hung = pid_of(decoder)
     os.kill(hung, signal.SIGSTOP)
@@ -309,7 +309,7 @@ def test_a_child_that_cannot_start_is_not_the_images_fault(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     decoder = Decoder(LIMITS)
 
-    with pytest.raises(EngineError, match="does not start: it ended with status 3"):
+    with pytest.raises(EngineError, match="does not start: it exited with status 3"):
         decoder.decode(SMALL)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     with pytest.raises(EngineError, match="No such file"):

@@ -19,15 +19,15 @@ from PIL import Image, ImageOps
 import workers.media.image
 from vqa.errors import BadImage, EngineError
 from workers.engine.image import Fit
-from workers.media.image import Limits, decode
+from workers.media.image import ImageLimits, decode
 
 MIB = 2**20
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 ORIENTATION = 0x112
 
 
-def limits(useful_pixels: int = 1024 * 1024, fit: Fit | None = None) -> Limits:
-    return Limits(20 * MIB, 50_000_000, useful_pixels, fit)
+def limits(useful_pixels: int = 1024 * 1024, fit: Fit | None = None) -> ImageLimits:
+    return ImageLimits(20 * MIB, 50_000_000, useful_pixels, fit)
 
 
 def encoded(image: Image.Image, format: str, **how: Any) -> bytes:
@@ -215,9 +215,9 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 
 def test_a_image_over_the_limits_is_refused() -> None:
     with pytest.raises(BadImage, match="VQA_IMAGE_MAX_PIXELS"):
-        decode(encoded(halves(), "PNG"), Limits(MIB, 60 * 40 - 1, 1024))
+        decode(encoded(halves(), "PNG"), ImageLimits(MIB, 60 * 40 - 1, 1024))
     with pytest.raises(BadImage, match="VQA_IMAGE_MAX_BYTES"):
-        decode(encoded(halves(), "PNG"), Limits(10, MIB, 1024))
+        decode(encoded(halves(), "PNG"), ImageLimits(10, MIB, 1024))
 
 
 def test_a_sliver_is_refused() -> None:
@@ -236,7 +236,7 @@ def test_memory_that_runs_out_is_worth_another_attempt(monkeypatch: pytest.Monke
     def runs_out(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(workers.media.image, "_pixels", runs_out)
+    monkeypatch.setattr(workers.media.image, "_scale", runs_out)
 
     with pytest.raises(EngineError, match="memory"):
         decode(encoded(halves(), "PNG"), limits())
@@ -328,4 +328,4 @@ def test_the_fitted_size_is_that_of_the_whole_image_however_it_is_turned_and_sca
 
 def test_limits_come_back_from_what_a_child_process_is_told() -> None:
     for given_limits in (limits(), limits(fit=Fit(32, 64 * 64, 1024 * 1024))):
-        assert Limits.of(json.loads(json.dumps(asdict(given_limits)))) == given_limits
+        assert ImageLimits.from_dict(json.loads(json.dumps(asdict(given_limits)))) == given_limits

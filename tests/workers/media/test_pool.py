@@ -15,8 +15,8 @@ from PIL import Image
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
 from workers.engine.image import Fit
-from workers.media.image import Limits, decode
-from workers.media.pool import Media
+from workers.media.image import ImageLimits, decode
+from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings
 
 SOON = 60
@@ -30,8 +30,8 @@ def png(width: int = 60, height: int = 40) -> bytes:
 
 
 @pytest.fixture
-def media() -> Iterator[Media]:
-    media = Media(2, *LIMITS)
+def media() -> Iterator[DecoderPool]:
+    media = DecoderPool(2, *LIMITS)
     yield media
     media.close()
 
@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_images_come_in_their_order(media: Media) -> None:
+def test_images_come_in_their_order(media: DecoderPool) -> None:
     sizes = [(10 + number, 20) for number in range(8)]
 
     images = media.decode([png(*size) for size in sizes])
@@ -57,16 +57,16 @@ def test_images_come_in_their_order(media: Media) -> None:
     assert media.decode([]) == []
 
 
-def test_64_images_of_one_job_are_each_their_own(media: Media) -> None:
+def test_64_images_of_one_job_are_each_their_own(media: DecoderPool) -> None:
     data = [png(50 + number, 90 - number) for number in range(64)]
 
     images = media.decode(data)
 
-    assert [image.pixels for image in images] == [decode(one, Limits(*LIMITS)).tobytes() for one in data]
+    assert [image.pixels for image in images] == [decode(one, ImageLimits(*LIMITS)).tobytes() for one in data]
 
 
 def test_with_a_fit_images_have_the_models_size() -> None:
-    media = Media(1, *LIMITS, Fit(32, 64 * 64, 256 * 256))
+    media = DecoderPool(1, *LIMITS, Fit(32, 64 * 64, 256 * 256))
 
     [small, large] = media.decode([png(10, 10), png(900, 300)])
 
@@ -75,13 +75,13 @@ def test_with_a_fit_images_have_the_models_size() -> None:
     media.close()
 
 
-def test_one_bad_image_is_told_and_the_next_call_works(media: Media) -> None:
+def test_one_bad_image_is_told_and_the_next_call_works(media: DecoderPool) -> None:
     with pytest.raises(BadImage):
         media.decode([png(), b"no image", png()])
     assert len(media.decode([png()])) == 1
 
 
-def test_every_process_is_there_before_the_first_image_and_used_after_it(media: Media) -> None:
+def test_every_process_is_there_before_the_first_image_and_used_after_it(media: DecoderPool) -> None:
     before = {child.pid for child in children()}
     assert len(before) == 2
 
@@ -91,7 +91,7 @@ def test_every_process_is_there_before_the_first_image_and_used_after_it(media: 
     assert all(child.cpu_times().user > 0 for child in children())
 
 
-def test_children_that_are_killed_at_work_cost_nobody_a_image(media: Media) -> None:
+def test_children_that_are_killed_at_work_cost_nobody_a_image(media: DecoderPool) -> None:
     data = [png(700 + number, 700) for number in range(32)]
     killing = [(child.pid, child.cpu_times().user) for child in children()]
 
@@ -110,7 +110,7 @@ def test_children_that_are_killed_at_work_cost_nobody_a_image(media: Media) -> N
     assert not {pid for pid, _ in killing} & {child.pid for child in children()}
 
 
-def test_a_image_that_hangs_holds_up_no_other(media: Media) -> None:
+def test_a_image_that_hangs_holds_up_no_other(media: DecoderPool) -> None:
     one, other = children()
     for child in (one, other):
         child.suspend()
@@ -125,7 +125,7 @@ def test_a_image_that_hangs_holds_up_no_other(media: Media) -> None:
         assert [len(call.result(SOON)) for call in waiting] == [1, 1]
 
 
-def test_a_deadline_ends_the_wait(media: Media) -> None:
+def test_a_deadline_ends_the_wait(media: DecoderPool) -> None:
     for child in children():
         child.suspend()
 
@@ -136,7 +136,7 @@ def test_a_deadline_ends_the_wait(media: Media) -> None:
     assert len(media.decode([png()])) == 1
 
 
-def test_closing_ends_what_waits_and_leaves_no_process(media: Media) -> None:
+def test_closing_ends_what_waits_and_leaves_no_process(media: DecoderPool) -> None:
     for child in children():
         child.suspend()
     with ThreadPoolExecutor(2) as callers:
@@ -148,7 +148,7 @@ def test_closing_ends_what_waits_and_leaves_no_process(media: Media) -> None:
     assert children() == []
 
 
-def test_a_closed_one_lets_the_job_go_to_another_worker(media: Media) -> None:
+def test_a_closed_one_lets_the_job_go_to_another_worker(media: DecoderPool) -> None:
     media.close()
 
     with pytest.raises(EngineError):
@@ -159,15 +159,15 @@ def test_where_no_process_can_start_the_worker_is_not_ready(monkeypatch: pytest.
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
     with pytest.raises(NotReady, match="No such file"):
-        Media(2, *LIMITS)
+        DecoderPool(2, *LIMITS)
     assert children() == []
 
 
 def test_without_files_in_memory_a_temporary_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
-    media, data = Media(1, *LIMITS), png()
+    media, data = DecoderPool(1, *LIMITS), png()
 
-    assert media.decode([data])[0].pixels == decode(data, Limits(*LIMITS)).tobytes()
+    assert media.decode([data])[0].pixels == decode(data, ImageLimits(*LIMITS)).tobytes()
     media.close()
 
 

@@ -1,4 +1,4 @@
-"""When a worker's ends count as in a row, what it sees of the machine, what the line to its supervisor carries."""
+"""When a worker's ends count as in a row, what it sees of the machine, what the link to its supervisor carries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import psutil
 import pytest
 
 from workers.cards import Cards
+from workers.child_process import LINK_FD
 from workers.engine.runtime.heartbeat import limit_s
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
-from workers.supervisor.link import READY, SupervisorLink, environment
-from workers.supervisor.supervisor import Card, Supervisor
-from workers.supervisor.worker_process import Child
+from workers.supervisor.link import READY, SupervisorLink
+from workers.supervisor.supervisor import Supervisor, Worker
+from workers.supervisor.worker_process import SupervisedProcess
 
 HANG_S = 100.0
 
@@ -32,13 +33,13 @@ HANG_S = 100.0
 )
 def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float | None, failures: int) -> None:
     supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings(hang_s=HANG_S))
-    card = Card((), "cpu", state="ready", failures=3)
+    worker = Worker((), "cpu", state="ready", failures=3)
     if steady_s is not None:
-        card.ready_at = time.monotonic() - steady_s
+        worker.ready_at = time.monotonic() - steady_s
 
-    supervisor._ended(card, "ended with status 71")
+    supervisor._on_end(worker, "exited with status 71")
 
-    assert (card.state, card.failures) == ("ended", failures)
+    assert (worker.state, worker.failures) == ("ended", failures)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float
 def test_a_worker_is_named_after_its_cards(cards: list[Cards], name: str | None, names: list[str]) -> None:
     supervisor = Supervisor(cards, name, WorkerSettings(), EngineSettings())
 
-    assert [card.name for card in supervisor._cards] == names
+    assert [worker.name for worker in supervisor._workers] == names
 
 
 @pytest.mark.parametrize(
@@ -72,16 +73,14 @@ def test_a_workers_process_sees_its_cards_alone(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VQA_CARDS", "0+1,3")
 
-    child = Child("node", cards, "INFO")
+    child = SupervisedProcess("node", cards, "INFO")
     try:
         # while a process begins, the kernel may show it without any
         until = time.monotonic() + 30
         while not (environment := psutil.Process(child.pid).environ()):
             assert time.monotonic() < until
     finally:
-        child.kill()
-        assert child.wait(30)
-        child.close()
+        child.end()
 
     names = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "VQA_CARDS")
     assert {name: environment[name] for name in names if name in environment} == seen
@@ -89,23 +88,22 @@ def test_a_workers_process_sees_its_cards_alone(
 
 def test_a_worker_says_that_it_lives_and_neither_waits_nor_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
-    for name, value in environment(theirs).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(LINK_FD, str(theirs.fileno()))
     link = SupervisorLink()
     theirs.detach()
     with ours:
-        link.alive()
-        link.say(READY)
+        link.heartbeat()
+        link.report(READY)
         assert ours.recv(100).strip() == READY.encode()
         # a supervisor that is stopped reads nothing
         for _ in range(10_000):
-            link.alive()
+            link.heartbeat()
         assert ours.recv(1_000_000).strip() == b""
     # one that is gone
-    link.alive()
+    link.heartbeat()
     assert link._socket is not None
     link._socket.close()
 
 
 def test_without_a_supervisor_there_is_nobody_to_tell() -> None:
-    SupervisorLink().alive()
+    SupervisorLink().heartbeat()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.worker_process import ROOT, TINY
 from workers.tune.__main__ import knee
-from workers.tune.trial_process import Measured, Setting
+from workers.tune.trial_process import Measurement, Setting
 
 IMAGES = ROOT / "examples" / "images"
 #: 8 slots want 80 images a second: what decodes them manages that on a core that it shares
@@ -64,7 +64,7 @@ def test_a_setting_that_cannot_run_is_a_row_with_the_reason() -> None:
     [
         (("nowhere.png",), "cannot read the image"),
         ((Path(__file__),), "not an image"),
-        ((IMAGES, "--slots", "0"), "'0' is no number"),
+        ((IMAGES, "--slots", "0"), "'0' is not a number"),
         ((IMAGES, "--microbatch", "4"), "only the pipeline engine"),
         ((IMAGES, "--cards", "cat"), "VQA_CARDS"),
     ],
@@ -115,7 +115,7 @@ def _trials(pid: int) -> list[psutil.Process]:
 
 def test_the_knee_is_the_fewest_slots_that_are_nearly_as_fast_as_the_fastest() -> None:
     rates = {16: 8.0, 32: 13.9, 64: 14.8, 128: 15.2}
-    measured = {Setting(slots): Measured(rate, 1, 2) for slots, rate in rates.items()}
+    measured = {Setting(slots): Measurement(rate, 1, 2) for slots, rate in rates.items()}
     assert knee(measured) == Setting(64)
-    microbatches = {Setting(8, size): Measured(rate, 1, 2) for size, rate in {2: 5.0, 4: 9.8, 8: 10.0}.items()}
+    microbatches = {Setting(8, size): Measurement(rate, 1, 2) for size, rate in {2: 5.0, 4: 9.8, 8: 10.0}.items()}
     assert knee(microbatches) == Setting(8, 4)
