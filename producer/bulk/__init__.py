@@ -1,1 +1,1 @@
-"""Bulk submission: rows onto the queue, their answers into a file, gone on with wherever it ended."""
+"""Bulk submission: send the rows of an input as jobs, write their results to files, resume after any interruption."""

@@ -1,4 +1,4 @@
-"""The batch in Redis, where others see it: begun, counted, sealed, cancelled."""
+"""The batch's record in Redis, which `vqa status` and other clients read."""
 
 from __future__ import annotations
 
@@ -6,59 +6,48 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
 
 from producer.client.batches import cancel_batch, upload
 from producer.client.client import Client
-from producer.client.outage import reaching
+from producer.client.outage import redis_errors
+from producer.client.submission import PreparedJob
 from producer.client.waiters import Window
 from vqa.connection import connect
 from vqa.errors import QueueUnavailable, SettingsError
-from vqa.job import Job, Lane
+from vqa.job import Lane
 from vqa.ledger.batches import Batches
 from vqa.results import Outcome
 
+#: seconds between two updates of the row counts
+_REPORT_INTERVAL_S = 2.0
+
 
 class BulkClient(Client):
-    """What every run of the command does its work with."""
+    """The client, with the operations that only bulk submission needs."""
 
     def rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
-        """See `Client.ask_many`; all that have come at once, and an empty list where nothing did for half a second."""
+        """Yield lists of outcomes as they arrive, and an empty list after half a second without one."""
         return self._rounds(window)
 
     def forget(self, ids: Iterable[str]) -> None:
-        """Delete how jobs ended; nobody can read it after that."""
-        self._link.forget(list(ids))
+        """Delete the jobs' outcomes from Redis."""
+        self._queue.forget(list(ids))
 
-    def upload(self, batch: str, jobs: Iterable[tuple[str, Job]]) -> int:
-        """Put the jobs of a batch that was begun, each with its custom_id, on the queue; see `client.batches`."""
-        return upload(self._link, batch, jobs)
+    def upload(self, batch: str, jobs: Iterable[tuple[str, PreparedJob]]) -> int:
+        """Put all (custom_id, job) pairs of a started batch on the queue; see `client.batches.upload`."""
+        return upload(self._queue, batch, jobs)
 
     def cancel_batch(self, batch: str, within_s: float | None = None) -> int:
-        """Let no more rows of it in, and end those that are open; see `client.batches`."""
-        return cancel_batch(self._link, batch, within_s)
+        """Accept no more rows of the batch and cancel its open jobs; see `client.batches.cancel_batch`."""
+        return cancel_batch(self._queue, batch, within_s)
 
 
-#: between two tellings of how many rows there are
-_EVERY_S = 2.0
+class BatchReporter:
+    """Reports the progress of this run's batch to Redis.
 
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What is said of a batch when it begins."""
-
-    lane: Lane
-    tenant: str | None
-    input: str
-    #: seconds from now until what is open ends
-    expires_s: float | None
-    #: whether its answers are kept for whoever collects it
-    detached: bool = False
-
-
-class Register:
-    """What this run says of its batch. A Redis that is away is told later: only `begin` raises QueueUnavailable."""
+    Only `start` raises QueueUnavailable; every other report is skipped while Redis is unreachable.
+    """
 
     def __init__(self, batch: str, client: BulkClient) -> None:
         self._batch = batch
@@ -66,12 +55,12 @@ class Register:
         self._settings = client.settings
         self._redis = connect(client.settings)
         self._batches = Batches(self._redis)
-        self._told = time.monotonic()
-        #: rows that never became jobs, by code
+        self._reported = time.monotonic()
+        self._started = False
+        #: rows that never became jobs, by error code
         self.failed: Counter[str] = Counter()
-        #: rows read
+        #: rows read so far
         self.total = 0
-        self.begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -79,50 +68,44 @@ class Register:
     def __exit__(self, *_: object) -> None:
         self._redis.close()
 
-    def begin(self, terms: Terms, revived: bool = False) -> None:
-        """Let it be known. Raises SettingsError where it was cancelled, unless it is `revived`."""
+    def start(
+        self, lane: Lane, tenant: str | None, input: str, expires_s: float | None, *, detached: bool, revived: bool
+    ) -> None:
+        """Create the batch in Redis, or continue it.
+
+        A `detached` batch keeps its answers until they are collected. Raises SettingsError if the batch was cancelled
+        and is not `revived`.
+        """
         keep_s = self._settings.batch_ttl_s
-        with reaching(self._settings):
-            self._batches.create(
-                self._batch,
-                terms.lane,
-                terms.tenant,
-                terms.input,
-                terms.expires_s,
-                keep_s,
-                terms.detached,
-                revived,
-            )
+        with redis_errors(self._settings):
+            self._batches.create(self._batch, lane, tenant, input, expires_s, keep_s, detached, revived)
             state = self._batches.get(self._batch)
         if state is not None and state.status in ("cancelling", "cancelled"):
-            raise SettingsError("the batch was cancelled; --retry-failed sends again what was, --restart begins anew")
-        self.begun = True
+            raise SettingsError("the batch was cancelled; resume it with --retry-failed, or start over with --restart")
+        self._started = True
 
     def tick(self) -> None:
-        """Say how many rows there are, now and then."""
-        if self.begun and time.monotonic() - self._told >= _EVERY_S:
-            self._told = time.monotonic()
-            self._tell()
-
-    def _tell(self) -> None:
-        with suppress(QueueUnavailable), reaching(self._settings):
-            self._batches.count(self._batch, self.failed, self.total)
+        """Report the row counts if the last report is old enough."""
+        if self._started and time.monotonic() - self._reported >= _REPORT_INTERVAL_S:
+            self._reported = time.monotonic()
+            with suppress(QueueUnavailable), redis_errors(self._settings):
+                self._batches.count(self._batch, self.failed, self.total)
 
     def finalize(self) -> None:
-        """Say that every row has ended, and what is written of them is being put in order."""
-        if self.begun:
-            with suppress(QueueUnavailable), reaching(self._settings):
+        """Report that every row has ended and the output files are being finished."""
+        if self._started:
+            with suppress(QueueUnavailable), redis_errors(self._settings):
                 self._batches.set_status(self._batch, "finalizing")
 
     def seal(self, ended: tuple[int, Mapping[str, int]] | None = None) -> None:
-        """Say that all rows have been read, and how they ended where that is known."""
-        with suppress(QueueUnavailable), reaching(self._settings):
+        """Report that all rows have been read; `ended` is the number of answers, and of failures by code, if known."""
+        with suppress(QueueUnavailable), redis_errors(self._settings):
             if ended is None:
                 self._batches.count(self._batch, self.failed, self.total)
             done = 0 if ended is None else ended[0] + sum(ended[1].values())
             self._batches.seal(self._batch, max(self.total, done), ended)
 
     def cancel(self, within_s: float | None = None) -> None:
-        """End what is open, as far as that goes in `within_s`."""
+        """Cancel the open jobs, for at most `within_s` seconds."""
         with suppress(QueueUnavailable):
             self._client.cancel_batch(self._batch, within_s)

@@ -1,4 +1,4 @@
-"""`vqa collect`: answers to jobs that were submitted before, by their ids or their batch's, from any machine."""
+"""`vqa collect`: write the answers of a detached batch, or of jobs by id, from any machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from producer.bulk.output.formats import Failure, Form, OpenAI, Short
-from producer.bulk.output.writer import Book
+from producer.bulk.output.formats import Failure, LineFormat, OpenAIFormat, ShortFormat
+from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import errors_beside
-from producer.bulk.summary import bar
+from producer.bulk.summary import progress_bar
 from producer.client.batches import Batch, is_batch
 from producer.client.client import Client
 from producer.process import NOT_ALL, TEMPORARY
@@ -19,72 +19,78 @@ from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
 from vqa.ledger.batches import EXPIRED_CODE, BatchState
 from vqa.results import Outcome
 
-#: custom_id, job's id, how it ended; None where it has not
-Ended = tuple[str, str, Answer | Failure | None]
+#: custom_id, job id, and the result; None for a job that has not ended
+Result = tuple[str, str, Answer | Failure | None]
 
 
-def collect(ids: list[str], output: Path | None, errors: Path | None, timeout_s: float | None) -> int:
-    """Write lines as jobs end; the exit status. Raises UnknownBatch, SettingsError, QueueUnavailable, OSError.
+def collect(
+    ids: list[str], output: Path | None, errors: Path | None, timeout_s: float | None, quiet: bool = False
+) -> int:
+    """Write results as jobs end, and return the exit status.
 
-    A batch's are OpenAI's, with those that have no answer in ERR; of jobs by id the short form's.
+    Results of a batch have OpenAI's format, with failures in ERR; results of jobs by id have the short format.
+    Raises UnknownBatch, SettingsError, QueueUnavailable and OSError.
     """
     for id in ids:
         if Path(id).is_file():
-            raise SettingsError(f"{id} is a file; the same `vqa submit` command goes on with it where it ended")
+            raise SettingsError(f"{id} is a file, not an id; to resume a submission, repeat its `vqa submit` command")
     with ExitStack() as stack:
         client = stack.enter_context(Client())
-        ended: Iterable[Ended]
-        form: Form
+        results: Iterable[Result]
+        format: LineFormat
         batch = client.batch(ids[0]) if len(ids) == 1 and is_batch(ids[0]) else None
         if batch is not None:
             state = batch.state()
             if not state.detached:
-                raise SettingsError(f"the answers of {batch.id} are written by the `vqa submit` that sent it")
-            ended, form = _of_batch(batch, state, timeout_s), OpenAI()
+                raise SettingsError(f"{batch.id} was not detached; the `vqa submit` that sent it writes its answers")
+            results, format = _batch_results(batch, state, timeout_s), OpenAIFormat()
             errors = errors or (errors_beside(output) if output else None)
         else:
-            ended, form = ((id, id, _told(outcome)) for id, outcome in client.answers(ids, timeout_s)), Short()
+            results = ((id, id, _result(outcome)) for id, outcome in client.answers(ids, timeout_s))
+            format = ShortFormat()
         for path in (output, errors):
             if path and path.is_file() and path.stat().st_size:
-                raise SettingsError(f"{path} is there already; name another file")
-        book = Book.of_lines("", form, output, errors, stack)
-        open = _write(book, ended, among_answers=output is None)
-        growing = batch is not None and not batch.state().whole
-    print(f"{book.tally.answered:,} answered, {book.tally.failed:,} failed", file=sys.stderr)
+                raise SettingsError(f"{path} exists; choose another file")
+        writer = ResultWriter.create("", format, output, errors, stack)
+        open = _write(writer, results, quiet, among_answers=output is None)
+        growing = batch is not None and not batch.state().has_all_rows
+    totals = writer.totals
+    if not quiet:
+        print(f"{totals.answered:,} answered, {totals.failed:,} failed", file=sys.stderr)
     if open or growing:
         more = ", and rows are still being added" if growing else ""
-        print(f"vqa: {open:,} have not ended yet{more}; collect them later", file=sys.stderr)
+        print(f"vqa: {open:,} jobs have not ended yet{more}; collect them later", file=sys.stderr)
         return TEMPORARY
-    return NOT_ALL if book.tally.failed else 0
+    return NOT_ALL if totals.failed else 0
 
 
-def _of_batch(batch: Batch, state: BatchState, timeout_s: float | None) -> Iterator[Ended]:
+def _batch_results(batch: Batch, state: BatchState, timeout_s: float | None) -> Iterator[Result]:
     for result in batch.results(timeout_s):
-        late = state.expires and isinstance(result.outcome, DeadlineExceeded)
-        yield result.custom_id, result.id, _told(result.outcome, EXPIRED_CODE if late else None)
+        expired = state.expires and isinstance(result.outcome, DeadlineExceeded)
+        yield result.custom_id, result.id, _result(result.outcome, EXPIRED_CODE if expired else None)
 
 
-def _told(outcome: Outcome, code: str | None = None) -> Answer | Failure | None:
+def _result(outcome: Outcome, code: str | None = None) -> Answer | Failure | None:
     if isinstance(outcome, Answer):
         return outcome
     return None if isinstance(outcome, AnswerTimeout) else Failure(code or outcome.code(), str(outcome), 0)
 
 
-def _write(book: Book, ended: Iterable[Ended], among_answers: bool) -> int:
-    """How many are open still."""
+def _write(writer: ResultWriter, results: Iterable[Result], quiet: bool, among_answers: bool) -> int:
+    """Write the results; return the number of jobs that have not ended."""
     open = 0
-    with bar(among_answers) as show:
+    with progress_bar(quiet, among_answers) as show:
         try:
-            for custom_id, id, told in ended:
-                if isinstance(told, Answer):
-                    book.answered(custom_id, told)
-                elif told:
-                    book.failed(id, custom_id, told)
+            for custom_id, id, result in results:
+                if isinstance(result, Answer):
+                    writer.write_answer(custom_id, result)
+                elif result:
+                    writer.write_failure(id, custom_id, result)
                 else:
                     open += 1
-                if book.due:
-                    book.commit()
-                show(book.tally.answered + book.tally.failed, book.tally.failed)
+                if writer.due:
+                    writer.commit()
+                show(writer.totals.answered + writer.totals.failed, writer.totals.failed)
         finally:
-            book.commit()
+            writer.commit()
     return open

@@ -1,4 +1,4 @@
-"""Images of rows, read and checked ahead of their turn by a few threads, each of them once."""
+"""Read-ahead of rows' images: a few threads read and check them, each image once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from producer.images.read import _size, read_file
+from producer.images.read import read_file, source_size
 from producer.inputs import Row, image_sources
 from vqa.errors import VQAError
 from vqa.image import from_data_url, open_image
@@ -18,53 +18,58 @@ from vqa.settings import QueueSettings
 
 _THREADS = 8
 
-#: rows, and bytes of their images, that are read ahead of what is asked for
-AHEAD = 256
-AHEAD_BYTES = 64 * 2**20
+#: limits of the read-ahead: rows, and bytes of their images
+ROWS_AHEAD = 256
+BYTES_AHEAD = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """One that was read and checked."""
-
+    #: sha256: reference into the image store
     reference: str
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Todo:
-    """A row that has no line yet, and its job's id."""
+class PendingRow:
+    """A row without an output line yet."""
 
+    #: job id
     id: str
     row: Row
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A row whose images have been looked at."""
+class LoadedRow:
+    """A row whose images have been read."""
 
-    todo: Todo
-    #: by source; those that the row names by reference are not among them
+    id: str
+    row: Row
+    #: by source, without images that the row names by reference
     images: Mapping[str, LoadedImage]
-    #: why there is no job
+    #: why an image cannot be used; then `images` is empty
     error: VQAError | None = None
+
+    @property
+    def references(self) -> dict[str, str]:
+        """References into the image store, by source."""
+        return {source: image.reference for source, image in self.images.items()}
 
 
 @dataclass(slots=True)
 class _Reading:
     future: Future[LoadedImage]
     size: int
-    #: rows that wait for it
+    #: rows that wait for this image
     rows: int = 0
 
 
 class ImageLoader:
-    """Reads for one run. In a `with` statement, for its threads."""
+    """Reads images in threads; a context manager that stops them."""
 
-    def __init__(self, settings: QueueSettings, ahead: int = AHEAD, ahead_bytes: int = AHEAD_BYTES) -> None:
+    def __init__(self, settings: QueueSettings, rows_ahead: int = ROWS_AHEAD) -> None:
         self._settings = settings
-        self._ahead = ahead
-        self._ahead_bytes = ahead_bytes
+        self._rows_ahead = rows_ahead
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-images")
         self._readings: dict[str, _Reading] = {}
         self._bytes = 0
@@ -75,46 +80,46 @@ class ImageLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def seen(self, rows: Iterable[Todo]) -> Iterator[Seen]:
-        """The rows in their order."""
-        waiting: deque[tuple[Todo, list[str]]] = deque()
-        for todo in rows:
-            waiting.append((todo, self._begin(todo.row)))
-            while waiting and (len(waiting) >= self._ahead or self._bytes >= self._ahead_bytes):
-                yield self._end(*waiting.popleft())
+    def load(self, rows: Iterable[PendingRow]) -> Iterator[LoadedRow]:
+        """Yield the rows in order, with their images."""
+        waiting: deque[tuple[PendingRow, list[str]]] = deque()
+        for pending in rows:
+            waiting.append((pending, self._start(pending.row)))
+            while waiting and (len(waiting) >= self._rows_ahead or self._bytes >= BYTES_AHEAD):
+                yield self._collect(*waiting.popleft())
         while waiting:
-            yield self._end(*waiting.popleft())
+            yield self._collect(*waiting.popleft())
 
-    def _begin(self, row: Row) -> list[str]:
+    def _start(self, row: Row) -> list[str]:
         sources = [source for source in image_sources(row) if not source.startswith("sha256:")]
         for source in sources:
             reading = self._readings.get(source)
             if reading is None:
-                size = _size(source)
+                size = source_size(source)
                 reading = _Reading(self._pool.submit(self._read, source), size)
                 self._readings[source] = reading
                 self._bytes += size
             reading.rows += 1
         return sources
 
-    def _end(self, todo: Todo, sources: list[str]) -> Seen:
-        found: dict[str, LoadedImage] = {}
+    def _collect(self, pending: PendingRow, sources: list[str]) -> LoadedRow:
+        images: dict[str, LoadedImage] = {}
         error: VQAError | None = None
         for source in sources:
             reading = self._readings[source]
             try:
-                found[source] = reading.future.result()
+                images[source] = reading.future.result()
             except VQAError as why:
                 error = error or why
             reading.rows -= 1
             if not reading.rows:
                 del self._readings[source]
                 self._bytes -= reading.size
-        return Seen(todo, {}, error) if error else Seen(todo, found)
+        return LoadedRow(pending.id, pending.row, {} if error else images, error)
 
     def _read(self, source: str) -> LoadedImage:
-        most = self._settings.image_max_bytes
+        max_bytes = self._settings.image_max_bytes
         path = source.removeprefix("file:")
-        data = read_file(path, most) if path != source else from_data_url(source)
-        open_image(data, most, self._settings.image_max_pixels)
+        data = read_file(path, max_bytes) if path != source else from_data_url(source)
+        open_image(data, max_bytes, self._settings.image_max_pixels)
         return LoadedImage(reference(data), data)

@@ -1,4 +1,4 @@
-"""What one `vqa submit` is to do, and where its lines go."""
+"""The options of one `vqa submit`, and the output that they open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from producer.bulk.batch import BulkClient, Register
-from producer.bulk.output.formats import Form, OpenAI, Short
-from producer.bulk.output.sidecar import Record, Sidecar
-from producer.bulk.output.writer import Book, FiledBook
+from producer.bulk.batch import BatchReporter, BulkClient
+from producer.bulk.output.codec import codec_for
+from producer.bulk.output.formats import LineFormat, OpenAIFormat, ShortFormat
+from producer.bulk.output.sidecar import BatchRecord, Sidecar
+from producer.bulk.output.writer import ResultWriter, ResumableWriter
 from producer.inputs import Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.job import Job
@@ -22,26 +23,27 @@ from vqa.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The command's options."""
+    """The options of one `vqa submit`."""
 
     source: Source
-    #: standard output where None
+    #: None: standard output
     out: Path | None = None
-    #: beside OUT where None; in OUT for the short form
+    #: None: a file beside OUT, or for the short form OUT itself
     errors: Path | None = None
     strict: bool = False
     restart: bool = False
     retry_failed: bool = False
-    #: by the workers' slots where None
+    #: None: derived from the workers' slots
     max_inflight: int | None = None
     within_s: float | None = None
+    #: price of a GPU hour, for the summary
     price: float | None = None
-    #: fields of a job, for rows that do not have them, that change nothing about the answer: they may differ from run
-    #: to run of one batch
+    quiet: bool = False
+    #: defaults for fields of a job that do not affect its answer, so that the runs of one batch may differ in them
     delivery: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise SettingsError where `delivery` is nothing that a job has."""
+        """Raise SettingsError if `delivery` is invalid."""
         try:
             Job(messages=[{"role": "user", "content": "?"}], **self.delivery)
         except InvalidJob as error:
@@ -54,100 +56,102 @@ class Plan:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """By which the same inputs are known again."""
+        """Absolute paths by which a later run recognises the inputs; - is a pipe or standard input."""
         return tuple("-" if each.rest is not None else os.path.abspath(each.name) for each in self.source.inputs)
 
     @property
-    def form(self) -> Form:
-        """Of the lines."""
-        return Short() if self.source.form == "short" else OpenAI()
+    def line_format(self) -> LineFormat:
+        return ShortFormat() if self.source.form == "short" else OpenAIFormat()
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A book, and what is remembered of its batch."""
+class Output:
+    """The open output of one run."""
 
-    book: Book
-    record: Record
-    #: None where the lines go to a stream
+    writer: ResultWriter
+    record: BatchRecord
+    #: None if the output is a stream
     sidecar: Sidecar | None = None
-    #: whether nothing of this batch was sent before
+    #: whether this is the batch's first run
     fresh: bool = True
 
 
 def errors_beside(out: Path) -> Path:
-    """answers.errors.jsonl.gz for answers.jsonl.gz."""
-    packed = out.suffix if out.suffix.lower() in (".gz", ".zst") else ""
-    name = out.name.removesuffix(packed)
+    """Return the default ERR, for example answers.errors.jsonl.gz for answers.jsonl.gz."""
+    compression = out.suffix if out.suffix.lower() in (".gz", ".zst") else ""
+    name = out.name.removesuffix(compression)
     base, suffix = os.path.splitext(name)
-    return out.with_name(f"{base}.errors{suffix}{packed}")
+    return out.with_name(f"{base}.errors{suffix}{compression}")
 
 
-def open_book(plan: Plan, client: BulkClient, stack: ExitStack) -> Opened:
-    """Where the lines go, with what is there already. Raises SettingsError where they must not go there."""
+def open_output(plan: Plan, client: BulkClient, stack: ExitStack) -> Output:
+    """Open OUT and ERR and read what earlier runs wrote. Raises SettingsError if they cannot be used."""
     if plan.out is None or (plan.out.exists() and not plan.out.is_file()):
         _refuse_inputs(plan, plan.errors)
-        record = Record.new(plan.inputs, plan.source.form)
-        return Opened(Book.of_lines(record.batch, plan.form, plan.out, plan.errors, stack), record)
+        record = BatchRecord.create(plan.inputs, plan.source.form)
+        return Output(ResultWriter.create(record.batch, plan.line_format, plan.out, plan.errors, stack), record)
     out = plan.out
     errors = plan.errors or (out if plan.source.form == "short" else errors_beside(out))
     if os.path.realpath(errors) == os.path.realpath(out):
         errors = out
     _refuse_inputs(plan, out, errors)
+    for path in (out, errors):
+        # refuses zstd before anything is written if it is not installed
+        codec_for(path)
     sidecar = Sidecar(out)
     if os.path.realpath(errors) == os.path.realpath(sidecar.path):
-        raise SettingsError(f"{errors} is what `vqa submit` remembers {out} by; name another file for errors")
+        raise SettingsError(f"{errors} stores the state of {out}; choose another file for --errors")
     stack.callback(sidecar.close)
-    record, fresh = _record(plan, client, sidecar, out, errors)
-    book = FiledBook(record.batch, plan.form, out, errors, plan.retry_failed)
-    stack.callback(book.close)
-    return Opened(book, record, sidecar, fresh)
+    record, fresh = _open_record(plan, client, sidecar, out, errors)
+    writer = ResumableWriter(record.batch, plan.line_format, out, errors, plan.retry_failed)
+    stack.callback(writer.close)
+    return Output(writer, record, sidecar, fresh)
 
 
-def _record(plan: Plan, client: BulkClient, sidecar: Sidecar, out: Path, errors: Path) -> tuple[Record, bool]:
-    before = sidecar.read()
-    # so that the folder may be moved
-    told = os.path.relpath(os.path.realpath(errors), os.path.realpath(out.parent))
-    if before is None or plan.restart:
+def _open_record(plan: Plan, client: BulkClient, sidecar: Sidecar, out: Path, errors: Path) -> tuple[BatchRecord, bool]:
+    """Return the record of OUT's batch, and whether the batch is new."""
+    earlier = sidecar.read()
+    # relative, so that the folder may be moved
+    relative = os.path.relpath(os.path.realpath(errors), os.path.realpath(out.parent))
+    if earlier is None or plan.restart:
         if not plan.restart:
             for path in (out, errors):
                 _refuse_content(path, sidecar)
-        elif before is not None:
-            print(f"vqa: beginning anew: what is open of {before.batch} is cancelled first", file=sys.stderr)
-            with Register(before.batch, client) as old:
+        elif earlier is not None:
+            print(f"vqa: restarting: cancelling the open jobs of {earlier.batch}", file=sys.stderr)
+            with BatchReporter(earlier.batch, client) as old:
                 old.cancel()
-        record = Record.new(plan.inputs, plan.source.form, told)
-        # first, so that lines of the old batch are never taken for this one's
+        record = BatchRecord.create(plan.inputs, plan.source.form, relative)
+        # before the files are deleted, so that old lines are never taken for lines of the new batch
         sidecar.write(record)
         if plan.restart:
             for path in (out, errors):
                 path.unlink(missing_ok=True)
         return record, True
-    if (before.input, before.form) != (plan.inputs, plan.source.form):
-        raise SettingsError(
-            f"{out} belongs to another input ({', '.join(before.input)}); name another file, or --restart"
-        )
-    if before.errors not in (None, told):
-        where = out.parent / str(before.errors)
-        raise SettingsError(f"rows without an answer are in {where} so far; name it with --errors, or --restart")
+    if (earlier.input, earlier.form) != (plan.inputs, plan.source.form):
+        inputs = ", ".join(earlier.input)
+        raise SettingsError(f"{out} belongs to another input ({inputs}); choose another file, or use --restart")
+    if earlier.errors not in (None, relative):
+        where = out.parent / str(earlier.errors)
+        raise SettingsError(f"earlier runs wrote failed rows to {where}; pass it as --errors, or use --restart")
     if plan.retry_failed:
-        before = replace(before, began=time.time())
-        sidecar.write(before)
-    return before, False
+        earlier = replace(earlier, began=time.time())
+        sidecar.write(earlier)
+    return earlier, False
 
 
 def _refuse_content(path: Path, sidecar: Sidecar) -> None:
     if path.exists() and path.stat().st_size:
         sidecar.remove()
         raise SettingsError(
-            f"{path} is there, and no {sidecar.path.name} to go on from; name another file, or --restart"
+            f"{path} exists, but {sidecar.path.name} to resume it from does not; choose another file, or use --restart"
         )
 
 
 def _refuse_inputs(plan: Plan, *outputs: Path | None) -> None:
     for output in outputs:
         for each in plan.source.inputs:
-            # a glob is no file
-            there = each.rest is None and output and output.exists() and os.path.exists(each.name)
-            if there and output and output.samefile(each.name):
-                raise SettingsError(f"{output} is what is to be asked; name another file for what comes of it")
+            # a glob does not exist as a file
+            exists = each.rest is None and output and output.exists() and os.path.exists(each.name)
+            if exists and output and output.samefile(each.name):
+                raise SettingsError(f"{output} is an input; choose another file for the output")

@@ -1,181 +1,167 @@
-"""`vqa submit`: rows onto the queue, a bounded number at a time, and how they ended into OUT and ERR."""
+"""`vqa submit`: keep a bounded number of jobs on the queue and write their outcomes to OUT and ERR."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
 
-from producer.bulk.batch import BulkClient, Register, Terms
-from producer.bulk.image_loader import AHEAD, ImageLoader, Todo
-from producer.bulk.jobs import Making, bad_rows
+from producer.bulk.image_loader import PendingRow
 from producer.bulk.output.formats import Failure
-from producer.bulk.plan import Opened, Plan, open_book
-from producer.bulk.summary import bar, told_in_words
+from producer.bulk.plan import Plan
+from producer.bulk.session import Session
+from producer.bulk.summary import progress_bar, summary_lines
 from producer.client.waiters import Window
 from producer.process import NOT_ALL, TEMPORARY, USAGE, Stopped
 from vqa.answer import Answer
-from vqa.errors import DeadlineExceeded, JobGivenUp, QueueUnavailable, SettingsError, UnknownJob
+from vqa.errors import DeadlineExceeded, JobGivenUp, QueueUnavailable, UnknownJob
 from vqa.ledger.batches import EXPIRED_CODE
 from vqa.results import Outcome
 
-#: jobs on the queue for each slot of the workers, and the fewest and the most
+#: jobs in flight per slot of the workers, and the bounds of their number
 _PER_SLOT = 4
-_FEWEST, _MOST = 256, 5000
+_MIN_IN_FLIGHT, _MAX_IN_FLIGHT = 256, 5000
 
-#: whoever pressed Ctrl-C waits no longer than this for jobs to be cancelled
+#: seconds after Ctrl-C within which open jobs are cancelled
 _CANCEL_S = 5.0
 
-#: how often it is looked which workers there are
-_WORKERS_S = 10.0
+#: seconds between two looks at the workers
+_WORKERS_INTERVAL_S = 10.0
 
 
 def submit(plan: Plan) -> int:
-    """Do what the options say; the exit status. Raises SettingsError, QueueUnavailable, OSError."""
-    if plan.strict and plan.piped:
-        raise SettingsError("--strict reads its input twice; a pipe can be read only once")
+    """Submit the rows, wait for their outcomes, and return the exit status.
+
+    Raises SettingsError, QueueUnavailable and OSError.
+    """
     with ExitStack() as stack:
-        client = stack.enter_context(BulkClient())
-        opened = open_book(plan, client, stack)
-        register = stack.enter_context(Register(opened.book.batch, client))
-        images = stack.enter_context(ImageLoader(client.settings, 1 if plan.piped else AHEAD))
-        if plan.strict and (count := bad_rows(plan, opened.book, register, images)):
-            if opened.fresh and opened.sidecar is not None:
-                opened.sidecar.remove()
-            print(f"vqa: {count:,} rows are no jobs; nothing was sent", file=sys.stderr)
+        session = Session(plan, stack)
+        if session.fails_strict():
             return USAGE
-        show = stack.enter_context(bar(among_answers=plan.out is None))
-        end = None if plan.within_s is None else opened.record.began + plan.within_s
-        making = Making(plan, client, opened.book, register, images, end)
-        run = Run(plan, client, opened, register, making, show)
+        show = stack.enter_context(progress_bar(plan.quiet, among_answers=plan.out is None))
+        run = _Run(session, show)
         try:
-            run.go(end)
+            run.run()
         except (Stopped, QueueUnavailable) as why:
-            run.interrupted(why)
+            run.explain_interruption(why)
             raise
         stack.close()
-        return run.summed_up()
+        return run.summarize()
 
 
-class Run:
-    """From the first row to the last outcome."""
+class _Run:
+    """One run, from the first row to the last outcome."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        client: BulkClient,
-        opened: Opened,
-        register: Register,
-        making: Making,
-        show: Callable[[int, int], None],
-    ) -> None:
-        self._plan = plan
-        self._client = client
-        self._opened = opened
-        self._book = opened.book
-        self._register = register
-        self._making = making
+    def __init__(self, session: Session, show: Callable[[int, int], None]) -> None:
+        self._session = session
+        self._plan = session.plan
+        self._client = session.client
+        self._output = session.output
+        self._writer = session.writer
+        self._reporter = session.reporter
+        self._builder = session.builder
         self._show = show
-        #: jobs whose lines are not durable yet, and those whose outcomes may be deleted
-        self._written: list[str] = []
-        self._durable: list[str] = []
-        #: slots by worker
-        self._slots: dict[str, int] = {**opened.record.slots}
-        self._looked = 0.0
-        self._begun = time.monotonic()
-        #: rows of which Redis knows nothing any more
+        #: jobs whose lines are not committed yet
+        self._uncommitted: list[str] = []
+        #: jobs whose lines are durable, so that their outcomes may be deleted
+        self._committed: list[str] = []
+        #: slots by worker name
+        self._slots: dict[str, int] = {**self._output.record.slots}
+        self._workers_checked = 0.0
+        self._started = time.monotonic()
+        #: rows whose jobs Redis no longer knows
         self._lost = 0
 
-    def go(self, end: float | None) -> None:
-        """Send what has no line, and write how it ended."""
-        rows = self._making.rows()
+    def run(self) -> None:
+        """Send the rows that have no line yet, and write their outcomes."""
+        if self._plan.within_s is not None:
+            self._builder.deadline = self._output.record.began + self._plan.within_s
+        rows = self._builder.pending_rows()
         first = next(rows, None)
         if first is not None:
-            lane = self._plan.delivery.get("lane", "interactive")
-            expires_s = None if end is None else max(0.001, end - time.time())
-            terms = Terms(lane, self._plan.delivery.get("tenant"), ", ".join(self._opened.record.input), expires_s)
-            self._register.begin(terms, revived=self._plan.retry_failed)
-            # what an earlier run wrote last and had no time to delete
-            self._durable += self._book.last
+            deadline = self._builder.deadline
+            self._session.start_batch(None if deadline is None else max(0.001, deadline - time.time()))
+            # an earlier run may have ended before it deleted these outcomes
+            self._committed += self._writer.recent_ids
             self._send(chain([first], rows))
-        self._register.finalize()
-        self._book.finish()
-        self._tidy()
-        tally = self._book.tally
-        self._register.seal((tally.answered, tally.codes))
-        if self._opened.sidecar is not None and self._slots != self._opened.record.slots:
-            self._opened.sidecar.write(replace(self._opened.record, slots=self._slots))
+        self._reporter.finalize()
+        self._writer.finish()
+        self._delete_outcomes()
+        totals = self._writer.totals
+        self._reporter.seal((totals.answered, totals.codes))
+        if self._output.sidecar is not None and self._slots != self._output.record.slots:
+            self._output.sidecar.write(replace(self._output.record, slots=self._slots))
 
-    def _send(self, rows: Iterable[Todo]) -> None:
-        window = Window(self._making.jobs(rows), self._in_flight())
+    def _send(self, rows: Iterable[PendingRow]) -> None:
+        window = Window(self._builder.build(rows), self._max_in_flight())
         for outcomes in self._client.rounds(window):
             for id, outcome in outcomes:
                 self._write(id, outcome)
-            if self._book.due:
-                self._book.commit()
-                self._tidy()
-            tally = self._book.tally
-            self._show(tally.answered + tally.failed, tally.failed)
-            self._register.tick()
-            if time.monotonic() - self._looked >= _WORKERS_S:
-                window.widen(self._in_flight())
+            if self._writer.due:
+                self._writer.commit()
+                self._delete_outcomes()
+            totals = self._writer.totals
+            self._show(totals.answered + totals.failed, totals.failed)
+            self._reporter.tick()
+            if time.monotonic() - self._workers_checked >= _WORKERS_INTERVAL_S:
+                window.widen(self._max_in_flight())
 
     def _write(self, id: str, outcome: Outcome) -> None:
-        asked = self._making.open.pop(id)
+        row = self._builder.open.pop(id)
         if isinstance(outcome, UnknownJob):
-            # a Redis that lost its content; the row has no line, so the next run sends it
+            # Redis lost its data; the row gets no line, so the next run sends it again
             self._lost += 1
             return
         if isinstance(outcome, Answer):
-            self._book.answered(asked.custom_id, outcome)
+            self._writer.write_answer(row.custom_id, outcome)
         else:
-            expired = asked.cut and isinstance(outcome, DeadlineExceeded)
+            expired = row.ends_with_batch and isinstance(outcome, DeadlineExceeded)
             code = EXPIRED_CODE if expired else outcome.code()
-            self._book.failed(id, asked.custom_id, Failure(code, str(outcome), asked.number))
-        # a dead letter's is kept with it: by it the next run knows that the job ended
+            self._writer.write_failure(id, row.custom_id, Failure(code, str(outcome), row.number))
+        # a dead letter keeps its outcome, by which the next run knows that the job has ended
         if not isinstance(outcome, JobGivenUp):
-            self._written.append(id)
+            self._uncommitted.append(id)
 
-    def _tidy(self) -> None:
-        """Delete the outcomes of rows whose lines are there for good."""
-        self._durable += self._written
-        self._written = []
+    def _delete_outcomes(self) -> None:
+        """Delete the outcomes of rows whose lines are durable."""
+        self._committed += self._uncommitted
+        self._uncommitted = []
         try:
-            self._client.forget(self._durable)
+            self._client.forget(self._committed)
         except QueueUnavailable:
-            # once more with the next ones; what is left expires
-            del self._durable[:-_MOST]
+            # retried with the next commit; the rest expires
+            del self._committed[:-_MAX_IN_FLIGHT]
         else:
-            self._durable = []
+            self._committed = []
 
-    def _in_flight(self) -> int:
-        self._looked = time.monotonic()
-        # whoever waits for answers says it where Redis is away
+    def _max_in_flight(self) -> int:
+        self._workers_checked = time.monotonic()
+        # the wait for answers reports that Redis is unreachable
         with suppress(QueueUnavailable):
             self._slots |= {each.name: int(each.about.get("slots", 1)) for each in self._client.workers()}
-        return self._plan.max_inflight or min(_MOST, max(_FEWEST, _PER_SLOT * sum(self._slots.values())))
+        wanted = _PER_SLOT * sum(self._slots.values())
+        return self._plan.max_inflight or min(_MAX_IN_FLIGHT, max(_MIN_IN_FLIGHT, wanted))
 
-    def interrupted(self, why: BaseException) -> None:
-        """Say how to go on."""
-        if self._book.resumable:
-            print("vqa: what was submitted goes on; the same command goes on from here", file=sys.stderr)
+    def explain_interruption(self, why: BaseException) -> None:
+        """Say how to resume; cancel open jobs after a signal if the run cannot be resumed."""
+        if self._writer.resumable:
+            print("vqa: submitted jobs keep running; run the same command again to resume", file=sys.stderr)
             return
         if isinstance(why, Stopped):
-            self._register.cancel(_CANCEL_S)
-        print("vqa: answers on a stream cannot be gone on with; name a file with -o", file=sys.stderr)
+            self._reporter.cancel(_CANCEL_S)
+        print("vqa: output to a stream cannot be resumed; name a file with -o", file=sys.stderr)
 
-    def summed_up(self) -> int:
-        """Say how it went; the exit status."""
-        seconds = time.monotonic() - self._begun
-        for line in self._summary(seconds):
-            print(line, file=sys.stderr)
+    def summarize(self) -> int:
+        """Print the summary and return the exit status."""
+        totals = self._writer.totals
+        if not self._plan.quiet:
+            seconds = time.monotonic() - self._started
+            for line in summary_lines(totals, self._writer.earlier, seconds, self._slots, self._plan.price):
+                print(line, file=sys.stderr)
         if self._lost:
-            print(f"vqa: Redis lost {self._lost:,} rows; the same command sends them again", file=sys.stderr)
+            print(f"vqa: Redis lost {self._lost:,} rows; run the same command again to send them", file=sys.stderr)
             return TEMPORARY
-        return NOT_ALL if self._book.tally.failed else 0
-
-    def _summary(self, seconds: float) -> Iterator[str]:
-        return told_in_words(self._book.tally, self._book.earlier, seconds, self._slots, self._plan.price)
+        return NOT_ALL if totals.failed else 0

@@ -1,11 +1,12 @@
-"""`vqa submit` and `vqa collect`, as the command line has them."""
+"""The commands `vqa submit`, `vqa collect` and `vqa batches`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -25,16 +26,18 @@ from producer.cli.options import (
 
 app = typer.Typer()
 
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress bar, no summary.")]
+
 
 class FormName(StrEnum):
-    """How INPUT is written."""
-
     auto = "auto"
     openai = "openai"
     short = "short"
     csv = "csv"
     parquet = "parquet"
     images = "images"
+    #: deprecated name of images
+    pictures = "pictures"
 
 
 @app.command()
@@ -49,37 +52,41 @@ def submit(
     errors: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, help="Where rows without an answer go.  [default: beside OUT; short form: in OUT]"
+            dir_okay=False, help="File for rows without an answer.  [default: beside OUT; short form: OUT itself]"
         ),
     ] = None,
-    question: Annotated[
-        list[str] | None, typer.Option(help="What is asked about each image; may be given several times.")
-    ] = None,
-    form: Annotated[FormName, typer.Option(help="How INPUT is written; auto looks at it.")] = FormName.auto,
-    id_column: Annotated[str, typer.Option(help="Of a table: the column of ids.")] = "id",
-    image_column: Annotated[str, typer.Option(help="Of a table: the column of images.")] = "image",
-    question_column: Annotated[str, typer.Option(help="Of a table: the column of questions.")] = "question",
-    strict: Annotated[bool, typer.Option("--strict", help="Send nothing where any row is bad.")] = False,
+    question: Annotated[list[str] | None, typer.Option(help="Question about each image; repeatable.")] = None,
+    form: Annotated[
+        FormName,
+        typer.Option(
+            metavar=f"[{'|'.join(name for name in FormName if name != 'pictures')}]",
+            help="Form of INPUT; auto detects it.",
+        ),
+    ] = FormName.auto,
+    id_column: Annotated[str, typer.Option(help="Table column with the ids.")] = "id",
+    image_column: Annotated[str, typer.Option(help="Table column with the images.")] = "image",
+    question_column: Annotated[str, typer.Option(help="Table column with the questions.")] = "question",
+    strict: Annotated[bool, typer.Option("--strict", help="Send nothing if any row is invalid.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew: OUT and ERR are removed, what is open is cancelled.")
+        bool, typer.Option("--restart", help="Start over: delete OUT and ERR, and cancel the batch's open jobs.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Send rows again that failed before.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Send rows again that failed earlier.")] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Put all rows on the queue, print the batch's id and end.")
+        bool, typer.Option("--detach", help="Put all rows on the queue, print the batch's id and exit.")
     ] = False,
     max_inflight: Annotated[
         int | None,
-        typer.Option(min=1, help="Most jobs on the queue at once.  [default: 4 a slot of the workers, 256 to 5,000]"),
+        typer.Option(min=1, help="Most jobs on the queue at once.  [default: 4 per worker slot, 256 to 5,000]"),
     ] = None,
     lane: Lane = LaneName.bulk,
-    tenant: Annotated[str | None, typer.Option(help="On whose behalf: bulk jobs of tenants take turns.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Owner of the jobs; tenants' bulk jobs take turns.")] = None,
     reuse: Annotated[
-        bool, typer.Option("--reuse", help="An answer that the same question got before will do.")
+        bool, typer.Option("--reuse", help="Accept an existing answer to the same question about the same images.")
     ] = False,
     within: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds until rows without an answer are given up.")
+        float | None, typer.Option(min=0.001, help="Seconds after which rows without an answer are given up.")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until a job is given up.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a job is given up.")] = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -87,13 +94,14 @@ def submit(
     schema: Schema = None,
     choice: Choice = None,
     price_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="For the cost in the summary, in any currency.")
+        float | None, typer.Option(min=0, help="Price for the cost in the summary, in any currency.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Submit rows and write their answers as they finish. The same command goes on where it ended.
+    """Submit rows and write their answers as they finish. Repeat the same command to resume.
 
     INPUT is an OpenAI Batch file, lines of {"id": "q1", "image": "cat.jpg", "question": "What is on the mat?"}, CSV or
-    Parquet (form and compression are seen), or images and a --question. Ends with 3 where rows failed.
+    Parquet (form and compression are detected), or images and a --question. The exit status is 3 if rows failed.
 
     Example: vqa submit questions.jsonl -o answers.jsonl
 
@@ -104,8 +112,11 @@ def submit(
     from producer.bulk.detach import detach as send
     from producer.bulk.plan import Plan
     from producer.bulk.submit import submit as run
-    from producer.inputs import Columns, detect_source
+    from producer.inputs import Columns, FormOrAuto, detect_source
 
+    if form is FormName.pictures:
+        print("vqa: --form pictures is deprecated; use --form images", file=sys.stderr)
+        form = FormName.images
     answer = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -116,7 +127,7 @@ def submit(
     delivery = {"lane": lane.value, "tenant": tenant, "timeout_s": timeout, "reuse": reuse or None}
     source = detect_source(
         inputs,
-        form=form.value,
+        form=cast(FormOrAuto, form.value),
         questions=question or (),
         columns=Columns(id_column, image_column, question_column),
         defaults=_given(answer),
@@ -131,6 +142,7 @@ def submit(
         max_inflight=max_inflight,
         within_s=within,
         price=price_per_gpu_hour,
+        quiet=quiet,
         delivery=_given(delivery),
     )
     raise typer.Exit(send(plan) if detach else run(plan))
@@ -146,24 +158,27 @@ def collect(
     output: Output = None,
     errors: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Where those without an answer go.  [default: beside OUT; of ids: in OUT]"),
+        typer.Option(
+            dir_okay=False, help="File for rows without an answer.  [default: beside OUT; of ids: OUT itself]"
+        ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs go on.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs keep running.")] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Wait for the answers of a batch that was submitted with --detach, or of jobs by their ids.
+    """Wait for the answers of a batch that was submitted with --detach, or of jobs by id.
 
-    Ends with 3 where rows failed, and with 75 where --timeout was over first: what is open has no line then.
+    The exit status is 3 if rows failed, and 75 if --timeout ended the wait; open jobs have no line then.
 
     Example: vqa collect batch_6f2a9c0d1e3b5a7788990011 -o answers.jsonl
     """
     from producer.bulk.collect import collect as run
 
-    raise typer.Exit(run(ids, output, errors, timeout))
+    raise typer.Exit(run(ids, output, errors, timeout, quiet))
 
 
 @app.command()
 def batches(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List the newest batches.

@@ -1,4 +1,4 @@
-"""Where an image is: what a row says of it, made into a source that does not depend on the row's folder."""
+"""Locations of images as rows name them, resolved to sources that do not depend on the row's folder."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 _SCHEME = re.compile(r"(data|file|sha256|[a-z][a-z0-9+.-]{0,19}(?=://)):", re.IGNORECASE)
 
 
-def from_address(address: str, folder: str) -> str:
-    """The source of a data:, file: or sha256: address; a file: address may be relative to `folder`.
+def resolve_url(url: str, folder: str) -> str:
+    """Return the source of a data:, file: or sha256: URL; a file: URL may be relative to `folder`.
 
-    Raises InvalidJob, or BadImage for what is none of an image.
+    Raises InvalidJob, or BadImage if the URL cannot be that of an image.
     """
-    found = _SCHEME.match(address)
+    found = _SCHEME.match(url)
     match scheme := found[1].lower() if found else "":
         case "data":
-            from_data_url(address)
-            return address
+            from_data_url(url)
+            return url
         case "sha256":
-            if not _REFERENCE.fullmatch(address):
-                raise InvalidJob("a reference into the image store is sha256: and 64 hex digits")
-            return address
+            if not _REFERENCE.fullmatch(url):
+                raise InvalidJob("a reference into the image store is sha256: followed by 64 hex digits")
+            return url
         case "file":
-            return from_path(_path(address[5:]), folder)
+            return resolve_path(_file_url_path(url[5:]), folder)
         case "":
-            raise InvalidJob("an image's address begins with data:, file: or sha256:")
-    raise InvalidJob(f"{scheme}: addresses are not fetched yet")
+            raise InvalidJob("an image URL starts with data:, file: or sha256:")
+    raise InvalidJob(f"{scheme}: URLs are not supported yet")
 
 
-def from_text(text: str, folder: str) -> str:
-    """The source of an address or of a path; a path that looks like an address is written with ./ before it."""
-    return from_address(text, folder) if _SCHEME.match(text) else from_path(text, folder)
+def resolve_location(text: str, folder: str) -> str:
+    """Return the source of a URL or path; a path that looks like a URL needs ./ in front."""
+    return resolve_url(text, folder) if _SCHEME.match(text) else resolve_path(text, folder)
 
 
-def from_path(path: str, folder: str) -> str:
-    """The source of a file, relative to `folder` or not. Raises BadImage for what no file can be called."""
+def resolve_path(path: str, folder: str) -> str:
+    """Return the source of a file whose path may be relative to `folder`. Raises BadImage for an impossible path."""
     if not path:
         raise BadImage("the image's path is empty")
     if "\0" in path:
-        raise BadImage("the image's path has a null byte")
+        raise BadImage("the image's path contains a null byte")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise BadImage("the image's path has half a surrogate pair") from None
-    # not normalised: .. after a symlink is not what it looks like
+        raise BadImage("the image's path contains half a surrogate pair") from None
+    # not normalised: after a symlink, .. is not the parent that the path shows
     return "file:" + os.path.join(folder, path)
 
 
-def _path(rest: str) -> str:
-    """Of a file: URL (RFC 8089), percent-decoded."""
+def _file_url_path(rest: str) -> str:
+    """Return the percent-decoded path of a file: URL (RFC 8089); `rest` follows the scheme."""
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
         if host.lower() not in ("", "localhost"):
-            raise InvalidJob("a file: address of another machine")
+            raise InvalidJob("the file: URL names another machine")
         rest = slash + path
     return unquote(rest, errors="surrogateescape")

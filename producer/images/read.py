@@ -1,4 +1,4 @@
-"""Read an image's bytes from a path, within a limit."""
+"""Bounded reads of image files."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import stat
 from vqa.errors import BadImage
 
 
-def read_file(path: str, most: int) -> bytes:
-    """An image's bytes. Raises BadImage, for what has more than so many, too."""
+def read_file(path: str, max_bytes: int) -> bytes:
+    """Read an image file. Raises BadImage if it is unreadable, not a regular file, or over `max_bytes`."""
     try:
-        # a pipe would wait for whoever writes into it
+        # O_NONBLOCK: opening a named pipe would block until somebody writes to it
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise BadImage("an image is a regular file; this is none")
-            if about.st_size > most:
-                raise BadImage(f"the image has {about.st_size:,} bytes; the limit is {most:,} (VQA_IMAGE_MAX_BYTES)")
-            # one that grows meanwhile is refused by its size, too
-            return file.read(most + 1)
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise BadImage(f"{path[:200]} is not a regular file")
+            if info.st_size > max_bytes:
+                raise BadImage(
+                    f"the image has {info.st_size:,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)"
+                )
+            # one byte more: if the file grows meanwhile, a later check refuses its size
+            return file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
-        # ValueError: a name that no file can have, such as one with a null byte
+        # ValueError: an impossible file name, for example one with a null byte
         reason = getattr(error, "strerror", None) or error
         raise BadImage(f"cannot read the image {path[:200]}: {reason}") from error
 
 
-def _size(source: str) -> int:
+def source_size(source: str) -> int:
+    """Return the size of a source's image in bytes, roughly: 0 if its file cannot be read."""
     if not source.startswith("file:"):
         return len(source)
     try:

@@ -1,4 +1,4 @@
-"""Inputs found on this machine, and which form they have: by name, else by the first line that says."""
+"""Detection of an input's form: by its kind and name, else by its first JSON object."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
-from producer.inputs.files import DAMAGE, Form, Input, open_file, rejoined, suffix, unpacked
-from producer.inputs.folders import SUFFIXES, fixed_folder
-from producer.inputs.jsonl import LONGEST_LINE, json_object
-from producer.inputs.row import JOB_FIELDS, one_question
+from producer.inputs.compression import DAMAGE, decompressed, prepend
+from producer.inputs.files import Form, Input, file_suffix, open_file
+from producer.inputs.folders import IMAGE_SUFFIXES, fixed_folder
+from producer.inputs.jsonl import MAX_LINE_BYTES, json_object
+from producer.inputs.row import JOB_FIELDS, question_messages
 from producer.inputs.source import DEFAULT_COLUMNS, Columns, Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.frozen_model import shown
 from vqa.job import Job
 
-Asked = Form | Literal["auto"]
+FormOrAuto = Form | Literal["auto"]
 
 _TABLES: dict[str, Form] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
-#: lines that are looked at for the first that is a JSON object
-_LOOKED_AT = 20
+#: lines that are searched for the first JSON object
+_MAX_LINES = 20
 
 
 def detect_source(
     inputs: Sequence[str],
     *,
-    form: Form | Literal["auto"] = "auto",
+    form: FormOrAuto = "auto",
     questions: Sequence[str] = (),
     columns: Columns = DEFAULT_COLUMNS,
     defaults: Mapping[str, Any] | None = None,
 ) -> Source:
-    """The source that the options name. Raises SettingsError for what cannot be read at all."""
+    """Return the source that the options name. Raises SettingsError if it cannot be read, or options conflict."""
     plain = _plain(defaults or {})
-    found, all_inputs = _opened(inputs, form)
-    if found == "images" and not questions:
+    detected, all_inputs = _detect_all(inputs, form)
+    if detected == "images" and not questions:
         raise SettingsError("images need a question: --question 'What is on it?'")
-    if questions and found in ("openai", "short"):
-        raise SettingsError("--question is for images and tables; rows of these files have their own")
-    return Source(found, all_inputs, tuple(questions), columns, plain)
+    if questions and detected in ("openai", "short"):
+        raise SettingsError("--question is for images and tables; rows of JSON Lines files have their own questions")
+    return Source(detected, all_inputs, tuple(questions), columns, plain)
 
 
 def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has them, and such as a job takes."""
+    """Check the defaults and return them as JSON values. Raises SettingsError."""
     if unknown := sorted(defaults.keys() - JOB_FIELDS):
-        raise SettingsError(f"{shown(unknown[0])}: no field of a job that rows may share")
+        raise SettingsError(f"{shown(unknown[0])}: not a field of a job that rows can share")
     try:
-        Job(id="defaults", messages=one_question([], "?"), **defaults)
+        Job(id="defaults", messages=question_messages([], "?"), **defaults)
     except InvalidJob as error:
         raise SettingsError(str(error)) from None
     return {
@@ -63,24 +64,23 @@ def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _opened(names: Sequence[str], form: Asked) -> tuple[Form, tuple[Input, ...]]:
-    """The inputs and their one form. Raises SettingsError."""
+def _detect_all(names: Sequence[str], form: FormOrAuto) -> tuple[Form, tuple[Input, ...]]:
     if not names:
-        raise SettingsError("name a file, a folder or - for standard input")
-    found = [_standard_input(form) if name == "-" else _found(name, form) for name in names]
-    forms = sorted({each for each, _ in found})
+        raise SettingsError("name a file, a folder, or - for standard input")
+    detected = [_standard_input(form) if name == "-" else _detect(name, form) for name in names]
+    forms = sorted({each for each, _ in detected})
     if len(forms) > 1:
-        raise SettingsError(f"inputs of different forms ({', '.join(forms)}) are submitted one by one")
+        raise SettingsError(f"submit inputs of different forms ({', '.join(forms)}) one by one")
     if forms == ["parquet"] and importlib.util.find_spec("pyarrow") is None:
-        raise SettingsError("Parquet files are read by pyarrow: pip install 'vqa-queue[parquet]'")
-    return found[0][0], tuple(input for _, input in found)
+        raise SettingsError("Parquet needs the package pyarrow: pip install 'vqa-queue[parquet]'")
+    return detected[0][0], tuple(input for _, input in detected)
 
 
-def _standard_input(form: Asked) -> tuple[Form, Input]:
-    return _piped("-", os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
+def _standard_input(form: FormOrAuto) -> tuple[Form, Input]:
+    return _detect_pipe("-", os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
 
 
-def _found(name: str, form: Asked) -> tuple[Form, Input]:
+def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError) as error:
@@ -89,52 +89,54 @@ def _found(name: str, form: Asked) -> tuple[Form, Input]:
         raise SettingsError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(mode):
         if form not in ("auto", "images"):
-            raise SettingsError(f"{name}: a folder holds images, not {form}")
+            raise SettingsError(f"{name}: a folder contains images, not {form}")
         return "images", Input(name, os.path.abspath(name))
     folder = os.path.dirname(os.path.abspath(name))
     if form == "auto":
-        form = "images" if suffix(name) in SUFFIXES else _TABLES.get(suffix(name), "auto")
+        form = "images" if file_suffix(name) in IMAGE_SUFFIXES else _TABLES.get(file_suffix(name), "auto")
     if stat.S_ISREG(mode):
-        return _by_content(name, folder) if form == "auto" else form, Input(name, folder)
+        return _form_of_content(name, folder) if form == "auto" else form, Input(name, folder)
     with ExitStack() as stack:
         pipe = stack.enter_context(open_file(name))
-        piped = _piped(name, folder, pipe, pipe, form)
+        detected = _detect_pipe(name, folder, pipe, pipe, form)
         stack.pop_all()
-    return piped
+    return detected
 
 
-def _piped(name: str, folder: str, raw: BufferedIOBase, pipe: BufferedReader | None, form: Asked) -> tuple[Form, Input]:
+def _detect_pipe(
+    name: str, folder: str, raw: BufferedIOBase, pipe: BufferedReader | None, form: FormOrAuto
+) -> tuple[Form, Input]:
     if form in ("parquet", "images"):
-        raise SettingsError(f"{name}: {form} cannot be read from a pipe")
+        raise SettingsError(f"{name}: cannot read {form} from a pipe")
     try:
-        rest = unpacked(raw)
+        rest = decompressed(raw, name)
         if form == "auto":
-            form, head = _first_says(name, rest)
-            rest = rejoined(head, rest)
+            form, head = _form_of_lines(name, rest)
+            rest = prepend(head, rest)
     except DAMAGE as error:
-        raise SettingsError(f"{name} cannot be read: {error}") from None
+        raise SettingsError(f"cannot read {name}: {error}") from None
     return form, Input(name, folder, rest, pipe)
 
 
-def _by_content(name: str, folder: str) -> Form:
+def _form_of_content(name: str, folder: str) -> Form:
     try:
         with Input(name, folder).open() as stream:
-            return "parquet" if stream.peek(4)[:4] == b"PAR1" else _first_says(name, stream)[0]
+            return "parquet" if stream.peek(4)[:4] == b"PAR1" else _form_of_lines(name, stream)[0]
     except DAMAGE as error:
-        raise SettingsError(f"{name} cannot be read: {error}") from None
+        raise SettingsError(f"cannot read {name}: {error}") from None
 
 
-def _first_says(name: str, stream: BufferedReader) -> tuple[Literal["openai", "short"], bytes]:
-    """The form of the first JSON object, and what was read to see it; lines before it that are none are bad rows."""
+def _form_of_lines(name: str, stream: BufferedReader) -> tuple[Literal["openai", "short"], bytes]:
+    """Return the form of the first JSON object, and the bytes read so far; lines before it will be bad rows."""
     head = b""
-    for _ in range(_LOOKED_AT):
-        line = stream.readline(LONGEST_LINE - len(head))
+    for _ in range(_MAX_LINES):
+        line = stream.readline(MAX_LINE_BYTES - len(head))
         head += line
         try:
             document = json_object(line.decode("utf-8-sig"))
         except (InvalidJob, UnicodeDecodeError):
             continue
         return ("openai" if "custom_id" in document or ("body" in document and "id" not in document) else "short"), head
-    if head.strip() and suffix(name) not in (".jsonl", ".ndjson"):
-        raise SettingsError(f"{name}: its first lines do not say which form it has; name that with --form")
+    if head.strip() and file_suffix(name) not in (".jsonl", ".ndjson"):
+        raise SettingsError(f"{name}: cannot tell its form from the first lines; name it with --form")
     return "openai", head

@@ -1,4 +1,4 @@
-"""Images found in folders and by globs, one after another and however many there are."""
+"""Image folders, globs and files as inputs: one row per image and question, streamed in any number."""
 
 from __future__ import annotations
 
@@ -7,55 +7,81 @@ import os
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
-from producer.images.locations import from_path
+from producer.images.locations import resolve_path
 from producer.inputs.files import Input
-from producer.inputs.row import BadRow, Row, each_question, named
+from producer.inputs.row import BadRow, Row, require_id, rows_of_image
 from producer.inputs.source import Source
 from vqa.errors import InvalidJob, SettingsError, VQAError
 
-#: what the names of images end in, in formats that workers decode
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+#: suffixes of image formats that workers decode
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+def read_images(source: Source) -> Iterator[Row | BadRow]:
+    """Yield the rows of all inputs, with images numbered across them. Raises SettingsError if there is no image.
+
+    The custom_id is the image's path from the deepest folder that contains all inputs.
+    """
+    shared = os.path.commonpath([input.folder for input in source.inputs])
+    number = 0
+    for input in source.inputs:
+        for path in _image_paths(input):
+            number += 1
+            try:
+                if isinstance(path, OSError):
+                    raise InvalidJob(f"cannot read the folder {_printable(path.filename)[:200]}: {path.strerror}")
+                custom_id = require_id(_printable(path[len(shared) :].lstrip("/")), "the image's path")
+                image = resolve_path(path, input.folder)
+                yield from rows_of_image(number, custom_id, image, source.questions, source.defaults)
+            except VQAError as error:
+                yield BadRow(number, None, error)
+    if not number:
+        raise SettingsError(f"no images in {', '.join(input.name for input in source.inputs)[:200]}")
 
 
 def fixed_folder(pattern: str) -> str:
-    """The deepest folder that a glob names, absolute."""
+    """Return the absolute path of the deepest folder in a glob that contains no wildcard."""
     folder = os.path.dirname(pattern)
     while glob.has_magic(folder):
         folder = os.path.dirname(folder)
     return os.path.abspath(folder)
 
 
-def globbed(pattern: str) -> Iterator[str]:
-    """The images that a glob finds, absolute; ** is any folders."""
-    for path in glob.iglob(os.path.abspath(pattern), recursive=True):
-        if _is_image(path) and os.path.isfile(path):
-            yield path
+def _image_paths(input: Input) -> Iterator[str | OSError]:
+    if os.path.isdir(input.name):
+        yield from _walk(input.folder)
+    elif os.path.lexists(input.name):
+        yield os.path.abspath(input.name)
+    else:
+        for path in glob.iglob(os.path.abspath(input.name), recursive=True):
+            if _is_image(path) and os.path.isfile(path):
+                yield path
 
 
-def walked(folder: str) -> Iterator[str | OSError]:
-    """A folder's images by name, then those of the folders in it, or why one of them cannot be read.
+def _walk(folder: str) -> Iterator[str | OSError]:
+    """Yield a folder's images sorted by name, then those of its subfolders; an OSError for each unreadable folder.
 
-    What is hidden is left out. A link to a folder is followed, unless it leads to one that it is in. Only the names in
-    one folder are held, and those of folders on the way to it.
+    Hidden files and folders are skipped. Links to folders are followed, except to a folder that contains the link.
+    Memory holds the names of one folder, and of the subfolders still to visit.
     """
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while waiting:
-        folder, above = waiting.pop()
+        folder, parents = waiting.pop()
         try:
-            found = os.stat(folder)
-            here = (found.st_dev, found.st_ino)
-            if here in above:
+            info = os.stat(folder)
+            inode = (info.st_dev, info.st_ino)
+            if inode in parents:
                 continue
-            images, folders = _listed(folder)
+            images, folders = _list(folder)
         except OSError as error:
             yield error
             continue
         yield from (os.path.join(folder, name) for name in sorted(images))
-        # the last is the next to be looked at
-        waiting += [(os.path.join(folder, name), above | {here}) for name in sorted(folders, reverse=True)]
+        # reversed, because the last one is visited next
+        waiting += [(os.path.join(folder, name), parents | {inode}) for name in sorted(folders, reverse=True)]
 
 
-def _listed(folder: str) -> tuple[list[str], list[str]]:
+def _list(folder: str) -> tuple[list[str], list[str]]:
     images: list[str] = []
     folders: list[str] = []
     with os.scandir(folder) as entries:
@@ -73,44 +99,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # such as a link to itself
+        # for example a link to itself
         return False
 
 
 def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
-def read_images(source: Source) -> Iterator[Row | BadRow]:
-    """Rows of all inputs, numbered through. Raises SettingsError where there is no image at all."""
-    shared = os.path.commonpath([input.folder for input in source.inputs])
-    number = 0
-    for input in source.inputs:
-        for path in _paths(input):
-            number += 1
-            try:
-                if isinstance(path, OSError):
-                    raise InvalidJob(f"the folder {_printed(path.filename)[:200]} cannot be read: {path.strerror}")
-                custom_id = named(_printed(path[len(shared) :].lstrip("/")), "the image's path")
-                image = from_path(path, input.folder)
-                yield from each_question(number, custom_id, image, source.questions, source.defaults)
-            except VQAError as error:
-                yield BadRow(number, None, error)
-    if not number:
-        raise SettingsError(f"no images in {', '.join(input.name for input in source.inputs)[:200]}")
-
-
-def _paths(input: Input) -> Iterator[str | OSError]:
-    if os.path.isdir(input.name):
-        yield from walked(input.folder)
-    elif os.path.lexists(input.name):
-        yield os.path.abspath(input.name)
-    else:
-        yield from globbed(input.name)
-
-
-def _printed(path: str) -> str:
-    """The path with what cannot be printed percent-encoded, such as bytes that are not UTF-8."""
+def _printable(path: str) -> str:
+    """Percent-encode unprintable characters, for example bytes that are not UTF-8."""
     if path.isprintable():
         return path
     return "".join(char if char.isprintable() else quote_from_bytes(os.fsencode(char), safe="") for char in path)

@@ -1,4 +1,4 @@
-"""Forms with one JSON object a line."""
+"""JSON Lines inputs, OpenAI Batch and the short form; and the line reader that CSV shares with them."""
 
 from __future__ import annotations
 
@@ -7,87 +7,104 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from producer.images.locations import from_text
-from producer.inputs.files import DAMAGE, Input
-from producer.inputs.row import JOB_FIELDS, BadRow, Row, no_id, one_question, printable
+from producer.images.locations import resolve_location
+from producer.inputs.compression import DAMAGE
+from producer.inputs.files import Input
+from producer.inputs.row import JOB_FIELDS, BadRow, Row, question_messages, require_id, valid_id
 from producer.inputs.source import Source
-from producer.openai.chat_request import openai_fields
+from producer.openai.chat_request import parse_request
 from vqa.errors import InvalidJob, VQAError
 from vqa.frozen_model import shown
 
-_OWN = frozenset({"id", "image", "images", "question", "expected"})
-_KNOWN = JOB_FIELDS | _OWN
+#: in bytes; a longer line is skipped, not held in memory
+MAX_LINE_BYTES = 64 * 2**20
+
+#: fields of the short form that are not fields of a job
+_SHORT_FIELDS = frozenset({"id", "image", "images", "question", "expected"})
+_KNOWN_FIELDS = JOB_FIELDS | _SHORT_FIELDS
+
+_BOM = b"\xef\xbb\xbf"
+
+#: from a line's object and the folder of its input to the fields of a job
+_Parse = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
 
-def short_fields(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """A job's fields. Raises InvalidJob or BadImage."""
-    if not _KNOWN.issuperset(row):
-        raise InvalidJob(f"{shown(min(row.keys() - _KNOWN))}: no such field")
+def read_openai(input: Input, source: Source) -> Iterator[Row | BadRow]:
+    """Yield the rows of an OpenAI Batch file."""
+    return _read(input, source, "custom_id", parse_request)
+
+
+def read_short(input: Input, source: Source) -> Iterator[Row | BadRow]:
+    """Yield the rows of a file in the short form."""
+    return _read(input, source, "id", _parse_short)
+
+
+def _read(input: Input, source: Source, id_name: str, parse: _Parse) -> Iterator[Row | BadRow]:
+    with input.open() as stream:
+        for number, line in numbered_lines(stream):
+            if isinstance(line, InvalidJob):
+                yield BadRow(number, None, line)
+            elif not line.isspace():
+                yield _row(number, line, input.folder, source.defaults, id_name, parse)
+
+
+def _row(number: int, line: str, folder: str, defaults: Mapping[str, Any], id_name: str, parse: _Parse) -> Row | BadRow:
+    custom_id = None
+    try:
+        document = json_object(line)
+        custom_id = valid_id(document.get(id_name))
+        return Row(number, require_id(custom_id, id_name), {**defaults, **parse(document, folder)})
+    except VQAError as error:
+        return BadRow(number, custom_id, error)
+
+
+def _parse_short(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return the fields of a job. Raises InvalidJob or BadImage."""
+    if not _KNOWN_FIELDS.issuperset(row):
+        raise InvalidJob(f"{shown(min(row.keys() - _KNOWN_FIELDS))}: unknown field")
     question = row.get("question")
     if not isinstance(question, str):
-        raise InvalidJob("question: a row needs one, a string")
-    sources = [from_text(text, folder) for text in _images(row)]
-    fields = {name: value for name, value in row.items() if name not in _OWN}
-    return {**fields, "messages": one_question(sources, question)}
+        raise InvalidJob("question: a string is required")
+    sources = [resolve_location(text, folder) for text in _images(row)]
+    fields = {name: value for name, value in row.items() if name not in _SHORT_FIELDS}
+    return {**fields, "messages": question_messages(sources, question)}
 
 
 def _images(row: Mapping[str, Any]) -> list[str]:
     if "images" not in row:
         if not isinstance(image := row.get("image"), str):
-            raise InvalidJob("image: a row needs one, a string")
+            raise InvalidJob("image: a string is required")
         return [image]
     images = row["images"]
     if "image" in row:
-        raise InvalidJob("image and images: a row has one of them")
+        raise InvalidJob("image and images: only one of them is allowed")
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-        raise InvalidJob("images: a list of strings, at least one")
+        raise InvalidJob("images: must be a non-empty list of strings")
     return images
 
 
-#: bytes; a longer line is not held in memory
-LONGEST_LINE = 64 * 2**20
+def numbered_lines(
+    stream: io.BufferedReader, max_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, str | InvalidJob]]:
+    """Yield the number (from 1) and the text of each line, empty ones included, or why the line cannot be read.
 
-_BOM = b"\xef\xbb\xbf"
-
-
-def numbered_lines(stream: io.BufferedReader, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str | InvalidJob]]:
-    """The stream's lines with their ends, from 1, or why one cannot be read; empty ones are among them.
-
-    Where the stream itself cannot be read on, this is told as one more line, the last.
+    The text includes the newline. If the stream is truncated or damaged, the last item says so.
     """
     number = 0
     try:
-        while line := stream.readline(longest + 1):
+        while line := stream.readline(max_bytes + 1):
             number += 1
-            if len(line) > longest and not line.endswith(b"\n"):
+            if len(line) > max_bytes and not line.endswith(b"\n"):
                 _skip_line(stream)
-                yield number, InvalidJob(f"a line has at most {longest:,} bytes")
+                yield number, InvalidJob(f"the line is longer than {max_bytes:,} bytes")
                 continue
-            yield number, _text(line.removeprefix(_BOM) if number == 1 else line)
+            yield number, _decode(line.removeprefix(_BOM) if number == 1 else line)
     except DAMAGE as error:
-        yield number + 1, InvalidJob(f"the rest of the file cannot be read, it is torn or damaged: {_reason(error)}")
+        reason = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+        yield number + 1, InvalidJob(f"cannot read the rest of the file, it is truncated or damaged: {reason}")
 
 
-def json_object(line: str) -> dict[str, Any]:
-    """The object that the line is. Raises InvalidJob."""
-    try:
-        found = _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        raise InvalidJob("not JSON") from None
-    if not isinstance(found, dict):
-        raise InvalidJob(f"not a JSON object but {type(found).__name__}")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-# NaN and Infinity are Python's, not JSON's
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _text(line: bytes) -> str | InvalidJob:
+def _decode(line: bytes) -> str | InvalidJob:
     try:
         return line.decode()
     except UnicodeDecodeError:
@@ -99,40 +116,20 @@ def _skip_line(stream: io.BufferedReader) -> None:
         pass
 
 
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
-
-
-_Fields = Callable[[Mapping[str, Any], str], dict[str, Any]]
-
-
-def read_openai(input: Input, source: Source) -> Iterator[Row | BadRow]:
-    """Rows of an OpenAI Batch file."""
-    return _read(input, source, "custom_id", openai_fields)
-
-
-def read_short(input: Input, source: Source) -> Iterator[Row | BadRow]:
-    """Rows in the short form."""
-    return _read(input, source, "id", short_fields)
-
-
-def _read(input: Input, source: Source, id_name: str, fields_of: _Fields) -> Iterator[Row | BadRow]:
-    with input.open() as stream:
-        for number, line in numbered_lines(stream):
-            if isinstance(line, InvalidJob):
-                yield BadRow(number, None, line)
-            elif not line.isspace():
-                yield _row(number, line, input.folder, source.defaults, id_name, fields_of)
-
-
-def _row(
-    number: int, line: str, folder: str, defaults: Mapping[str, Any], id_name: str, fields_of: _Fields
-) -> Row | BadRow:
-    custom_id = None
+def json_object(line: str) -> dict[str, Any]:
+    """Parse a line that holds a JSON object. Raises InvalidJob."""
     try:
-        document = json_object(line)
-        if (custom_id := printable(document.get(id_name))) is None:
-            raise no_id(id_name)
-        return Row(number, custom_id, {**defaults, **fields_of(document, folder)})
-    except VQAError as error:
-        return BadRow(number, custom_id, error)
+        document = _DECODER.decode(line)
+    except (ValueError, RecursionError):
+        raise InvalidJob("not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidJob(f"not a JSON object but {type(document).__name__}")
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+# Python's json accepts NaN and Infinity, which are not JSON
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

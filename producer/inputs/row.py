@@ -1,4 +1,4 @@
-"""A row: one job of a bulk submission before its images are read, or the reason why there is none."""
+"""Rows: the jobs of a bulk submission before their images are read, and the errors of rows that are none."""
 
 from __future__ import annotations
 
@@ -13,76 +13,58 @@ from vqa.errors import InvalidJob, VQAError
 from vqa.job import Job
 
 #: characters of a custom_id
-LONGEST_ID = 512
+MAX_ID_LENGTH = 512
 
-#: fields of a job that a row, or a default for rows, may have; whoever submits gives the others
+#: fields of a job that a row, or the defaults for rows, may set; the submission sets the others
 JOB_FIELDS: Final = frozenset(Job.model_fields) - {"id", "batch", "messages", "version"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one line, record or image of the input asks."""
+    """A valid row."""
 
-    #: line (of Parquet: record; of images: image) of its input, from 1
+    #: line of its input, from 1; of Parquet: record; of images: image
     number: int
     #: 1 to 512 printable characters, unique in a submission
     custom_id: str
-    #: a job's fields but its id and batch. In `messages`, each content is a list of parts, and an image's is
+    #: fields of a job, without id and batch. In `messages`, each content is a list of parts, and an image's is
     #: {"type": "image", "image": SOURCE}, where SOURCE is file:<absolute path>, data:image/...;base64,... or
     #: sha256:<64 hex digits>
     fields: Mapping[str, Any]
 
     def digest(self) -> str:
-        """SHA-256, in hex, of what is asked; of a file the path, the size and the time of its last change.
+        """Return the SHA-256 of the row in hex, by which a later run recognises it.
 
-        Content is not read, as rsync and make do not read it. A file that is not there counts as such.
+        It covers path, size and modification time of files, as in rsync and make, but not their content. A missing file
+        has a digest, too.
         """
-        files = [[source, *_seen(source)] for source in image_sources(self) if source.startswith("file:")]
+        files = [[source, *_file_stamp(source)] for source in image_sources(self) if source.startswith("file:")]
         text = json.dumps([self.custom_id, self.fields, files], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def job(self, id: str, contents: Mapping[str, bytes | str], **more: Any) -> Job:
-        """The job: each source in `contents` is replaced by its bytes, or by its reference into the image store.
+    def job(self, id: str, contents: Mapping[str, bytes | str], **extra: Any) -> Job:
+        """Build the job. Raises InvalidJob.
 
-        A source that is not there stays, which a file's must not: data: and sha256: are images as they are. `more`
-        are fields of the job that go before the row's own. Raises InvalidJob.
+        `contents` maps sources to bytes or references into the image store. It must contain the sources of all files;
+        data: and sha256: sources are valid as they are. `extra` fields override those of the row.
         """
         messages = [_with_images(message, contents) for message in self.fields["messages"]]
-        return Job(**{**self.fields, **more, "id": id, "messages": messages})
+        return Job(**{**self.fields, **extra, "id": id, "messages": messages})
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line, record or image that is no job."""
+    """A row that cannot become a job."""
 
     number: int
-    #: None where it has none that can be printed
+    #: None if it is missing or invalid
     custom_id: str | None
     error: VQAError
 
 
 def image_sources(row: Row) -> tuple[str, ...]:
-    """The sources of the row's images, each once, in order."""
+    """Return the sources of the row's images in order, without repetitions."""
     return tuple(dict.fromkeys(_sources(row.fields["messages"])))
-
-
-def printable(custom_id: object) -> str | None:
-    """The custom_id if it may be one."""
-    if isinstance(custom_id, str) and 0 < len(custom_id) <= LONGEST_ID and custom_id.isprintable():
-        return custom_id
-    return None
-
-
-def named(custom_id: object, name: str) -> str:
-    """The custom_id, which the input calls `name`. Raises InvalidJob."""
-    if (fitting := printable(custom_id)) is None:
-        raise no_id(name)
-    return fitting
-
-
-def no_id(name: str) -> InvalidJob:
-    """Said of a row without a custom_id that may be one, which the input calls `name`."""
-    return InvalidJob(f"{name}: a row needs one, a string of 1 to {LONGEST_ID} printable characters")
 
 
 def _sources(messages: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -98,24 +80,38 @@ def _with_images(message: Mapping[str, Any], contents: Mapping[str, bytes | str]
     return {**message, "content": parts}
 
 
-def _seen(source: str) -> tuple[int, int] | tuple[()]:
+def _file_stamp(source: str) -> tuple[int, int] | tuple[()]:
     try:
-        found = os.stat(source.removeprefix("file:"))
+        info = os.stat(source.removeprefix("file:"))
     except OSError:
         return ()
-    return found.st_size, found.st_mtime_ns
+    return info.st_size, info.st_mtime_ns
 
 
-def one_question(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
-    """The messages of a row that shows these images and then asks."""
-    shown = [{"type": "image", "image": source} for source in sources]
-    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+def valid_id(custom_id: object) -> str | None:
+    """Return `custom_id` if it is valid, else None."""
+    if isinstance(custom_id, str) and 0 < len(custom_id) <= MAX_ID_LENGTH and custom_id.isprintable():
+        return custom_id
+    return None
 
 
-def each_question(
+def require_id(custom_id: object, name: str) -> str:
+    """Return `custom_id`, which the input calls `name`. Raises InvalidJob if it is invalid."""
+    if (valid := valid_id(custom_id)) is None:
+        raise InvalidJob(f"{name}: a string of 1 to {MAX_ID_LENGTH} printable characters is required")
+    return valid
+
+
+def question_messages(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
+    """Return the messages of a row that shows images and asks one question."""
+    images = [{"type": "image", "image": source} for source in sources]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
+
+
+def rows_of_image(
     number: int, custom_id: str, source: str, questions: Sequence[str], defaults: Mapping[str, Any]
 ) -> Iterator[Row]:
-    """A row for each question about one image; #2 follows the id of the second, and so on. Raises InvalidJob."""
-    for place, question in enumerate(questions, start=1):
-        own = custom_id if place == 1 else named(f"{custom_id}#{place}", "custom_id")
-        yield Row(number, own, {**defaults, "messages": one_question([source], question)})
+    """Yield a row per question about one image; the second's custom_id ends in #2, and so on. Raises InvalidJob."""
+    for index, question in enumerate(questions, start=1):
+        row_id = custom_id if index == 1 else require_id(f"{custom_id}#{index}", "custom_id")
+        yield Row(number, row_id, {**defaults, "messages": question_messages([source], question)})

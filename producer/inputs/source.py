@@ -1,4 +1,4 @@
-"""Where rows come from: what a command's options name, and which form that has."""
+"""The inputs of one submission, with the options that say how to read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from producer.inputs.files import Form, Input
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names of a table's columns."""
+    """Column names of a table."""
 
     id: str = "id"
     image: str = "image"
@@ -23,16 +23,11 @@ DEFAULT_COLUMNS = Columns()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All inputs of one submission, of one form."""
+    """All inputs of one submission; they have the same form."""
 
     form: Form
     inputs: tuple[Input, ...]
     questions: tuple[str, ...] = ()
     columns: Columns = DEFAULT_COLUMNS
-    #: fields of a job for rows that do not have them
+    #: defaults for fields of a job, for rows that lack them
     defaults: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        """Where the first input's relative images are found from."""
-        return self.inputs[0].folder

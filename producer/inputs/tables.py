@@ -1,4 +1,4 @@
-"""Tables: a row, or one for each of several questions, for each record of a CSV or Parquet file."""
+"""CSV and Parquet files as inputs: each record is a row, or one row per question."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import csv
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from producer.images.locations import from_text
-from producer.inputs.files import Input, suffix
-from producer.inputs.jsonl import LONGEST_LINE, numbered_lines
-from producer.inputs.row import BadRow, Row, each_question, named, printable
+from producer.images.locations import resolve_location
+from producer.inputs.files import Input, file_suffix
+from producer.inputs.jsonl import MAX_LINE_BYTES, numbered_lines
+from producer.inputs.row import BadRow, Row, require_id, rows_of_image, valid_id
 from producer.inputs.source import Source
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 from vqa.image import to_data_url
 
-#: records of a Parquet file that are in memory at once; each may hold an image
-_AT_ONCE = 64
+#: Parquet records in memory at once; each may hold an image
+_PARQUET_BATCH = 64
 
 
 def read_csv(input: Input, source: Source) -> Iterator[Row | BadRow]:
-    """Rows of a file with a line of names first. Raises SettingsError where a column is missing.
+    """Yield the rows of a CSV file with a header. Raises SettingsError if a column is missing.
 
-    A row's number is that of the line where its record begins.
+    A row's number is the line on which its record starts.
     """
-    # for the whole process: an image as a data: address is longer than the usual 128 KiB
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    # process-wide: an image as a data: URL exceeds the default of 128 KiB
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     with input.open() as stream:
         lines = _Lines(numbered_lines(stream))
-        records = csv.reader(lines, delimiter="\t" if suffix(input.name) == ".tsv" else ",", strict=True)
-        names: list[str] = []
+        records = csv.reader(lines, delimiter="\t" if file_suffix(input.name) == ".tsv" else ",", strict=True)
+        header: list[str] = []
         while True:
             number = lines.number + 1
             try:
                 record = next(records)
-                if record and not names:
-                    names = _header(record, input, source)
+                if record and not header:
+                    header = _checked_header(record, input, source)
                 elif record:
-                    yield from _rows(number, _by_name(record, names), input, source)
+                    yield from _rows(number, _by_name(record, header), input, source)
             except StopIteration:
                 return
             except csv.Error as error:
@@ -46,7 +46,7 @@ def read_csv(input: Input, source: Source) -> Iterator[Row | BadRow]:
 
 
 class _Lines:
-    """The text of lines for the csv module; one that cannot be read raises InvalidJob, and the next are given after."""
+    """The lines as csv.reader takes them: an unreadable line raises InvalidJob, and iteration can continue after it."""
 
     def __init__(self, lines: Iterator[tuple[int, str | InvalidJob]]) -> None:
         self._lines = lines
@@ -62,27 +62,27 @@ class _Lines:
         return line
 
 
-def _by_name(record: list[str], names: list[str]) -> dict[str, str]:
-    if len(record) != len(names):
-        raise InvalidJob(f"{len(record)} columns, not {len(names)}")
-    return dict(zip(names, record, strict=True))
+def _by_name(record: list[str], header: list[str]) -> dict[str, str]:
+    if len(record) != len(header):
+        raise InvalidJob(f"{len(record)} columns, but the header has {len(header)}")
+    return dict(zip(header, record, strict=True))
 
 
 def read_parquet(input: Input, source: Source) -> Iterator[Row | BadRow]:
-    """Rows of a file whose images are paths, addresses, bytes, or `{"bytes", "path"}` as `datasets` has them.
+    """Yield the rows of a Parquet file. Raises SettingsError if a column is missing or the file is truncated.
 
-    Read by batches of records. Raises SettingsError where a column is missing, or the file is not whole.
+    Images are paths, URLs, bytes, or `{"bytes", "path"}` as Hugging Face's `datasets` stores them.
     """
     import pyarrow
     from pyarrow import parquet
 
     number = 0
     try:
-        # buffered: else a whole column of a row group is read at once
+        # a buffer, because otherwise a whole column of a row group is read at once
         with parquet.ParquetFile(input.name, buffer_size=2**20, pre_buffer=False) as file:
-            names = _header(file.schema_arrow.names, input, source)
-            wanted = [name for name in _columns(source) if name in names]
-            for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
+            header = _checked_header(file.schema_arrow.names, input, source)
+            columns = [name for name in _columns(source) if name in header]
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=columns):
                 for record in _records(batch):
                     number += 1
                     if isinstance(record, InvalidJob):
@@ -91,15 +91,15 @@ def read_parquet(input: Input, source: Source) -> Iterator[Row | BadRow]:
                         yield from _rows(number, record, input, source)
     except (pyarrow.ArrowException, OSError) as error:
         if not number:
-            raise SettingsError(f"{input.name} cannot be read as Parquet") from None
+            raise SettingsError(f"cannot read {input.name} as Parquet") from None
         reason = type(error).__name__
-        yield BadRow(number + 1, None, InvalidJob(f"the rest of the file cannot be read, it is damaged: {reason}"))
+        yield BadRow(number + 1, None, InvalidJob(f"cannot read the rest of the file, it is damaged: {reason}"))
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any] | InvalidJob]:
-    for at in range(batch.num_rows):
+    for index in range(batch.num_rows):
         try:
-            yield batch.slice(at, 1).to_pylist()[0]
+            yield batch.slice(index, 1).to_pylist()[0]
         except UnicodeDecodeError:
             yield InvalidJob("not UTF-8")
 
@@ -109,26 +109,26 @@ def _columns(source: Source) -> list[str]:
     return [names.id, names.image, *([] if source.questions else [names.question])]
 
 
-def _header(names: list[str], input: Input, source: Source) -> list[str]:
+def _checked_header(header: list[str], input: Input, source: Source) -> list[str]:
     for name in _columns(source):
-        if names.count(name) != 1:
-            how = "no column" if name not in names else "more than one column"
-            raise SettingsError(
-                f"{input.name}: {how} {name}; --id-column, --image-column and --question-column name them"
-            )
-    return names
+        if header.count(name) != 1:
+            problem = "no column" if name not in header else "more than one column"
+            options = "--id-column, --image-column and --question-column"
+            raise SettingsError(f"{input.name}: {problem} {name}; name the columns with {options}")
+    return header
 
 
 def _rows(number: int, record: Mapping[str, Any], input: Input, source: Source) -> Iterator[Row | BadRow]:
     custom_id = None
     try:
-        found = record[source.columns.id]
-        custom_id = printable(str(found) if type(found) is int else found)
+        value = record[source.columns.id]
+        custom_id = valid_id(str(value) if type(value) is int else value)
         image = _image(record[source.columns.image], input.folder)
         questions = source.questions or (record[source.columns.question],)
         if not isinstance(questions[0], str):
-            raise InvalidJob(f"{source.columns.question}: a row needs one, a string")
-        yield from each_question(number, named(custom_id, source.columns.id), image, questions, source.defaults)
+            raise InvalidJob(f"{source.columns.question}: a string is required")
+        row_id = require_id(custom_id, source.columns.id)
+        yield from rows_of_image(number, row_id, image, questions, source.defaults)
     except VQAError as error:
         yield BadRow(number, custom_id, error)
 
@@ -139,5 +139,5 @@ def _image(value: object, folder: str) -> str:
     if isinstance(value, bytes):
         return to_data_url(value)
     if isinstance(value, str):
-        return from_text(value, folder)
-    raise BadImage(f"an image is a path, an address or bytes, not {type(value).__name__}")
+        return resolve_location(value, folder)
+    raise BadImage(f"an image is a path, a URL or bytes, not {type(value).__name__}")

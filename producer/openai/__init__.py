@@ -1,1 +1,1 @@
-"""openai."""
+"""Conversion between OpenAI's chat completions and jobs and answers."""

@@ -1,4 +1,4 @@
-"""Write an answer as an OpenAI chat completion."""
+"""An answer as an OpenAI chat completion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from vqa.answer import Answer
 
-#: fields of an answer that OpenAI's object has no place for
+#: fields of an answer that a chat completion has no place for
 _EXTRA = {"timings", "worker", "attempt", "reused", "parsed"}
 
 

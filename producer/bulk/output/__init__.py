@@ -1,1 +1,1 @@
-"""output."""
+"""Result files OUT and ERR: written durably, compressed by name, resumable."""

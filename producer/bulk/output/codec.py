@@ -1,7 +1,7 @@
-"""How a file of lines is kept: plain, gzip (RFC 1952) or zstd (RFC 8878), by its name.
+"""Compression of output files, chosen by file name: plain, gzip (RFC 1952) or zstd (RFC 8878).
 
-What is added at once is one whole part of the file: a gzip member, a zstd frame, or just lines. So whatever ends the
-process, all but the last part can be read, and the end of the last whole part can be found.
+Each append is one complete frame: a gzip member, a zstd frame, or plain lines. If the process dies during an append,
+every earlier frame stays readable and the end of the last complete one can be found.
 """
 
 from __future__ import annotations
@@ -15,34 +15,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-import zstandard
+from producer.inputs.compression import import_zstandard
 
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Between lines and a file's bytes."""
+    """How lines become bytes of a file, and back."""
 
-    #: one whole part of the file
-    pack: Callable[[bytes], bytes]
-    #: the lines of a healed file
+    #: compress lines into one complete frame
+    compress: Callable[[bytes], bytes]
+    #: open an undamaged file for reading lines
     open: Callable[[Path], IO[bytes]]
-    #: where the last whole part of a file ends
-    end: Callable[[BinaryIO], int]
-    #: seconds that outcomes are gathered for, so that parts are not tiny and the disk is not all that is waited for
-    settle_s: float
+    #: return the offset at which the last complete frame ends
+    find_end: Callable[[BinaryIO], int]
+    #: how long to gather lines before a write: tiny frames compress badly, and each write costs an fsync
+    flush_interval_s: float
 
 
-def codec_of(path: Path) -> Codec:
-    """By the end of the file's name."""
-    return {".gz": _gzip, ".zst": _zstd}.get(path.suffix.lower(), _plain)()
+def codec_for(path: Path) -> Codec:
+    """Choose the codec by the suffix of `path`. Raises SettingsError if zstd is not installed."""
+    match path.suffix.lower():
+        case ".gz":
+            return _gzip()
+        case ".zst":
+            return _zstd(path)
+    return Codec(bytes, lambda path: path.open("rb"), _end_of_lines, 0.05)
 
 
-def heal(path: Path, codec: Codec) -> int:
-    """Cut off a last part that is not whole; how many bytes that was."""
+def repair(path: Path, codec: Codec) -> int:
+    """Cut off an incomplete last frame; return the number of bytes removed."""
     with path.open("r+b") as file:
-        end = codec.end(file)
+        end = codec.find_end(file)
         torn = file.seek(0, os.SEEK_END) - end
         if torn:
             file.truncate(end)
@@ -50,30 +55,28 @@ def heal(path: Path, codec: Codec) -> int:
     return torn
 
 
-def _plain() -> Codec:
-    return Codec(bytes, lambda path: path.open("rb"), _end_of_lines, 0.05)
-
-
 def _gzip() -> Codec:
-    def end(file: BinaryIO) -> int:
-        return _end_of_parts(file, lambda: zlib.decompressobj(wbits=31), zlib.error)
+    def find_end(file: BinaryIO) -> int:
+        return _end_of_frames(file, lambda: zlib.decompressobj(wbits=31), zlib.error)
 
     def read(path: Path) -> IO[bytes]:
         reader: Any = gzip.GzipFile(path, "rb")
         return io.BufferedReader(reader)
 
-    return Codec(lambda lines: gzip.compress(lines, 6, mtime=0), read, end, 1.0)
+    return Codec(lambda lines: gzip.compress(lines, 6, mtime=0), read, find_end, 1.0)
 
 
-def _zstd() -> Codec:
-    def end(file: BinaryIO) -> int:
-        return _end_of_parts(file, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError)
+def _zstd(path: Path) -> Codec:
+    zstandard = import_zstandard(str(path))
+
+    def find_end(file: BinaryIO) -> int:
+        return _end_of_frames(file, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError)
 
     def read(path: Path) -> IO[bytes]:
         reader: Any = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
         return io.BufferedReader(reader)
 
-    return Codec(zstandard.ZstdCompressor().compress, read, end, 1.0)
+    return Codec(zstandard.ZstdCompressor().compress, read, find_end, 1.0)
 
 
 def _end_of_lines(file: BinaryIO) -> int:
@@ -88,19 +91,19 @@ def _end_of_lines(file: BinaryIO) -> int:
     return 0
 
 
-def _end_of_parts(file: BinaryIO, unpacker: Callable[[], Any], damage: type[Exception]) -> int:
+def _end_of_frames(file: BinaryIO, new_decompressor: Callable[[], Any], damage: type[Exception]) -> int:
     end = position = 0
-    part = unpacker()
+    frame = new_decompressor()
     while data := file.read(_BLOCK):
         while data:
             try:
-                part.decompress(data)
+                frame.decompress(data)
             except damage:
                 return end
             position += len(data)
-            if not part.eof:
+            if not frame.eof:
                 break
-            data = part.unused_data
+            data = frame.unused_data
             end = position = position - len(data)
-            part = unpacker()
+            frame = new_decompressor()
     return end

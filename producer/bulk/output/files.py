@@ -1,4 +1,4 @@
-"""Where lines are written: durable files, to which whole parts are added, or a stream."""
+"""Destinations of output lines: durable files, to which complete frames are appended, and streams."""
 
 from __future__ import annotations
 
@@ -8,74 +8,70 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import BinaryIO
 
-from producer.bulk.output.codec import codec_of, heal
+from producer.bulk.output.codec import codec_for, repair
 
-#: lines that wait are written once they are so many bytes, whoever asks
-FULL_BYTES = 2**20
+#: pending bytes at which lines are written without waiting for the flush interval
+FLUSH_BYTES = 2**20
 
 
-class Lines(ABC):
-    """Something that lines are written to."""
+class LineSink(ABC):
+    """Gathers lines and writes them on `commit`."""
 
-    def __init__(self, settle_s: float = 0.0) -> None:
-        #: seconds that lines are gathered for
-        self.settle_s = settle_s
-        #: how many bytes of lines wait to be written
-        self.waiting = 0
+    def __init__(self, flush_interval_s: float = 0.0) -> None:
+        self.flush_interval_s = flush_interval_s
+        self.pending_bytes = 0
         self._lines: list[bytes] = []
 
     def add(self, line: bytes) -> None:
-        """Write this with the next commit."""
         self._lines.append(line)
-        self.waiting += len(line)
+        self.pending_bytes += len(line)
 
     @abstractmethod
     def commit(self) -> None:
-        """Write what waits; when this returns it is there for good. Raises OSError."""
+        """Write the pending lines; they are durable on return. Raises OSError."""
 
 
-class Stream(Lines):
-    """Standard output, or what else has no content to go on from."""
+class StreamSink(LineSink):
+    """Standard output or another stream that a later run cannot read back."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
         self._file = file
 
     def commit(self) -> None:
-        """Hand on what waits."""
-        lines, self._lines, self.waiting = self._lines, [], 0
+        lines, self._lines, self.pending_bytes = self._lines, [], 0
         self._file.write(b"".join(lines))
         self._file.flush()
 
 
-class LineFile(Lines):
-    """A file that is made when its first line comes; what it held before is healed and kept."""
+class LineFile(LineSink):
+    """A file, created with its first line. Existing content is repaired and kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.codec = codec_of(path)
-        super().__init__(self.codec.settle_s)
+        self.codec = codec_for(path)
+        super().__init__(self.codec.flush_interval_s)
         self._descriptor: int | None = None
         self._end = 0
         if path.exists():
-            heal(path, self.codec)
+            repair(path, self.codec)
 
     def commit(self) -> None:
-        """One write and one fsync, whatever waits."""
+        """Append the pending lines with one write and one fsync."""
         if not self._lines:
             return
         if self._descriptor is None:
             self._open()
         assert self._descriptor is not None
         try:
-            _write(self._descriptor, self.codec.pack(b"".join(self._lines)))
+            _write(self._descriptor, self.codec.compress(b"".join(self._lines)))
             os.fsync(self._descriptor)
         except OSError:
-            # a full disk: no half of a part may stand before the next one
+            # a full disk: leave no partial frame in front of the next one
             os.ftruncate(self._descriptor, self._end)
             raise
         self._end = os.fstat(self._descriptor).st_size
-        self._lines, self.waiting = [], 0
+        self._lines, self.pending_bytes = [], 0
 
     def _open(self) -> None:
         new = not self.path.exists()
@@ -85,49 +81,50 @@ class LineFile(Lines):
             sync_folder(self.path)
 
     def touch(self) -> None:
-        """Make the file, with no line in it, where there is none."""
+        """Create an empty file if there is none."""
         if not self.path.exists():
-            self.path.write_bytes(self.codec.pack(b""))
+            self.path.write_bytes(self.codec.compress(b""))
             sync_folder(self.path)
 
     def close(self) -> None:
-        """Let go of the file; what waits is not written."""
+        """Close the file without writing pending lines."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 class Outputs:
-    """OUT and ERR together: a commit makes both durable."""
+    """OUT and ERR, committed together."""
 
-    def __init__(self, out: Lines, err: Lines) -> None:
+    def __init__(self, out: LineSink, err: LineSink) -> None:
         self.out = out
         self.err = err
-        self._settle_s = max(out.settle_s, err.settle_s)
+        self._flush_interval_s = max(out.flush_interval_s, err.flush_interval_s)
         self._committed = time.monotonic()
 
     @property
     def due(self) -> bool:
-        """Whether what waits should be written now."""
-        waiting = self.out.waiting + self.err.waiting
-        return waiting > 0 and (waiting >= FULL_BYTES or time.monotonic() - self._committed >= self._settle_s)
+        """Whether pending lines should be committed now."""
+        pending = self.out.pending_bytes + self.err.pending_bytes
+        waited_s = time.monotonic() - self._committed
+        return pending > 0 and (pending >= FLUSH_BYTES or waited_s >= self._flush_interval_s)
 
     def commit(self) -> None:
-        """Write what waits. Raises OSError."""
-        for lines in (self.out,) if self.out is self.err else (self.out, self.err):
-            lines.commit()
+        """Write the pending lines of both. Raises OSError."""
+        for sink in (self.out,) if self.out is self.err else (self.out, self.err):
+            sink.commit()
         self._committed = time.monotonic()
 
 
 def replace(path: Path, temporary: Path) -> None:
-    """Put a whole file in another's place, durably."""
+    """Replace `path` by the complete file `temporary`, atomically and durably."""
     _sync(temporary, os.O_RDONLY)
     os.replace(temporary, path)
     sync_folder(path)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the file's name durable."""
+    """Make the directory entry of `path` durable."""
     _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 

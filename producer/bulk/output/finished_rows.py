@@ -1,4 +1,4 @@
-"""Which jobs have their line already: eight bytes a line, however many there are."""
+"""The jobs of a batch that have an output line already, at nine bytes a job."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from array import array
 from bisect import bisect_left
 from typing import Literal
 
-#: of a line that an earlier run wrote: the input has not been seen to ask it; it has; and its line is kept for good
-_UNMET, _MET, _KEPT = 0, 1, 2
+#: marks of a job from an earlier run: not in the input so far, in the input, its one line has been kept
+_UNSEEN, _SEEN, _KEPT = 0, 1, 2
 
-#: what becomes of a line
-Fate = Literal["new", "keep", "stale", "drop"]
+#: what to do with a line when its file is rewritten
+Disposition = Literal["new", "keep", "stale", "drop"]
 
 
-class Done:
-    """The jobs of one batch, by the first 64 bits of their ids' hashes: of 1,000,000, two are alike once in 37 million.
+class FinishedRows:
+    """A set of a batch's job ids, stored as the first 64 bits of their hashes.
 
-    Filled, then sealed, then asked.
+    Among 1,000,000 jobs, two collide with a probability of 1 in 37 million.
     """
 
     def __init__(self, batch: str) -> None:
         self._prefix = f"{batch}:"
         self._keys = array("Q")
         self._marks = bytearray()
-        #: whether a job has more lines than one
-        self.doubled = False
+        #: whether a job was added more than once
+        self.has_duplicates = False
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def add(self, id: str) -> bool:
-        """This job has a line; False where it is no job of this batch."""
+        """Add a job before `seal`; return False if it does not belong to this batch."""
         key = self._key(id)
         if key is None:
             return False
@@ -38,44 +38,45 @@ class Done:
         return True
 
     def seal(self) -> None:
-        """All lines have been read."""
+        """Sort the set for lookups; nothing is added afterwards."""
         keys = array("Q")
         for key in sorted(self._keys):
             if not keys or keys[-1] != key:
                 keys.append(key)
-        self.doubled = len(keys) < len(self._keys)
+        self.has_duplicates = len(keys) < len(self._keys)
         self._keys = keys
         self._marks = bytearray(len(keys))
 
-    def meet(self, id: str) -> bool:
-        """Whether it has a line; and note that the input asks for it still."""
-        place = self._place(self._key(id))
-        if place is not None:
-            self._marks[place] = _MET
-        return place is not None
+    def mark_seen(self, id: str) -> bool:
+        """Note that the input contains the job; return whether the job is in the set."""
+        index = self._index(self._key(id))
+        if index is not None:
+            self._marks[index] = _SEEN
+        return index is not None
 
     @property
-    def stale(self) -> bool:
-        """Whether there are lines that the input, all of which was met, does not ask for any more."""
-        return _UNMET in self._marks
+    def has_stale(self) -> bool:
+        """Whether the input, now read to its end, lacks some of the jobs."""
+        return _UNSEEN in self._marks
 
-    def asked(self, id: str) -> bool:
-        """Whether the input asks for it, by what was met, or it is new."""
+    def in_input(self, id: str) -> bool:
+        """Whether the job was seen in the input, or is a new job of this run."""
         key = self._key(id)
-        place = self._place(key)
-        return key is not None if place is None else self._marks[place] != _UNMET
+        index = self._index(key)
+        return key is not None if index is None else self._marks[index] != _UNSEEN
 
-    def fate(self, id: str) -> Fate:
-        """Of a line when its file is written anew.
+    def disposition(self, id: str) -> Disposition:
+        """Decide about one line of a file that is being rewritten; only a job's first line is kept.
 
-        `new` of this run; an earlier one that is asked for, or is not any more (`stale`), each once; or none of these.
+        Return `new` for a job of this run, `keep` for an earlier job that is still in the input, `stale` for an earlier
+        one that is not, and `drop` for a repeated line or a job of another batch.
         """
         key = self._key(id)
-        place = self._place(key)
-        if place is None:
+        index = self._index(key)
+        if index is None:
             return "drop" if key is None else "new"
-        mark, self._marks[place] = self._marks[place], _KEPT
-        return "keep" if mark == _MET else "stale" if mark == _UNMET else "drop"
+        mark, self._marks[index] = self._marks[index], _KEPT
+        return "keep" if mark == _SEEN else "stale" if mark == _UNSEEN else "drop"
 
     def _key(self, id: str) -> int | None:
         if not id.startswith(self._prefix):
@@ -85,8 +86,8 @@ class Done:
         except ValueError:
             return None
 
-    def _place(self, key: int | None) -> int | None:
+    def _index(self, key: int | None) -> int | None:
         if key is None:
             return None
-        place = bisect_left(self._keys, key)
-        return place if place < len(self._keys) and self._keys[place] == key else None
+        index = bisect_left(self._keys, key)
+        return index if index < len(self._keys) and self._keys[index] == key else None

@@ -1,8 +1,8 @@
-"""What is written of a row, and read back of it: OpenAI's Batch output, or the short form's own lines.
+"""Formats of output lines: OpenAI's Batch output and the short form.
 
-OpenAI's: `{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}`, or with `response`
-null and `error` as `{"code", "message", "line"}`. The short form's: `{"id": CUSTOM ID, "answer", ..., "job": ID}`, or
-`{"id", "error": {"code", "message"}, "job"}`. In both, the job's id is what a later run knows the row by.
+OpenAI's: `{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}`, or `response` null
+and `error` an object `{"code", "message", "line"}`. Short: `{"id": CUSTOM_ID, "answer", ..., "job": JOB_ID}`, or
+`{"id", "error": {"code", "message"}, "job"}`. Both contain the job's id, by which a later run recognises the row.
 """
 
 from __future__ import annotations
@@ -24,107 +24,96 @@ class Failure:
 
     code: str
     message: str
-    #: of the input's line, from 1
+    #: line of the input, from 1
     number: int
-    #: whether the line itself is at fault: it was no job
+    #: whether the row itself is invalid, so that no job was sent
     bad_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a line says of a row, as far as it is summed up."""
+class LineSummary:
+    """The parts of an output line that a resumed run and the final summary need."""
 
-    #: the job's
+    #: job id
     id: str
-    #: None for an answer
+    #: error code; None for an answer
     code: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
     worker: str = ""
     reused: bool = False
-    #: where the line was read back
+    #: only of lines read back from a file
     custom_id: str | None = None
 
     @classmethod
-    def by(cls, answer: Answer) -> Told:
-        """What an answer's line will say."""
+    def from_answer(cls, answer: Answer) -> LineSummary:
         return cls(answer.id, None, answer.usage, answer.timings, answer.worker, answer.reused)
 
 
-class Form(Protocol):
-    """How lines look."""
+class LineFormat(Protocol):
+    """Builds output lines and parses them."""
 
-    def answered(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
-        """The line of an answer."""
-        ...
+    def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]: ...
 
-    def failed(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:
-        """The line of a row without one."""
-        ...
+    def failure(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]: ...
 
-    def told(self, line: Mapping[str, Any]) -> Told:
-        """What such a line says. Raises KeyError, TypeError, AttributeError or ValidationError where it is none."""
+    def parse(self, line: Mapping[str, Any]) -> LineSummary:
+        """Raises KeyError, TypeError, AttributeError or ValidationError if the line has another format."""
         ...
 
 
-class OpenAI:
-    """As OpenAI writes the output of a batch."""
+class OpenAIFormat:
+    """The output format of OpenAI's Batch API."""
 
-    def answered(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
-        """The body is a chat completion."""
+    def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
         response = {"status_code": 200, "request_id": answer.id, "body": chat_completion(answer)}
         return {"id": answer.id, "custom_id": custom_id, "response": response, "error": None}
 
-    def failed(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:
-        """`line` is the input's."""
+    def failure(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:
         error = {"code": failure.code, "message": failure.message, "line": failure.number}
         return {"id": id, "custom_id": custom_id, "response": None, "error": error}
 
-    def told(self, line: Mapping[str, Any]) -> Told:
-        """See `Form`."""
+    def parse(self, line: Mapping[str, Any]) -> LineSummary:
         if line["error"] is not None:
-            return Told(line["id"], str(line["error"]["code"]), custom_id=line["custom_id"])
-        body, about = line["response"]["body"], line["response"]["body"]["vqa"]
-        usage, timings = Usage.model_validate(body["usage"]), Timings.model_validate(about["timings"])
-        reused = about.get("reused", False)
-        return Told(line["id"], None, usage, timings, about["worker"], reused, line["custom_id"])
+            return LineSummary(line["id"], str(line["error"]["code"]), custom_id=line["custom_id"])
+        body, extra = line["response"]["body"], line["response"]["body"]["vqa"]
+        usage, timings = Usage.model_validate(body["usage"]), Timings.model_validate(extra["timings"])
+        reused = extra.get("reused", False)
+        return LineSummary(line["id"], None, usage, timings, extra["worker"], reused, line["custom_id"])
 
 
-class Short:
-    """One flat object a row."""
+class ShortFormat:
+    """One flat object per row."""
 
-    _PARTS = frozenset({"finish_reason", "usage", "timings", "model", "parsed", "reused"})
+    _FIELDS = frozenset({"finish_reason", "usage", "timings", "model", "parsed", "reused"})
 
-    def answered(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
-        """The answer's text, and how it came to be."""
-        about = answer.model_dump(mode="json", include=set(self._PARTS), exclude_none=True)
+    def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
+        fields = answer.model_dump(mode="json", include=set(self._FIELDS), exclude_none=True)
         if not answer.reused:
-            del about["reused"]
-        return {"id": custom_id, "answer": answer.text} | about | {"worker": answer.worker, "job": answer.id}
+            del fields["reused"]
+        return {"id": custom_id, "answer": answer.text} | fields | {"worker": answer.worker, "job": answer.id}
 
-    def failed(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:
-        """Its code and message."""
+    def failure(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:
         message = f"line {failure.number}: {failure.message}" if failure.bad_row else failure.message
         return {"id": custom_id, "error": {"code": failure.code, "message": message}, "job": id}
 
-    def told(self, line: Mapping[str, Any]) -> Told:
-        """See `Form`."""
+    def parse(self, line: Mapping[str, Any]) -> LineSummary:
         if "error" in line:
-            return Told(line["job"], str(line["error"]["code"]), custom_id=line["id"])
+            return LineSummary(line["job"], str(line["error"]["code"]), custom_id=line["id"])
         usage, timings = Usage.model_validate(line["usage"]), Timings.model_validate(line["timings"])
-        return Told(line["job"], None, usage, timings, line["worker"], line.get("reused", False), line["id"])
+        return LineSummary(line["job"], None, usage, timings, line["worker"], line.get("reused", False), line["id"])
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
-    """The line's bytes, with its end."""
-    # half a surrogate pair, from an input that was not UTF-8, cannot be written
+    """Encode a line, with its newline."""
+    # half a surrogate pair, from an input that is not UTF-8, cannot be encoded
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def read_back(form: Form, line: bytes) -> Told | None:
-    """What a line of OUT says; None where no run of ours wrote it so."""
+def parse_line(format: LineFormat, line: bytes) -> LineSummary | None:
+    """Parse a line of OUT or ERR; return None if `vqa submit` did not write it in this format."""
     try:
-        told = form.told(json.loads(line))
+        summary = format.parse(json.loads(line))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError, ValidationError):
         return None
-    return told if isinstance(told.id, str) else None
+    return summary if isinstance(summary.id, str) else None

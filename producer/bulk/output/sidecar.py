@@ -1,4 +1,7 @@
-"""OUT's companion, OUT.batch: which batch OUT belongs to, there before anything is sent; and who writes OUT now."""
+"""OUT.batch, the file beside OUT: it records which batch OUT belongs to, and locks OUT against a second writer.
+
+It is written before the first job is sent.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,38 @@ from producer.bulk.output.files import sync_folder
 from producer.client.batches import new_id
 from vqa.errors import SettingsError
 
-#: more than a record ever has
-_MOST_BYTES = 2**20
+#: larger than any record
+_MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What is remembered of a batch. Times in seconds since 1970, by this machine."""
+class BatchRecord:
+    """What a later run needs to know about the batch. Times are seconds since 1970 on this machine's clock."""
 
     batch: str
-    #: the inputs, absolute; - is standard input
+    #: absolute paths of the inputs; - is standard input
     input: tuple[str, ...]
     form: str
     created: float
-    #: when its own time (`--within`) began
+    #: start of the `--within` period
     began: float
-    #: of the workers that were seen, by name: for whoever sums up later
+    #: slots by worker name, of all workers seen so far; the summary's GPU seconds need them
     slots: Mapping[str, int] = field(default_factory=dict)
-    #: where rows without an answer go, from OUT's folder; None where that is not remembered
+    #: path of ERR relative to OUT's folder; None if an older release wrote the record
     errors: str | None = None
 
     @classmethod
-    def new(cls, input: Sequence[str], form: str, errors: str | None = None) -> Self:
-        """Of a batch that begins now."""
+    def create(cls, input: Sequence[str], form: str, errors: str | None = None) -> Self:
+        """Create the record of a new batch that starts now."""
         now = time.time()
         return cls(new_id(), tuple(input), form, now, now, errors=errors)
 
 
 class Sidecar:
-    """Held by one process at a time, until it is closed or ends. Raises SettingsError where another one holds it."""
+    """OUT.batch, locked until it is closed or the process ends.
+
+    Raises SettingsError if another process holds the lock.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out.with_name(f"{out.name}.batch")
@@ -57,8 +63,8 @@ class Sidecar:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                raise SettingsError(f"another `vqa submit` is writing {self._out}; wait for its end") from None
-            # another run may have removed it between the two
+                raise SettingsError(f"another `vqa submit` is writing {self._out}; wait until it ends") from None
+            # another run may have removed the file between open and flock
             if self._is_at(descriptor):
                 return descriptor
             os.close(descriptor)
@@ -69,20 +75,20 @@ class Sidecar:
         except FileNotFoundError:
             return False
 
-    def read(self) -> Record | None:
-        """What it says; None where it is new, or was never written whole: then nothing was sent."""
+    def read(self) -> BatchRecord | None:
+        """Read the record; return None if it is missing or incomplete, in which case nothing was sent."""
         try:
-            # a shorter record may have the end of a longer one behind it
-            line = os.pread(self._descriptor, _MOST_BYTES, 0).split(b"\n", 1)[0]
+            # the end of a longer, older record may follow the newline
+            line = os.pread(self._descriptor, _MAX_BYTES, 0).split(b"\n", 1)[0]
             fields = json.loads(line)
-            # a later release may remember more
-            known = {name: value for name, value in fields.items() if name in Record.__dataclass_fields__}
-            return Record(**{**known, "input": tuple(fields["input"])})
+            # ignore fields of later releases
+            known = {name: value for name, value in fields.items() if name in BatchRecord.__dataclass_fields__}
+            return BatchRecord(**{**known, "input": tuple(fields["input"])})
         except (ValueError, TypeError, KeyError):
             return None
 
-    def write(self, record: Record) -> None:
-        """Remember this, durably."""
+    def write(self, record: BatchRecord) -> None:
+        """Write the record durably."""
         data = json.dumps(asdict(record)).encode() + b"\n"
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
@@ -90,10 +96,9 @@ class Sidecar:
         sync_folder(self.path)
 
     def remove(self) -> None:
-        """Nothing was sent, so there is nothing to remember; what cannot be read is left to whoever wrote it."""
+        """Delete the file because nothing was sent; content that is not a record is left alone."""
         if self.read() is not None or not os.fstat(self._descriptor).st_size:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others write OUT."""
         os.close(self._descriptor)

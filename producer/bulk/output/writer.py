@@ -1,4 +1,4 @@
-"""OUT and ERR as one: what they held before, what this run adds, and how they are left."""
+"""Writers of a batch's result lines to OUT and ERR."""
 
 from __future__ import annotations
 
@@ -11,197 +11,189 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from producer.bulk.output.codec import codec_of
-from producer.bulk.output.files import FULL_BYTES, LineFile, Lines, Outputs, Stream, replace
-from producer.bulk.output.finished_rows import Done
-from producer.bulk.output.formats import Failure, Form, Told, encode, read_back
-from producer.bulk.summary import Tally
+from producer.bulk.output.codec import codec_for
+from producer.bulk.output.files import FLUSH_BYTES, LineFile, LineSink, Outputs, StreamSink, replace
+from producer.bulk.output.finished_rows import FinishedRows
+from producer.bulk.output.formats import Failure, LineFormat, LineSummary, encode, parse_line
+from producer.bulk.summary import Totals
 from vqa.answer import Answer
 from vqa.errors import BadImage, ImageMissing, InvalidJob, JobGivenUp
 
-#: of the lines that were written last, the outcomes may still be in Redis
-LAST = 5000
+#: outcomes of the last lines of a killed run may still be in Redis: that run had no time to delete them
+_MAX_RECENT = 5000
 
-
-#: what rows fail with that may never have come to a worker
+#: codes of rows that may have failed before a worker saw them
 _NEVER_RAN = frozenset({BadImage.code(), InvalidJob.code(), ImageMissing.code()})
 
 
-class Book:
-    """The lines of one batch."""
+class ResultWriter:
+    """Writes the result lines of one batch; a later run cannot resume from them."""
 
-    def __init__(self, batch: str, form: Form, outputs: Outputs) -> None:
+    #: whether a later run can resume from what was written
+    resumable = False
+
+    def __init__(self, batch: str, format: LineFormat, outputs: Outputs) -> None:
         self.batch = batch
-        self._form = form
+        self._format = format
         self._outputs = outputs
-        self.done = Done(batch)
-        self.done.seal()
-        self.tally = Tally()
-        #: rows that earlier runs ended
+        #: jobs that have a line from an earlier run
+        self.finished = FinishedRows(batch)
+        #: jobs that failed in an earlier run and are to be sent again
+        self.retrying = FinishedRows(batch)
+        self.totals = Totals()
+        #: rows finished by earlier runs
         self.earlier = 0
-        #: failed rows that are to be sent again
-        self.again = Done(batch)
-        self.again.seal()
-        #: the newest ids of earlier runs, but for dead letters
-        self.last: deque[str] = deque(maxlen=LAST)
+        #: the newest job ids of earlier runs, without dead letters
+        self.recent_ids: deque[str] = deque(maxlen=_MAX_RECENT)
 
     @property
     def due(self) -> bool:
-        """Whether it is time to commit."""
+        """Whether `commit` should be called now."""
         return self._outputs.due
 
-    @property
-    def resumable(self) -> bool:
-        """Whether a later run can go on from what is written."""
-        return False
+    def write_answer(self, custom_id: str | None, answer: Answer) -> None:
+        line = encode(self._format.answer(custom_id, answer))
+        self._write(self._outputs.out, line, LineSummary.from_answer(answer))
 
-    def answered(self, custom_id: str | None, answer: Answer) -> None:
-        """Add an answer."""
-        self._add(self._outputs.out, encode(self._form.answered(custom_id, answer)), Told.by(answer))
+    def write_failure(self, id: str, custom_id: str | None, failure: Failure) -> None:
+        line = encode(self._format.failure(id, custom_id, failure))
+        self._write(self._outputs.err, line, LineSummary(id, failure.code))
 
-    def failed(self, id: str, custom_id: str | None, failure: Failure) -> None:
-        """Add a row that has none."""
-        line = encode(self._form.failed(id, custom_id, failure))
-        self._add(self._outputs.err, line, Told(id, failure.code))
-
-    def _add(self, lines: Lines, line: bytes, told: Told) -> None:
-        lines.add(line)
-        self.tally.add(told)
-        # rows without jobs may come without end, and with no outcome between them
-        if lines.waiting >= FULL_BYTES:
+    def _write(self, sink: LineSink, line: bytes, summary: LineSummary) -> None:
+        sink.add(line)
+        self.totals.add(summary)
+        # an input may consist of invalid rows only, with no outcome that triggers a commit
+        if sink.pending_bytes >= FLUSH_BYTES:
             self.commit()
 
     def commit(self) -> None:
-        """When this returns, all that was added is there for good. Raises OSError."""
+        """Make all lines written so far durable. Raises OSError."""
         self._outputs.commit()
 
     def finish(self) -> None:
-        """The input has been read to its end."""
+        """Commit, and clean up the files once the whole input has been read."""
         self.commit()
 
     @classmethod
-    def of_lines(cls, batch: str, form: Form, path: Path | None, errors: Path | None, stack: ExitStack) -> Self:
-        """Of lines that nothing goes on from; what is in a file is replaced.
+    def create(cls, batch: str, format: LineFormat, path: Path | None, errors: Path | None, stack: ExitStack) -> Self:
+        """Create a writer that overwrites `path` and `errors`.
 
-        Without a path they go to standard output, and without one of their own errors are among the answers.
+        Without `path`, lines go to standard output. Without `errors`, failures are written among the answers.
         """
-        out = _lines_at(path, stack) if path else Stream(sys.stdout.buffer)
-        apart = errors and not (path and os.path.realpath(errors) == os.path.realpath(path))
-        err = _lines_at(errors, stack) if errors and apart else out
-        return cls(batch, form, Outputs(out, err))
+        out = _open_sink(path, stack) if path else StreamSink(sys.stdout.buffer)
+        separate = errors and not (path and os.path.realpath(errors) == os.path.realpath(path))
+        err = _open_sink(errors, stack) if errors and separate else out
+        return cls(batch, format, Outputs(out, err))
 
 
-class FiledBook(Book):
-    """OUT and ERR as files, gone on with."""
+class ResumableWriter(ResultWriter):
+    """Writes to files and continues with what earlier runs left there."""
 
-    def __init__(self, batch: str, form: Form, out: Path, errors: Path, retry_failed: bool) -> None:
+    resumable = True
+
+    def __init__(self, batch: str, format: LineFormat, out: Path, errors: Path, retry_failed: bool) -> None:
         self._out = LineFile(out)
         self._err = self._out if errors == out else LineFile(errors)
-        super().__init__(batch, form, Outputs(self._out, self._err))
-        self._read(retry_failed)
+        super().__init__(batch, format, Outputs(self._out, self._err))
+        self._read_files(retry_failed)
 
     @property
     def _files(self) -> tuple[LineFile, ...]:
         return (self._out,) if self._err is self._out else (self._out, self._err)
 
-    @property
-    def resumable(self) -> bool:
-        """They are files."""
-        return True
-
-    def _read(self, retry_failed: bool) -> None:
-        self.done, self.again = Done(self.batch), Done(self.batch)
-        #: whether there are lines that are not this batch's
-        self._strange = False
-        for told in self._told():
-            if told is None:
-                self._strange = True
-            elif retry_failed and told.code is not None:
-                self.again.add(told.id)
-            elif self.done.add(told.id):
-                self.tally.add(told)
-                if told.code != JobGivenUp.code():
-                    self.last.append(told.id)
+    def _read_files(self, retry_failed: bool) -> None:
+        #: whether the files contain lines that are not of this batch
+        self._foreign_lines = False
+        for line in self._summaries():
+            if line is None:
+                self._foreign_lines = True
+            elif retry_failed and line.code is not None:
+                self.retrying.add(line.id)
+            elif self.finished.add(line.id):
+                self.totals.add(line)
+                if line.code != JobGivenUp.code():
+                    self.recent_ids.append(line.id)
             else:
-                self._strange = True
-        self.done.seal()
-        self.again.seal()
-        self.earlier = len(self.done)
-        if len(self.again):
-            self._rewrite(lambda told: told.code is None)
+                self._foreign_lines = True
+        self.finished.seal()
+        self.retrying.seal()
+        self.earlier = len(self.finished)
+        if len(self.retrying):
+            self._rewrite(lambda line: line.code is None)
 
-    def _told(self) -> Iterator[Told | None]:
+    def _summaries(self) -> Iterator[LineSummary | None]:
         for file in self._files:
             if file.path.exists():
                 with file.codec.open(file.path) as lines:
                     for line in lines:
-                        yield read_back(self._form, line)
+                        yield parse_line(self._format, line)
 
     def finish(self) -> None:
-        """Drop lines of rows that have newer ones. What is answered stays, though the input asks for it no more."""
+        """Commit, and drop lines that newer ones replace. Answers to rows that left the input are kept."""
         self.commit()
-        if self.done.stale or self.done.doubled or self._strange:
-            self.tally, self.earlier = Tally(), 0
-            anew = self._ended_anew()
-            self._rewrite(lambda told: self._is_wanted(told, anew))
+        if self.finished.has_stale or self.finished.has_duplicates or self._foreign_lines:
+            self.totals, self.earlier = Totals(), 0
+            replaced = self._custom_ids_in_input()
+            self._rewrite(lambda line: self._keep(line, replaced))
         self._out.touch()
 
-    def _ended_anew(self) -> set[int]:
-        """Hashes of the custom_ids of rows that a worker ended, as the input asks for them now."""
-        lines = (told for told in self._told() if told is not None and self.done.asked(told.id))
-        return {hash(told.custom_id) for told in lines if told.code not in _NEVER_RAN}
+    def _custom_ids_in_input(self) -> set[int]:
+        """Hash the custom_ids of rows that the input contains and a worker has finished."""
+        lines = (line for line in self._summaries() if line is not None and self.finished.in_input(line.id))
+        return {hash(line.custom_id) for line in lines if line.code not in _NEVER_RAN}
 
-    def _is_wanted(self, told: Told, anew: set[int]) -> bool:
-        fate = self.done.fate(told.id)
-        # an answer is not thrown away because its image, or the rest of the input, cannot be read for the moment
-        if fate == "drop" or (fate == "stale" and (told.code is not None or hash(told.custom_id) in anew)):
+    def _keep(self, line: LineSummary, replaced: set[int]) -> bool:
+        disposition = self.finished.disposition(line.id)
+        if disposition == "drop":
             return False
-        self.tally.add(told)
-        self.earlier += fate != "new"
+        # keep existing answers even if an image, or the rest of the input, is temporarily unreadable
+        if disposition == "stale" and (line.code is not None or hash(line.custom_id) in replaced):
+            return False
+        self.totals.add(line)
+        self.earlier += disposition != "new"
         return True
 
-    def _rewrite(self, wanted: Callable[[Told], bool]) -> None:
+    def _rewrite(self, keep: Callable[[LineSummary], bool]) -> None:
         for file in self._files:
             file.close()
             if file.path.exists():
-                rewrite(file, self._form, wanted)
+                _rewrite(file, self._format, keep)
         if self._err is not self._out and self._err.path.exists() and not self._err.path.stat().st_size:
             self._err.path.unlink()
 
     def close(self) -> None:
-        """Let go of the files."""
         for file in self._files:
             file.close()
 
 
-def _lines_at(path: Path, stack: ExitStack) -> Lines:
+def _open_sink(path: Path, stack: ExitStack) -> LineSink:
     if path.exists() and not path.is_file():
-        return Stream(stack.enter_context(path.open("wb")))
-    # in place: it may be a link, or somebody's open file
-    path.write_bytes(codec_of(path).pack(b""))
+        return StreamSink(stack.enter_context(path.open("wb")))
+    # truncate in place: the path may be a link, or open in another process
+    path.write_bytes(codec_for(path).compress(b""))
     file = LineFile(path)
     stack.callback(file.close)
     return file
 
 
-def rewrite(file: LineFile, form: Form, wanted: Callable[[Told], bool]) -> None:
-    """Write the file anew, with those of its lines that are wanted; whole, whatever ends the process."""
-    # what a link leads to is replaced, not the link
+def _rewrite(file: LineFile, format: LineFormat, keep: Callable[[LineSummary], bool]) -> None:
+    """Rewrite the file with the lines that `keep` selects; if the process dies, the old file is intact."""
+    # replace the target of a link, not the link
     path = file.path.resolve()
     temporary = path.with_name(f".{path.name}.new")
     lines: list[bytes] = []
     size = 0
     with file.codec.open(path) as old, temporary.open("wb") as new:
         for line in old:
-            told = read_back(form, line)
-            if told is None or not wanted(told):
+            summary = parse_line(format, line)
+            if summary is None or not keep(summary):
                 continue
             lines.append(line)
             size += len(line)
-            if size >= FULL_BYTES:
-                new.write(file.codec.pack(b"".join(lines)))
+            if size >= FLUSH_BYTES:
+                new.write(file.codec.compress(b"".join(lines)))
                 lines, size = [], 0
         if lines:
-            new.write(file.codec.pack(b"".join(lines)))
+            new.write(file.codec.compress(b"".join(lines)))
     shutil.copymode(path, temporary)
     replace(path, temporary)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from producer.bulk.output.codec import codec_of
+from producer.bulk.output.codec import codec_for
 from tests.producer.conftest import COMMAND
 
 Submit = Callable[..., subprocess.CompletedProcess[str]]
@@ -39,7 +39,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     """What a file of lines holds, however it is packed."""
     if not path.exists():
         return []
-    with codec_of(path).open(path) as file:
+    with codec_for(path).open(path) as file:
         return [json.loads(line) for line in file]
 
 

@@ -38,7 +38,7 @@ def test_a_batch_is_submitted_here_and_collected_there(
     sent = submit(rows, "--detach", "--tenant", "lab")
     assert sent.returncode == 3
     assert "line 41" in sent.stderr
-    assert "40 rows are on the queue, 2 were no jobs" in sent.stderr
+    assert "40 rows are on the queue, 2 were not sent" in sent.stderr
     batch = sent.stdout.strip()
     echoes()
 
@@ -118,7 +118,7 @@ def test_what_has_not_ended_has_no_line(submit: Submit, vqa: Vqa, echoes: Echoes
     batch = submit(write(tmp_path / "rows.jsonl", chats(5)), "--detach").stdout.strip()
     early = vqa("collect", batch, "-o", "early.jsonl", "--timeout", "0.5")
     assert early.returncode == 75
-    assert "5 have not ended yet" in early.stderr
+    assert "5 jobs have not ended yet" in early.stderr
     assert answers(tmp_path / "early.jsonl") == {}
     assert codes(tmp_path / "early.errors.jsonl") == {}
     echoes()
@@ -137,6 +137,19 @@ def test_rows_that_the_batchs_end_overtook_have_expired(submit: Submit, vqa: Vqa
     assert json.loads(vqa("status", batch, "--json").stdout)["status"] == "expired"
 
 
+def test_quiet_leaves_only_the_batchs_id_and_what_failed(
+    submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path
+) -> None:
+    sent = submit(write(tmp_path / "rows.jsonl", chats(2)), "--detach", "--quiet")
+    assert (sent.returncode, sent.stderr) == (0, "")
+    early = vqa("collect", sent.stdout.strip(), "--timeout", "0.2", "--quiet")
+    assert (early.returncode, early.stdout) == (75, "")
+    assert early.stderr == "vqa: 2 jobs have not ended yet; collect them later\n"
+    echoes()
+    done = vqa("collect", sent.stdout.strip(), "-o", "out.jsonl", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_an_output_file_is_for_whoever_waits(submit: Submit, tmp_path: Path) -> None:
     refused = submit(write(tmp_path / "rows.jsonl", chats(1)), "--detach", "-o", "out.jsonl")
     assert refused.returncode == 2
@@ -148,4 +161,4 @@ def test_a_batch_that_was_waited_for_is_in_its_file(submit: Submit, vqa: Vqa, ec
     echoes()
     submit(write(tmp_path / "rows.jsonl", chats(2)), "-o", "out.jsonl")
     batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
-    assert "are written by the `vqa submit`" in vqa("collect", batch).stderr
+    assert "the `vqa submit` that sent it writes its answers" in vqa("collect", batch).stderr

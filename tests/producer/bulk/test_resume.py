@@ -76,7 +76,7 @@ def test_however_often_it_is_killed_the_file_is_the_undisturbed_one(
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"])
-def test_a_torn_last_line_is_healed_and_its_row_sent_again(
+def test_a_torn_last_line_is_repaired_and_its_row_sent_again(
     submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, name: str
 ) -> None:
     echoes()
@@ -219,7 +219,7 @@ def test_a_stopped_run_says_how_to_go_on_and_its_jobs_go_on(
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == status
-    assert said == "vqa: what was submitted goes on; the same command goes on from here\n"
+    assert said == "vqa: submitted jobs keep running; run the same command again to resume\n"
     for id in others:
         worker.close(id, answer(id, "late"))
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
@@ -246,7 +246,7 @@ def test_rows_that_redis_lost_are_sent_by_the_same_command(
     redis.flushall()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "Redis lost 3 rows; the same command sends them again" in said
+    assert "Redis lost 3 rows; run the same command again to send them" in said
     echoes()
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
     assert len(answers(tmp_path / "out.jsonl")) == 3
@@ -331,7 +331,7 @@ def test_restart_begins_anew_and_cancels_what_is_open(
     echoes()
     anew = submit("rows.jsonl", "-o", "out.jsonl", "--restart")
     assert anew.returncode == 0
-    assert f"what is open of {old} is cancelled" in anew.stderr
+    assert f"cancelling the open jobs of {old}" in anew.stderr
     assert json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"] != old
     assert len(answers(tmp_path / "out.jsonl")) == 3
     assert not redis.keys("vqa:job:*")
@@ -357,7 +357,7 @@ def test_another_file_for_errors_sends_no_failed_row_again(submit: Submit, echoe
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 3
     refused = submit("rows.jsonl", "-o", "out.jsonl", "--errors", "elsewhere.jsonl")
     assert refused.returncode == 2
-    assert "out.errors.jsonl so far" in refused.stderr
+    assert "out.errors.jsonl; pass it as --errors" in refused.stderr
     assert submit("rows.jsonl", "-o", "out.jsonl", "--errors", "out.errors.jsonl").returncode == 3
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from redis import Redis
 
 from producer import Client, PromptTooLong
@@ -108,7 +109,7 @@ def test_strict_sends_nothing_where_any_row_is_bad(submit: Submit, tmp_path: Pat
         ["line 2", " BadImage"],
         ["line 3", " BadImage"],
     ]
-    assert told[3] == "vqa: 3 rows are no jobs; nothing was sent"
+    assert told[3] == "vqa: 3 invalid rows; nothing was sent"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "teal.png", "text.png"]
     assert not redis.keys("vqa:job:*")
 
@@ -120,7 +121,7 @@ def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path
     assert len(answers(tmp_path / "out.jsonl")) == 5
     piped = submit("-", "--strict", input=(tmp_path / "rows.jsonl").read_text())
     assert piped.returncode == 2
-    assert "--strict reads its input twice" in piped.stderr
+    assert "--strict reads the input twice" in piped.stderr
 
 
 def test_a_folder_of_images_is_asked_about(
@@ -136,6 +137,49 @@ def test_a_folder_of_images_is_asked_about(
     assert len(answers(tmp_path / "out.jsonl")) == 60
     # one content
     assert len(list(redis.scan_iter("vqa:image:*"))) == 1
+
+
+def test_the_former_name_of_the_images_form_works_and_is_deprecated(
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
+) -> None:
+    echoes()
+    (tmp_path / "teal.png").write_bytes(png)
+    done = submit("teal.png", "--form", "pictures", "--question", "What is it?", "-o", "out.jsonl")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[0] == "vqa: --form pictures is deprecated; use --form images"
+    assert len(answers(tmp_path / "out.jsonl")) == 1
+    assert "pictures" not in submit("--help").stdout
+
+
+def test_quiet_prints_errors_only(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
+    echoes()
+    write(tmp_path / "rows.jsonl", [*chats(2), "no row\n"])
+    done = submit("rows.jsonl", "-o", "out.jsonl", "--quiet")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "vqa: line 3: InvalidJob: not JSON\n"
+    assert len(answers(tmp_path / "out.jsonl")) == 2
+
+
+@pytest.mark.parametrize("arguments", [["rows.zst", "-o", "out.jsonl"], ["rows.jsonl", "-o", "out.jsonl.zst"]])
+def test_zstd_is_refused_before_anything_is_written_where_it_is_not_installed(
+    tmp_path: Path, environment: dict[str, str], arguments: list[str]
+) -> None:
+    write(tmp_path / "rows.jsonl", chats(1))
+    (tmp_path / "rows.zst").write_bytes(zstandard.compress((tmp_path / "rows.jsonl").read_bytes()))
+    (tmp_path / arguments[-1]).write_text("kept\n")
+    code = "import sys; sys.modules['zstandard'] = None; from producer.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "submit", *arguments, "--restart"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "pip install 'vqa-queue[zstd]'" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["rows.jsonl", "rows.zst", arguments[-1]])
+    assert (tmp_path / arguments[-1]).read_text() == "kept\n"
 
 
 def test_images_are_not_held_for_the_whole_window(
@@ -226,9 +270,9 @@ def test_a_row_that_names_a_image_that_is_not_stored_fails_alone(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is what is to be asked"),
-        (["rows.jsonl", "-o", "out.jsonl", "--errors", "rows.jsonl"], "rows.jsonl is what is to be asked"),
-        (["rows.jsonl", "-o", "mine.txt"], "mine.txt is there, and no mine.txt.batch to go on from"),
+        (["rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is an input"),
+        (["rows.jsonl", "-o", "out.jsonl", "--errors", "rows.jsonl"], "rows.jsonl is an input"),
+        (["rows.jsonl", "-o", "mine.txt"], "mine.txt exists, but mine.txt.batch to resume it from does not"),
         (["rows.jsonl", "-o", "out.jsonl", "--tenant", "no name"], "tenant"),
         (["missing.jsonl", "-o", "out.jsonl"], "missing.jsonl"),
     ],
@@ -252,4 +296,4 @@ def test_a_redis_that_is_away_is_a_temporary_failure(
     environment["VQA_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
     done = submit("rows.jsonl", "-o", "out.jsonl")
     assert done.returncode == 75
-    assert "the same command goes on from here" in done.stderr
+    assert "run the same command again to resume" in done.stderr

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.bulk.output.formats import Told
-from producer.bulk.summary import Histogram, Tally, told_in_words
+from producer.bulk.output.formats import LineSummary
+from producer.bulk.summary import Histogram, Totals, summary_lines
 from vqa.answer import Timings, Usage
 
 
-def told(total_s: float, engine_s: float = 0, worker: str = "card0@a", reused: bool = False) -> Told:
+def line(total_s: float, engine_s: float = 0, worker: str = "card0@a", reused: bool = False) -> LineSummary:
     timings = Timings(queued_s=0, media_s=0, engine_s=engine_s, total_s=total_s)
-    return Told("id", None, Usage(prompt_tokens=1000, completion_tokens=10), timings, worker, reused)
+    return LineSummary("id", None, Usage(prompt_tokens=1000, completion_tokens=10), timings, worker, reused)
 
 
 @given(values=st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200), share=st.sampled_from([0.5, 0.95, 1.0]))
@@ -25,25 +25,25 @@ def test_a_quantile_is_within_5_percent(values: list[float], share: float) -> No
 
 
 def test_a_card_is_shared_by_its_slots_and_reused_answers_cost_nothing() -> None:
-    tally = Tally()
-    for one in (told(1, 8), told(1, 8, "card1@a"), told(1, 8, "gone@a"), told(1, 8, reused=True)):
-        tally.add(one)
-    assert tally.gpu_s({"card0@a": 4, "card1@a": 8}) == 8 / 4 + 8 / 8 + 8 / 6
-    assert tally.gpu_s({}) == 24
+    totals = Totals()
+    for one in (line(1, 8), line(1, 8, "card1@a"), line(1, 8, "gone@a"), line(1, 8, reused=True)):
+        totals.add(one)
+    assert totals.gpu_s({"card0@a": 4, "card1@a": 8}) == 8 / 4 + 8 / 8 + 8 / 6
+    assert totals.gpu_s({}) == 24
 
 
 def test_the_summary_says_everything() -> None:
-    tally = Tally()
+    totals = Totals()
     for _ in range(4):
-        tally.add(told(2.0, 1800))
-    tally.add(told(2.0, reused=True))
-    tally.add(Told("id", "bad_image"))
-    tally.add(Told("id", "cancelled"))
-    tally.add(Told("id", "bad_image"))
-    assert list(told_in_words(tally, 3, 10.0, {"card0@a": 2}, 2.5)) == [
+        totals.add(line(2.0, 1800))
+    totals.add(line(2.0, reused=True))
+    totals.add(LineSummary("id", "bad_image"))
+    totals.add(LineSummary("id", "cancelled"))
+    totals.add(LineSummary("id", "bad_image"))
+    assert list(summary_lines(totals, 3, 10.0, {"card0@a": 2}, 2.5)) == [
         "5 answered, 3 failed (bad_image 2, cancelled 1)",
         "8 rows, 3 of them by earlier runs, 0.5 rows/s",
         "5,000 tokens in, 50 out; 1 answers reused",
-        "submitted until answered: p50 1.97 s, p95 1.97 s (5 % more or less)",
-        "about 3,600.0 GPU seconds, 2.50 at 2.5 an hour (time in the engine by slots: 2)",
+        "from submission to answer: p50 1.97 s, p95 1.97 s (within 5 %)",
+        "about 3,600.0 GPU seconds, 2.50 at 2.5 an hour (engine time divided by slots per worker (2))",
     ]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from producer import SettingsError
 from producer.inputs import BadRow, Row, detect_source, read_rows
-from producer.inputs.files import rejoined, unpacked
+from producer.inputs.compression import decompressed, prepend
 from producer.inputs.jsonl import numbered_lines
 from tests.producer.inputs.conftest import good
 from vqa.errors import InvalidJob
@@ -47,13 +47,13 @@ def test_a_packed_file_has_the_rows_of_the_plain_one_whatever_it_is_called(tmp_p
 
 
 @given(data=st.binary(max_size=300), how=st.sampled_from(sorted(PACKERS)))
-def test_whatever_was_packed_is_unpacked(data: bytes, how: str) -> None:
-    assert unpacked(io.BytesIO(PACKERS[how](data))).read() == data
+def test_whatever_was_compressed_is_decompressed(data: bytes, how: str) -> None:
+    assert decompressed(io.BytesIO(PACKERS[how](data)), "in").read() == data
 
 
 @given(head=st.binary(max_size=9), rest=st.binary(max_size=9))
 def test_a_stream_begins_again_with_what_was_read_of_it(head: bytes, rest: bytes) -> None:
-    assert rejoined(head, io.BytesIO(rest)).read() == head + rest
+    assert prepend(head, io.BytesIO(rest)).read() == head + rest
 
 
 @pytest.mark.parametrize("how", PACKERS)
@@ -65,7 +65,7 @@ def test_a_torn_file_gives_the_rows_before_and_then_says_so(tmp_path: Path, how:
     assert [row.custom_id for row in good(before)] == [f"q{at}" for at in range(len(before))]
     assert isinstance(last, BadRow)
     assert last.number == len(before) + 1
-    assert "the rest of the file cannot be read, it is torn or damaged" in str(last.error)
+    assert "cannot read the rest of the file, it is truncated or damaged" in str(last.error)
 
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_never_read_as_a_whole_one(tmp_path: Path, how: str) -
     file.write_bytes(packed)
     *_, last = read_rows(detect_source([str(file)]))
     assert isinstance(last, BadRow)
-    assert "the rest of the file cannot be read" in str(last.error)
+    assert "cannot read the rest of the file" in str(last.error)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_never_read_as_a_whole_one(tmp_path: Path, how: str) -
 )
 def test_a_file_of_which_nothing_can_be_read_is_refused(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "in.jsonl.gz").write_bytes(packed)
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot read"):
         detect_source([str(tmp_path / "in.jsonl.gz")])
 
 
@@ -107,7 +107,7 @@ def test_bytes_that_are_not_utf8_spoil_their_line_alone(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_too_long_is_told_in_its_place(written: list[bytes], ended: bool) -> None:
     text = b"\n".join(written) + (b"\n" if ended else b"")
-    found = list(numbered_lines(io.BufferedReader(io.BytesIO(text)), longest=5))
+    found = list(numbered_lines(io.BufferedReader(io.BytesIO(text)), max_bytes=5))
     expected = text.split(b"\n")
     if not expected[-1]:
         expected.pop()
@@ -115,7 +115,7 @@ def test_a_line_that_is_too_long_is_told_in_its_place(written: list[bytes], ende
     for (number, line), whole in zip(found, expected, strict=True):
         if len(whole) > 5:
             assert isinstance(line, InvalidJob)
-            assert str(line) == "a line has at most 5 bytes"
+            assert str(line) == "the line is longer than 5 bytes"
         elif isinstance(line, str):
             assert line.rstrip("\n").encode() == (whole.removeprefix(b"\xef\xbb\xbf") if number == 1 else whole)
         else:

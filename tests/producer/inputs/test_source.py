@@ -39,7 +39,7 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(SHORT)
     source = detect_source([str(tmp_path / "in.csv")], form="short")
     assert [row.custom_id for row in read_rows(source)] == ["a"]
-    assert source.folder == str(tmp_path)
+    assert source.inputs[0].folder == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
         (["null\0byte"], {}, "null byte"),
         (["words.txt"], {}, "--form"),
         (["in.jsonl", "in.csv"], {}, "different forms"),
-        (["."], {"form": "short"}, "holds images, not short"),
+        (["."], {"form": "short"}, "contains images, not short"),
         (["."], {}, "images need a question"),
         (["*.png"], {}, "images need a question"),
         (["*.jsonl"], {"form": "short"}, "No such file"),
-        (["in.jsonl"], {"questions": ["?"]}, "rows of these files have their own"),
+        (["in.jsonl"], {"questions": ["?"]}, "have their own questions"),
         (["in.jsonl"], {"defaults": {"temperature": 5}}, "temperature: "),
-        (["in.jsonl"], {"defaults": {"batch": "b"}}, "batch: no field"),
-        (["in.jsonl"], {"defaults": {"max_tokens": 5}}, "max_tokens: no field"),
-        (["/dev/null"], {"form": "parquet"}, "cannot be read from a pipe"),
+        (["in.jsonl"], {"defaults": {"batch": "b"}}, "batch: not a field"),
+        (["in.jsonl"], {"defaults": {"max_tokens": 5}}, "max_tokens: not a field"),
+        (["/dev/null"], {"form": "parquet"}, "cannot read parquet from a pipe"),
     ],
 )
 def test_what_cannot_be_read_at_all_is_refused_at_once(

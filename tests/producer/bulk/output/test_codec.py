@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producer.bulk.output.codec import codec_of, heal
+from producer.bulk.output.codec import codec_for, repair
 from producer.bulk.output.files import LineFile, Outputs
 
 NAMES = ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"]
@@ -27,12 +27,12 @@ def test_a_torn_end_costs_no_line_before_it(
     tmp_path: Path, name: str, parts: list[list[str]], cut: int, noise: bytes
 ) -> None:
     path = tmp_path / name
-    codec = codec_of(path)
-    packed = [codec.pack(encoded(part)) for part in parts]
+    codec = codec_for(path)
+    packed = [codec.compress(encoded(part)) for part in parts]
     *whole, last = packed
     torn = last[: max(0, len(last) - cut)]
     path.write_bytes(b"".join(whole) + torn)
-    heal(path, codec)
+    repair(path, codec)
     with codec.open(path) as file:
         left = file.read()
     if name == "out.jsonl":
@@ -43,10 +43,10 @@ def test_a_torn_end_costs_no_line_before_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_healed_file_is_gone_on_with(tmp_path: Path, name: str) -> None:
+def test_a_repaired_file_is_gone_on_with(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    codec = codec_of(path)
-    path.write_bytes(codec.pack(b'{"a": 1}\n') + codec.pack(b'{"b": 2}\n')[:-2])
+    codec = codec_for(path)
+    path.write_bytes(codec.compress(b'{"a": 1}\n') + codec.compress(b'{"b": 2}\n')[:-2])
     file = LineFile(path)
     file.add(b'{"c": 3}\n')
     file.add(b'{"d": 4}\n')
@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_no_half_of_a_part(tmp_path: Path) -> None:
 
 def test_lines_wait_for_a_commit_and_many_are_one(tmp_path: Path) -> None:
     out, err = LineFile(tmp_path / "out.jsonl.gz"), LineFile(tmp_path / "err.jsonl")
-    out.settle_s = 3600
+    out.flush_interval_s = 3600
     outputs = Outputs(out, err)
     out.add(b"1\n")
     assert not outputs.due

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from producer.bulk.output.formats import Failure, OpenAI, Short, Told, encode, read_back
+from producer.bulk.output.formats import Failure, LineSummary, OpenAIFormat, ShortFormat, encode, parse_line
 from tests.producer.conftest import answer
 
 ID = "batch_1:abc"
 
 
 def test_an_answer_is_a_line_of_openais_batch_output() -> None:
-    line = json.loads(encode(OpenAI().answered("row-1", answer(ID, "teal, sûrement"))))
+    line = json.loads(encode(OpenAIFormat().answer("row-1", answer(ID, "teal, sûrement"))))
     assert line.keys() == {"id", "custom_id", "response", "error"}
     assert (line["id"], line["custom_id"], line["error"]) == (ID, "row-1", None)
     assert (line["response"]["status_code"], line["response"]["request_id"]) == (200, ID)
@@ -33,30 +33,32 @@ def test_an_answer_is_a_line_of_openais_batch_output() -> None:
 
 
 def test_a_row_without_one_is_a_line_with_its_code_and_number() -> None:
-    line = json.loads(encode(OpenAI().failed(ID, "row-1", Failure("bad_image", "not an image", 7))))
+    line = json.loads(encode(OpenAIFormat().failure(ID, "row-1", Failure("bad_image", "not an image", 7))))
     error = {"code": "bad_image", "message": "not an image", "line": 7}
     assert line == {"id": ID, "custom_id": "row-1", "response": None, "error": error}
 
 
 def test_the_short_form_keeps_its_lines() -> None:
-    line = json.loads(encode(Short().answered("q1", answer(ID, "teal"))))
+    line = json.loads(encode(ShortFormat().answer("q1", answer(ID, "teal"))))
     assert (line["id"], line["answer"], line["finish_reason"], line["job"]) == ("q1", "teal", "stop", ID)
     assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
-    failed = json.loads(encode(Short().failed(ID, None, Failure("invalid_job", "not JSON", 7, bad_row=True))))
+    failed = json.loads(encode(ShortFormat().failure(ID, None, Failure("invalid_job", "not JSON", 7, bad_row=True))))
     assert failed == {"id": None, "error": {"code": "invalid_job", "message": "line 7: not JSON"}, "job": ID}
 
 
-@pytest.mark.parametrize("form", [OpenAI(), Short()])
-def test_what_is_written_is_read_back(form: OpenAI | Short) -> None:
+@pytest.mark.parametrize("form", [OpenAIFormat(), ShortFormat()])
+def test_what_is_written_is_parse_line(form: OpenAIFormat | ShortFormat) -> None:
     given = answer(ID, "half a pair \ud800")
-    assert read_back(form, encode(form.answered("row-1", given))) == replace(Told.by(given), custom_id="row-1")
-    failed = encode(form.failed(ID, None, Failure("cancelled", "so it was", 1)))
-    assert read_back(form, failed) == Told(ID, "cancelled")
+    assert parse_line(form, encode(form.answer("row-1", given))) == replace(
+        LineSummary.from_answer(given), custom_id="row-1"
+    )
+    failed = encode(form.failure(ID, None, Failure("cancelled", "so it was", 1)))
+    assert parse_line(form, failed) == LineSummary(ID, "cancelled")
 
 
-@pytest.mark.parametrize("form", [OpenAI(), Short()])
+@pytest.mark.parametrize("form", [OpenAIFormat(), ShortFormat()])
 @pytest.mark.parametrize(
     "line", [b"", b"\0\0\0", b"{", b"[]", b"1", b"{}", b'{"id": "q1", "answer": "teal"}', b'{"error": 1, "id": "x"}']
 )
-def test_what_no_run_of_ours_wrote_is_nothing(form: OpenAI | Short, line: bytes) -> None:
-    assert read_back(form, line) is None
+def test_what_no_run_of_ours_wrote_is_nothing(form: OpenAIFormat | ShortFormat, line: bytes) -> None:
+    assert parse_line(form, line) is None
