@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"`((?:vqa|producer|workers)/[\w./-]*)`")
+PATH = re.compile(r"`((?:vqa|producer|workers|bench|training|tests|examples|models|deploy|docs)/[\w./-]*)`")
 SETTING = re.compile(r"\bVQA_[A-Z_]+\b")
 #: dated records of how things were: the settings that they name may be gone
 RECORDS = ("decisions.md", "engine-log.md")
