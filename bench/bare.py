@@ -1,6 +1,6 @@
-"""The rival of the queue's benchmark: a hand-made Celery worker with a task that does nothing.
+"""The rival of the queue benchmark: a plain Celery worker with a task that does nothing.
 
-`python -m bench.bare URL` runs it with the pool, the late acknowledgement and the events that our workers have.
+`python -m bench.bare URL` runs it with the pool, the late acknowledgement and the events of our workers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ THREADS = 20
 
 
 def make_bare_app(url: str) -> Celery:
-    """Celery as its first steps show it, on the same pool."""
+    """Build the app of Celery's "First Steps", with our workers' pool."""
     app = Celery("bare", broker=url, backend=url, set_as_current=False)
     app.conf.update(
         task_acks_late=True,

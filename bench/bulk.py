@@ -1,7 +1,7 @@
-"""`python -m bench.bulk`: bulk submission against a plain Celery script, `group(...)` and `.get()`, in the same run.
+"""`python -m bench.bulk`: bulk submission against a plain Celery script with `group(...)` and `.get()`.
 
-Alone: submitting, then collecting what is already there, with no worker. End to end: `vqa submit` of a file of short
-rows with one echo worker, against the script with a worker whose task does nothing.
+Without workers: submitting, then collecting answers that exist already. End to end: `vqa submit` of a file of short
+rows with an echo worker, against the script with a worker whose task does nothing. Rivals alternate within one run.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from vqa.ledger.records import Ending
 from vqa.results import encode
 
 ROWS = 100_000
-#: of the part without workers, which is repeated
+#: for the part without workers, which is repeated
 ALONE_ROWS = 20_000
 REPEATS = 3
 ALONE_WANTED = 3.0
 _CLOSED_TOGETHER = 500
-#: what the submitting process may keep in memory, in MiB
+#: limit for the resident memory of the submitting process, in MiB
 RESIDENT_MIB = 300
 
 
 def jobs(count: int) -> Iterator[Job]:
-    """Short ones, all different."""
+    """Yield `count` short jobs, all different."""
     for number in range(count):
         yield Job(messages=[{"role": "user", "content": f"What is in image {number}?"}], lane="bulk")
 
 
 def ours_alone(client: Client, app: Celery, connection: Redis, count: int) -> tuple[float, float]:
-    """Jobs a second on the way in and on the way out; who answers them in between is not timed."""
+    """Return jobs per second submitted, and collected; answering them in between is not timed."""
     connection.flushall()
     made = list(jobs(count))
     started = time.perf_counter()
     ids = client.submit_many(made)
     submitted = time.perf_counter()
     _close_all(connection, app, ids)
-    began = time.perf_counter()
+    answered = time.perf_counter()
     collected = sum(1 for _ in client.answers(ids))
     ended = time.perf_counter()
     assert collected == count
-    return count / (submitted - started), count / (ended - began)
+    return count / (submitted - started), count / (ended - answered)
 
 
 def _close_all(connection: Redis, app: Celery, ids: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ def _close_all(connection: Redis, app: Celery, ids: Sequence[str]) -> None:
 
 
 def rival_alone(url: str, connection: Redis, count: int) -> tuple[float, float]:
-    """The same for `group(...)` and `.get()`."""
+    """Measure the same for `group(...)` and `.get()`."""
     connection.flushall()
     app = make_bare_app(url)
     answer = app.tasks["bare.answer"]
@@ -89,16 +89,16 @@ def rival_alone(url: str, connection: Redis, count: int) -> tuple[float, float]:
     submitted = time.perf_counter()
     for each in result.results:
         app.backend.store_result(each.id, "a circle", "SUCCESS")
-    began = time.perf_counter()
+    answered = time.perf_counter()
     assert len(result.get(disable_sync_subtasks=False)) == count
     ended = time.perf_counter()
     result.forget()
     app.close()
-    return count / (submitted - started), count / (ended - began)
+    return count / (submitted - started), count / (ended - answered)
 
 
 def alone(count: int, repeats: int) -> list[Row]:
-    """Both parts without a worker, in turn."""
+    """Measure both rivals without a worker, in turn."""
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
@@ -119,7 +119,7 @@ def _rates(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, fl
 
 
 def write_rows(path: Path, count: int) -> None:
-    """A file of OpenAI's batch form."""
+    """Write a file in OpenAI's batch format."""
     with path.open("w") as file:
         for number in range(count):
             body = {"messages": [{"role": "user", "content": f"What is in image {number}?"}]}
@@ -134,19 +134,19 @@ class Whole:
     rows: int
     seconds: float
     watch: Watch
-    #: rows that the script never heard of, though their answers were there
-    unheard: int = 0
+    #: rows whose answers were in Redis but never reached the script
+    missed: int = 0
 
     def __str__(self) -> str:
-        unheard = f", never heard of {self.unheard:,} answers that were there" if self.unheard else ""
+        missed = f", missed {self.missed:,} answers that were in Redis" if self.missed else ""
         return (
             f"{self.rows / self.seconds:,.1f}/s, {self.seconds:,.0f} s, script {self.watch.resident_mib:,.0f} MiB, "
-            f"Redis {self.watch.redis_mib:,.0f} MiB at most, {self.watch.channels:,} channels{unheard}"
+            f"Redis {self.watch.redis_mib:,.0f} MiB at most, {self.watch.channels:,} channels{missed}"
         )
 
 
 def ours_whole(folder: Path, count: int, workers: int) -> Whole:
-    """`vqa submit` with echo workers; every row's answer once."""
+    """Run `vqa submit` with echo workers and check that every row has one answer."""
     source, out = folder / "rows.jsonl", folder / "answers.jsonl"
     write_rows(source, count)
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
@@ -168,7 +168,7 @@ def ours_whole(folder: Path, count: int, workers: int) -> Whole:
 
 
 def rival_whole(count: int) -> Whole:
-    """The plain script with a worker whose task does nothing."""
+    """Run the plain script with a worker whose task does nothing."""
     with EmbeddedRedis() as server, process("-m", "bench.bare", server.url):
         connection = redis.Redis.from_url(server.url)
         app = make_bare_app(server.url)
@@ -179,12 +179,12 @@ def rival_whole(count: int) -> Whole:
             watching(child.pid, connection) as seen,
         ):
             assert child.stdout is not None
-            told = json.loads(child.stdout.read())
-        return Whole(count, told["total_s"], seen, count - told["answers"])
+            result = json.loads(child.stdout.read())
+        return Whole(count, result["total_s"], seen, count - result["answers"])
 
 
 def whole(count: int, against: bool, workers: int = 1) -> list[Row]:
-    """End to end."""
+    """Measure end to end."""
     with tempfile.TemporaryDirectory() as folder:
         ours = ours_whole(Path(folder), count, workers)
     memory = ours.watch.resident_mib
@@ -206,34 +206,33 @@ def whole(count: int, against: bool, workers: int = 1) -> list[Row]:
 
 
 def rows() -> list[Row]:
-    """Measure all of it."""
     return [*alone(ALONE_ROWS, REPEATS), *whole(ROWS, against=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 when a figure falls short."""
+    """Measure and print; return 1 if a figure falls short."""
     parser = argparse.ArgumentParser(prog="python -m bench.bulk", description=__doc__)
-    parser.add_argument("--rows", type=int, default=ROWS, help="end to end (default: %(default)s); 0 for none")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows end to end (default: %(default)s); 0 for none")
     parser.add_argument(
-        "--alone", type=int, default=ALONE_ROWS, help="without workers (default: %(default)s); 0 for none"
+        "--alone", type=int, default=ALONE_ROWS, help="rows without workers (default: %(default)s); 0 for none"
     )
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="without workers (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="runs without workers (default: %(default)s)")
     parser.add_argument("--ours-only", action="store_true", help="end to end without the rival")
     parser.add_argument("--workers", type=int, default=1, help="echo workers; the rival has one (default: %(default)s)")
     options = parser.parse_args(arguments)
     reached = True
     if options.alone:
-        reached &= _tell(alone(options.alone, options.repeats))
+        reached &= _print(alone(options.alone, options.repeats))
     if options.rows:
-        reached &= _tell(whole(options.rows, not options.ours_only, options.workers))
+        reached &= _print(whole(options.rows, not options.ours_only, options.workers))
     return 0 if reached else 1
 
 
-def _tell(measured: Sequence[Row]) -> bool:
-    """Print; whether all is reached."""
+def _print(measured: Sequence[Row]) -> bool:
+    """Print the rows; return whether all are reached."""
     for row in measured:
-        told = "yes" if row.reached else "SHORT"
-        print(f"{row.what}\n    {row.figure}\n    {row.against}\n    {row.wanted}: {told}", flush=True)
+        reached = "yes" if row.reached else "SHORT"
+        print(f"{row.what}\n    {row.figure}\n    {row.against}\n    {row.wanted}: {reached}", flush=True)
     return all(row.reached for row in measured)
 
 

@@ -1,4 +1,4 @@
-"""W1 through Redis and Celery: this process submits and waits, workers of their own processes answer."""
+"""W1 through Redis and Celery: this process submits and waits, worker processes answer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from bench.work import Stock
 from producer import Answer, Client, Job
 from producer.demo.redis_server import EmbeddedRedis
 from vqa.errors import SettingsError
-from workers.cards import pinned, wanted_cards
+from workers.cards import card_environment, requested_cards
 from workers.tune.trial import Question
 
 _TIMEOUT_S = 600.0
 
 
 def cards_for(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker: a card of its own, or none where the machine has none. Raises SettingsError."""
-    there = wanted_cards("")
-    if there == [()]:
-        return [pinned(())] * workers
-    if len(there) < workers:
-        raise SettingsError(f"{workers} workers need a card each, and there are {len(there)}")
-    return [pinned(cards) for cards in there[:workers]]
+    """Return each worker's environment: a card of its own, or none if the machine has none. Raises SettingsError."""
+    present = requested_cards("")
+    if present == [()]:
+        return [card_environment(())] * workers
+    if len(present) < workers:
+        raise SettingsError(f"{workers} workers need a card each, but this machine has {len(present)}")
+    return [card_environment(cards) for cards in present[:workers]]
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What every worker of a run is."""
+    """Settings that all workers of a run share."""
 
     folder: Path
     engine: str
@@ -46,8 +46,8 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This benchmark's own settings hold for its workers, too."""
         return {
+            # VQA_ variables of this process hold for its workers too
             **{name: value for name, value in os.environ.items() if name.startswith("VQA_")},
             "VQA_MODEL": str(self.folder),
             "VQA_SLOTS": str(self.slots),
@@ -58,7 +58,7 @@ class Fleet:
 
 
 class ThroughCelery:
-    """A context manager: a Redis of its own, and workers on it, more and more."""
+    """A context manager: a Redis server and workers, which stay until the end."""
 
     def __init__(self, fleet: Fleet, report: Report) -> None:
         self._fleet = fleet
@@ -75,7 +75,7 @@ class ThroughCelery:
         self._open.__exit__(kind, error, at)
 
     def rates(self, workers: int, stock: Stock, repeats: int) -> list[float]:
-        """Jobs a second with so many workers, a card each, and so many stocks of questions at once."""
+        """Return the jobs per second of each repeat, with one card and one stock of questions per worker."""
         for number, card in list(enumerate(cards_for(workers)))[self._workers :]:
             self._report.say(f"starting worker {number + 1}")
             variables = {**self._fleet.environment, "VQA_REDIS_URL": self._client.settings.redis_url, **card}
@@ -91,12 +91,13 @@ class ThroughCelery:
 
 
 def _ask(client: Client, questions: Sequence[Question]) -> float:
-    """Jobs a second, from the first submission to the last answer."""
-    began = time.perf_counter()
+    """Return jobs per second, from the first submission to the last answer."""
+    started = time.perf_counter()
     ids = client.submit_many(
-        Job.about(asked.image, asked.words, lane="bulk", max_new_tokens=asked.max_new_tokens) for asked in questions
+        Job.about(question.image, question.text, lane="bulk", max_new_tokens=question.max_new_tokens)
+        for question in questions
     )
     for _, outcome in client.answers(ids, timeout_s=_TIMEOUT_S):
         if not isinstance(outcome, Answer):
             raise outcome
-    return len(questions) / (time.perf_counter() - began)
+    return len(questions) / (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""The bundled model on the CPU: through Celery against the same engine called directly; 16 in flight against one."""
+"""The bundled model on the CPU: through Celery against the engine called directly; 16 jobs in flight against one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, Turn
 from workers.engine.factory import chosen, make_engine
 from workers.engine.settings import EngineSettings
-from workers.media.pool import Media
+from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings
 
 SLOTS = 16
-#: what a worker process with 16 slots has in its hands: slots and look-ahead
+#: jobs that a worker with 16 slots holds: those in slots, and those being decoded
 IN_FLIGHT = SLOTS + SLOTS // 4
 JOBS = 240
 #: answers of 64 tokens take ten times as long
@@ -34,7 +34,6 @@ Question = tuple[bytes, str]
 
 
 def rows() -> list[Row]:
-    """Measure."""
     questions = [(read_image(item.image), item.question) for item in held_out(JOBS)]
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
         return _short_answers(client, questions) + _long_answers(client, questions[:LONG_JOBS])
@@ -67,7 +66,7 @@ def _long_answers(client: Client, questions: list[Question]) -> list[Row]:
 
 
 def _endless(folder: Path) -> str:
-    """The bundled model with an end token that it never says, so that every answer has the length asked for."""
+    """Link the bundled model with an end token that it never generates, so that every answer has its full length."""
     for file in TINY.iterdir():
         (folder / file.name).symlink_to(file)
     for name, change in (
@@ -82,7 +81,7 @@ def _endless(folder: Path) -> str:
 
 
 class Direct:
-    """The worker's media and engine in this process, with as many jobs in flight as a worker has."""
+    """A worker's decoder pool and engine in this process, with as many jobs in flight as in a worker."""
 
     def __init__(self) -> None:
         settings, _ = chosen(EngineSettings(model=str(TINY)), cards=0)
@@ -90,7 +89,7 @@ class Direct:
         self._crashed = threading.Event()
         self._engine.start(lambda error, ids: self._crashed.set())
         limits = QueueSettings()
-        self._media = Media(
+        self._decoders = DecoderPool(
             WorkerSettings().decoders,
             limits.image_max_bytes,
             limits.image_max_pixels,
@@ -99,20 +98,18 @@ class Direct:
         )
 
     def ask_all(self, questions: list[Question]) -> None:
-        """Answer all of them."""
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
             list(threads.map(self._ask, range(len(questions)), questions))
 
     def _ask(self, number: int, question: Question) -> str:
         data, words = question
-        (image,) = self._media.decode([data])
+        (image,) = self._decoders.decode([data])
         prompt = Prompt(id=str(number), turns=(Turn("user", (image, words)),), max_new_tokens=16)
         return self._engine.submit(prompt).result().text
 
     def close(self) -> None:
-        """Let the model go."""
         self._engine.stop()
-        self._media.close()
+        self._decoders.close()
 
 
 def _ask_all(client: Client, questions: list[Question], tokens: int) -> None:

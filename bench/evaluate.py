@@ -1,6 +1,6 @@
-"""`make eval`: how often the bundled model is right on held-out questions, asked through Redis and a Celery worker.
+"""`make eval`: accuracy of the bundled model on held-out questions, asked through Redis and a Celery worker.
 
-Ends with status 1 under 95% over all or under 90% in a family.
+Exits with status 1 if the accuracy is under 95% overall or under 90% in a family.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from producer import Answer, Client, Job
 from producer.demo.redis_server import EmbeddedRedis
 from training.questions import held_out
 
-OVERALL = 0.95
-A_FAMILY = 0.90
+MIN_OVERALL = 0.95
+MIN_PER_FAMILY = 0.90
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask, count, print; the exit status."""
+    """Ask the questions and print the accuracy; return the exit status."""
     parser = argparse.ArgumentParser(prog="make eval", description=__doc__)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--model", default=str(TINY), help="folder or hub name (default: the bundled model)")
@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{family:10} {share:7.1%}  {right[family]} of {asked[family]}")
     overall = right.total() / asked.total()
     print(f"right: {overall:.1%} of {asked.total()} held-out questions")
-    return 0 if overall >= OVERALL and min(shares.values()) >= A_FAMILY else 1
+    return 0 if overall >= MIN_OVERALL and min(shares.values()) >= MIN_PER_FAMILY else 1
 
 
 def ask(questions: int, model: str, cards: str) -> tuple[Counter[str], Counter[str]]:
-    """How many were asked, and how many answered as expected, by family."""
+    """Return how many questions of each family were asked, and how many were answered correctly."""
     asked: Counter[str] = Counter()
     right: Counter[str] = Counter()
     settings = {"VQA_MODEL": model, "VQA_CARDS": cards}

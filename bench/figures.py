@@ -1,4 +1,4 @@
-"""Repeated measurements and how they are printed."""
+"""Repeated measurements, and rows of the table that is printed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rate:
-    """Several runs of the same thing, in things a second."""
+    """Several runs of one measurement, in operations per second."""
 
     runs: Sequence[float]
 
     @property
     def median(self) -> float:
-        """The middle run."""
         return statistics.median(self.runs)
 
     def __str__(self) -> str:
@@ -24,14 +23,14 @@ class Rate:
 
 
 def rate(count: int, work: Callable[[], object]) -> float:
-    """Things a second when `work` does `count` of them."""
+    """Return operations per second of `work`, which does `count` of them."""
     started = time.perf_counter()
     work()
     return count / (time.perf_counter() - started)
 
 
 def alternately(repeats: int, *measures: Callable[[], float]) -> list[Rate]:
-    """Each measure `repeats` times, in turn, so that a busy moment of the machine falls on all of them."""
+    """Run each measurement `repeats` times, in turn, so that a busy machine affects all of them."""
     runs = [[measure() for measure in measures] for _ in range(repeats)]
     return [Rate(column) for column in zip(*runs, strict=True)]
 
@@ -48,6 +47,6 @@ class Row:
 
     @classmethod
     def ratio(cls, what: str, ours: Rate, rival: Rate, at_least: float, against: str) -> Row:
-        """Ours over the rival's, from the medians of the same run."""
+        """Compare the medians of ours and of the rival's runs."""
         ratio = ours.median / rival.median
         return cls(what, f"{ratio:.2f} = {ours}", f"{rival} {against}", f"at least {at_least:g}", ratio >= at_least)

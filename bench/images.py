@@ -1,4 +1,4 @@
-"""Images that cost what photographs cost: smooth shapes under fine grain, as JPEG, each its own."""
+"""JPEG images that cost as much to decode as photographs: smooth shapes under fine grain, all different."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-#: pixels across a blob, and how far it strays from grey
+#: size of a blob in pixels, and the standard deviation of its brightness
 _SCALES = ((96, 60), (24, 25), (6, 10))
-#: an image of 1024 x 768 then has about 215 kB
+#: an image of 1024 x 768 pixels then has about 215 kB
 _GRAIN = 4
 _QUALITY = 90
 
 
 def photo(seed: int, width: int, height: int) -> bytes:
-    """The JPEG of that seed and size."""
+    """Return the JPEG for this seed and size; the same arguments give the same bytes."""
     draw = np.random.default_rng((seed, width, height))
     pixels = np.full((height, width, 3), 128, np.float32)
     for across, strength in _SCALES:
@@ -33,11 +33,11 @@ def photo(seed: int, width: int, height: int) -> bytes:
 
 
 def photos(sizes: Sequence[tuple[int, int]]) -> list[bytes]:
-    """One of each size (width, height), all different, drawn on all cores: numpy and Pillow let go of the lock."""
+    """Return one image of each size (width, height), drawn on all cores, as numpy and Pillow release the lock."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(photo, range(len(sizes)), *zip(*sizes, strict=True)))
 
 
 def renewed(image: bytes, mark: str) -> bytes:
-    """The same pixels in other bytes, so that nothing that was kept of the image is of use: read only to its end."""
+    """Return the same pixels in different bytes, so that no cache helps; decoders ignore what follows the image."""
     return image + f"\0{mark}".encode()

@@ -1,8 +1,8 @@
-"""How long interactive jobs take while bulk jobs wait: `python -m bench.lanes`, echo engine, one worker.
+"""Latency of interactive jobs while bulk jobs wait: `python -m bench.lanes`, echo engine, one worker.
 
-Bulk jobs all take the same time and begin together, so that they end in lock-step. What is wanted of the 95th
-percentile: that of an idle worker, and one bulk job's time over the slots (the time between two slots that come free,
-were they not in lock-step), and 50 ms.
+Bulk jobs all take the same time and start together, so they end in lock-step. The 95th percentile may be at most the
+sum of three times: that of an idle worker; a bulk job's time divided by the number of slots, which is the time between
+two free slots if they were not in lock-step; and 50 ms.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from producer.demo.redis_server import EmbeddedRedis
 from vqa.job import Lane
 
 _MARGIN_S = 0.05
-#: jobs of these times, in seconds: as long as a bulk job, and a tenth of it
-_SHORTER = (1.0, 0.1)
+#: durations of interactive jobs, as fractions of a bulk job's
+_FRACTIONS = (1.0, 0.1)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the worker."""
+    """The jobs that the worker gets."""
 
     bulk_jobs: int = 2000
     slots: int = 16
-    #: what a bulk job takes
+    #: duration of a bulk job
     job_s: float = 2.0
-    #: interactive jobs a second, at random moments
+    #: interactive jobs per second, at random times
     rate: float = 2.0
-    #: for so long
+    #: how long interactive jobs arrive
     for_s: float = 30.0
-    #: what the worker is told of reserved slots; '' is nothing
+    #: VQA_RESERVED_SLOTS; '' leaves it unset
     reserved: str = ""
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Of interactive jobs, in seconds."""
+    """Latencies of interactive jobs, in seconds."""
 
     seconds: Sequence[float]
 
     def percentile(self, part: int) -> float:
-        """Within which `part` of a hundred were answered."""
+        """Return the latency that `part` percent of the jobs do not exceed."""
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[part - 1]
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Latencies:
 
 
 def rows(load: Load | None = None) -> list[Row]:
-    """Measure, with a Redis and a worker of its own."""
+    """Start Redis and a worker, and measure."""
     load = load or Load()
     variables = {"VQA_ENGINE": "echo", "VQA_SLOTS": str(load.slots), "VQA_DRAIN_S": "1"}
     if load.reserved:
@@ -67,13 +67,13 @@ def rows(load: Load | None = None) -> list[Row]:
         Client(redis_url=server.url) as client,
         worker(client, **variables),
     ):
-        alone = [_interactive(client, load, part * load.job_s) for part in _SHORTER]
+        alone = [_interactive(client, load, part * load.job_s) for part in _FRACTIONS]
         client.submit_many(_jobs(load))
         _wait_for_bulk(client)
-        beside = [_measured(client, load, part * load.job_s) for part in _SHORTER]
+        beside = [_measured(client, load, part * load.job_s) for part in _FRACTIONS]
     return [
         row
-        for part, before, (after, bulk_rate) in zip(_SHORTER, alone, beside, strict=True)
+        for part, before, (after, bulk_rate) in zip(_FRACTIONS, alone, beside, strict=True)
         for row in _rows(load, part, before, after, bulk_rate)
     ]
 
@@ -83,7 +83,7 @@ def _rows(load: Load, part: float, alone: Latencies, beside: Latencies, bulk_rat
     what = f"interactive jobs of {part * load.job_s:g} s, {load.rate:g}/s, beside {load.bulk_jobs:,} bulk jobs"
     reached = beside.percentile(95) <= limit_s
     yield Row(what, f"{beside} ({len(beside.seconds)} jobs)", f"{alone} alone", f"p95 at most {limit_s:.3f} s", reached)
-    # what interactive jobs leave
+    # with no slot empty, beside the interactive jobs
     most = (load.slots - load.rate * part * load.job_s) / load.job_s
     busy = bulk_rate / most
     yield Row(
@@ -110,38 +110,38 @@ def _open_bulk(client: Client) -> int:
 
 
 def _measured(client: Client, load: Load, seconds: float) -> tuple[Latencies, float]:
-    before, begun = _open_bulk(client), time.monotonic()
+    before, started = _open_bulk(client), time.monotonic()
     latencies = _interactive(client, load, seconds)
-    rate = (before - _open_bulk(client)) / (time.monotonic() - begun)
+    rate = (before - _open_bulk(client)) / (time.monotonic() - started)
     return latencies, rate
 
 
 def _interactive(client: Client, load: Load, seconds: float) -> Latencies:
-    """Jobs that come at random; each is waited for by a thread of its own."""
-    moments = random.Random(0)
+    """Submit jobs at random times, each from a thread that waits for its answer."""
+    arrivals = random.Random(0)
     latencies: list[float] = []
 
     def ask() -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         client.answer(client.submit(_job("interactive", seconds)))
-        latencies.append(time.monotonic() - begun)
+        latencies.append(time.monotonic() - started)
 
-    asking = []
+    threads = []
     end = time.monotonic() + load.for_s
     while time.monotonic() < end:
-        asking.append(threading.Thread(target=ask))
-        asking[-1].start()
-        time.sleep(moments.expovariate(load.rate))
-    for thread in asking:
+        threads.append(threading.Thread(target=ask))
+        threads[-1].start()
+        time.sleep(arrivals.expovariate(load.rate))
+    for thread in threads:
         thread.join()
     return Latencies(latencies)
 
 
 def main() -> None:
-    """Print the rows."""
+    """Measure and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000, help="bulk jobs that wait")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long interactive jobs come, each time")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long interactive jobs arrive, per duration")
     parser.add_argument("--reserved", default="", help="VQA_RESERVED_SLOTS")
     options = parser.parse_args()
     for row in rows(Load(bulk_jobs=options.jobs, for_s=options.seconds, reserved=options.reserved)):

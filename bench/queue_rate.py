@@ -1,4 +1,4 @@
-"""The queue alone, no model: echo jobs against a bare Celery task, and submitting against `.delay()`."""
+"""The queue without a model: echo jobs against a plain Celery task, and `submit_many` against `.delay()`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ QUESTION = "What colour is the circle?"
 
 
 def rows() -> list[Row]:
-    """Measure."""
     with EmbeddedRedis() as server, Client(redis_url=server.url) as client:
         bare = make_bare_app(server.url)
         submitted, delayed = alternately(
@@ -30,7 +29,7 @@ def rows() -> list[Row]:
         connection = redis.Redis.from_url(server.url)
         connection.flushall()
         answered, called = alternately(REPEATS, lambda: _echo(client), lambda: _bare(server.url, connection))
-        size = _bytes_a_job(client, connection)
+        size = _bytes_per_job(client, connection)
     return [
         Row.ratio("submit_many, ledger included", submitted, delayed, 3, "a loop of .delay() with a result backend"),
         Row.ratio("echo jobs answered by one worker", answered, called, 0.6, "a bare Celery no-op task, same pool"),
@@ -43,7 +42,7 @@ def _jobs(count: int = JOBS) -> Sequence[Job]:
 
 
 def _echo(client: Client) -> float:
-    """From a full queue to the last outcome, the worker started beforehand on an empty one."""
+    """Return answers per second, from the first submission to the last answer, with a worker that is ready."""
     with worker(client, VQA_ENGINE="echo", VQA_SLOTS="16"):
         started = time.perf_counter()
         ids = client.submit_many(_jobs())
@@ -52,7 +51,7 @@ def _echo(client: Client) -> float:
 
 
 def _bare(url: str, connection: redis.Redis) -> float:
-    """The same for the bare task; its results are counted without reading them."""
+    """Return the same for the plain task; its results are counted without reading them."""
     app = make_bare_app(url)
     with process("-m", "bench.bare", url):
         app.tasks["bare.answer"].delay(QUESTION).get(timeout=60)
@@ -66,7 +65,7 @@ def _bare(url: str, connection: redis.Redis) -> float:
         return JOBS / (time.perf_counter() - started)
 
 
-def _bytes_a_job(client: Client, connection: redis.Redis) -> float:
+def _bytes_per_job(client: Client, connection: redis.Redis) -> float:
     client.submit_many(_jobs(500))
     before = connection.info("memory")["used_memory"]
     client.submit_many(_jobs(2000))

@@ -1,4 +1,4 @@
-"""Figures as they are measured: a line of JSON each, what is going on meanwhile, and a table at the end."""
+"""Reports figures while they are measured: a line of JSON for each, progress lines, and a table at the end."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing, measured several times."""
+    """One quantity, measured several times."""
 
     what: str
     unit: str
     runs: Sequence[float]
     better: Literal["more", "less"] = "more"
-    #: the least that will do, and what is hoped for; None where it is only told
+    #: the required and the desired value; None if the figure is only reported
     floor: float | None = None
     aim: float | None = None
-    #: of the run, the machine, the setting
+    #: about the run, the machine and the settings
     notes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def worst(self) -> float:
-        """The run that counts."""
+        """The worst run, which is compared with floor and aim."""
         return min(self.runs) if self.better == "more" else max(self.runs)
 
     @property
     def median(self) -> float:
-        """The middle run."""
         return statistics.median(self.runs)
 
     @property
     def verdict(self) -> str:
-        """Of the worst run."""
+        """`aim reached`, `floor reached`, SHORT, or '' if there is no floor."""
         for wanted, verdict in ((self.aim, "aim reached"), (self.floor, "floor reached")):
             if wanted is not None and (self.worst >= wanted if self.better == "more" else self.worst <= wanted):
                 return verdict
@@ -48,20 +47,20 @@ class Figure:
 
 
 class Report:
-    """Where figures go; `notes` are written with each of them."""
+    """Collects figures; `notes` are written with each of them."""
 
     def __init__(self, out: Path | None, notes: Mapping[str, object]) -> None:
         self._out = out
         self._notes = notes
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self.figures: list[Figure] = []
 
     def say(self, what: str) -> None:
-        """With the time, at once."""
-        print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - self._began:6.1f} s  {what}", flush=True)
+        """Print a line with the time."""
+        print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - self._started:6.1f} s  {what}", flush=True)
 
     def add(self, figure: Figure) -> None:
-        """Tell it and write it down."""
+        """Print the figure and append it to the file."""
         self.figures.append(figure)
         runs = ", ".join(f"{run:.4g}" for run in figure.runs)
         self.say(f"{figure.what}: {runs} {figure.unit}" + (f"  {dict(figure.notes)}" if figure.notes else ""))
@@ -71,7 +70,6 @@ class Report:
                 file.write(json.dumps(line) + "\n")
 
     def table(self) -> Table:
-        """All of them."""
         table = Table("figure", "worst", "median", "unit", "runs", "floor", "aim", "")
         for figure in self.figures:
             wanted = ["" if value is None else f"{value:g}" for value in (figure.floor, figure.aim)]
@@ -80,7 +78,7 @@ class Report:
         return table
 
     def close(self) -> bool:
-        """Print the table; whether nothing fell short."""
+        """Print the table; return whether no figure fell short."""
         console = Console(width=160)
         console.print(", ".join(f"{name} {value}" for name, value in self._notes.items()))
         console.print(self.table())

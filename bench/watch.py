@@ -1,4 +1,4 @@
-"""What is seen of a process and of Redis while something runs."""
+"""Peak memory of a process and of Redis while something runs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 from redis import Redis
 
-_LOOK_S = 0.2
+_INTERVAL_S = 0.2
 
 
 @dataclass
 class Watch:
-    """What was seen while something ran: the most that a process kept resident, and that Redis held."""
+    """Peaks: a process's resident memory, Redis's memory and its number of Pub/Sub channels."""
 
     resident_mib: float = 0.0
     redis_mib: float = 0.0
     channels: int = 0
     _done: threading.Event = field(default_factory=threading.Event)
 
-    def look(self, pid: int, connection: Redis) -> None:
-        """Until `close`."""
-        while not self._done.wait(_LOOK_S):
+    def run(self, pid: int, connection: Redis) -> None:
+        """Sample until `close` is called."""
+        while not self._done.wait(_INTERVAL_S):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except OSError:
@@ -35,15 +35,14 @@ class Watch:
             self.channels = max(self.channels, len(connection.pubsub_channels()))
 
     def close(self) -> None:
-        """Look no more."""
         self._done.set()
 
 
 @contextmanager
 def watching(pid: int, connection: Redis) -> Iterator[Watch]:
-    """Look at the process and at Redis meanwhile."""
+    """Watch the process and Redis while the block runs."""
     watch = Watch()
-    thread = threading.Thread(target=watch.look, args=(pid, connection), name="watch")
+    thread = threading.Thread(target=watch.run, args=(pid, connection), name="watch")
     thread.start()
     try:
         yield watch
