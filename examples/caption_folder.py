@@ -31,7 +31,7 @@ def main() -> int:
     failed = 0
     with Client() as client:
         fields = {"input": str(options.folder), "max_new_tokens": options.max_new_tokens}
-        batch = client.submit_batch(rows(options.folder), **fields)
+        batch = client.batches.create(rows(options.folder), **fields)
         print(f"{batch.id}: vqa status {batch.id} --watch", file=sys.stderr)
         writer = csv.DictWriter(sys.stdout, ["custom_id", "text", "error"], extrasaction="ignore")
         writer.writeheader()

@@ -32,7 +32,7 @@ def main() -> int:
     rows = [{"id": each["id"], "image": folder / each["image"], "question": each["question"]} for each in lines]
     with Client(redis_url=options.first) as one, Client(redis_url=options.second) as other:
         # both are submitted before either is waited for
-        batches = one.submit_batch(rows), other.submit_batch(rows)
+        batches = one.batches.create(rows), other.batches.create(rows)
         first, second = map(answers, batches)
     for row in rows:
         name = str(row["id"])

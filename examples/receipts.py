@@ -33,7 +33,7 @@ def main() -> int:
     rows = [{"id": path.name, "image": path, "question": QUESTION} for path in options.images]
     failed = 0
     with Client() as client:
-        for result in client.submit_batch(rows, response_format=response_format, max_new_tokens=200).results():
+        for result in client.batches.create(rows, response_format=response_format, max_new_tokens=200).results():
             record = result.record()
             failed += record["error"] is not None
             print(json.dumps({name: record[name] for name in ("custom_id", "parsed", "error")}), flush=True)

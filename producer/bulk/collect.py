@@ -38,7 +38,7 @@ def collect(
         client = stack.enter_context(Client())
         results: Iterable[Result]
         format: LineFormat
-        batch = client.batch(ids[0]) if len(ids) == 1 and is_batch(ids[0]) else None
+        batch = client.batches.retrieve(ids[0]) if len(ids) == 1 and is_batch(ids[0]) else None
         if batch is not None:
             state = batch.state()
             if not state.detached:

@@ -144,7 +144,7 @@ class JobBuilder:
 
     def _clear_last_run(self, id: str) -> None:
         # a dead letter is retried and keeps its history; any other old outcome would be taken for the new one
-        if self._writer.retrying.mark_seen(id) and self._client.retry_dead([id])[id] == "unknown":
+        if self._writer.retrying.mark_seen(id) and self._client.dead_letters.retry([id])[id] == "unknown":
             self._client.forget([id])
 
 

@@ -12,7 +12,7 @@ from producer.process import NOT_ALL
 
 if TYPE_CHECKING:
     from producer.client.client import Client
-    from producer.client.dead_letters import DeadLetter, Moment
+    from producer.client.dead_letters import DeadLetter, TimeOrAge
 
 app = typer.Typer(
     name="dlq",
@@ -50,7 +50,7 @@ def list_them(
     with Client() as client:
         _say_if_full(client)
         # one more says that there are more
-        letters = client.dead_letters(reason, _moment(since), _moment(before), limit + 1)
+        letters = client.dead_letters.list(reason, _parse_time(since), _parse_time(before), limit + 1)
     if letters or not as_json:
         print(show_dead.listed(letters[:limit], as_json) if letters else "no dead letters")
     if len(letters) > limit:
@@ -67,7 +67,7 @@ def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], a
     from producer.client.client import Client
 
     with Client() as client:
-        letter = client.dead_letter(id)
+        letter = client.dead_letters.get(id)
         if letter is None:
             print(f"vqa: {id} {show_dead.WORDS['unknown']}", file=sys.stderr)
             raise typer.Exit(NOT_ALL)
@@ -92,7 +92,7 @@ def retry(
         raise typer.BadParameter("name ids, --reason, --since, --before or --all")
     with Client() as client:
         letters = _chosen(client, ids, reason, since, before, every)
-        verdicts = client.retry_dead(letters)
+        verdicts = client.dead_letters.retry(letters)
     print(show_dead.retried(verdicts, one_by_one=bool(ids)))
     raise typer.Exit(0 if set(verdicts.values()) <= {"reopened"} else NOT_ALL)
 
@@ -115,7 +115,7 @@ def purge(
         chosen = _chosen(client, ids, reason, since, before, every=False)
         if chosen and not yes and sys.stdin.isatty():
             typer.confirm(f"Drop {len(chosen)} dead letters?", abort=True)
-        count = client.purge_dead(chosen)
+        count = client.dead_letters.purge(chosen)
     print(f"{count} dropped")
     raise typer.Exit(NOT_ALL if ids and count < len(set(ids)) else 0)
 
@@ -127,22 +127,22 @@ def _chosen(
         raise typer.BadParameter("name ids or choose by --reason, --since, --before, --all; not both")
     if ids:
         return ids
-    letters: list[DeadLetter] = client.dead_letters(reason, _moment(since), _moment(before), limit=None)
+    letters: list[DeadLetter] = client.dead_letters.list(reason, _parse_time(since), _parse_time(before), limit=None)
     return [letter.id for letter in letters]
 
 
-def _moment(text: str | None) -> Moment | None:
-    from producer.client.dead_letters import parse_moment
+def _parse_time(text: str | None) -> TimeOrAge | None:
+    from producer.client.dead_letters import parse_time
 
     try:
-        return None if text is None else parse_moment(text)
+        return None if text is None else parse_time(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
 def _say_if_full(client: Client) -> None:
     most = client.settings.dead_most
-    if client.count_dead() >= most:
+    if client.dead_letters.count() >= most:
         print(
             f"vqa: there are {most} dead letters, as many as are kept (VQA_DEAD_MOST): each new one drops the oldest; "
             "retry or purge some",

@@ -13,15 +13,15 @@ from redis import Redis
 
 from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetters
-from producer.client.outage import place_of, unavailable
+from producer.client.outage import redis_location, unavailable
 from producer.monitor.checks import Finding, findings
 from producer.monitor.probe import read
 from vqa.celery import make_app
-from vqa.connection import UNREACHED, connect
+from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
 from vqa.job import LANES
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.sweep import Sweep, Swept
+from vqa.ledger.sweep import Sweep, SweepResult
 from vqa.settings import PREFIX, QueueSettings
 
 #: for the lock of a janitor that has just ended
@@ -32,14 +32,14 @@ _LOCK_PAUSE_S = 0.2
 _PULSE_S = 0.5
 _GAP_S = 3.0
 
-#: what `Swept` counts, for people
+#: what `SweepResult` counts, for people
 _SWEPT = {
-    "late": "closed, past their deadline",
+    "overdue": "closed, past their deadline",
     "lost": "put back, their worker vanished",
     "given_up": "given up, their last worker vanished",
     "delayed": "published, their delay is over",
-    "fed": "published, it was their turn",
-    "unheard": "published again, their message was lost",
+    "promoted": "published, it was their turn",
+    "lost_messages": "published again, their message was lost",
 }
 
 
@@ -59,14 +59,14 @@ def _report(repair: bool) -> Iterator[Finding]:
     names = ", ".join(sorted(name for name in os.environ if name.startswith(PREFIX)))
     yield Finding("settings", "ok", f"from the environment: {names or 'none, all at their defaults'}")
     try:
-        with connect(settings, patience=0) as redis:
+        with connect(settings, retry_s=0) as redis:
             redis.ping()
-            yield Finding("redis", "ok", place_of(settings))
+            yield Finding("redis", "ok", redis_location(settings))
             if repair:
                 yield from _repair(redis, settings)
             dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings))
             yield from findings(read(redis, settings, dead), settings)
-    except UNREACHED as error:
+    except REDIS_ERRORS as error:
         yield Finding("redis", "wrong", str(unavailable(error, settings)))
 
 
@@ -89,7 +89,7 @@ def _repair(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
 
 def _locked(sweep: Sweep) -> bool:
     until = time.monotonic() + _LOCK_S
-    while not sweep.locked():
+    while not sweep.try_lock():
         if time.monotonic() > until:
             return False
         time.sleep(_LOCK_PAUSE_S)
@@ -108,14 +108,14 @@ def _may_judge_leases(settings: QueueSettings, sweep: Sweep) -> int | None:
     until = heard + settings.lease_s
     while time.monotonic() < until:
         time.sleep(_PULSE_S)
-        sweep.locked()
+        sweep.try_lock()
         if time.monotonic() - heard > _GAP_S:
             return None
         heard = time.monotonic()
-    return sweep.settled()
+    return sweep.lease_check_time()
 
 
-def _done(swept: Swept) -> str:
+def _done(swept: SweepResult) -> str:
     done = [(getattr(swept, each.name), _SWEPT[each.name]) for each in fields(swept)]
     return "; ".join(f"{number} {what}" for number, what in done if number) or "nothing was due"
 

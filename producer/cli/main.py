@@ -94,7 +94,7 @@ def status(
         raise typer.BadParameter("needs one batch", param_hint="--watch")
     with Client() as client:
         if ids and len(ids) == 1 and is_batch(ids[0]):
-            raise typer.Exit(follow(client.batch(ids[0]), watch, as_json))
+            raise typer.Exit(follow(client.batches.retrieve(ids[0]), watch, as_json))
         if ids:
             print(show.states(client.states(ids), as_json))
         else:
@@ -111,7 +111,7 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_
     from producer.client.client import Client
 
     with Client() as client:
-        done = {id: bool(client.batch(id).cancel() if is_batch(id) else client.cancel(id)) for id in ids}
+        done = {id: bool(client.batches.retrieve(id).cancel() if is_batch(id) else client.cancel(id)) for id in ids}
     for id, cancelled in done.items():
         print(f"{id} {'cancelled' if cancelled else 'was not open'}")
     raise typer.Exit(0 if all(done.values()) else NOT_ALL)
@@ -148,9 +148,7 @@ def settings(as_json: AsJson = False) -> None:
 
     Example: VQA_REDIS_URL=redis://10.0.0.5:6379/0 vqa status
     """
-    from producer.cli import show
-
-    print(show.settings(as_json))
+    os.execv(sys.executable, [sys.executable, "-m", "workers.settings_table", *(["--json"] if as_json else [])])
 
 
 @app.command(

@@ -57,16 +57,6 @@ def _seconds(left_s: float | None) -> str | None:
     return None if left_s is None else f"{left_s:.0f} s"
 
 
-def settings(as_json: bool) -> str:
-    """Every `VQA_` name with its default and its meaning."""
-    from vqa.settings import NAMES
-
-    if as_json:
-        return json.dumps({name: asdict(about) for name, about in NAMES.items()}, indent=2)
-    rows = ((name, about.default or None, about.meaning) for name, about in NAMES.items())
-    return columns([("NAME", "DEFAULT", "MEANING"), *rows])
-
-
 def schemas() -> str:
     """The JSON Schemas of what goes in and what comes out, as one document."""
     from vqa.answer import Answer

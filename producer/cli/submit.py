@@ -189,4 +189,4 @@ def batches(
     from producer.client.client import Client
 
     with Client() as client:
-        print(show_batch.batches(client.batches(limit), as_json))
+        print(show_batch.batches(client.batches.list(limit), as_json))

@@ -1,111 +1,51 @@
-"""The same client for asyncio: waiting is asynchronous, short exchanges run in threads, as kombu has no asyncio."""
+"""The asyncio client. Waits are asynchronous; short exchanges run in threads, because kombu has no asyncio."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from producer.client.aio_reply_reader import AsyncMailbox
-from producer.client.batches import Batch, Result, RowLike, Submission, newest
-from producer.client.capacity import Holdup
-from producer.client.dead_letters import DeadLetter, DeadLetters, Moment, Verdict
-from producer.client.job_queue import Link
-from producer.client.outage import Away
+from producer.client.aio_reply_reader import AsyncReplyReader
+from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
+from producer.client.capacity import Backoff
+from producer.client.job_queue import JobQueue
+from producer.client.outage import Unreachable
+from producer.client.resources import DeprecatedMethods
 from producer.client.states import JobState, answer_of
-from producer.client.submission import chunks
-from producer.client.waiters import Wait, Window, arrived, remaining
+from producer.client.submission import PreparedJob, chunks
+from producer.client.waiters import Waiter, Window, arrived, remaining
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, Lane
-from vqa.ledger.batches import BatchState
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
 
-#: how often a wait for the whole batch looks
-_LOOK_S = 1.0
-
-Answers = Callable[[Iterable[str], float | None], AsyncIterator[tuple[str, Outcome]]]
-#: runs a short exchange in a thread
-Threaded = Callable[..., Awaitable[Any]]
-
-
-class AsyncBatch:
-    """`Batch` with `await`, method by method; see there."""
-
-    def __init__(self, id: str, link: Link, answers: Answers, threaded: Threaded) -> None:
-        self.id = id
-        self._answers = answers
-        self._threaded = threaded
-        # its waits are not used: what is left is short exchanges
-        self._batch = Batch(id, link, lambda ids, timeout_s: iter(()))
-
-    async def state(self) -> BatchState:
-        """See `Batch.state`."""
-        state: BatchState = await self._threaded(self._batch.state)
-        return state
-
-    async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
-        """See `Batch.results`."""
-        loop = asyncio.get_running_loop()
-        end = None if timeout_s is None else loop.time() + timeout_s
-        first = 0
-        while True:
-            rows, whole = await self._threaded(self._batch.page, first)
-            if not rows and (whole or (end is not None and loop.time() > end)):
-                return
-            if not rows:
-                await asyncio.sleep(_LOOK_S)
-                continue
-            first += len(rows)
-            names = dict(rows)
-            left = None if end is None else max(0.0, end - loop.time())
-            async for id, outcome in self._answers(names, left):
-                yield Result(names[id], id, outcome)
-
-    async def records(self, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
-        """See `Batch.records`."""
-        async for result in self.results(timeout_s):
-            yield result.record()
-
-    async def wait(self, timeout_s: float | None = None) -> BatchState:
-        """See `Batch.wait`."""
-        loop = asyncio.get_running_loop()
-        end = None if timeout_s is None else loop.time() + timeout_s
-        while not (state := await self.state()).is_over and (end is None or loop.time() < end):
-            await asyncio.sleep(_LOOK_S)
-        return state
-
-    async def cancel(self) -> int:
-        """See `Batch.cancel`."""
-        ended: int = await self._threaded(self._batch.cancel)
-        return ended
-
-
-P = ParamSpec("P")
 T = TypeVar("T")
 
 #: short exchanges with Redis that run at once
 _THREADS = 4
 
 
-class AsyncClient:
-    """`Client` for asyncio, method by method; see there. One belongs to one event loop, and its tasks share it.
+class AsyncClient(DeprecatedMethods):
+    """`Client` for asyncio; its methods are documented there. All tasks of one event loop may share a client.
 
     async with AsyncClient() as client:
         print((await client.ask("cat.jpg", "What is on the mat?")).text)
 
-    Cancelling a task that waits does not cancel its job.
+    Cancelling a waiting task does not cancel its job.
     """
 
     def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
         given = settings.model_dump() if settings else {}
-        self._link = Link(QueueSettings(**(given | overrides)))
+        self._queue = JobQueue(QueueSettings(**(given | overrides)))
         self._threads = ThreadPoolExecutor(_THREADS, "vqa-producer")
-        self._mailbox = AsyncMailbox(self._link, self._threads)
+        self._replies = AsyncReplyReader(self._queue, self._threads)
+        self.batches = AsyncBatchesResource(self._queue, self.answers, self._in_thread)
+        self.dead_letters = AsyncDeadLettersResource(self._queue, self._in_thread)
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,89 +57,66 @@ class AsyncClient:
 
     async def close(self) -> None:
         """See `Client.close`."""
-        self._link.closing.set()
+        self._queue.closing.set()
         try:
-            await self._mailbox.close()
-            await self._threaded(self._link.close, self._mailbox.outage.failing)
+            await self._replies.close()
+            await self._in_thread(self._queue.close, self._replies.outage.failing)
         finally:
             self._threads.shutdown(wait=False)
 
     @property
     def settings(self) -> QueueSettings:
-        """What this client goes by."""
-        return self._link.settings
+        return self._queue.settings
 
     async def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
         """See `Client.ask`."""
-        job = await self._threaded(Job.about, image, question, **fields)
+        job = await self._in_thread(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job) -> str:
         """See `Client.submit`."""
-        await self._threaded(self._link.submit, job)
+        await self._in_thread(self._queue.submit, job)
         return job.id
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
-        """See `Client.submit_many`. While it waits for room it holds no thread."""
+        """See `Client.submit_many`. Occupies no thread while it waits for capacity."""
         ids: list[str] = []
-        each, holdup = chunks(jobs), Holdup()
-        while rest := await self._threaded(_next, each):
+        all_chunks, backoff = chunks(jobs), Backoff()
+        while rest := await self._in_thread(_next, all_chunks):
             ids += [job.id for job in rest]
             while rest:
-                offered = await self._threaded(self._link.reach, rest)
+                offered = await self._in_thread(self._queue.submit_chunk, rest)
                 if offered.rest:
-                    await self._mailbox.pause(holdup.pause_s(offered, len(rest)))
+                    await self._replies.pause(backoff.pause_s(offered, len(rest)))
                 rest = offered.rest
         return ids
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
         """See `Client.ask_many`."""
-        window, holdup = Window(jobs, in_flight), Holdup()
-        with self._mailbox.waiting() as wait:
-            while wait.pending or not window.done:
-                while chunk := await self._threaded(window.due, len(wait.pending)):
-                    await self._offer(chunk, window, holdup, wait)
+        window, backoff = Window(jobs, in_flight), Backoff()
+        with self._replies.waiting() as waiter:
+            while waiter.pending or not window.done:
+                while chunk := await self._in_thread(window.due, len(waiter.pending)):
+                    await self._offer(chunk, window, backoff, waiter)
                     if window.slow:
                         break
-                if wait.pending or not window.done:
-                    await self._mailbox.turn(wait, window.until())
-                for pair in arrived(self._link.backend, wait):
+                if waiter.pending or not window.done:
+                    await self._replies.wait_until(waiter, window.until())
+                for pair in arrived(self._queue.backend, waiter):
                     yield pair
-        for pair in remaining(self._link.backend, wait):
+        for pair in remaining(self._queue.backend, waiter):
             yield pair
 
-    async def _offer(self, chunk: Sequence[Job], window: Window, holdup: Holdup, wait: Wait) -> None:
+    async def _offer(self, chunk: Sequence[PreparedJob], window: Window, backoff: Backoff, waiter: Waiter) -> None:
         try:
-            with self._mailbox.outage.exchange(short=False):
-                offered = await self._threaded(self._link.offer, chunk)
-        except Away as away:
-            window.hold(chunk, away.pause_s)
+            with self._replies.outage.exchange(short=False):
+                offered = await self._in_thread(self._queue.offer, chunk)
+        except Unreachable as unreachable:
+            window.hold(chunk, unreachable.pause_s)
             return
         if offered.rest:
-            window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
-        await self._mailbox.add(wait, offered.taken_of(chunk))
-
-    async def submit_batch(
-        self,
-        rows: Iterable[RowLike],
-        *,
-        lane: Lane = "bulk",
-        tenant: str | None = None,
-        input: str = "",
-        within_s: float | None = None,
-        **defaults: Any,
-    ) -> AsyncBatch:
-        """See `Client.submit_batch`. It holds a thread until all rows are on the queue."""
-        submission = Submission(lane, tenant, input, within_s)
-        return self.batch(await self._threaded(submission.send, self._link, rows, defaults))
-
-    def batch(self, id: str) -> AsyncBatch:
-        """See `Client.batch`."""
-        return AsyncBatch(id, self._link, self.answers, self._threaded)
-
-    async def batches(self, limit: int = 100) -> list[BatchState]:
-        """See `Client.batches`."""
-        return await self._threaded(newest, self._link, limit)
+            window.hold(offered.rest, backoff.pause_s(offered, len(chunk)))
+        await self._replies.add(waiter, offered.accepted_ids(chunk))
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         """See `Client.answer`."""
@@ -208,76 +125,43 @@ class AsyncClient:
 
     async def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> AsyncGenerator[tuple[str, Outcome]]:
         """See `Client.answers`."""
-        with self._mailbox.waiting(ids) as wait:
-            for step in wait.steps(timeout_s):
+        with self._replies.waiting(ids) as waiter:
+            for step in waiter.steps(timeout_s):
                 if isinstance(step, list):
-                    await self._mailbox.look(step)
+                    await self._replies.look(step)
                 else:
-                    await self._mailbox.turn(wait, step)
-                for pair in arrived(self._link.backend, wait):
+                    await self._replies.wait_until(waiter, step)
+                for pair in arrived(self._queue.backend, waiter):
                     yield pair
-            if wait.pending:
-                self._mailbox.outage.check()
-        for pair in remaining(self._link.backend, wait):
+            if waiter.pending:
+                self._replies.outage.check()
+        for pair in remaining(self._queue.backend, waiter):
             yield pair
 
     async def cancel(self, id: str) -> bool:
         """See `Client.cancel`."""
-        return await self._threaded(self._link.cancel, id)
+        return await self._in_thread(self._queue.cancel, id)
 
     async def states(self, ids: Iterable[str]) -> dict[str, JobState]:
         """See `Client.states`."""
-        return await self._threaded(self._link.states, list(ids))
+        return await self._in_thread(self._queue.states, list(ids))
 
     async def counts(self) -> dict[Lane, dict[State, int]]:
         """See `Client.counts`."""
-        return await self._threaded(self._link.counts)
+        return await self._in_thread(self._queue.counts)
 
     async def workers(self) -> list[WorkerInfo]:
         """See `Client.workers`."""
-        return await self._threaded(self._link.workers)
-
-    async def dead_letters(
-        self,
-        reason: str | None = None,
-        since: Moment | None = None,
-        before: Moment | None = None,
-        limit: int | None = 100,
-    ) -> list[DeadLetter]:
-        """See `Client.dead_letters`."""
-        return await self._dead(lambda dead: dead.newest(reason, since, before, limit))
-
-    async def dead_letter(self, id: str) -> DeadLetter | None:
-        """See `Client.dead_letter`."""
-        return await self._dead(lambda dead: dead.read([id]).get(id))
-
-    async def count_dead(self) -> int:
-        """See `Client.count_dead`."""
-        return await self._dead(lambda dead: dead.count(self.settings.dead_ttl_s))
-
-    async def retry_dead(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        """See `Client.retry_dead`."""
-        return await self._dead(lambda dead: dead.retry(ids))
-
-    async def purge_dead(self, ids: Iterable[str]) -> int:
-        """See `Client.purge_dead`."""
-        return await self._dead(lambda dead: dead.purge(ids))
+        return await self._in_thread(self._queue.workers)
 
     async def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
         """See `Client.image_sizes`."""
-        return await self._threaded(self._link.image_sizes, list(references))
+        return await self._in_thread(self._queue.image_sizes, list(references))
 
-    async def _dead(self, act: Callable[[DeadLetters], T]) -> T:
-        def run() -> T:
-            with self._link.dead_letters() as dead:
-                return act(dead)
-
-        return await self._threaded(run)
-
-    async def _threaded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # threads of its own: those of the event loop may all be busy with something long
+    async def _in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        # threads of its own: the event loop's default ones may be busy with something long
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
 
 
-def _next(each: Iterator[list[Job]]) -> Sequence[Job]:
-    return next(each, ())
+def _next(all_chunks: Iterator[list[PreparedJob]]) -> Sequence[PreparedJob]:
+    return next(all_chunks, ())

@@ -8,119 +8,119 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 
-from producer.client.job_queue import Link
-from producer.client.outage import Away, Outage
+from producer.client.job_queue import JobQueue
+from producer.client.outage import Outage, Unreachable
 from producer.client.states import Look, parse_look, parse_replies, queue_look, unknown
-from producer.client.waiters import LOOK, Wait, Waits, closed
+from producer.client.waiters import LOOK, Waiter, Waiters, closed
 from vqa.connection import connect_async
 
-#: looks of one event loop at once, each on a connection of its own
+#: concurrent lookups of one event loop, each on its own connection
 _LOOKS = 4
 
 
-class AsyncMailbox:
-    """The waits of one event loop's tasks; the reader is a task that lasts as long as anybody waits."""
+class AsyncReplyReader:
+    """The waiters of one event loop's tasks. A background task reads Redis as long as anybody waits."""
 
-    def __init__(self, link: Link, threads: Executor) -> None:
-        self._link = link
+    def __init__(self, queue: JobQueue, threads: Executor) -> None:
+        self._queue = queue
         self._threads = threads
-        self._redis = connect_async(link.settings, patience=0)
-        self._waits = Waits()
-        self.outage = Outage(link.settings)
-        self._stirred: dict[Wait, asyncio.Event] = {}
+        self._redis = connect_async(queue.settings, retry_s=0)
+        self._waiters = Waiters()
+        self.outage = Outage(queue.settings)
+        self._wakeups: dict[Waiter, asyncio.Event] = {}
         self._reader: asyncio.Task[None] | None = None
         self._looks = asyncio.Semaphore(_LOOKS)
         self._closed = asyncio.Event()
 
     async def close(self) -> None:
-        """See `Mailbox.close`."""
+        """See `ReplyReader.close`."""
         self._closed.set()
-        self._waits.fail(closed())
-        for stirred in self._stirred.values():
-            stirred.set()
+        self._waiters.fail(closed())
+        for wakeup in self._wakeups.values():
+            wakeup.set()
         if self._reader:
             self._reader.cancel()
             await asyncio.wait([self._reader])
         await self._redis.aclose()
 
     @contextmanager
-    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
-        """See `Mailbox.waiting`."""
-        stirred = asyncio.Event()
-        wait = Wait(stirred.set)
-        self._stirred[wait] = stirred
-        self._waits.add(wait, ids)
+    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
+        """See `ReplyReader.waiting`."""
+        wakeup = asyncio.Event()
+        waiter = Waiter(wakeup.set)
+        self._wakeups[waiter] = wakeup
+        self._waiters.add(waiter, ids)
         try:
-            yield wait
+            yield waiter
         finally:
-            del self._stirred[wait]
-            self._waits.remove(wait)
-            if not self._stirred:
+            del self._wakeups[waiter]
+            self._waiters.remove(waiter)
+            if not self._wakeups:
                 self.outage.forget()
 
-    async def add(self, wait: Wait, ids: Sequence[str]) -> None:
-        """See `Mailbox.add`."""
-        self._waits.add(wait, ids)
+    async def add(self, waiter: Waiter, ids: Sequence[str]) -> None:
+        """See `ReplyReader.add`."""
+        self._waiters.add(waiter, ids)
         await self.look(ids)
 
     async def look(self, ids: Sequence[str]) -> None:
-        """See `Mailbox.look`."""
-        with suppress(Away):
+        """See `ReplyReader.look`."""
+        with suppress(Unreachable):
             await self._look(ids)
 
     async def _look(self, ids: Sequence[str]) -> None:
         async with self._looks:
             with self.outage.exchange():
-                look = await self._ask(ids)
-                again = await self._ask(look.unknown) if look.unknown else look
+                look = await self._query(ids)
+                again = await self._query(look.unknown) if look.unknown else look
                 found = look.found | again.found | {id: unknown(id) for id in again.unknown}
                 if overdue := {*look.overdue, *again.overdue}:
                     loop = asyncio.get_running_loop()
-                    found |= await loop.run_in_executor(self._threads, self._link.close_overdue, overdue)
-        self._waits.deliver(found)
+                    found |= await loop.run_in_executor(self._threads, self._queue.close_overdue, overdue)
+        self._waiters.deliver(found)
 
-    async def _ask(self, ids: Sequence[str]) -> Look:
+    async def _query(self, ids: Sequence[str]) -> Look:
         async with self._redis.pipeline(transaction=False) as pipe:
             queue_look(pipe, ids)
             return parse_look(ids, await pipe.execute())
 
-    async def turn(self, wait: Wait, until: float) -> None:
-        """See `Mailbox.turn`."""
-        if self._reader is None and self._waits and not wait.failure and not self._closed.is_set():
+    async def wait_until(self, waiter: Waiter, until: float) -> None:
+        """See `ReplyReader.wait_until`."""
+        if self._reader is None and self._waiters and not waiter.failure and not self._closed.is_set():
             self._reader = asyncio.create_task(self._read())
-        stirred = self._stirred[wait]
+        wakeup = self._wakeups[waiter]
         with suppress(TimeoutError):
-            await asyncio.wait_for(stirred.wait(), until - time.monotonic())
-        stirred.clear()
-        if wait.failure:
-            raise wait.failure
+            await asyncio.wait_for(wakeup.wait(), until - time.monotonic())
+        wakeup.clear()
+        if waiter.failure:
+            raise waiter.failure
         if self._closed.is_set():
             raise closed()
 
     async def pause(self, seconds: float) -> None:
-        """Sleep. Raises RuntimeError when the client is closed."""
+        """Sleep. Raises RuntimeError if the client is closed meanwhile."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
             raise closed()
 
     async def _read(self) -> None:
         try:
-            while self._waits:
+            while self._waiters:
                 try:
                     await self._read_once()
-                except Away as away:
-                    await asyncio.sleep(away.pause_s)
+                except Unreachable as unreachable:
+                    await asyncio.sleep(unreachable.pause_s)
         except Exception as error:
-            # whoever waits raises it; the next wait starts another reader
-            self._waits.fail(error)
+            # the waiters raise it; the next wait starts another task
+            self._waiters.fail(error)
         finally:
             self._reader = None
 
     async def _read_once(self) -> None:
         with self.outage.exchange():
-            block_s = self._waits.block_s(self._link.settings)
-            reply = await self._redis.blmpop(block_s, 1, self._link.reply_list, direction="LEFT", count=LOOK)
-            ids = self._waits.next_looked_at(parse_replies(reply))
+            block_s = self._waiters.block_s(self._queue.settings)
+            reply = await self._redis.blmpop(block_s, 1, self._queue.reply_list, direction="LEFT", count=LOOK)
+            ids = self._waiters.ids_to_look_up(parse_replies(reply))
         if ids:
             await self._look(ids)
-        await asyncio.sleep(self._waits.pause_s(len(ids)))
+        await asyncio.sleep(self._waiters.pause_s(len(ids)))

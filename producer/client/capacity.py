@@ -1,4 +1,4 @@
-"""Whether there is room on the queue for more jobs, and how whoever submits many waits for it."""
+"""Admission control of a producer: whether the queue has capacity for more jobs, and the backoff while it has none."""
 
 from __future__ import annotations
 
@@ -6,68 +6,77 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from producer.client.submission import PreparedJob
 from vqa.errors import QueueFull
-from vqa.job import Job, Lane
+from vqa.job import Lane
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
-from vqa.ledger.ledger import DEADLINES, FLYING
+from vqa.ledger.ledger import DEADLINES, IN_FLIGHT
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
 
-#: what Redis said of its room holds for so long
+#: share of Redis's maxmemory above which no job is accepted
+MEMORY_SHARE = 0.8
+
+#: seconds for which a measurement of Redis is reused
 _FRESH_S = 1.0
 
-#: between two offers of jobs for which there was no room, longer each time
+#: pause between two offers of jobs that did not fit; it grows
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
-#: whoever waits for longer is told so
-_TOLD_AFTER_S = 3.0
+#: a longer wait is logged, once
+_LOG_AFTER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What became of jobs that were offered: all are on the queue but the rest, for which there was no room."""
+    """Result of an offer of jobs: those that did not fit, and why. All others are on the queue."""
 
-    rest: tuple[Job, ...] = ()
-    #: None where nothing is left
-    why: QueueFull | None = None
+    rest: tuple[PreparedJob, ...] = ()
+    #: None if everything was accepted
+    error: QueueFull | None = None
 
-    def taken_of(self, jobs: Sequence[Job]) -> list[str]:
-        """The ids of those jobs, of all that were offered, that are on the queue."""
-        left = {job.id for job in self.rest}
-        return [job.id for job in jobs if job.id not in left]
+    @classmethod
+    def from_refusals(cls, jobs: Sequence[PreparedJob], errors: Mapping[str, QueueFull]) -> Self:
+        rest = tuple(job for job in jobs if job.id in errors)
+        return cls(rest, errors[rest[0].id] if rest else None)
+
+    def accepted_ids(self, jobs: Sequence[PreparedJob]) -> list[str]:
+        """Return the ids of the jobs, out of all that were offered, that are on the queue."""
+        refused = {job.id for job in self.rest}
+        return [job.id for job in jobs if job.id not in refused]
 
 
-class Room:
-    """What is left of the limits. The ledger has the last word on numbers; this spares images a way for nothing."""
+class Capacity:
+    """A cheap pre-check: avoids uploading images for jobs that the ledger would refuse."""
 
     def __init__(self, redis: Redis, settings: QueueSettings) -> None:
         self._redis = redis
         self._settings = settings
-        self._looked = -math.inf
+        self._measured = -math.inf
         self._left: Counter[Lane] = Counter()
         self._memory: QueueFull | None = None
 
-    def turned_away(self, jobs: Sequence[Job]) -> Mapping[str, QueueFull]:
-        """Ids of jobs that are not to be sent now, with the reason; one that is known already is always let in."""
+    def refusals(self, jobs: Sequence[PreparedJob]) -> Mapping[str, QueueFull]:
+        """Return why jobs must not be sent now, by id. Jobs that Redis already knows are never refused."""
         wanted = Counter(job.lane for job in jobs)
-        enough = not self._memory and all(self._left[lane] >= number for lane, number in wanted.items())
-        if not enough or time.monotonic() - self._looked >= _FRESH_S:
-            self._look()
+        fits = not self._memory and all(self._left[lane] >= number for lane, number in wanted.items())
+        if not fits or time.monotonic() - self._measured >= _FRESH_S:
+            self._measure()
         if not self._memory and all(self._left[lane] >= number for lane, number in wanted.items()):
             self._left -= wanted
             return {}
-        return dict(self._too_many(jobs))
+        return dict(self._refuse(jobs))
 
-    def _too_many(self, jobs: Sequence[Job]) -> Iterator[tuple[str, QueueFull]]:
+    def _refuse(self, jobs: Sequence[PreparedJob]) -> Iterator[tuple[str, QueueFull]]:
         known = self._known([job.id for job in jobs])
         for job in jobs:
             if job.id in known:
@@ -80,41 +89,32 @@ class Room:
                 self._left[job.lane] -= 1
 
     def lane_full(self, lane: Lane) -> QueueFull:
-        """Why a job of that lane is refused; what was seen of the room holds no more."""
-        self._looked = -math.inf
-        most = self._settings.queue_most
+        """Return the error for a job of a full lane, and measure again before the next offer."""
+        self._measured = -math.inf
+        limit = self._settings.queue_most
         return QueueFull(
-            f"lane {lane} holds {most} open jobs, as many as it may (VQA_QUEUE_MOST); "
-            "wait until some are answered, add workers, or raise it"
+            f"lane {lane} holds {limit} open jobs, its limit (VQA_QUEUE_MOST); "
+            "wait until some are answered, add workers, or raise the limit"
         )
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.info("memory")
             pipe.zcard(DEADLINES)
-            for state in FLYING:
+            for state in IN_FLIGHT:
                 pipe.zcard(f"vqa:{state}:interactive")
             memory, *counts = pipe.execute(raise_on_error=False)
         for reply in counts:
             if isinstance(reply, RedisError):
                 raise reply
-        # bulk jobs that wait for their turn are in no set of the lane's
-        taken: dict[Lane, int] = {"interactive": sum(counts[1:])}
-        taken["bulk"] = counts[0] - taken["interactive"]
-        for lane, number in taken.items():
+        # bulk jobs that wait for their tenant's turn are in none of the lane's sets
+        open_jobs: dict[Lane, int] = {"interactive": sum(counts[1:])}
+        open_jobs["bulk"] = counts[0] - open_jobs["interactive"]
+        for lane, number in open_jobs.items():
             self._left[lane] = max(0, self._settings.queue_most - number)
-        # a user who may not ask cannot be told: then Redis's own refusal is the limit
-        self._memory = None if isinstance(memory, RedisError) else self._over(memory)
-        self._looked = time.monotonic()
-
-    def _over(self, memory: Mapping[str, Any]) -> QueueFull | None:
-        used, most, share = memory["used_memory"], memory["maxmemory"], self._settings.queue_memory
-        if not most or used <= share * most:
-            return None
-        return QueueFull(
-            f"Redis uses {used / most:.0%} of its maxmemory of {most / 2**20:.0f} MiB, and jobs are accepted up to "
-            f"{share:.0%} (VQA_QUEUE_MEMORY); wait until jobs are answered, add workers, or raise maxmemory"
-        )
+        # a Redis user without INFO: then Redis's own refusal is the limit
+        self._memory = None if isinstance(memory, RedisError) else _memory_error(memory)
+        self._measured = time.monotonic()
 
     def _known(self, ids: Sequence[str]) -> set[str]:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -123,32 +123,36 @@ class Room:
             return {id for id, found in zip(ids, cast(list[int], pipe.execute()), strict=True) if found}
 
 
+def _memory_error(memory: Mapping[str, Any]) -> QueueFull | None:
+    used, limit = memory["used_memory"], memory["maxmemory"]
+    if not limit or used <= MEMORY_SHARE * limit:
+        return None
+    return QueueFull(
+        f"Redis uses {used / limit:.0%} of its maxmemory of {limit / 2**20:.0f} MiB, and jobs are accepted up to "
+        f"{MEMORY_SHARE:.0%}; wait until jobs are answered, add workers, or raise maxmemory"
+    )
+
+
 def memory_full() -> QueueFull:
-    """Why jobs are refused when Redis itself says that it has no memory left."""
+    """Return the error for jobs that Redis itself refused because of its maxmemory."""
     return QueueFull("Redis has reached its maxmemory; wait until jobs are answered, add workers, or raise maxmemory")
 
 
-class Holdup:
-    """One caller's wait for room."""
+class Backoff:
+    """Pauses of one caller that waits for capacity."""
 
     def __init__(self) -> None:
         self._pause_s = _FIRST_PAUSE_S
         self._waited_s = 0.0
-        self._told = False
+        self._logged = False
 
-    def pause_s(self, offered: Offered, before: int) -> float:
-        """How long to wait before the rest of an offer of so many jobs is offered again."""
-        if len(offered.rest) < before:
+    def pause_s(self, offered: Offered, count: int) -> float:
+        """Return how long to wait before the rest of an offer of `count` jobs is offered again."""
+        if len(offered.rest) < count:
             self._pause_s = _FIRST_PAUSE_S
-        if self._waited_s >= _TOLD_AFTER_S and not self._told:
-            self._told = True
-            log.warning("waiting for room: %s", offered.why)
+        if self._waited_s >= _LOG_AFTER_S and not self._logged:
+            self._logged = True
+            log.warning("waiting for capacity: %s", offered.error)
         pause_s, self._pause_s = self._pause_s, min(_LONGEST_PAUSE_S, self._pause_s * 1.5)
         self._waited_s += pause_s
         return pause_s
-
-
-def rest_of(jobs: Iterable[Job], reasons: Mapping[str, QueueFull]) -> Offered:
-    """The jobs that were refused, with one of the reasons."""
-    rest = tuple(job for job in jobs if job.id in reasons)
-    return Offered(rest, reasons[rest[0].id] if rest else None)

@@ -1,4 +1,4 @@
-"""The producer's client: submits jobs, and waits for their answers on the one reply list that it has."""
+"""The synchronous client: submits jobs and waits for their answers."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from producer.client.batches import Batch, RowLike, Submission, newest
-from producer.client.capacity import Holdup
-from producer.client.dead_letters import DeadLetter, Moment, Verdict
-from producer.client.job_queue import Link
-from producer.client.outage import Away
-from producer.client.reply_reader import Mailbox
+from producer.client.capacity import Backoff
+from producer.client.job_queue import JobQueue
+from producer.client.outage import Unreachable
+from producer.client.reply_reader import ReplyReader
+from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedMethods
 from producer.client.states import JobState, answer_of
-from producer.client.waiters import Wait, Window, arrived, remaining
+from producer.client.submission import PreparedJob
+from producer.client.waiters import Waiter, Window, arrived, remaining
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, Lane
-from vqa.ledger.batches import BatchState
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
 
 
-class Client:
-    """Asks workers through Redis; threads may share one. Close it, or use it in a `with` statement.
+class Client(DeprecatedMethods):
+    """Submits jobs through Redis and reads their answers. Thread-safe. Close it, or use it in a `with` statement.
 
         with Client() as client:
             print(client.ask("cat.jpg", "What is on the mat?").text)
 
-    Settings come from `VQA_` variables unless given, whole or by name: `Client(redis_url="redis://...")`. Every method
-    raises QueueUnavailable when Redis does not answer.
+    Settings come from `VQA_` variables unless given, as an object or by name: `Client(redis_url="redis://...")`. Every
+    method raises QueueUnavailable if Redis does not answer.
     """
 
     def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
         given = settings.model_dump() if settings else {}
-        self._link = Link(QueueSettings(**(given | overrides)))
-        self._mailbox = Mailbox(self._link)
+        self._queue = JobQueue(QueueSettings(**(given | overrides)))
+        self._replies = ReplyReader(self._queue)
+        self.batches = BatchesResource(self._queue, self.answers)
+        self.dead_letters = DeadLettersResource(self._queue)
 
     def __enter__(self) -> Self:
         return self
@@ -44,183 +45,119 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back. Jobs that are open go on; their answers can be read by any client.
+        """Close the connections. Open jobs continue, and any client can read their answers.
 
-        Whoever waits in another thread gets RuntimeError.
+        Calls that wait in other threads raise RuntimeError.
         """
-        self._link.closing.set()
-        self._mailbox.close()
-        self._link.close(self._mailbox.outage.failing)
+        self._queue.closing.set()
+        self._replies.close()
+        self._queue.close(self._replies.outage.failing)
 
     @property
     def settings(self) -> QueueSettings:
-        """What this client goes by."""
-        return self._link.settings
+        return self._queue.settings
 
     def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
         """Submit one question about an image and wait for its answer.
 
-        `fields` are the job's: timeout_s, max_new_tokens, lane, ... Raises what the job failed with; DeadlineExceeded
-        comes soon after its timeout at the latest, whether workers are up or not.
+        `fields` are fields of the job: timeout_s, max_new_tokens, lane, ... Raises the error that the job failed with;
+        DeadlineExceeded soon after its timeout, even if no worker is up.
         """
         return self.answer(self.submit(Job.about(image, question, **fields)))
 
     def submit(self, job: Job) -> str:
-        """Put a job on the queue; its id. The same id again is the same job: it is not run twice.
+        """Put a job on the queue and return its id. Submitting the same id again does not run the job twice.
 
-        Raises QueueFull where its lane, or Redis's memory, is full; then nothing of it was accepted.
+        Raises QueueFull if the lane, or Redis's memory, is full; then the job was not accepted.
         """
-        self._link.submit(job)
+        self._queue.submit(job)
         return job.id
 
     def submit_many(self, jobs: Iterable[Job]) -> list[str]:
-        """Put many jobs on the queue, several hundred in a round trip; their ids, in order.
+        """Put many jobs on the queue, several hundred per round trip; return their ids in order.
 
-        Waits while there is no room. When it raises, the jobs before the failing chunk are on the queue; submitting all
-        of them again is harmless.
+        Waits while the queue is full. After an error, the jobs before the failing chunk are on the queue; submitting
+        all of them again is harmless.
         """
-        return self._link.submit_many(jobs)
+        return self._queue.submit_many(jobs)
 
     def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> Iterator[tuple[str, Outcome]]:
-        """Submit jobs and tell how they ended, as they end, with at most so many open at once.
+        """Submit jobs and yield (id, outcome) as they end, with at most `in_flight` open at once.
 
-        The jobs are read as there is room, so there may be any number of them. Each ends by its deadline at the latest.
-        Waits while the queue is full, and while Redis is away for up to redis_timeout_s.
+        Jobs are read on demand, so the iterable may be endless. Each ends by its deadline at the latest. Waits while
+        the queue is full, and for up to redis_timeout_s while Redis is unreachable.
         """
         for outcomes in self._rounds(Window(jobs, in_flight)):
             yield from outcomes
 
     def _rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
-        """See `ask_many`; all that have come at once, and an empty list where nothing did for half a second."""
-        holdup = Holdup()
-        with self._mailbox.waiting() as wait:
-            while wait.pending or not window.done:
-                while chunk := window.due(len(wait.pending)):
-                    self._offer(chunk, window, holdup, wait)
+        """Do as `ask_many`, in lists of outcomes that arrived together; an empty list after half a second without."""
+        backoff = Backoff()
+        with self._replies.waiting() as waiter:
+            while waiter.pending or not window.done:
+                while chunk := window.due(len(waiter.pending)):
+                    self._offer(chunk, window, backoff, waiter)
                     if window.slow:
                         break
-                if wait.pending or not window.done:
-                    self._mailbox.turn(wait, window.until())
-                yield list(arrived(self._link.backend, wait))
-        # another thread may have delivered the last ones after that
-        yield list(remaining(self._link.backend, wait))
+                if waiter.pending or not window.done:
+                    self._replies.wait_until(waiter, window.until())
+                yield list(arrived(self._queue.backend, waiter))
+        # the background thread may have delivered outcomes after the last `arrived`
+        yield list(remaining(self._queue.backend, waiter))
 
-    def _offer(self, chunk: Sequence[Job], window: Window, holdup: Holdup, wait: Wait) -> None:
+    def _offer(self, chunk: Sequence[PreparedJob], window: Window, backoff: Backoff, waiter: Waiter) -> None:
         try:
-            with self._mailbox.outage.exchange(short=False):
-                offered = self._link.offer(chunk)
-        except Away as away:
-            window.hold(chunk, away.pause_s)
+            with self._replies.outage.exchange(short=False):
+                offered = self._queue.offer(chunk)
+        except Unreachable as unreachable:
+            window.hold(chunk, unreachable.pause_s)
             return
         if offered.rest:
-            window.hold(offered.rest, holdup.pause_s(offered, len(chunk)))
-        self._mailbox.add(wait, offered.taken_of(chunk))
-
-    def submit_batch(
-        self,
-        rows: Iterable[RowLike],
-        *,
-        lane: Lane = "bulk",
-        tenant: str | None = None,
-        input: str = "",
-        within_s: float | None = None,
-        **defaults: Any,
-    ) -> Batch:
-        """Put all rows on the queue as one batch, which goes on without this client.
-
-        A row is a Job, or a mapping with "id", "question" and "image" (or "messages") and further fields of a job;
-        `defaults` are fields for rows that do not have them. Rows still open after `within_s` end. Raises QueueFull,
-        InvalidJob or BadImage; then none of it is left on the queue.
-        """
-        return self.batch(Submission(lane, tenant, input, within_s).send(self._link, rows, defaults))
-
-    def batch(self, id: str) -> Batch:
-        """A batch by its id, whoever submitted it."""
-        return Batch(id, self._link, self.answers)
-
-    def batches(self, limit: int = 100) -> list[BatchState]:
-        """The newest batches."""
-        return newest(self._link, limit)
+            window.hold(offered.rest, backoff.pause_s(offered, len(chunk)))
+        self._replies.add(waiter, offered.accepted_ids(chunk))
 
     def answer(self, id: str, timeout_s: float | None = None) -> Answer:
-        """Wait for the answer to a job, whoever submitted it.
+        """Wait for the answer to a job that any client submitted.
 
-        Raises what the job failed with, UnknownJob, or AnswerTimeout once `timeout_s` is over; without one it waits
-        until the job's deadline at most.
+        Raises the error that the job failed with, UnknownJob, or AnswerTimeout after `timeout_s`. Without a timeout it
+        waits until the job's deadline at most.
         """
         [(_, outcome)] = self.answers([id], timeout_s)
         return answer_of(outcome)
 
     def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> Iterator[tuple[str, Outcome]]:
-        """How jobs ended, each id once, as they end: an answer, or the error that `answer` would raise.
+        """Yield (id, outcome) once for each job as it ends: its answer, or the error that `answer` would raise.
 
-        Ids that are open when `timeout_s` is over come last, with AnswerTimeout; without one the wait lasts until the
-        jobs' deadlines at most. A Redis that is away is waited for, up to redis_timeout_s, before QueueUnavailable.
+        Jobs that are open after `timeout_s` come last, with AnswerTimeout; without a timeout the wait lasts until their
+        deadlines at most. Raises QueueUnavailable once Redis has been unreachable for redis_timeout_s.
         """
-        with self._mailbox.waiting(ids) as wait:
-            for step in wait.steps(timeout_s):
+        with self._replies.waiting(ids) as waiter:
+            for step in waiter.steps(timeout_s):
                 if isinstance(step, list):
-                    self._mailbox.look(step)
+                    self._replies.look(step)
                 else:
-                    self._mailbox.turn(wait, step)
-                yield from arrived(self._link.backend, wait)
-            if wait.pending:
-                self._mailbox.outage.check()
-        yield from remaining(self._link.backend, wait)
+                    self._replies.wait_until(waiter, step)
+                yield from arrived(self._queue.backend, waiter)
+            if waiter.pending:
+                self._replies.outage.check()
+        yield from remaining(self._queue.backend, waiter)
 
     def cancel(self, id: str) -> bool:
-        """End an open job with Cancelled, waiting or running; False where it is not open."""
-        return self._link.cancel(id)
+        """End an open job, waiting or running, with Cancelled; return False if it was not open."""
+        return self._queue.cancel(id)
 
     def states(self, ids: Iterable[str]) -> dict[str, JobState]:
-        """Where each job stands, without waiting."""
-        return self._link.states(list(ids))
+        """Return where each job stands, without waiting."""
+        return self._queue.states(list(ids))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
-        """How many jobs are open, by lane and state."""
-        return self._link.counts()
+        """Count the open jobs by lane and state."""
+        return self._queue.counts()
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers that are up."""
-        return self._link.workers()
-
-    def dead_letters(
-        self,
-        reason: str | None = None,
-        since: Moment | None = None,
-        before: Moment | None = None,
-        limit: int | None = 100,
-    ) -> list[DeadLetter]:
-        """The dead letters, the newest first: jobs that were given up, and messages that were no jobs.
-
-        `since` and `before` are points in time or timedeltas, so long ago on Redis's clock. None is no limit.
-        """
-        with self._link.dead_letters() as dead:
-            return dead.newest(reason, since, before, limit)
-
-    def dead_letter(self, id: str) -> DeadLetter | None:
-        """The dead letter of that id; None where there is none."""
-        with self._link.dead_letters() as dead:
-            return dead.read([id]).get(id)
-
-    def count_dead(self) -> int:
-        """How many dead letters there are."""
-        with self._link.dead_letters() as dead:
-            return dead.count(self.settings.dead_ttl_s)
-
-    def retry_dead(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        """Make dead letters jobs again, with their ids and pasts, their timeouts anew and attempts from 0.
-
-        Their old outcomes are deleted, so `answer` waits for the new ones. Says of each id what became of it.
-        """
-        with self._link.dead_letters() as dead:
-            return dead.retry(ids)
-
-    def purge_dead(self, ids: Iterable[str]) -> int:
-        """Drop dead letters; how many there were. Their outcomes are kept until they expire."""
-        with self._link.dead_letters() as dead:
-            return dead.purge(ids)
+        """Return the workers that are up."""
+        return self._queue.workers()
 
     def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
-        """Bytes of the images of those references; None where the image store does not have it any more."""
-        return self._link.image_sizes(list(references))
+        """Return the sizes of stored images in bytes; None for an image that the store no longer has."""
+        return self._queue.image_sizes(list(references))

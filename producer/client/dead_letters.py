@@ -1,4 +1,4 @@
-"""Dead letters as a producer sees them: jobs given up and messages set aside, read, retried, purged."""
+"""Dead letters, read, retried and purged: jobs that were given up, and messages that were not jobs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vqa.image_store import MARGIN_S
 from vqa.job import Job, Lane
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, Ledger
-from vqa.ledger.records import Header, Past
+from vqa.ledger.records import AttemptRecord, Header
 
-#: a point in time, or how long ago on Redis's clock
-Moment = datetime | timedelta
+#: a point in time, or how long ago by Redis's clock
+TimeOrAge = datetime | timedelta
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _AGO = re.compile("".join(rf"(?:(?P<{name}>\d{{1,9}}){unit})?" for unit, name in _UNITS.items()), re.ASCII)
 
 
-def parse_moment(text: str) -> Moment:
-    """`2h`, `1d12h`, `90s` (w, d, h, m, s in this order), or an ISO date or time, UTC where it names no offset.
+def parse_time(text: str) -> TimeOrAge:
+    """Parse an age (`2h`, `1d12h`; w, d, h, m, s in this order) or an ISO date or time, UTC unless it has an offset.
 
     Raises ValueError.
     """
@@ -37,22 +37,22 @@ def parse_moment(text: str) -> Moment:
     try:
         if match and text.strip():
             return timedelta(**{name: int(number) for name, number in match.groupdict(default="0").items()})
-        moment = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
-        raise ValueError("a time is so long ago (2h, 1d12h, 30m) or a date (2026-11-22, 2026-11-22T10:30Z)") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        raise ValueError(f"{text!r} is neither an age (2h, 1d12h) nor a date (2026-11-22, 2026-11-22T10:30Z)") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-#: dead letters that one round trip carries; what was set aside may have 64 KiB
+#: dead letters in one round trip; a message that was not a job may have 64 KiB
 _PAGE = 100
 
-#: what became of a dead letter that was to be retried; `malformed` is no job, `unsupported_version` one of a newer vqa
+#: result of a retry; `open`: the job is open already, `unsupported_version`: it needs a newer vqa
 Verdict = Literal["reopened", "unknown", "open", "malformed", "unsupported_version"]
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that was given up, whole; or a message that was no job."""
+    """A job that was given up, with all its data; or a message that was not a job."""
 
     id: str
     #: `worker_lost`, `attempts_used_up`, `unsupported_version`, or `malformed: ...`
@@ -60,21 +60,21 @@ class DeadLetter:
     lane: Lane
     accepted: datetime
     given_up: datetime
-    #: the newest that ended without an outcome, oldest first; of earlier lives too where it was retried by hand
-    attempts: tuple[Past, ...]
+    #: the newest attempts without an outcome, oldest first; they include those before a retry by hand
+    attempts: tuple[AttemptRecord, ...]
     #: the last error, as `Class: message`
     error: str | None
-    #: the job as it was submitted, with its images by reference; of what was no job, the first 64 KiB
+    #: the job as submitted, with images by reference; or the first 64 KiB of a message that was not a job
     payload: bytes
 
     @property
     def job(self) -> Job:
-        """Raises InvalidJob where it is none that this version of vqa reads."""
+        """Parse the job. Raises InvalidJob if this version of vqa cannot read it."""
         return Job.from_json(self.payload)
 
     @classmethod
     def parse(cls, id: str, entry: bytes) -> DeadLetter:
-        """From what the ledger keeps."""
+        """Parse the ledger's record."""
         head, _, payload = entry.partition(b"\n")
         header = Header.parse(head)
         accepted, given_up = at_ms(header.accepted), at_ms(header.dead or header.accepted)
@@ -82,17 +82,17 @@ class DeadLetter:
         return cls(id, header.reason or "", header.lane, accepted, given_up, header.history, error, payload)
 
     def is_because_of(self, reason: str) -> bool:
-        """Whether that is its reason, or what its reason begins with: `malformed` has its detail after a colon."""
+        """Whether this is the reason, with or without the detail that follows a colon, as in `malformed: not JSON`."""
         return self.reason.partition(":")[0] == reason or self.reason == reason
 
 
 def at_ms(ms: int) -> datetime:
-    """A time on Redis's clock."""
+    """Convert milliseconds since 1970."""
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 class DeadLetters:
-    """Over a synchronous connection. Raises one of connection.UNREACHED."""
+    """Access over a synchronous connection. Methods raise one of connection.REDIS_ERRORS."""
 
     def __init__(self, redis: Redis, ledger: Ledger, app: Celery) -> None:
         self._redis = redis
@@ -100,56 +100,54 @@ class DeadLetters:
         self._app = app
 
     def newest(
-        self, reason: str | None, since: Moment | None, before: Moment | None, limit: int | None
+        self, reason: str | None, since: TimeOrAge | None, before: TimeOrAge | None, limit: int | None
     ) -> list[DeadLetter]:
-        """Those given up from `since` until `before`, the newest first."""
+        """Return the dead letters given up from `since` until `before`, newest first."""
         ids = self._ids(since, before)
         found = (letter for page in _pages(ids) for letter in self.read(page).values())
         wanted = (letter for letter in found if reason is None or letter.is_because_of(reason))
         return [*islice(wanted, limit)]
 
-    def _ids(self, since: Moment | None, before: Moment | None) -> Sequence[str]:
+    def _ids(self, since: TimeOrAge | None, before: TimeOrAge | None) -> Sequence[str]:
         low, high = (self._score(since) or "-inf"), self._score(before)
         found = self._redis.zrevrangebyscore(DEAD, f"({high}" if high else "+inf", low)
         return [id.decode() for id in cast(Sequence[bytes], found)]
 
-    def _score(self, moment: Moment | None) -> str:
-        if moment is None:
+    def _score(self, time: TimeOrAge | None) -> str:
+        if time is None:
             return ""
-        if isinstance(moment, datetime):
-            return f"{moment.timestamp() * 1000:.0f}"
+        if isinstance(time, datetime):
+            return f"{time.timestamp() * 1000:.0f}"
         seconds, micros = self._redis.time()
-        return f"{seconds * 1000 + micros // 1000 - moment / timedelta(milliseconds=1):.0f}"
+        return f"{seconds * 1000 + micros // 1000 - time / timedelta(milliseconds=1):.0f}"
 
     def read(self, ids: Sequence[str]) -> Mapping[str, DeadLetter]:
-        """Those of `ids` that are dead letters."""
+        """Return the dead letters among `ids`."""
         entries = cast(list[bytes | None], self._redis.mget([dead_key(id) for id in ids])) if ids else []
         return {id: DeadLetter.parse(id, entry) for id, entry in zip(ids, entries, strict=True) if entry is not None}
 
     def retry(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        """Make them jobs again and publish them."""
+        """Reopen the jobs and publish them."""
         verdicts: dict[str, Verdict] = {}
         for page in _pages(dict.fromkeys(ids)):
             letters = self.read(page)
             wakeups: list[tuple[str, Lane]] = []
             for id in page:
-                said = _refusal(letters.get(id)) or self._ledger.reopen(id, MARGIN_S)
-                if said == "interactive" or said == "bulk":
-                    wakeups.append((id, said))
-                    verdicts[id] = "reopened"
-                elif said == "waiting":
+                result = _refusal(letters.get(id)) or self._ledger.reopen(id, MARGIN_S)
+                if result == "interactive" or result == "bulk":
+                    wakeups.append((id, result))
                     verdicts[id] = "reopened"
                 else:
-                    verdicts[id] = said
+                    verdicts[id] = "reopened" if result == "waiting" else result
             if wakeups:
                 wake(self._app, wakeups)
         return verdicts
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Drop them; how many there were. Their outcomes stay until they expire."""
+        """Delete dead letters and return how many existed. Outcomes stay until they expire."""
         count = 0
         for page in _pages(dict.fromkeys(ids)):
-            # a Redis that is full would refuse a transaction
+            # no transaction: Redis refuses one when its memory is full
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.delete(*map(dead_key, page))
                 pipe.zrem(DEAD, *page)
@@ -158,20 +156,20 @@ class DeadLetters:
         return count
 
     def count(self, ttl_s: float) -> int:
-        """How many there are; those older than their time to live are gone, though they may still be listed."""
+        """Count the dead letters. Expired ones, which may still be in the index, do not count."""
         low = self._score(timedelta(seconds=ttl_s))
         return self._redis.zcount(DEAD, low, "+inf")
 
-    def reasons(self, most: int) -> Counter[str]:
-        """How many of the newest there are by reason, without its detail."""
-        newest = cast(Sequence[bytes], self._redis.zrange(DEAD, 0, most - 1, desc=True))
+    def reasons(self, limit: int) -> Counter[str]:
+        """Count the newest dead letters by reason, without its detail."""
+        newest = cast(Sequence[bytes], self._redis.zrange(DEAD, 0, limit - 1, desc=True))
         letters = (letter for page in _pages(id.decode() for id in newest) for letter in self.read(page).values())
         return Counter(letter.reason.partition(":")[0] for letter in letters)
 
 
 def _refusal(letter: DeadLetter | None) -> Literal["malformed", "unsupported_version"] | None:
     if letter is None:
-        # the ledger knows why
+        # `reopen` finds out why
         return None
     try:
         Job.from_json(letter.payload)
@@ -183,6 +181,6 @@ def _refusal(letter: DeadLetter | None) -> Literal["malformed", "unsupported_ver
 
 
 def _pages(ids: Iterable[str]) -> Iterator[Sequence[str]]:
-    each = iter(ids)
-    while page := [*islice(each, _PAGE)]:
+    rest = iter(ids)
+    while page := [*islice(rest, _PAGE)]:
         yield page

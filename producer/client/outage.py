@@ -1,4 +1,4 @@
-"""A Redis that does not do its part: what a producer is told, and how long those who wait ride it out."""
+"""What happens while Redis fails: the error that a producer gets, and how long waiting callers keep trying."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
 
-from vqa.connection import UNREACHED, cause_of
+from vqa.connection import REDIS_ERRORS, cause_of
 from vqa.errors import QueueUnavailable
-from vqa.redis_retry import passes
+from vqa.redis_retry import is_temporary
 from vqa.settings import QueueSettings
 
-#: between two tries, longer each time
+#: pause between two tries; it doubles
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 
-#: an exchange that takes longer than this has met a Redis that is silent, or nearly so
-_QUIET_S = 3.0
+#: an exchange that has taken longer than this counts as an outage
+_SLOW_S = 3.0
 
 
-class Away(Exception):
-    """Redis did not do its part in one exchange; another one may go better, after a pause."""
+class Unreachable(Exception):
+    """One exchange with Redis failed, and may succeed after a pause."""
 
     def __init__(self, pause_s: float) -> None:
         super().__init__(pause_s)
@@ -30,85 +30,85 @@ class Away(Exception):
 
 
 class Outage:
-    """How long Redis has been away for those who wait: up to redis_timeout_s they try again, then they are told."""
+    """Tracks an outage of Redis: waiting callers retry for up to redis_timeout_s, then they get QueueUnavailable."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
-        #: monotonic: when the first exchange began that failed since one went well
+        #: monotonic start of the first exchange that failed since the last success
         self._since: float | None = None
         self._failures = 0
         self._last: BaseException | None = None
-        #: whether the last exchange that ended failed
+        #: whether the exchange that ended last failed
         self.failing = False
-        #: when the short exchanges began that are under way
-        self._begun: list[float] = []
+        #: monotonic starts of the short exchanges in progress
+        self._running: list[float] = []
 
     def forget(self) -> None:
-        """Nobody waits any more: the next one's outage begins anew."""
+        """Start afresh: nobody waits any more."""
         self._since = None
 
     @contextmanager
     def exchange(self, short: bool = True) -> Iterator[None]:
-        """Around one exchange with Redis. Raises Away, and QueueUnavailable when no other is to be tried."""
-        begun = time.monotonic()
+        """Run one exchange with Redis. Raises Unreachable, or QueueUnavailable if no other should be tried."""
+        started = time.monotonic()
         if short:
-            self._begun.append(begun)
+            self._running.append(started)
         try:
             yield
-        except UNREACHED as error:
-            raise self._away(error, begun) from error
+        except REDIS_ERRORS as error:
+            raise self._failed(error, started) from error
         else:
             self._since, self._failures, self.failing = None, 0, False
         finally:
             if short:
-                self._begun.remove(begun)
+                self._running.remove(started)
 
-    def _away(self, error: BaseException, begun: float) -> Away | QueueUnavailable:
-        since = self._since = begun if self._since is None else min(self._since, begun)
+    def _failed(self, error: BaseException, started: float) -> Unreachable | QueueUnavailable:
+        since = self._since = started if self._since is None else min(self._since, started)
         self._last, self.failing = error, True
-        if not passes(cause_of(error)) or time.monotonic() - since >= self._settings.redis_timeout_s:
+        if not is_temporary(cause_of(error)) or time.monotonic() - since >= self._settings.redis_timeout_s:
             return unavailable(error, self._settings)
         self._failures += 1
-        return Away(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10)))
+        return Unreachable(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10)))
 
     def check(self) -> None:
-        """Raise QueueUnavailable where Redis is away now: whoever stops waiting has not heard how its jobs stand."""
+        """Raise QueueUnavailable if Redis fails now: a caller that stops waiting cannot know the state of its jobs."""
         if self._since is not None and self._last is not None:
             raise unavailable(self._last, self._settings)
-        if any(time.monotonic() - begun > _QUIET_S for begun in list(self._begun)):
+        if any(time.monotonic() - started > _SLOW_S for started in list(self._running)):
             raise unavailable(TimeoutError(), self._settings)
 
 
 @contextmanager
-def reaching(settings: QueueSettings) -> Iterator[None]:
-    """Turn whatever Redis and kombu raise into QueueUnavailable that says what to check, without the password."""
+def redis_errors(settings: QueueSettings) -> Iterator[None]:
+    """Raise QueueUnavailable, which says what to check, in place of errors of Redis and kombu."""
     try:
         yield
-    except UNREACHED as error:
+    except REDIS_ERRORS as error:
         raise unavailable(error, settings) from error
 
 
 def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailable:
-    """What a producer is told when one of connection.UNREACHED was raised."""
-    return QueueUnavailable(_explain(cause_of(error), place_of(settings)))
+    """Convert one of connection.REDIS_ERRORS. The message does not contain the password."""
+    return QueueUnavailable(_explain(cause_of(error), redis_location(settings)))
 
 
-def place_of(settings: QueueSettings) -> str:
-    """Where Redis is, in words that hold no password."""
+def redis_location(settings: QueueSettings) -> str:
+    """Describe where Redis is, without the password."""
     address = settings.address
-    places = ", ".join(f"{host}:{port}" for host, port in address.hosts)
-    return f"Redis at {places}" if address.master is None else f"Redis {address.master} (Sentinels at {places})"
+    hosts = ", ".join(f"{host}:{port}" for host, port in address.hosts)
+    return f"Redis at {hosts}" if address.master is None else f"Redis {address.master} (Sentinels at {hosts})"
 
 
-def _explain(error: BaseException, where: str) -> str:
+def _explain(error: BaseException, redis: str) -> str:
     if isinstance(error, AuthenticationError):
-        return f"{where} refuses the user or the password; check VQA_REDIS_URL"
+        return f"{redis} refuses the user or the password; check VQA_REDIS_URL"
     if isinstance(error, OutOfMemoryError):
-        return f"{where} is full; raise its maxmemory, or wait until jobs are answered"
+        return f"{redis} is full; raise its maxmemory, or wait until jobs are answered"
     if isinstance(error, NoPermissionError):
-        return f"{where} does not let this user do what vqa needs; check its access list"
+        return f"{redis} does not let this user run the commands that vqa needs; check its access list (ACL)"
     if isinstance(error, ResponseError):
-        # the rest of the line may repeat what was sent
+        # the rest of the message may repeat arguments
         code = str(error).partition(" ")[0] if type(error) is ResponseError else type(error).__name__
-        return f"{where} refused a command ({code}); vqa needs Redis 7.0 or later and its keys"
-    return f"{where} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"
+        return f"{redis} refused a command ({code}); vqa needs Redis 7.0 or later, and its keys unchanged"
+    return f"{redis} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"

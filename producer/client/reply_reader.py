@@ -1,4 +1,4 @@
-"""How all that wait for answers share one reply list: one of them reads, and hands out what it finds."""
+"""Lets all threads of a client wait on one reply list: a single thread reads it and distributes the outcomes."""
 
 from __future__ import annotations
 
@@ -7,122 +7,122 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from producer.client.job_queue import Link
-from producer.client.outage import Away, Outage
+from producer.client.job_queue import JobQueue
+from producer.client.outage import Outage, Unreachable
 from producer.client.states import parse_replies
-from producer.client.waiters import LOOK, Wait, Waits, closed
+from producer.client.waiters import LOOK, Waiter, Waiters, closed
 from vqa.connection import connect
 
-#: for a reader that is told to end
-_END_S = 1.0
+#: seconds that `close` waits for the reading thread
+_JOIN_S = 1.0
 
 
-class Mailbox:
-    """The waits of one client's threads. A thread of its own reads for as long as anybody waits.
+class ReplyReader:
+    """The waiters of one client's threads. A background thread reads Redis as long as anybody waits.
 
-    So a wait ends when its caller's time is over, however long Redis is silent.
+    So a wait ends on time even while Redis is unresponsive.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        # tried again here, by whoever waits for how long
-        self._redis = connect(link.settings, patience=0)
-        self._waits = Waits()
-        self.outage = Outage(link.settings)
-        #: guards everything here but the link and the connections
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        # no retries in the connection: `outage` decides about them, by each caller's timeout
+        self._redis = connect(queue.settings, retry_s=0)
+        self._waiters = Waiters()
+        self.outage = Outage(queue.settings)
+        #: guards all fields but the queue and the connections
         self._lock = threading.Lock()
-        self._stirred: dict[Wait, threading.Condition] = {}
+        self._wakeups: dict[Waiter, threading.Condition] = {}
         self._reader: threading.Thread | None = None
-        self._closed = link.closing
+        self._closed = queue.closing
 
     def close(self) -> None:
-        """End every wait with RuntimeError, and give the connections back; the link is closing already."""
+        """End every wait with RuntimeError and close the connection. `queue.closing` must be set already."""
         with self._lock:
-            self._waits.fail(closed())
-            for stirred in self._stirred.values():
-                stirred.notify()
+            self._waiters.fail(closed())
+            for wakeup in self._wakeups.values():
+                wakeup.notify()
             reader = self._reader
         self._redis.close()
         if reader is not None:
-            reader.join(_END_S)
+            reader.join(_JOIN_S)
 
     @contextmanager
-    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Wait]:
-        """Hear of these jobs from now on."""
-        stirred = threading.Condition(self._lock)
-        # called where the lock is held
-        wait = Wait(stirred.notify)
+    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
+        """Register a waiter for these jobs."""
+        wakeup = threading.Condition(self._lock)
+        # always called with the lock held
+        waiter = Waiter(wakeup.notify)
         with self._lock:
-            self._stirred[wait] = stirred
-            self._waits.add(wait, ids)
+            self._wakeups[waiter] = wakeup
+            self._waiters.add(waiter, ids)
         try:
-            yield wait
+            yield waiter
         finally:
             with self._lock:
-                del self._stirred[wait]
-                self._waits.remove(wait)
-                if not self._stirred:
+                del self._wakeups[waiter]
+                self._waiters.remove(waiter)
+                if not self._wakeups:
                     self.outage.forget()
 
-    def add(self, wait: Wait, ids: Sequence[str]) -> None:
-        """Hear of these jobs, too; what ended already is read at once."""
+    def add(self, waiter: Waiter, ids: Sequence[str]) -> None:
+        """Register more jobs, and look up those that have ended already."""
         with self._lock:
-            self._waits.add(wait, ids)
+            self._waiters.add(waiter, ids)
         self.look(ids)
 
     def look(self, ids: Sequence[str]) -> None:
-        """Read what has become of these jobs and hand it out; the reader does where Redis is away now."""
-        with suppress(Away):
+        """Look up and distribute these jobs' outcomes; if Redis is unreachable, the background thread does it later."""
+        with suppress(Unreachable):
             self._look(ids)
 
     def _look(self, ids: Sequence[str]) -> None:
         with self.outage.exchange():
-            found = self._link.look(ids, self._redis)
+            found = self._queue.look(ids, self._redis)
         with self._lock:
-            self._waits.deliver(found)
+            self._waiters.deliver(found)
 
-    def turn(self, wait: Wait, until: float) -> None:
-        """Come back when something has arrived for `wait`, or at `until` (monotonic)."""
+    def wait_until(self, waiter: Waiter, until: float) -> None:
+        """Return when something has arrived for the waiter, or at the monotonic time `until`."""
         with self._lock:
-            # a fork has no threads but the one that forked
-            if self._waits and not (self._reader and self._reader.is_alive()):
-                self._reader = threading.Thread(target=self._read, name="vqa-mailbox", daemon=True)
+            # after a fork only the forking thread exists
+            if self._waiters and not (self._reader and self._reader.is_alive()):
+                self._reader = threading.Thread(target=self._read, name="vqa-reply-reader", daemon=True)
                 self._reader.start()
-            self._stirred[wait].wait_for(
-                lambda: wait.stirred or self._closed.is_set(), max(0.0, until - time.monotonic())
+            self._wakeups[waiter].wait_for(
+                lambda: waiter.notified or self._closed.is_set(), max(0.0, until - time.monotonic())
             )
-        if wait.failure:
-            raise wait.failure
+        if waiter.failure:
+            raise waiter.failure
         if self._closed.is_set():
             raise closed()
 
     def _read(self) -> None:
-        while self._goes_on():
+        while self._continues():
             try:
                 with self.outage.exchange():
-                    ids = self._announced()
+                    ids = self._next_ids()
                 if ids:
                     self._look(ids)
-                self._closed.wait(self._waits.pause_s(len(ids)))
-            except Away as away:
-                self._closed.wait(away.pause_s)
+                self._closed.wait(self._waiters.pause_s(len(ids)))
+            except Unreachable as unreachable:
+                self._closed.wait(unreachable.pause_s)
             except Exception as error:
-                # whoever waits raises it; the next wait starts another reader
+                # the waiters raise it; the next wait starts another thread
                 with self._lock:
-                    self._waits.fail(closed() if self._closed.is_set() else error)
+                    self._waiters.fail(closed() if self._closed.is_set() else error)
                     self._reader = None
                 return
 
-    def _goes_on(self) -> bool:
+    def _continues(self) -> bool:
         with self._lock:
-            if self._waits and not self._closed.is_set():
+            if self._waiters and not self._closed.is_set():
                 return True
             self._reader = None
             return False
 
-    def _announced(self) -> list[str]:
+    def _next_ids(self) -> list[str]:
         reply = self._redis.blmpop(
-            self._waits.block_s(self._link.settings), 1, self._link.reply_list, direction="LEFT", count=LOOK
+            self._waiters.block_s(self._queue.settings), 1, self._queue.reply_list, direction="LEFT", count=LOOK
         )
         with self._lock:
-            return self._waits.next_looked_at(parse_replies(reply))
+            return self._waiters.ids_to_look_up(parse_replies(reply))

@@ -1,4 +1,4 @@
-"""Where a job stands, for whoever asks without waiting. No I/O."""
+"""Looks up where jobs stand: the commands to send, and how to read the replies. No I/O."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from vqa.ledger.ledger import DEAD, DEADLINES
 from vqa.ledger.records import Header, State
 from vqa.results import Outcome, decode
 
-#: a job open for so long after its deadline is closed by whoever waits for it; workers and their janitor come first
+#: a client closes a job that is open this long after its deadline; workers and their janitor come first
 GRACE_MS = 1000
 
-#: the bytes of an outcome, or why there will be none
+#: the bytes of an outcome, or why there is none
 Found = bytes | UnknownJob
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What has become of some jobs; those that are open and in time are in none of these."""
+    """Result of a lookup. Open jobs before their deadline are in none of the three."""
 
     found: dict[str, Found]
-    #: open past their deadline and its grace
+    #: open although their deadline and the grace have passed
     overdue: list[str]
-    #: neither open nor ended; a dead letter that was retried just now may seem so, once
+    #: neither open nor ended; a dead letter that is being retried may be seen so once
     unknown: list[str]
 
 
 def reply_list() -> str:
-    """A new key for the list on which one client hears which of its jobs ended."""
+    """Return a new key for the list on which a client is told which of its jobs have ended."""
     return f"vqa:reply:{uuid.uuid4()}"
 
 
 def queue_look(pipe: Any, ids: Sequence[str]) -> None:
-    """Queue what asks what has become of `ids`. In this order, so that a job that ends meanwhile is found.
+    """Queue the commands of a lookup; deadlines before outcomes, so that a job that ends meanwhile is found.
 
-    No transaction: a Redis that is full would refuse it.
+    No transaction: Redis refuses one when its memory is full.
     """
     pipe.time()
     pipe.zmscore(DEADLINES, list(ids))
@@ -51,7 +51,7 @@ def queue_look(pipe: Any, ids: Sequence[str]) -> None:
 
 
 def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
-    """What `queue_look` saw."""
+    """Read the replies to `queue_look`."""
     (seconds, micros), deadlines, outcomes = reply
     latest = seconds * 1000 + micros // 1000 - GRACE_MS
     look = Look({}, [], [])
@@ -66,32 +66,30 @@ def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
 
 
 def parse_replies(reply: Any) -> list[str]:
-    """The ids in what BLMPOP took from a reply list."""
+    """Return the ids that BLMPOP took from a reply list."""
     return [id.decode() for id in reply[1]] if reply else []
 
 
 def unknown(id: str) -> UnknownJob:
-    """What is said of an id that nothing is known of."""
-    return UnknownJob(f"job {id} is not open, and no outcome of it is kept")
+    return UnknownJob(f"job {id} is not open, and Redis holds no outcome of it")
 
 
 def still_open() -> AnswerTimeout:
-    """What is said of a job that its caller does not wait for any longer."""
-    return AnswerTimeout("no answer in the time that you gave it; the job goes on, ask for it again by its id")
+    return AnswerTimeout("no answer within timeout_s; the job is still open, ask for its answer again by its id")
 
 
 def outcome_of(backend: Backend, found: Found) -> Outcome:
-    """The answer or the error; bytes that this version cannot read are an error too."""
+    """Decode an outcome; bytes that this version cannot read become a VQAError."""
     if isinstance(found, UnknownJob):
         return found
     try:
         return decode(backend, found)
     except (ValueError, KeyError, TypeError) as error:
-        return VQAError(f"the job's outcome is not one that this version of vqa reads ({type(error).__name__})")
+        return VQAError(f"this version of vqa cannot read the job's outcome ({type(error).__name__})")
 
 
 def answer_of(outcome: Outcome) -> Answer:
-    """The answer; raises the error."""
+    """Return the answer, or raise the error."""
     if isinstance(outcome, VQAError):
         raise outcome
     return outcome
@@ -99,26 +97,26 @@ def answer_of(outcome: Outcome) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """An open job's place in the ledger, or how a closed one ended."""
+    """Where an open job stands, or how a closed one ended."""
 
     id: str
-    #: `given_up`: it is, or was, a dead letter
+    #: `given_up` if it is, or was, a dead letter
     state: State | Literal["answered", "failed", "given_up", "unknown"]
     lane: Lane | None = None
-    #: attempts that counted so far
+    #: attempts counted so far
     attempt: int = 0
-    #: who holds it, or who answered it
+    #: the worker that holds or answered it
     worker: str | None = None
-    #: until the deadline, of an open job
+    #: seconds until the deadline of an open job
     remaining_s: float | None = None
-    #: how it failed, or the last transient error, as `Class: message`
+    #: the final, or the last transient, error as `Class: message`
     error: str | None = None
 
 
 def queue_states(pipe: Any, ids: Sequence[str]) -> None:
-    """Queue what asks where `ids` stand. In this order, so that a job that ends meanwhile is not unknown.
+    """Queue the commands that read states; entries before outcomes, so that a job that ends meanwhile is found.
 
-    No transaction: a Redis that is full would refuse it.
+    No transaction: Redis refuses one when its memory is full.
     """
     pipe.time()
     pipe.mget([entry_key(id) for id in ids])
@@ -127,7 +125,7 @@ def queue_states(pipe: Any, ids: Sequence[str]) -> None:
 
 
 def parse_states(backend: Backend, ids: Sequence[str], reply: Sequence[Any]) -> dict[str, JobState]:
-    """What `queue_states` saw."""
+    """Read the replies to `queue_states`."""
     (seconds, micros), entries, outcomes, dead = reply
     now = seconds * 1000 + micros // 1000
     return {
@@ -139,7 +137,7 @@ def parse_states(backend: Backend, ids: Sequence[str], reply: Sequence[Any]) -> 
 def _open(id: str, entry: bytes, now: int) -> JobState:
     header = Header.parse(entry.partition(b"\n")[0])
     remaining_s = (header.deadline - now) / 1000
-    # a job that went back to the queue remembers who held it
+    # the header of a job that went back to the queue still names its last worker
     worker = header.worker if header.state == "leased" else None
     state = cast(State, header.state)
     return JobState(id, state, header.lane, header.attempt, worker, remaining_s, header.error)

@@ -1,65 +1,60 @@
-"""What a producer sends to Redis and what the replies mean, for synchronous and asynchronous callers. No I/O."""
+"""Turns jobs into Redis commands, for the synchronous and the asynchronous client. No I/O."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-from pydantic import PrivateAttr
+from typing import Any
 
 from vqa.errors import BadImage, ImageMissing
 from vqa.image import open_image
 from vqa.image_store import MARGIN_S, image_key, queue_put, reference
 from vqa.job import Job, Lane
-from vqa.ledger.commands import Call, accept_call
+from vqa.ledger.commands import Command, accept_command
 from vqa.settings import QueueSettings
 
-
-class Ready(Job):
-    """Names its images by reference and brings their bytes along; they are neither checked nor hashed again."""
-
-    _brought: Mapping[str, bytes] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def of(cls, job: Job, brought: Mapping[str, bytes]) -> Self:
-        """The job with the bytes of the images that it names, by reference."""
-        ready = cls.model_construct(_fields_set=set(job.model_fields_set), **dict(job))
-        ready._brought = brought
-        return ready
-
-
-def brought_by(job: Job) -> Mapping[str, bytes]:
-    """The images that come with a job, by reference."""
-    return job._brought if isinstance(job, Ready) else {}
-
-
-def weight(job: Job) -> int:
-    """Bytes of images that sending the job takes, nearly."""
-    return sum(len(part.image) for part in job.images()) + sum(map(len, brought_by(job).values()))
-
-
-#: jobs and bytes of images that one round trip carries
+#: jobs, and bytes of images, in one round trip
 CHUNK = 500
 CHUNK_BYTES = 32 * 2**20
 
-#: jobs that have come are sent after so long, though a round trip would carry more
-SOON_S = 0.05
+#: a chunk is sent after this time even if it is not full
+CHUNK_WAIT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job to send, with the bytes of images that it names by reference: checked and hashed already."""
+
+    job: Job
+    #: reference -> bytes
+    images: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def lane(self) -> Lane:
+        return self.job.lane
+
+    def upload_bytes(self) -> int:
+        """Return about how many bytes of images are sent with the job."""
+        return sum(len(part.image) for part in self.job.images()) + sum(map(len, self.images.values()))
 
 
 @dataclass(slots=True)
 class Submission:
-    """Jobs made ready to be sent: their images by reference, and one `accept` each."""
+    """Jobs ready to be sent: image uploads by reference, and one `accept` command per job."""
 
     wakeups: list[tuple[str, Lane]] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    #: reference -> bytes, and the longest timeout among the jobs that show the image
+    commands: list[Command] = field(default_factory=list)
+    #: reference -> bytes, and the longest timeout among the jobs that use the image
     contents: dict[str, bytes] = field(default_factory=dict)
     keep_s: dict[str, float] = field(default_factory=dict)
 
     def queue_images(self, pipe: Any) -> None:
-        """Queue what puts the images into the store; one that a job names by reference must be there already."""
+        """Queue the commands that store the images, or extend the life of those that must be in the store already."""
         for name, timeout_s in self.keep_s.items():
             if name in self.contents:
                 queue_put(pipe, name, self.contents[name], timeout_s)
@@ -68,36 +63,39 @@ class Submission:
                 pipe.exists(image_key(name))
 
     def check_images(self, replies: Sequence[Any]) -> None:
-        """Raise ImageMissing when the store lacks an image that a job names; `replies` are `queue_images`'."""
-        # two commands an image, the second of which says whether it is there
-        for name, there in zip(self.keep_s, replies[1::2], strict=True):
-            if name not in self.contents and not there:
+        """Raise ImageMissing if the store lacks an image; `replies` answer the commands of `queue_images`."""
+        # two commands per image; the second tells whether the image exists
+        for name, exists in zip(self.keep_s, replies[1::2], strict=True):
+            if name not in self.contents and not exists:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job with its bytes")
 
 
-def prepare(jobs: Iterable[Job], settings: QueueSettings, reply: str) -> Submission:
-    """The jobs with their lanes' defaults, their images checked by header. Raises BadImage, naming the job."""
+def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: str) -> Submission:
+    """Apply lane defaults, check image headers and build the commands. Raises BadImage, naming the job."""
     submission = Submission()
     names: dict[bytes, str] = {}
-    for job in map(settings.resolved, jobs):
+    for prepared in jobs:
+        job = settings.resolved(prepared.job)
         timeout_s = job.timeout_s or settings.timeout_s(job.lane)
         images = [part.image for part in job.images()]
         for image in images:
             if isinstance(image, bytes) and image not in names:
-                names[image] = _checked(job.id, image, settings)
+                names[image] = _checked_reference(job.id, image, settings)
                 submission.contents[names[image]] = image
             name = names[image] if isinstance(image, bytes) else image
             submission.keep_s[name] = max(timeout_s, submission.keep_s.get(name, 0))
-        submission.contents |= brought_by(job)
+        submission.contents |= prepared.images
         if images:
             job = job.with_images(names)
         submission.wakeups.append((job.id, job.lane))
-        named = (job.tenant, job.batch)
-        submission.calls.append(accept_call(job.id, job.lane, job.to_json(), timeout_s, reply, settings.limits, *named))
+        owner = (job.tenant, job.batch)
+        submission.commands.append(
+            accept_command(job.id, job.lane, job.to_json(), timeout_s, reply_list, settings.limits, *owner)
+        )
     return submission
 
 
-def _checked(id: str, data: bytes, settings: QueueSettings) -> str:
+def _checked_reference(id: str, data: bytes, settings: QueueSettings) -> str:
     try:
         open_image(data, settings.image_max_bytes, settings.image_max_pixels)
     except BadImage as error:
@@ -105,16 +103,16 @@ def _checked(id: str, data: bytes, settings: QueueSettings) -> str:
     return reference(data)
 
 
-def chunks(jobs: Iterable[Job], most: int = CHUNK) -> Iterator[list[Job]]:
-    """The jobs in lists that a round trip carries, limited in number, in bytes of images, and in time to gather."""
-    chunk: list[Job] = []
+def chunks(jobs: Iterable[Job | PreparedJob], limit: int = CHUNK) -> Iterator[list[PreparedJob]]:
+    """Split jobs into lists for one round trip each, limited in number, image bytes and time spent on gathering."""
+    chunk: list[PreparedJob] = []
     size = 0
-    begun = time.monotonic()
+    started = time.monotonic()
     for job in jobs:
-        chunk.append(job)
-        size += weight(job)
-        if len(chunk) == most or size >= CHUNK_BYTES or time.monotonic() - begun >= SOON_S:
+        chunk.append(PreparedJob(job) if isinstance(job, Job) else job)
+        size += chunk[-1].upload_bytes()
+        if len(chunk) == limit or size >= CHUNK_BYTES or time.monotonic() - started >= CHUNK_WAIT_S:
             yield chunk
-            chunk, size, begun = [], 0, time.monotonic()
+            chunk, size, started = [], 0, time.monotonic()
     if chunk:
         yield chunk

@@ -1,4 +1,4 @@
-"""Who waits for which jobs. Whoever reads Redis reads for all that wait. No I/O, and not locked: callers take turns."""
+"""Bookkeeping of which caller waits for which jobs. One reader of Redis serves all. No I/O, and no locking."""
 
 from __future__ import annotations
 
@@ -11,74 +11,74 @@ from itertools import chain, islice
 from celery.backends.base import Backend
 
 from producer.client.states import Found, outcome_of, still_open
-from producer.client.submission import CHUNK, SOON_S, chunks
+from producer.client.submission import CHUNK, CHUNK_WAIT_S, PreparedJob, chunks
 from vqa.job import Job
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
 
-#: open jobs are looked at so often, whatever the reply list says: it may be lost, and it may be another client's
+#: open jobs are polled this often, because the reply list may be lost, or may belong to another client
 POLL_S = 0.5
-#: Redis takes a shorter block for an endless one
+#: Redis treats a shorter BLMPOP timeout as endless
 _SHORTEST_BLOCK_S = 0.01
-#: Where so many are waited for, and few were read, the next ones gather: a read for each answer takes a third of what
-#: two cores can do at 300 answers a second.
-_MANY, _GATHER_S = 64, 0.02
-#: ids in one look; of more, each poll takes the next ones in turn
+#: With many jobs pending and few answers read, let answers gather before the next read: one read per answer takes a
+#: third of two cores at 300 answers a second.
+_GATHER_ABOVE, _GATHER_S = 64, 0.02
+#: most ids in one look; with more, polls rotate through them
 LOOK = 2000
 
 
 class Window:
-    """Jobs on their way in: a chunk is due while fewer than `in_flight` are open, and none is read ahead of that."""
+    """Limits how many jobs are open: a chunk is due while fewer than `in_flight` are; no job is read before that."""
 
-    def __init__(self, jobs: Iterable[Job], in_flight: int) -> None:
-        self._size = min(CHUNK, max(1, in_flight // 4))
+    def __init__(self, jobs: Iterable[Job | PreparedJob], in_flight: int) -> None:
+        self._chunk_size = min(CHUNK, max(1, in_flight // 4))
         jobs = iter(jobs)
-        # the first one goes alone: the next may be long in coming
-        self._chunks = chain(chunks(islice(jobs, 1)), chunks(jobs, self._size))
+        # the first job goes alone: the second may be slow to come
+        self._chunks = chain(chunks(islice(jobs, 1)), chunks(jobs, self._chunk_size))
         self._in_flight = in_flight
-        self._ended = False
-        self._held: Sequence[Job] = ()
-        #: monotonic: when what is held is due again
-        self._again = 0.0
-        #: whether jobs come more slowly than they are sent
+        self._exhausted = False
+        self._held: Sequence[PreparedJob] = ()
+        #: monotonic time when the held jobs are due again
+        self._held_until = 0.0
+        #: whether jobs are read more slowly than they are sent
         self.slow = False
 
     @property
     def done(self) -> bool:
-        """Whether every job has been let through."""
-        return self._ended and not self._held
+        """Whether every job has been handed out."""
+        return self._exhausted and not self._held
 
-    def due(self, open_jobs: int) -> Sequence[Job]:
-        """The jobs to submit now that so many are open; none where it is full, held up or at its end."""
+    def due(self, open_jobs: int) -> Sequence[PreparedJob]:
+        """Return the jobs to submit while `open_jobs` are open: none if the window is full, held or exhausted."""
         self.slow = False
         if self._held:
-            held, self._held = (self._held, ()) if time.monotonic() >= self._again else ((), self._held)
+            held, self._held = (self._held, ()) if time.monotonic() >= self._held_until else ((), self._held)
             return held
-        if self._ended or open_jobs > self._in_flight - self._size:
+        if self._exhausted or open_jobs > self._in_flight - self._chunk_size:
             return ()
-        begun = time.monotonic()
+        started = time.monotonic()
         chunk = next(self._chunks, [])
-        self.slow = time.monotonic() - begun >= SOON_S
-        self._ended = not chunk
+        self.slow = time.monotonic() - started >= CHUNK_WAIT_S
+        self._exhausted = not chunk
         return chunk
 
     def widen(self, in_flight: int) -> None:
-        """From now on so many may be open."""
+        """Change the limit."""
         self._in_flight = in_flight
 
-    def hold(self, jobs: Sequence[Job], pause_s: float) -> None:
-        """These could not be submitted; they are due again after a pause."""
-        self._held, self._again = jobs, time.monotonic() + pause_s
+    def hold(self, jobs: Sequence[PreparedJob], pause_s: float) -> None:
+        """Take back jobs that could not be submitted; they are due again after the pause."""
+        self._held, self._held_until = jobs, time.monotonic() + pause_s
 
     def until(self) -> float:
-        """The monotonic time until which the caller may wait for answers before it asks for jobs that are due."""
+        """Return the monotonic time until which the caller may wait for answers before it calls `due` again."""
         if self.slow:
             return time.monotonic() + _SHORTEST_BLOCK_S
-        return min(soon(), self._again) if self._held else soon()
+        return min(next_poll(), self._held_until) if self._held else next_poll()
 
 
-class Wait:
-    """One caller's wait for some jobs; `wake` is called when there is something for it."""
+class Waiter:
+    """One caller that waits for jobs; `wake` is called when it has something to read."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.pending: dict[str, None] = {}
@@ -87,103 +87,102 @@ class Wait:
         self.wake = wake
 
     @property
-    def stirred(self) -> bool:
-        """Whether there is something that its caller has not seen."""
+    def notified(self) -> bool:
+        """Whether there is an outcome or a failure that the caller has not read."""
         return bool(self.arrived or self.failure)
 
     def steps(self, timeout_s: float | None) -> Iterator[list[str] | float]:
-        """What its caller does until all ended or the time is over: look at some ids, or take a turn until (monotonic).
+        """Yield the next action: a list of ids to look up, or a monotonic time to wait until.
 
-        After each step its caller takes what `arrived`.
+        After each one the caller reads what `arrived`.
         """
         end = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        # what ended before the wait began is announced no more
-        before = iter(list(self.pending))
-        while ids := list(islice(before, LOOK)):
-            yield ids
+        # jobs that ended earlier are not announced again
+        ids = iter(list(self.pending))
+        while page := list(islice(ids, LOOK)):
+            yield page
         while self.pending and time.monotonic() < end:
-            yield min(end, soon())
+            yield min(end, next_poll())
 
 
-def soon() -> float:
-    """The monotonic time until which a turn may last when nothing else bounds it."""
+def next_poll() -> float:
+    """Return the monotonic time until which a wait lasts if nothing else limits it."""
     return time.monotonic() + POLL_S
 
 
 def closed() -> RuntimeError:
-    """What whoever waits is told when its client is closed."""
-    return RuntimeError("the client was closed while this waited")
+    """Return the error for callers that wait while their client is closed."""
+    return RuntimeError("the client was closed during the call")
 
 
-def arrived(backend: Backend, wait: Wait) -> Iterator[tuple[str, Outcome]]:
-    """How jobs ended since this was last asked."""
-    while wait.arrived:
-        id, found = wait.arrived.popleft()
+def arrived(backend: Backend, waiter: Waiter) -> Iterator[tuple[str, Outcome]]:
+    """Take and decode the outcomes that have arrived."""
+    while waiter.arrived:
+        id, found = waiter.arrived.popleft()
         yield id, outcome_of(backend, found)
 
 
-def remaining(backend: Backend, wait: Wait) -> Iterator[tuple[str, Outcome]]:
-    """What is left of a wait that was given up, so that its caller is told of each id once."""
-    yield from arrived(backend, wait)
-    yield from ((id, still_open()) for id in wait.pending)
+def remaining(backend: Backend, waiter: Waiter) -> Iterator[tuple[str, Outcome]]:
+    """Yield the last outcomes of a wait that ended, and AnswerTimeout for each job that is still open."""
+    yield from arrived(backend, waiter)
+    yield from ((id, still_open()) for id in waiter.pending)
 
 
-class Waits:
-    """All waits of a client."""
+class Waiters:
+    """All waiters of a client."""
 
     def __init__(self) -> None:
-        #: by id, polled longest ago first
-        self._of: dict[str, list[Wait]] = {}
+        #: by job id; the ids polled longest ago come first
+        self._by_id: dict[str, list[Waiter]] = {}
         #: monotonic
         self._next_poll = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._of)
+        return bool(self._by_id)
 
-    def add(self, wait: Wait, ids: Iterable[str]) -> None:
-        """From now on `wait` hears of these jobs; what ended before, its caller looks up once."""
+    def add(self, waiter: Waiter, ids: Iterable[str]) -> None:
+        """Register jobs; the caller itself must look up those that have ended already."""
         for id in ids:
-            if id not in wait.pending:
-                wait.pending[id] = None
-                self._of.setdefault(id, []).append(wait)
+            if id not in waiter.pending:
+                waiter.pending[id] = None
+                self._by_id.setdefault(id, []).append(waiter)
 
-    def remove(self, wait: Wait) -> None:
-        """The caller has gone."""
-        for id in wait.pending:
-            others = [other for other in self._of.pop(id, []) if other is not wait]
+    def remove(self, waiter: Waiter) -> None:
+        for id in waiter.pending:
+            others = [other for other in self._by_id.pop(id, []) if other is not waiter]
             if others:
-                self._of[id] = others
+                self._by_id[id] = others
 
     def block_s(self, settings: QueueSettings) -> float:
-        """How long a read of the reply list may block."""
+        """Return how long a read of the reply list may block."""
         left_s = self._next_poll - time.monotonic()
         return max(_SHORTEST_BLOCK_S, min(left_s, settings.redis_timeout_s / 2))
 
     def pause_s(self, read: int) -> float:
-        """How long answers are left to gather before the next read; `read` were looked at in the last."""
-        return _GATHER_S if read < _MANY < len(self._of) else 0.0
+        """Return how long to let answers gather before the next read; the last one looked up `read` jobs."""
+        return _GATHER_S if read < _GATHER_ABOVE < len(self._by_id) else 0.0
 
-    def next_looked_at(self, announced: Iterable[str]) -> list[str]:
-        """The announced ids that somebody waits for (others are read when somebody asks), and those due for a poll."""
-        ids = dict.fromkeys(id for id in announced if id in self._of)
+    def ids_to_look_up(self, announced: Iterable[str]) -> list[str]:
+        """Return the ids to look up: the announced ones that have a waiter, and those due for a poll."""
+        ids = dict.fromkeys(id for id in announced if id in self._by_id)
         if time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + POLL_S
-            polled = list(islice(self._of, LOOK))
+            polled = list(islice(self._by_id, LOOK))
             for id in polled:
-                self._of[id] = self._of.pop(id)
+                self._by_id[id] = self._by_id.pop(id)
             ids |= dict.fromkeys(polled)
         return list(ids)
 
     def deliver(self, found: Mapping[str, Found]) -> None:
-        """Hand out how jobs ended."""
-        for id, end in found.items():
-            for wait in self._of.pop(id, ()):
-                del wait.pending[id]
-                wait.arrived.append((id, end))
-                wait.wake()
+        """Hand outcomes to their waiters."""
+        for id, outcome in found.items():
+            for waiter in self._by_id.pop(id, ()):
+                del waiter.pending[id]
+                waiter.arrived.append((id, outcome))
+                waiter.wake()
 
     def fail(self, error: Exception) -> None:
-        """Tell everybody that reading failed."""
-        for wait in {wait for waits in self._of.values() for wait in waits}:
-            wait.failure = error
-            wait.wake()
+        """Make every waiter raise the error."""
+        for waiter in {waiter for waiters in self._by_id.values() for waiter in waiters}:
+            waiter.failure = error
+            waiter.wake()

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from producer.client.client import Client
 from producer.demo.child import Child
-from producer.demo.processes import Local, await_ready
+from producer.demo.processes import Processes, await_ready
 from producer.demo.questions import Example, read_examples, table
 from producer.demo.redis_server import EmbeddedRedis, free_port, is_free
 from producer.monitor import flower
@@ -27,7 +27,7 @@ from vqa.answer import Answer
 from vqa.errors import NotReady, SettingsError, VQAError
 from vqa.job import Job
 from vqa.results import Outcome
-from vqa.settings import QueueSettings
+from vqa.settings import FlowerSettings, QueueSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -74,14 +74,14 @@ class Demo:
         # an image that is not there is told before anything is started
         jobs = [Job.about(example.image, example.question, timeout_s=JOB_S) for example in examples]
         with ExitStack() as parts:
-            settings = self._settings(parts)
+            settings, pages_settings = self._settings(parts), _flower_settings()
             client = parts.enter_context(Client(settings))
-            local = parts.enter_context(Local(GRACE_S))
+            local = parts.enter_context(Processes(GRACE_S))
             try:
-                pages = self._start_flower(local, settings)
+                pages = self._start_flower(local, settings.redis_url, pages_settings)
                 worker = self._start_worker(local, settings, client)
                 if pages:
-                    self._await_flower(pages, settings)
+                    self._await_flower(pages, pages_settings)
                 outcomes = self._ask(client, jobs)
                 right = self._show(list(zip(examples, outcomes, strict=True)))
                 self.done = True
@@ -94,26 +94,24 @@ class Demo:
 
     def _settings(self, parts: ExitStack) -> QueueSettings:
         settings = QueueSettings()
-        changes: dict[str, object] = {"flower_password": settings.flower_password or secrets.token_urlsafe(9)}
-        if not os.environ.get("VQA_REDIS_URL"):
-            changes["redis_url"] = parts.enter_context(EmbeddedRedis()).url
-            self._console.print("Redis: one of its own, gone at the end")
-        if not is_free(settings.flower_address, settings.flower_port):
-            changes["flower_port"] = free_port(settings.flower_address)
-        return settings.model_copy(update=changes)
+        if os.environ.get("VQA_REDIS_URL"):
+            return settings
+        url = parts.enter_context(EmbeddedRedis()).url
+        self._console.print("Redis: one of its own, gone at the end")
+        return settings.model_copy(update={"redis_url": url})
 
-    def _start_flower(self, local: Local, settings: QueueSettings) -> Child | None:
+    def _start_flower(self, local: Processes, redis_url: str, settings: FlowerSettings) -> Child | None:
         if not flower.installed():
             self._console.print("Flower: not installed (pip install 'vqa-queue[flower]')")
             return None
         environment = {
-            "VQA_REDIS_URL": settings.redis_url,
-            "VQA_FLOWER_PASSWORD": settings.flower_password or "",
-            "VQA_FLOWER_PORT": str(settings.flower_port),
+            "VQA_REDIS_URL": redis_url,
+            "VQA_FLOWER_PASSWORD": settings.password or "",
+            "VQA_FLOWER_PORT": str(settings.port),
         }
         return local.start("flower", ["producer.monitor.flower"], environment)
 
-    def _start_worker(self, local: Local, settings: QueueSettings, client: Client) -> Child:
+    def _start_worker(self, local: Processes, settings: QueueSettings, client: Client) -> Child:
         # a Redis that others use may have other workers
         node = f"demo-{secrets.token_hex(3)}"
         card = os.environ.get("VQA_CARDS") or first_card()
@@ -134,15 +132,15 @@ class Demo:
         self._console.print(f"Worker: ready on {where} after {took_s:.1f} s")
         return worker
 
-    def _await_flower(self, pages: Child, settings: QueueSettings) -> None:
-        address, port = settings.flower_address, settings.flower_port
+    def _await_flower(self, pages: Child, settings: FlowerSettings) -> None:
+        address, port = settings.address, settings.port
         try:
             await_ready("Flower", pages, lambda: not is_free(address, port), FLOWER_S)
         except NotReady as error:
             # the questions are answered without it
             self._console.print(f"[yellow]{error}; going on without")
             return
-        self._say(f"Flower: {flower.page(settings)}  user {settings.flower_user}  password {settings.flower_password}")
+        self._say(f"Flower: {flower.page(settings)}  user {settings.user}  password {settings.password}")
 
     def _ask(self, client: Client, jobs: list[Job]) -> list[Outcome]:
         ids = client.submit_many(jobs)
@@ -173,6 +171,14 @@ class Demo:
     def _say(self, line: str) -> None:
         # one line however long, so that it can be copied; square brackets in it are no markup
         self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _flower_settings() -> FlowerSettings:
+    """Flower's settings, with a random password where none is set, and a free port where the set one is taken."""
+    settings = FlowerSettings()
+    port = settings.port if is_free(settings.address, settings.port) else free_port(settings.address)
+    password = settings.password or secrets.token_urlsafe(9)
+    return settings.model_copy(update={"port": port, "password": password})
 
 
 def _is_up(client: Client, node: str) -> bool:

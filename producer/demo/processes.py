@@ -21,7 +21,7 @@ from vqa.errors import NotReady
 SHOWN = 15
 
 
-class Local:
+class Processes:
     """A context manager. The logs are removed at the end, but for those that `show_log` has pointed to."""
 
     def __init__(self, grace_s: float) -> None:

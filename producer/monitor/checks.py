@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from producer.monitor.probe import SLACK_S, LaneVitals, Vitals
+from producer.client.capacity import MEMORY_SHARE
+from producer.monitor.probe import SLACK_S, LaneProbe, Probe
 from vqa.job import Lane
 from vqa.ledger.records import WorkerInfo
 from vqa.settings import QueueSettings
@@ -27,65 +28,65 @@ class Finding:
     advice: str = ""
 
 
-def findings(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
+def findings(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     """All of them, from Redis to jobs."""
-    yield from _redis(vitals, settings)
-    yield _clock(vitals)
-    yield from _workers(vitals, settings)
-    for lane, state in vitals.lanes.items():
+    yield from _redis(probe, settings)
+    yield _clock(probe)
+    yield from _workers(probe, settings)
+    for lane, state in probe.lanes.items():
         yield from _lane(lane, state, settings)
-    yield from _overdue(vitals)
-    yield from _dead(vitals, settings)
-    yield from _leftovers(vitals)
+    yield from _overdue(probe)
+    yield from _dead(probe, settings)
+    yield from _leftovers(probe)
 
 
-def _redis(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
-    if vitals.server is None:
+def _redis(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
+    if probe.server is None:
         said = "its version, memory and persistence could not be read: this user may not ask (INFO)"
         yield Finding("redis", "note", said)
         return
-    server = vitals.server
+    server = probe.server
     version = str(server["redis_version"])
     old = int(version.partition(".")[0]) < 7
     yield Finding(
         "redis",
         "wrong" if old else "ok",
-        f"version {version}, answers in {vitals.answer_s * 1000:.1f} ms",
+        f"version {version}, answers in {probe.answer_s * 1000:.1f} ms",
         "7.0 or later is needed" if old else "",
     )
     if server.get("role", "master") != "master":
         yield Finding(
             "redis", "wrong", "this is a replica, nothing can be written", "VQA_REDIS_URL must lead to its master"
         )
-    yield from _memory(vitals, settings)
-    yield from _persistence(vitals)
+    yield from _memory(probe, settings)
+    yield from _persistence(probe)
 
 
-def _memory(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
-    assert vitals.server is not None
-    used, most = vitals.server["used_memory"], vitals.server["maxmemory"]
+def _memory(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
+    assert probe.server is not None
+    used, most = probe.server["used_memory"], probe.server["maxmemory"]
     if not most:
         yield Finding("memory", "ok", f"{_mib(used)} used, no maxmemory")
-    elif used > settings.queue_memory * most:
+    elif used > MEMORY_SHARE * most:
         said = f"{_mib(used)} used, {used / most:.0%} of maxmemory: new jobs are refused with QueueFull"
         yield Finding("memory", "wrong", said, "wait until jobs are answered, add workers, or raise maxmemory")
     else:
         yield Finding("memory", "ok", f"{_mib(used)} used, {used / most:.0%} of maxmemory")
-    policy = vitals.server.get("maxmemory_policy")
+    policy = probe.server.get("maxmemory_policy")
     if policy != "noeviction":
         said = f"maxmemory-policy is {policy}: when memory is short, Redis drops jobs, images and outcomes"
         yield Finding("memory", "wrong", said, "CONFIG SET maxmemory-policy noeviction, and in its configuration")
 
 
-def _persistence(vitals: Vitals) -> Iterator[Finding]:
-    assert vitals.server is not None
-    server = vitals.server
+def _persistence(probe: Probe) -> Iterator[Finding]:
+    assert probe.server is not None
+    server = probe.server
     if server.get("aof_last_write_status", "ok") != "ok":
         yield Finding(
             "persistence", "wrong", "the append-only file could not be written", "look at Redis's disk and its log"
         )
     elif server.get("aof_enabled"):
-        synced = f"synced {vitals.fsync}" if vitals.fsync else "how often it is synced could not be read"
+        synced = f"synced {probe.fsync}" if probe.fsync else "how often it is synced could not be read"
         yield Finding("persistence", "ok", f"append-only file, {synced}")
     else:
         said = "no append-only file: a Redis that crashes loses the jobs since its last snapshot"
@@ -95,32 +96,32 @@ def _persistence(vitals: Vitals) -> Iterator[Finding]:
         yield Finding("persistence", "wrong", said, "look at Redis's disk and its log")
 
 
-def _clock(vitals: Vitals) -> Finding:
-    differs = abs(vitals.ahead_s) > _CLOCKS_S
-    where = "ahead of" if vitals.ahead_s > 0 else "behind"
-    said = f"Redis's is {abs(vitals.ahead_s):.1f} s {where} this machine's"
+def _clock(probe: Probe) -> Finding:
+    differs = abs(probe.ahead_s) > _CLOCKS_S
+    where = "ahead of" if probe.ahead_s > 0 else "behind"
+    said = f"Redis's is {abs(probe.ahead_s):.1f} s {where} this machine's"
     return Finding("clock", "note" if differs else "ok", said + ("; jobs go by Redis's" if differs else ""))
 
 
-def _workers(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
-    living = [worker for worker in vitals.workers if _seen_s(vitals, worker) <= settings.lease_s]
+def _workers(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
+    living = [worker for worker in probe.workers if _seen_s(probe, worker) <= settings.lease_s]
     for worker in living:
-        yield Finding("worker", "ok", f"{worker.name} renewed {_seen_s(vitals, worker):.1f} s ago")
-    for worker in vitals.workers:
+        yield Finding("worker", "ok", f"{worker.name} renewed {_seen_s(probe, worker):.1f} s ago")
+    for worker in probe.workers:
         if worker not in living:
             said = (
-                f"{worker.name} has not renewed for {_seen_s(vitals, worker):.0f} s: it was killed, stopped or cut off"
+                f"{worker.name} has not renewed for {_seen_s(probe, worker):.0f} s: it was killed, stopped or cut off"
             )
             yield Finding("worker", "note", said, "its jobs go back to the queue by themselves")
     if not living:
         yield Finding("worker", "wrong", "no worker is up", "start some: vqa worker; look at their logs")
 
 
-def _seen_s(vitals: Vitals, worker: WorkerInfo) -> float:
-    return max(0.0, (vitals.now - worker.seen) / 1000)
+def _seen_s(probe: Probe, worker: WorkerInfo) -> float:
+    return max(0.0, (probe.now - worker.seen) / 1000)
 
 
-def _lane(lane: Lane, state: LaneVitals, settings: QueueSettings) -> Iterator[Finding]:
+def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Finding]:
     counts = state.counts
     waiting = f"{counts['waiting']} waiting for their turn, " if counts["waiting"] else ""
     said = waiting + f"{counts['queued']} queued, {counts['leased']} running, {counts['delayed']} delayed"
@@ -140,42 +141,42 @@ def _lane(lane: Lane, state: LaneVitals, settings: QueueSettings) -> Iterator[Fi
     if state.delayed_overdue:
         said = f"delayed jobs that are due, published by nobody: {state.delayed_overdue}"
         yield Finding(lane, "wrong", said, _REPAIR)
-    if state.unheard:
-        said = f"queued jobs whose message was lost, published again by nobody: {state.unheard}"
+    if state.lost_messages:
+        said = f"queued jobs whose message was lost, published again by nobody: {state.lost_messages}"
         yield Finding(lane, "wrong", said, _REPAIR)
 
 
-def _overdue(vitals: Vitals) -> Iterator[Finding]:
-    if vitals.late_overdue:
-        said = f"open jobs over {SLACK_S:.0f} s past their deadline, closed by nobody: {vitals.late_overdue}"
+def _overdue(probe: Probe) -> Iterator[Finding]:
+    if probe.overdue_jobs:
+        said = f"open jobs over {SLACK_S:.0f} s past their deadline, closed by nobody: {probe.overdue_jobs}"
         yield Finding("deadlines", "wrong", said, _REPAIR)
     else:
         yield Finding("deadlines", "ok", "no open job is past its own")
 
 
-def _dead(vitals: Vitals, settings: QueueSettings) -> Iterator[Finding]:
-    if not vitals.dead:
+def _dead(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
+    if not probe.dead:
         yield Finding("dead letters", "ok", "none")
         return
-    counted = sum(vitals.reasons.values())
-    by = ", ".join(f"{number} {reason}" for reason, number in sorted(vitals.reasons.items()))
-    said = f"{vitals.dead}: {by}" if counted >= vitals.dead else f"{vitals.dead}, of the newest {counted}: {by}"
-    if vitals.dead >= settings.dead_most:
+    counted = sum(probe.reasons.values())
+    by = ", ".join(f"{number} {reason}" for reason, number in sorted(probe.reasons.items()))
+    said = f"{probe.dead}: {by}" if counted >= probe.dead else f"{probe.dead}, of the newest {counted}: {by}"
+    if probe.dead >= settings.dead_most:
         said += f"; no more are kept ({settings.dead_most}), each new one drops the oldest"
         yield Finding("dead letters", "wrong", said, "vqa dlq list; then retry or purge, or raise VQA_DEAD_MOST")
     else:
         yield Finding("dead letters", "note", said, "vqa dlq list")
 
 
-def _leftovers(vitals: Vitals) -> Iterator[Finding]:
-    if vitals.missing or vitals.unbalanced:
-        number = max(vitals.missing, abs(vitals.unbalanced))
+def _leftovers(probe: Probe) -> Iterator[Finding]:
+    if probe.missing or probe.unbalanced:
+        number = max(probe.missing, abs(probe.unbalanced))
         said = f"jobs known by id alone or in part: {number}; something else deletes keys of vqa, or Redis evicts them"
         yield Finding("leftovers", "wrong", said, "find out what; submit those jobs again")
     else:
-        said = f"{sum(lane.messages for lane in vitals.lanes.values())} wake-ups on the lanes"
-        if vitals.foreign:
-            said += f", {vitals.foreign} messages of other apps on Celery's default queue"
+        said = f"{sum(lane.messages for lane in probe.lanes.values())} wake-ups on the lanes"
+        if probe.foreign:
+            said += f", {probe.foreign} messages of other apps on Celery's default queue"
         yield Finding("leftovers", "ok", said)
 
 

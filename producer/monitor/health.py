@@ -18,29 +18,29 @@ from producer.process import USAGE
 from vqa.connection import connect
 from vqa.errors import SettingsError
 from vqa.ledger.ledger import Ledger
-from vqa.settings import QueueSettings
+from vqa.settings import FlowerSettings, QueueSettings
 
 
-def queue(settings: QueueSettings) -> bool:
+def queue() -> bool:
     """Whether Redis answers."""
-    with connect(settings, patience=0) as connection:
+    with connect(QueueSettings(), retry_s=0) as connection:
         return bool(connection.ping())
 
 
-def worker(settings: QueueSettings) -> bool:
+def worker() -> bool:
     """Whether a worker on this host renews."""
-    host = socket.gethostname()
-    with connect(settings, patience=0) as connection:
+    settings, host = QueueSettings(), socket.gethostname()
+    with connect(settings, retry_s=0) as connection:
         return any(info.name.endswith(f"@{host}") for info in Ledger(connection).workers(settings.lease_s))
 
 
-def flower(settings: QueueSettings) -> bool:
+def flower() -> bool:
     """Whether Flower answers."""
-    with urllib.request.urlopen(f"{page(settings)}/healthcheck", timeout=5) as reply:
+    with urllib.request.urlopen(f"{page(FlowerSettings())}/healthcheck", timeout=5) as reply:
         return bool(reply.status == 200)
 
 
-CHECKS: dict[str, Callable[[QueueSettings], bool]] = {"queue": queue, "worker": worker, "flower": flower}
+CHECKS: dict[str, Callable[[], bool]] = {"queue": queue, "worker": worker, "flower": flower}
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m producer.monitor.health {{{','.join(CHECKS)}}}", file=sys.stderr)
         return USAGE
     try:
-        well = CHECKS[arguments[0]](QueueSettings())
+        well = CHECKS[arguments[0]]()
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return USAGE

@@ -15,9 +15,9 @@ from producer.client.dead_letters import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
 from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
-from vqa.ledger.ledger import DEADLINES, FLYING, WORKERS
+from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, WORKERS
 from vqa.ledger.records import State, WorkerInfo
-from vqa.ledger.sweep import UNHEARD_S, heard_since
+from vqa.ledger.sweep import LOST_MESSAGE_S, oldest_message_time
 from vqa.settings import QueueSettings
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ return {waiting, less - waiting}
 
 
 @dataclass(frozen=True, slots=True)
-class LaneVitals:
+class LaneProbe:
     """A lane's open jobs. What is overdue has been so for longer than a living janitor takes."""
 
     counts: Mapping[State, int]
@@ -55,13 +55,13 @@ class LaneVitals:
     leases_overdue: int
     delayed_overdue: int
     #: queued for long, with no message on the lane
-    unheard: int
+    lost_messages: int
     #: wake-ups on Celery's list, of which some may not be needed any more
     messages: int
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class Probe:
     """One examination."""
 
     #: Redis's clock, in ms
@@ -75,8 +75,8 @@ class Vitals:
     fsync: str | None
     #: all that are listed, also those that have vanished
     workers: Sequence[WorkerInfo]
-    lanes: Mapping[Lane, LaneVitals]
-    late_overdue: int
+    lanes: Mapping[Lane, LaneProbe]
+    overdue_jobs: int
     #: ids in the sorted set of deadlines less those in the sets of the states
     unbalanced: int
     #: ids in the sorted sets whose entry is gone
@@ -87,8 +87,8 @@ class Vitals:
     foreign: int
 
 
-def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Vitals:
-    """Raises one of connection.UNREACHED."""
+def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
+    """Raises one of connection.REDIS_ERRORS."""
     begun = time.time()
     seconds, micros = redis.time()
     ended = time.time()
@@ -96,7 +96,7 @@ def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Vitals:
     redis_s, middle = now / 1000, (begun + ended) / 2
     lanes, (late, (_, unbalanced), foreign) = _sets(redis, settings, now)
     listed = cast(dict[bytes, bytes], redis.hgetall(WORKERS))
-    return Vitals(
+    return Probe(
         now=now,
         ahead_s=redis_s - middle,
         answer_s=ended - begun,
@@ -104,7 +104,7 @@ def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Vitals:
         fsync=_allowed(lambda: cast(dict[str, str], redis.config_get("appendfsync")).get("appendfsync")),
         workers=sorted((WorkerInfo.parse(*each) for each in listed.items()), key=lambda worker: worker.name),
         lanes=lanes,
-        late_overdue=late,
+        overdue_jobs=late,
         unbalanced=unbalanced,
         missing=sum(_missing(redis)),
         dead=dead.count(settings.dead_ttl_s),
@@ -121,23 +121,23 @@ def _allowed(ask: Callable[[], T]) -> T | None:
         return None
 
 
-def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneVitals], Sequence[Any]]:
+def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneProbe], Sequence[Any]]:
     """What the sorted sets say, by lane; then late jobs, (waiting ones, ids in some sets only), foreign messages."""
-    unheard = {lane: _unheard_before(redis, lane, now) for lane in LANES}
+    lost_before = {lane: _lost_before(redis, lane, now) for lane in LANES}
     slack = now - SLACK_S * 1000
     unbalanced = redis.register_script(_UNBALANCED)
-    sets = [f"vqa:{state}:{lane}" for lane in LANES for state in FLYING]
+    sets = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
     # no transaction: a Redis that is full would refuse it
     with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
-            for state in FLYING:
+            for state in IN_FLIGHT:
                 pipe.zcard(f"vqa:{state}:{lane}")
             pipe.zrange(f"vqa:queued:{lane}", 0, 0, withscores=True)
             pipe.zcount(f"vqa:leased:{lane}", "-inf", now)
             # leases are not judged for a lease time after Redis, or a janitor, has started
             pipe.zcount(f"vqa:leased:{lane}", "-inf", slack - settings.lease_s * 1000)
             pipe.zcount(f"vqa:delayed:{lane}", "-inf", slack)
-            pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({unheard[lane]:.0f}")
+            pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({lost_before[lane]:.0f}")
             pipe.llen(lane)
         pipe.zcount(DEADLINES, "-inf", slack)
         unbalanced(keys=[DEADLINES, "vqa:turns:bulk", *sets], client=pipe)
@@ -147,17 +147,17 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
     return {lane: _lane(each, now, waiting[0] * (lane == "bulk")) for lane in LANES}, (late, waiting, foreign)
 
 
-def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneVitals:
+def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneProbe:
     counts: dict[State, int] = {"waiting": waiting}
-    counts |= {state: next(replies) for state in FLYING}
+    counts |= {state: next(replies) for state in IN_FLIGHT}
     oldest = next(replies)
     oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
-    return LaneVitals(counts, oldest_s, *(next(replies) for _ in range(5)))
+    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(5)))
 
 
-def _unheard_before(redis: Redis, lane: Lane, now: int) -> float:
-    latest = now - (UNHEARD_S + SLACK_S) * 1000
-    heard = heard_since(redis, lane)
+def _lost_before(redis: Redis, lane: Lane, now: int) -> float:
+    latest = now - (LOST_MESSAGE_S + SLACK_S) * 1000
+    heard = oldest_message_time(redis, lane)
     return latest if heard is None else min(latest, heard)
 
 

@@ -106,12 +106,12 @@ def _ask_all_ways(client: Client) -> None:
     # so many that some wait for their turn
     ids = client.submit_many(_job(lane="bulk", tenant="one") for _ in range(100))
     assert {id for id, _ in client.answers(ids)} == set(ids)
-    batch = client.submit_batch([_job(id="row")])
+    batch = client.batches.create([_job(id="row")])
     assert batch.wait(timeout_s=20).status == "completed"
     assert [result.custom_id for result in batch.results()] == ["row"]
-    late = client.submit_batch([_job(60)])
+    late = client.batches.create([_job(60)])
     assert late.cancel() == 1
-    assert {late.id, batch.id} <= {state.id for state in client.batches()}
+    assert {late.id, batch.id} <= {state.id for state in client.batches.list()}
     assert client.states(ids[:1])[ids[0]].state == "answered"
     assert len(client.workers()) == 1
     assert client.counts()["bulk"]["queued"] == 0
@@ -167,12 +167,12 @@ def _give_up_and_retry(client: Client, operator: Redis) -> None:
     with pytest.raises(JobGivenUp):
         client.answer(given_up)
     operator.lpush("interactive", "no message")
-    _soon(lambda: client.count_dead() == 2)
-    assert given_up in [letter.id for letter in client.dead_letters()]
-    assert client.retry_dead([given_up]) == {given_up: "reopened"}
+    _soon(lambda: client.dead_letters.count() == 2)
+    assert given_up in [letter.id for letter in client.dead_letters.list()]
+    assert client.dead_letters.retry([given_up]) == {given_up: "reopened"}
     with pytest.raises(JobGivenUp):
         client.answer(given_up)
-    assert client.purge_dead([letter.id for letter in client.dead_letters()]) == 2
+    assert client.dead_letters.purge([letter.id for letter in client.dead_letters.list()]) == 2
 
 
 def _leave_jobs_behind(client: Client, work: Work) -> None:

@@ -96,7 +96,7 @@ def test_whoever_cancels_publishes_what_moves_up(client: Client, redis: Redis) -
 
 
 def test_the_jobs_of_one_move_up_when_the_batch_of_another_is_cancelled(client: Client, redis: Redis) -> None:
-    batch = client.submit_batch([{"id": str(n), "messages": job().messages} for n in range(1000)], tenant="many")
+    batch = client.batches.create([{"id": str(n), "messages": job().messages} for n in range(1000)], tenant="many")
     few = client.submit_many(job("few") for _ in range(100))
     redis.delete("bulk")
     assert batch.cancel() == 1000

@@ -16,7 +16,7 @@ from PIL import Image
 from redis import Redis
 
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
-from vqa.celery import make_app, wake_fed
+from vqa.celery import make_app, publish_promoted
 from vqa.connection import connect
 from vqa.job import LANES, TextPart
 from vqa.ledger.ledger import Lease, Ledger
@@ -74,13 +74,13 @@ class PlayedWorker:
     def take(self, id: str) -> Lease:
         lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
         assert isinstance(lease, Lease), lease
-        wake_fed(self._app, lease.fed)
+        publish_promoted(self._app, lease.promoted)
         return lease
 
     def _close(self, ending: Ending) -> None:
         closed = self.ledger.close(ending)
         assert closed
-        wake_fed(self._app, closed.fed)
+        publish_promoted(self._app, closed.promoted)
 
     def close(self, id: str, outcome: Outcome) -> None:
         lease = self.take(id)
@@ -100,11 +100,11 @@ class PlayedWorker:
                 id = json.loads(message[1])["headers"]["id"]
                 lease = self.ledger.take(id, "played@here", f"token-{id}", lease_s=9)
                 if isinstance(lease, Lease):
-                    wake_fed(self._app, lease.fed)
+                    publish_promoted(self._app, lease.promoted)
                     outcome = behaviour(Job.from_json(lease.payload), lease)
                     encoded = encode(self._backend, id, outcome, 1)
                     closed = self.ledger.close(Ending(id, lease.token, encoded, ttl_s=60, tally=tally(outcome)))
-                    wake_fed(self._app, closed.fed)
+                    publish_promoted(self._app, closed.promoted)
 
     def stop(self) -> None:
         self._stop.set()

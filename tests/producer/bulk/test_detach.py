@@ -59,7 +59,7 @@ def test_strict_sends_nothing(submit: Submit, tmp_path: Path, client: Client) ->
     rows = write(tmp_path / "rows.jsonl", [*chats(5), "no row\n"])
     sent = submit(rows, "--detach", "--strict")
     assert (sent.returncode, sent.stdout) == (2, "")
-    assert client.batches() == []
+    assert client.batches.list() == []
     assert sum(client.counts()["bulk"].values()) == 0
 
 

@@ -167,11 +167,11 @@ def test_rows_that_have_expired_are_sent_again_and_the_batch_counts_what_became_
     first = submit("rows.jsonl", "-o", "out.jsonl", "--within", "1")
     assert first.returncode == 3
     batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
-    assert client.batch(batch).state().status == "expired"
+    assert client.batches.retrieve(batch).state().status == "expired"
     echoes()
     assert submit("rows.jsonl", "-o", "out.jsonl", "--retry-failed").returncode == 0
     assert len(answers(tmp_path / "out.jsonl")) == 8
-    state = client.batch(batch).state()
+    state = client.batches.retrieve(batch).state()
     assert (state.completed, state.failed, state.total) == (8, 0, 8)
 
 
@@ -286,9 +286,9 @@ def test_failed_rows_are_sent_again_only_where_that_is_asked_for(
     assert set(answers(tmp_path / "out.jsonl").values()) == {"mended"}
     assert codes(tmp_path / "out.errors.jsonl") == {"bad": "invalid_job"}
     assert sorted(runs[2:]) == sorted({dead, *runs[:2]})
-    assert client.count_dead() == 0
+    assert client.dead_letters.count() == 0
     id = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
-    state = client.batch(id).state()
+    state = client.batches.retrieve(id).state()
     assert (state.completed, state.failed, state.codes) == (3, 1, {"invalid_job": 1})
 
 

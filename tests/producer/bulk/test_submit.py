@@ -48,7 +48,7 @@ def test_a_batch_is_known_in_redis(submit: Submit, echoes: Echoes, tmp_path: Pat
     write(tmp_path / "rows.jsonl", [*chats(3), "no row\n"])
     assert submit("rows.jsonl", "-o", "out.jsonl", "--tenant", "lab").returncode == 3
     id = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
-    state = client.batch(id).state()
+    state = client.batches.retrieve(id).state()
     assert (state.status, state.total, state.completed, state.failed) == ("completed", 4, 3, 1)
     assert (state.codes, state.tenant, state.lane) == ({"invalid_job": 1}, "lab", "bulk")
     assert all(line["id"].startswith(f"{id}:") for line in lines(tmp_path / "out.jsonl"))

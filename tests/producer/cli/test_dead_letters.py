@@ -20,7 +20,7 @@ def letters(client: Client, worker: PlayedWorker, question: MakeJob, png: bytes,
     worker.give_up("lost", "worker_lost", "WorkerLost: its lease ran out")
     client.submit(Job.about(png, "What is\n\x1b[31mthis?", id="used", lane="bulk", metadata={"of": "café"}))
     worker.give_up("used")
-    worker.ledger.set_aside("m1", "bulk", b"\x80no \x1b[31mjob", "malformed: not JSON")
+    worker.ledger.dead_letter_message("m1", "bulk", b"\x80no \x1b[31mjob", "malformed: not JSON")
     seconds, _ = redis.time()
     redis.zadd("vqa:dead", {id: (seconds - 3 + number) * 1000 for number, id in enumerate(["lost", "used", "m1"])})
 
@@ -102,7 +102,7 @@ def test_retry_and_purge_want_to_know_which(vqa: Vqa, letters: None, client: Cli
     assert vqa("dlq", "retry").returncode == 2
     assert vqa("dlq", "retry", "lost", "--all").returncode == 2
     assert vqa("dlq", "purge", "lost", "--since", "1h").returncode == 2
-    assert client.count_dead() == 3
+    assert client.dead_letters.count() == 3
 
 
 def test_purge_drops_those_chosen(vqa: Vqa, letters: None, client: Client) -> None:
@@ -110,7 +110,7 @@ def test_purge_drops_those_chosen(vqa: Vqa, letters: None, client: Client) -> No
     named = vqa("dlq", "purge", "lost", "nobody's")
     assert (named.returncode, named.stdout) == (3, "1 dropped\n")
     assert vqa("dlq", "purge", "--before", "1h").stdout == "0 dropped\n"
-    assert [letter.id for letter in client.dead_letters()] == ["used"]
+    assert [letter.id for letter in client.dead_letters.list()] == ["used"]
     assert vqa("dlq", "purge", "--yes").stdout == "1 dropped\n"
 
 
@@ -127,11 +127,11 @@ def test_purge_asks_at_a_terminal(
     said, _ = process.communicate(timeout=60)
     os.close(ours)
     assert b"Drop 3 dead letters?" in said
-    assert client.count_dead() == left
+    assert client.dead_letters.count() == left
 
 
 def test_the_oldest_have_gone_when_there_are_too_many(redis: Redis, vqa: Vqa) -> None:
     ledger = Ledger(redis, Limits(dead=2))
     for number in range(3):
-        ledger.set_aside(f"m{number}", "bulk", b"no job", "malformed: not JSON")
+        ledger.dead_letter_message(f"m{number}", "bulk", b"no job", "malformed: not JSON")
     assert [line.split()[0] for line in vqa("dlq", "list").stdout.splitlines()[1:]] == ["m2", "m1"]

@@ -175,7 +175,7 @@ def test_a_janitor_at_work_is_left_to_it(doctor: Examine, queue_settings: QueueS
 
 def test_full_dead_letters_are_wrong(doctor: Examine, up: None, worker: PlayedWorker) -> None:
     for number in range(3):
-        worker.ledger.set_aside(f"m{number}", "bulk", b"", "malformed: not JSON")
+        worker.ledger.dead_letter_message(f"m{number}", "bulk", b"", "malformed: not JSON")
     status, report = doctor()
     assert (status, report["dead letters"]) == (0, [("note", "3: 3 malformed")])
     status, report = doctor(VQA_DEAD_MOST="3")

@@ -204,7 +204,7 @@ def test_schema_and_settings_are_documents(vqa: Vqa) -> None:
     assert {"text", "usage"} <= schemas["answer"]["properties"].keys()
     # the place that an error about a variable sends one to must not fail by that variable
     settings = json.loads(vqa("settings", "--json", env={"VQA_NO_SUCH": "1"}).stdout)
-    assert settings.keys() == NAMES.keys()
+    assert settings.keys() == NAMES
     assert settings["VQA_LEASE_S"]["default"] == "9"
 
 

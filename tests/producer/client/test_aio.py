@@ -16,7 +16,9 @@ from producer import (
     PromptTooLong,
     UnknownJob,
 )
+from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
 from producer.client.batches import new_id
+from producer.client.resources import BatchesResource, DeadLettersResource
 from tests.producer.conftest import MakeJob, PlayedWorker, answer
 from vqa.ledger.batches import Batches
 from vqa.settings import QueueSettings
@@ -38,6 +40,8 @@ def test_it_has_every_method_of_the_synchronous_client() -> None:
         return {name: list(inspect.signature(of).parameters) for name, of in methods if not name.startswith("_")}
 
     assert surface(AsyncClient) == surface(Client)
+    assert surface(AsyncBatchesResource) == surface(BatchesResource)
+    assert surface(AsyncDeadLettersResource) == surface(DeadLettersResource)
 
 
 def test_many_questions_at_once_get_their_own_answers(queue_settings: QueueSettings, echoing: None, png: bytes) -> None:
@@ -157,7 +161,7 @@ def test_a_batchs_results_wait_for_rows_that_are_still_to_come(
         batches.seal(id, 1)
 
     async def body(client: AsyncClient) -> None:
-        records = client.batch(id).records()
+        records = client.batches.retrieve(id).records()
         first = asyncio.ensure_future(anext(records))
         # it has looked, and found no row
         done, _ = await asyncio.wait([first], timeout=0.3)

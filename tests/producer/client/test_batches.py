@@ -36,26 +36,26 @@ def test_a_batch_goes_on_without_its_client_and_another_one_reads_it(
     client: Client, queue_settings: QueueSettings, start_worker: StartWorker
 ) -> None:
     with Client(queue_settings) as first:
-        id = first.submit_batch(rows(300), input="numbers", tenant="lab").id
-        assert first.batch(id).state().status == "in_progress"
+        id = first.batches.create(rows(300), input="numbers", tenant="lab").id
+        assert first.batches.retrieve(id).state().status == "in_progress"
     start_worker()
 
-    results = list(client.batch(id).results(WAIT_S))
+    results = list(client.batches.retrieve(id).results(WAIT_S))
 
     assert sorted(result.custom_id for result in results) == sorted(f"row-{number}" for number in range(300))
     # the echo engine's answer names what was asked
     assert len({result.record()["text"] for result in results}) == 300
-    state = client.batch(id).wait(WAIT_S)
+    state = client.batches.retrieve(id).wait(WAIT_S)
     assert (state.status, state.total, state.done, state.failed, state.left) == ("completed", 300, 300, 0, 0)
     assert sum(state.workers.values()) == 300
-    assert [each.id for each in client.batches()] == [id]
+    assert [each.id for each in client.batches.list()] == [id]
 
 
 def test_images_and_jobs_are_rows_too(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     start_worker()
 
-    batch = client.submit_batch(
+    batch = client.batches.create(
         [
             {"custom_id": "one", "image": tmp_path / "red.png", "question": "What colour?"},
             Job(id="two", messages=[{"role": "user", "content": "And you?"}]),
@@ -74,7 +74,7 @@ def test_a_job_keeps_its_own_terms_within_the_batchs(client: Client) -> None:
         return Job(id=id, messages=[{"role": "user", "content": "?"}], **terms)
 
     own = [job("short", timeout_s=5, max_new_tokens=3), job("long", timeout_s=500), job("none")]
-    batch = client.submit_batch([*own, {**next(rows(1)), "timeout_s": "600"}], within_s=100, max_new_tokens=9)
+    batch = client.batches.create([*own, {**next(rows(1)), "timeout_s": "600"}], within_s=100, max_new_tokens=9)
 
     sent = {name: _sent(client, id) for id, name in batch.rows(0)}
     assert {name: job.max_new_tokens for name, job in sent.items()} == {"short": 3, "long": 9, "none": 9, "row-0": 9}
@@ -84,44 +84,44 @@ def test_a_job_keeps_its_own_terms_within_the_batchs(client: Client) -> None:
 
 
 def _sent(client: Client, id: str) -> Job:
-    entry = client._link.redis.get(entry_key(id))
+    entry = client._queue.redis.get(entry_key(id))
     assert isinstance(entry, bytes)
     return Job.from_json(entry.partition(b"\n")[2])
 
 
 def test_what_all_rows_share_is_checked_with_a_job_too(client: Client) -> None:
     with pytest.raises(InvalidJob, match="temperature"):
-        client.submit_batch([Job(id="x", messages=[{"role": "user", "content": "?"}])], temperature=7)
+        client.batches.create([Job(id="x", messages=[{"role": "user", "content": "?"}])], temperature=7)
 
 
 def test_a_batch_that_does_not_fit_the_queue_leaves_nothing_there(queue_settings: QueueSettings) -> None:
     with Client(queue_settings, queue_most=700) as client:
         with pytest.raises(QueueFull, match="VQA_QUEUE_MOST"):
-            client.submit_batch(rows(1500))
+            client.batches.create(rows(1500))
 
         assert sum(client.counts()["bulk"].values()) == 0
-        assert [state.status for state in client.batches()] == ["failed"]
+        assert [state.status for state in client.batches.list()] == ["failed"]
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
         ({"id": "row-1", "messages": [{"role": "user", "content": "again"}]}, "same id"),
-        ({"messages": [{"role": "user", "content": "nameless"}]}, "id: a row needs one"),
-        ({"id": "x", "question": "Of what?"}, "image: a row needs one"),
+        ({"messages": [{"role": "user", "content": "nameless"}]}, "id: missing"),
+        ({"id": "x", "question": "Of what?"}, "image: missing"),
         ({"id": "x", "messages": [], "colour": "red"}, "colour"),
     ],
 )
 def test_a_bad_row_is_refused_and_the_batch_with_it(client: Client, bad: dict[str, object], reason: str) -> None:
     with pytest.raises(InvalidJob, match=reason):
-        client.submit_batch([*rows(3), bad])
+        client.batches.create([*rows(3), bad])
 
     assert sum(client.counts()["bulk"].values()) == 0
 
 
 def test_a_cancelled_batch_ends_with_all_its_rows(client: Client, start_worker: StartWorker) -> None:
     start_worker(VQA_SLOTS="2", VQA_ECHO_DELAY_S="0.2")
-    batch = client.submit_batch(rows(500))
+    batch = client.batches.create(rows(500))
 
     ended = batch.cancel()
 
@@ -135,7 +135,7 @@ def test_a_cancelled_batch_ends_with_all_its_rows(client: Client, start_worker: 
 
 
 def test_rows_that_are_open_when_the_batch_ends_have_expired(client: Client, start_worker: StartWorker) -> None:
-    batch = client.submit_batch(rows(20), within_s=1.0)
+    batch = client.batches.create(rows(20), within_s=1.0)
     start_worker(VQA_ECHO_DELAY_S="5")
 
     state = batch.wait(WAIT_S)
@@ -146,7 +146,7 @@ def test_rows_that_are_open_when_the_batch_ends_have_expired(client: Client, sta
 
 def test_a_batch_that_nobody_knows_is_named(client: Client) -> None:
     with pytest.raises(UnknownBatch, match="batch_nothing"):
-        Batch.state(client.batch("batch_nothing"))
+        Batch.state(client.batches.retrieve("batch_nothing"))
 
 
 def test_batches_are_forgotten_some_time_after_their_end(
@@ -154,7 +154,7 @@ def test_batches_are_forgotten_some_time_after_their_end(
 ) -> None:
     start_worker()
     with Client(queue_settings, batch_ttl_s=60) as client:
-        batch = client.submit_batch(rows(3))
+        batch = client.batches.create(rows(3))
         assert batch.wait(WAIT_S).status == "completed"
 
     assert all(0 < redis.pttl(key) <= 60_000 for key in redis.scan_iter("vqa:batch:*"))

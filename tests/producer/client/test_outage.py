@@ -160,7 +160,7 @@ def test_the_callers_own_time_ends_its_wait_whatever_redis_does(
         id = client.submit(question())
         waiting = Waiting(lambda: client.answer(id, timeout_s=5))
         # it waits: its first look went well
-        wait_until(lambda: any(thread.name == "vqa-mailbox" for thread in threading.enumerate()), "it reads")
+        wait_until(lambda: any(thread.name == "vqa-reply-reader" for thread in threading.enumerate()), "it reads")
         begun = time.monotonic()
         getattr(server, how)()
         assert isinstance(waiting.end(5 + SLACK_S), QueueUnavailable)
@@ -181,8 +181,8 @@ def calls(client: Client, job: Job) -> dict[str, Callable[[], Any]]:
         "counts": client.counts,
         "workers": client.workers,
         "dead_letters": client.dead_letters,
-        "retry_dead": lambda: client.retry_dead(["q1"]),
-        "purge_dead": lambda: client.purge_dead(["q1"]),
+        "retry_dead": lambda: client.dead_letters.retry(["q1"]),
+        "purge_dead": lambda: client.dead_letters.purge(["q1"]),
     }
 
 
@@ -213,7 +213,7 @@ def test_asyncio_calls_end_in_time_when_redis_is_silent(server: RedisServer, que
             await client.submit(question(id="q1"))
             server.pause()
             begun = time.monotonic()
-            awaited = [client.submit(question()), client.answer("q1"), client.counts(), client.dead_letters()]
+            awaited = [client.submit(question()), client.answer("q1"), client.counts(), client.dead_letters.list()]
             raised = await asyncio.gather(*awaited, return_exceptions=True)
             assert [type(error) for error in raised] == [QueueUnavailable] * 4
             assert time.monotonic() - begun < 1 + SLACK_S
@@ -243,4 +243,4 @@ def test_closing_ends_waits_with_a_plain_error(client: Client, question: MakeJob
     for wait in waits:
         error = wait.end(10)
         assert isinstance(error, RuntimeError)
-        assert str(error) == "the client was closed while this waited"
+        assert str(error) == "the client was closed during the call"

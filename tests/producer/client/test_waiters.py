@@ -1,49 +1,50 @@
-"""Who waits for what, without Redis and without a clock that matters."""
+"""Who waiters for what, without Redis and without a clock that matters."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import Job
-from producer.client.waiters import LOOK, Wait, Waits, Window
+from producer.client.submission import PreparedJob
+from producer.client.waiters import LOOK, Waiter, Waiters, Window
 
 ids = st.lists(st.sampled_from("abcdefgh"), max_size=12)
 
 
 @given(asked=st.lists(ids, min_size=1, max_size=4), ended=st.lists(ids, max_size=6))
 def test_each_wait_hears_of_each_of_its_jobs_once(asked: list[list[str]], ended: list[list[str]]) -> None:
-    waits = Waits()
-    each = [Wait(lambda: None) for _ in asked]
+    waiters = Waiters()
+    each = [Waiter(lambda: None) for _ in asked]
     for wait, wanted in zip(each, asked, strict=True):
-        waits.add(wait, wanted)
+        waiters.add(wait, wanted)
     for batch in ended:
-        waits.deliver({id: id.encode() for id in batch})
+        waiters.deliver({id: id.encode() for id in batch})
     over = {id for batch in ended for id in batch}
     for wait, wanted in zip(each, asked, strict=True):
         assert sorted(id for id, _ in wait.arrived) == sorted(set(wanted) & over)
         assert set(wait.pending) == set(wanted) - over
-        waits.remove(wait)
-    assert not waits
+        waiters.remove(wait)
+    assert not waiters
 
 
 def test_answers_gather_only_where_many_are_waited_for_and_few_were_read() -> None:
-    waits, wait = Waits(), Wait(lambda: None)
-    waits.add(wait, [f"q{number}" for number in range(20)])
-    assert waits.pause_s(1) == 0
-    waits.add(wait, [f"r{number}" for number in range(200)])
-    assert 0 < waits.pause_s(1) < 0.05
-    assert waits.pause_s(200) == 0
+    waiters, wait = Waiters(), Waiter(lambda: None)
+    waiters.add(wait, [f"q{number}" for number in range(20)])
+    assert waiters.pause_s(1) == 0
+    waiters.add(wait, [f"r{number}" for number in range(200)])
+    assert 0 < waiters.pause_s(1) < 0.05
+    assert waiters.pause_s(200) == 0
 
 
 def test_every_open_job_has_its_turn_to_be_looked_at() -> None:
-    waits = Waits()
-    wait = Wait(lambda: None)
+    waiters = Waiters()
+    wait = Waiter(lambda: None)
     many = [f"q{number}" for number in range(LOOK + 500)]
-    waits.add(wait, many)
-    first = waits.next_looked_at([])
+    waiters.add(wait, many)
+    first = waiters.ids_to_look_up([])
     # only what is announced until the next poll is due
-    assert waits.next_looked_at(["q7", "nobody's", "q7"]) == ["q7"]
-    waits._next_poll = 0.0
-    second = waits.next_looked_at([])
+    assert waiters.ids_to_look_up(["q7", "nobody's", "q7"]) == ["q7"]
+    waiters._next_poll = 0.0
+    second = waiters.ids_to_look_up([])
     assert first == many[:LOOK]
     assert second[:500] == many[LOOK:]
 
@@ -60,21 +61,21 @@ def test_a_window_never_holds_more_than_it_may_and_lets_all_through_in_order(
     jobs = [Job(id=f"q{each}", messages=[{"role": "user", "content": "?"}]) for each in range(number)]
     window = Window(iter(jobs), in_flight)
     still_open = 0
-    through: list[Job] = []
+    through: list[str] = []
     while still_open or not window.done:
         while chunk := window.due(still_open):
             let_in = max(0, len(chunk) - (refusals.pop() if refusals else 0))
             if rest := chunk[let_in:]:
                 window.hold(rest, pause_s=0)
             still_open += let_in
-            through += chunk[:let_in]
+            through += [job.id for job in chunk[:let_in]]
             assert still_open <= in_flight
         still_open -= min(still_open, ends.pop() if ends else 1)
-    assert through == jobs
+    assert through == [job.id for job in jobs]
 
 
 def test_what_is_held_is_due_after_its_pause_and_before_anything_else() -> None:
-    jobs = [Job(messages=[{"role": "user", "content": "?"}]) for _ in range(5)]
+    jobs = [PreparedJob(Job(messages=[{"role": "user", "content": "?"}])) for _ in range(5)]
     window = Window(jobs, in_flight=100)
     assert window.due(0) == jobs[:1]
     window.hold(jobs[:1], pause_s=1000)

@@ -1,0 +1,148 @@
+"""`client.batches` and `client.dead_letters` of the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from producer.client.batches import POLL_S, Batch, Result, RowLike
+from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
+from producer.client.job_queue import JobQueue
+from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedCall
+from vqa.job import Lane
+from vqa.ledger.batches import BatchState
+from vqa.results import Outcome
+
+T = TypeVar("T")
+
+Answers = Callable[[Iterable[str], float | None], AsyncIterator[tuple[str, Outcome]]]
+
+
+class InThread(Protocol):
+    """Runs a short exchange with Redis in a thread."""
+
+    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]: ...
+
+
+class AsyncBatch:
+    """`Batch` with `await`; its methods are documented there."""
+
+    def __init__(self, batch: Batch, answers: Answers, in_thread: InThread) -> None:
+        self.id = batch.id
+        self._batch = batch
+        self._answers = answers
+        self._in_thread = in_thread
+
+    async def state(self) -> BatchState:
+        """See `Batch.state`."""
+        return await self._in_thread(self._batch.state)
+
+    async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
+        """See `Batch.results`."""
+        loop = asyncio.get_running_loop()
+        end = None if timeout_s is None else loop.time() + timeout_s
+        first = 0
+        while True:
+            rows, complete = await self._in_thread(self._batch.page, first)
+            if not rows and (complete or (end is not None and loop.time() > end)):
+                return
+            if not rows:
+                await asyncio.sleep(POLL_S)
+                continue
+            first += len(rows)
+            names = dict(rows)
+            left = None if end is None else max(0.0, end - loop.time())
+            async for id, outcome in self._answers(names, left):
+                yield Result(names[id], id, outcome)
+
+    async def records(self, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+        """See `Batch.records`."""
+        async for result in self.results(timeout_s):
+            yield result.record()
+
+    async def wait(self, timeout_s: float | None = None) -> BatchState:
+        """See `Batch.wait`."""
+        loop = asyncio.get_running_loop()
+        end = None if timeout_s is None else loop.time() + timeout_s
+        while not (state := await self.state()).is_over and (end is None or loop.time() < end):
+            await asyncio.sleep(POLL_S)
+        return state
+
+    async def cancel(self) -> int:
+        """See `Batch.cancel`."""
+        return await self._in_thread(self._batch.cancel)
+
+
+class AsyncBatchesResource(DeprecatedCall):
+    """`BatchesResource` with `await`; its methods are documented there."""
+
+    _name = "batches"
+
+    def __init__(self, queue: JobQueue, answers: Answers, in_thread: InThread) -> None:
+        # the synchronous batches are used for short exchanges only, never to wait for answers
+        self._batches = BatchesResource(queue, lambda ids, timeout_s: iter(()))
+        self._answers = answers
+        self._in_thread = in_thread
+
+    async def create(
+        self,
+        rows: Iterable[RowLike],
+        *,
+        lane: Lane = "bulk",
+        tenant: str | None = None,
+        input: str = "",
+        within_s: float | None = None,
+        **defaults: Any,
+    ) -> AsyncBatch:
+        """See `BatchesResource.create`. Occupies a thread until all rows are on the queue."""
+        fields = {"lane": lane, "tenant": tenant, "input": input, "within_s": within_s, **defaults}
+        return self.retrieve((await self._in_thread(self._batches.create, rows, **fields)).id)
+
+    def retrieve(self, id: str) -> AsyncBatch:
+        """Return a handle to any client's batch; no I/O, and so no `await`."""
+        return AsyncBatch(self._batches.retrieve(id), self._answers, self._in_thread)
+
+    async def cancel(self, id: str) -> int:
+        """See `Batch.cancel`."""
+        return await self._in_thread(self._batches.cancel, id)
+
+    async def list(self, limit: int = 100) -> list[BatchState]:
+        """See `BatchesResource.list`."""
+        return await self._in_thread(self._batches.list, limit)
+
+
+class AsyncDeadLettersResource(DeprecatedCall):
+    """`DeadLettersResource` with `await`; its methods are documented there."""
+
+    _name = "dead_letters"
+
+    def __init__(self, queue: JobQueue, in_thread: InThread) -> None:
+        self._dead_letters = DeadLettersResource(queue)
+        self._in_thread = in_thread
+
+    async def get(self, id: str) -> DeadLetter | None:
+        """See `DeadLettersResource.get`."""
+        return await self._in_thread(self._dead_letters.get, id)
+
+    async def count(self) -> int:
+        """See `DeadLettersResource.count`."""
+        return await self._in_thread(self._dead_letters.count)
+
+    async def retry(self, ids: Iterable[str]) -> dict[str, Verdict]:
+        """See `DeadLettersResource.retry`."""
+        return await self._in_thread(self._dead_letters.retry, ids)
+
+    async def purge(self, ids: Iterable[str]) -> int:
+        """See `DeadLettersResource.purge`."""
+        return await self._in_thread(self._dead_letters.purge, ids)
+
+    async def list(
+        self,
+        reason: str | None = None,
+        since: TimeOrAge | None = None,
+        before: TimeOrAge | None = None,
+        limit: int | None = 100,
+    ) -> list[DeadLetter]:
+        """See `DeadLettersResource.list`."""
+        return await self._in_thread(self._dead_letters.list, reason, since, before, limit)
