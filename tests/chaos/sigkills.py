@@ -24,7 +24,7 @@ from tests.chaos.verdict import judge
 
 KILLS = 200
 
-_FOUND = re.compile(r"(\d+) jobs published again \(message lost\)")
+_FOUND = re.compile(r"(\d+) jobs published \(their message was lost\)")
 
 
 def main(kills: int = KILLS, seed: int = 1) -> int:
@@ -35,8 +35,8 @@ def main(kills: int = KILLS, seed: int = 1) -> int:
     with Chaos(plan, folder) as chaos:
         campaign = Campaign(chaos, started + plan.minutes * 60)
         _kill(chaos, kills, Random(seed))
-        complaints = campaign.wind_down()
-        evidence = gather(chaos, complaints, Counter(kill=kills), time.monotonic() - started)
+        violations = campaign.wind_down()
+        evidence = gather(chaos, violations, Counter(kill=kills), time.monotonic() - started)
     told = judge(evidence)
     for line in lines(evidence, told, folder):
         print(line)
@@ -50,14 +50,14 @@ def main(kills: int = KILLS, seed: int = 1) -> int:
 
 def _kill(chaos: Chaos, kills: int, random: Random) -> None:
     for number in range(kills):
-        with chaos.fleet.claim(random) as berth:
-            assert berth.life
+        with chaos.fleet.claim(random) as worker:
+            assert worker.life
             # it may be one that others leave nothing to
             until = time.monotonic() + 5
-            while chaos.tail.last_start(berth.life.pid) < berth.life.begin and time.monotonic() < until:
+            while chaos.tail.last_start(worker.life.pid) < worker.life.begin and time.monotonic() < until:
                 time.sleep(0.001)
             # from the first job on, while they stream
             time.sleep(random.uniform(0, 0.4))
-            chaos.ends(berth.signal(signal.SIGKILL, "killed"), 10)
+            chaos.ends(worker.signal(signal.SIGKILL, "killed"), 10)
         if number % 20 == 19:
             print(f"chaos sigkills: {number + 1} of {kills}", flush=True)

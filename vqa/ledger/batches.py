@@ -1,6 +1,6 @@
-"""The batches in Redis: what is known of each bulk submission, beside its jobs.
+"""Batches in Redis: the state and counts of each bulk submission.
 
-Its jobs are counted by the ledger as they are accepted and closed (`batches.lua`), in the same call.
+The ledger counts the jobs of a batch in the same call that accepts or closes them (`lua/batches.lua`).
 """
 
 from __future__ import annotations
@@ -15,82 +15,82 @@ from redis import Redis
 from vqa.job import Lane
 from vqa.ledger.commands import SCRIPT
 
-#: OpenAI's
+#: the statuses of OpenAI's batch API
 BatchStatus = Literal[
     "validating", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled", "failed"
 ]
 
 BATCHES = "vqa:batches"
 
-#: the code under which jobs are counted that were open when their batch's own time ended
+#: code under which a batch counts jobs that were open when it expired
 EXPIRED_CODE = "batch_expired"
 
-#: a script takes no more than some thousand arguments
+#: rows per call: a script takes only some thousand arguments
 _MOST_ROWS = 1000
-#: ids that one call reads
+#: ids per call
 _PAGE = 1000
 
 
 def batch_key(id: str) -> str:
-    """Where a batch is kept."""
+    """Return the Redis key of a batch."""
     return f"vqa:batch:{id}"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchState:
-    """A batch at one moment. Times in ms on Redis's clock."""
+    """A snapshot of a batch. Times are in ms on Redis's clock."""
 
     id: str
     status: BatchStatus
     created: int
     lane: Lane
     tenant: str = ""
-    #: what it was made from, in the user's words
+    #: the caller's description of the input, for example a file's name
     input: str = ""
-    #: rows read so far; all of them once it is sealed
+    #: rows read so far; all rows once it is sealed
     total: int = 0
-    #: whether no more rows will come
+    #: whether no more rows will follow
     sealed: bool = False
     completed: int = 0
     failed: int = 0
-    #: how many failed by code
+    #: number of failures by code
     codes: Mapping[str, int] = field(default_factory=dict)
-    #: how many each worker answered
+    #: number of answers by worker
     workers: Mapping[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    #: its jobs that are open
+    #: number of open jobs
     open: int = 0
-    #: when it ends, whatever is open then; 0 for never
+    #: when it ends, even with open jobs; 0 for never
     expires: int = 0
     keep_ms: int = 0
     detached: bool = False
-    #: when it came to each status that it has been in
+    #: when it reached each status so far, by field name (`{status}_at`)
     times: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
-        """Rows that ended, one way or the other."""
+        """Number of rows that are answered or failed."""
         return self.completed + self.failed
 
     @property
     def left(self) -> int:
-        """Rows that were read and have not ended."""
+        """Number of rows that were read and are neither answered nor failed."""
         return max(0, self.total - self.done, self.open)
 
     @property
     def has_all_rows(self) -> bool:
-        """Whether it has all of its rows."""
+        """Whether no more rows will follow."""
         return self.sealed or self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the batch has its final status."""
         return self.status in ("completed", "expired", "cancelled", "failed")
 
     @classmethod
     def parse(cls, id: str, fields: Mapping[bytes, bytes], open: int) -> Self:
-        """From the hash."""
+        """Parse the hash of a batch with `open` open jobs."""
         words = {name.decode(): value.decode() for name, value in fields.items()}
 
         def numbers(beginning: str = "", end: str = "") -> dict[str, int]:
@@ -116,14 +116,14 @@ class BatchState:
             open=open,
             keep_ms=int(words["keep_ms"]),
             detached=words["detached"] == "1",
-            # a worker's name may end so, too
+            # a worker's name may end in _at, too
             times={name: at for name, at in numbers(end="_at").items() if ":" not in name},
             **plain,
         )
 
 
 class Batches:
-    """Over a synchronous connection. Raises redis.exceptions.RedisError when Redis does."""
+    """The batches, over a synchronous connection. Methods raise redis.exceptions.RedisError."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -143,13 +143,12 @@ class Batches:
         detached: bool = False,
         revived: bool = False,
     ) -> bool:
-        """Begin a batch, `validating` until its first job is accepted. It ends `expires_s` from now, if ever.
+        """Create a batch, which is `validating` until its first job is accepted. It expires after `expires_s`, if set.
 
-        False where it is there already: then it goes on with its counts and this end, and takes more rows until it is
-        sealed again; one that was cancelled stays so, unless it is `revived`. All of it is kept for `keep_s` after it
-        ended.
+        Returns False if it exists: then it goes on with its counts and the new expiry, and accepts rows until it is
+        sealed again; a cancelled batch stays cancelled unless `revived`. It is kept for `keep_s` seconds after its end.
         """
-        # a file's name may be no text
+        # a file's name may be invalid UTF-8
         input = input.encode("utf-8", "replace").decode()
         terms = (
             round((expires_s or 0) * 1000),
@@ -159,11 +158,11 @@ class Batches:
         return bool(self._run("batch_create", id, lane, tenant or "", input, *terms))
 
     def get(self, id: str) -> BatchState | None:
-        """What is known of it."""
+        """Return the batch; None if it is not kept."""
         return self._states([id]).get(id)
 
     def newest(self, limit: int = 100) -> list[BatchState]:
-        """The newest ones first."""
+        """Return up to `limit` batches, the newest first."""
         found: list[BatchState] = []
         start = 0
         while len(found) < limit:
@@ -179,7 +178,7 @@ class Batches:
         return found[:limit]
 
     def _states(self, ids: Sequence[str]) -> dict[str, BatchState]:
-        # no transaction: a Redis that is full would refuse it
+        # no transaction, which a full Redis would refuse
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(batch_key(id))
@@ -189,52 +188,52 @@ class Batches:
         return {id: BatchState.parse(id, fields, open) for id, fields, open in pairs if fields}
 
     def seal(self, id: str, total: int, ended: tuple[int, Mapping[str, int]] | None = None) -> bool:
-        """Say that it has so many rows and no more will come: it ends with the last of its open jobs.
+        """Set the total number of rows; no more will follow. The batch ends when its last open job is closed.
 
-        Whoever waited for all of them says how they `ended`: how many were answered, and how many failed by code. False
-        where no such batch is kept; so do the others.
+        A caller that has seen all outcomes passes `ended`, which replaces the counts: the number of answers, and the
+        number of failures by code. Returns False if no such batch is kept, as do the methods below.
         """
         words = [] if ended is None else [ended[0], *(word for pair in ended[1].items() for word in pair)]
         return bool(self._run("batch_seal", id, total, *words))
 
     def count(self, id: str, bad: Mapping[str, int], total: int) -> bool:
-        """Say how many rows were read, and how many of them, by code, never became jobs: they count as failed.
+        """Set how many rows were read, and how many of them, by code, never became jobs and so count as failed.
 
-        All since `create`; to say it twice is harmless.
+        The numbers are totals since `create`, so that the call can be repeated.
         """
         words = [word for pair in bad.items() for word in pair]
         return bool(self._run("batch_count", id, total, *words))
 
     def add_rows(self, id: str, first: int, rows: Iterable[tuple[str, str]]) -> bool:
-        """Keep job id and custom_id of more rows, in order, for whoever collects a detached batch.
+        """Store job id and custom_id of further rows of a detached batch, in order, for the later `vqa collect`.
 
-        `first` is how many it has already; to add the same rows twice is harmless.
+        `first` is the number of rows stored before. Adding the same rows twice is harmless.
         """
         lines = (f"{job_id}\n{custom_id}" for job_id, custom_id in rows)
-        while some := list(islice(lines, _MOST_ROWS)):
-            if not self._run("batch_rows", id, first, *some):
+        while chunk := list(islice(lines, _MOST_ROWS)):
+            if not self._run("batch_rows", id, first, *chunk):
                 return False
-            first += len(some)
+            first += len(chunk)
         return True
 
     def rows(self, id: str, start: int, count: int) -> list[tuple[str, str]]:
-        """Job id and custom_id of so many rows from number `start` (from 0) on."""
+        """Return job id and custom_id of up to `count` rows from index `start` on."""
         lines = cast(list[bytes], self._redis.lrange(f"{batch_key(id)}:rows", start, start + count - 1))
         pairs = (line.decode().partition("\n") for line in lines)
         return [(job_id, custom_id) for job_id, _, custom_id in pairs]
 
     def open_ids(self, id: str) -> Iterator[str]:
-        """Ids of its open jobs, each once at least; of those that are closed meanwhile, any."""
+        """Yield the ids of open jobs, possibly repeated; jobs closed meanwhile may be missing."""
         for member in self._redis.sscan_iter(f"{batch_key(id)}:open", count=_PAGE):
             yield member.decode()
 
     def cancel(self, id: str) -> BatchStatus | None:
-        """Let no more jobs in; its status now, `cancelled` once none is open. The caller closes those that are.
+        """Accept no more jobs; return the status now, `cancelled` if none is open. The caller closes the open jobs.
 
-        One that is over stays as it is. None where no such batch is kept.
+        A batch that is over does not change. Returns None if no such batch is kept.
         """
         return cast(BatchStatus | None, self._run("batch_cancel", id).decode() or None)
 
     def set_status(self, id: str, status: BatchStatus) -> bool:
-        """For what its producer alone knows: `finalizing`, which only a batch `in_progress` becomes, and `failed`."""
+        """Set a status that only the producer knows: `finalizing`, possible from `in_progress` only, or `failed`."""
         return bool(self._run("batch_status", id, status))

@@ -1,4 +1,4 @@
-"""Jobs that are ended by somebody who does not hold them: cancelled, past their deadline, or lost."""
+"""Closes jobs without holding their lease: cancelled, overdue or lost."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from vqa.errors import VQAError
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import CloseIf, Ending, Header
 
-#: their entries are read whole, which for long prompts is megabytes
-_TOGETHER = 50
+#: jobs per round trip: their whole entries are read, which may be megabytes for long prompts
+_CHUNK = 50
 
 
 @dataclass(frozen=True)
 class Closing:
-    """What it takes to close jobs with an error, which is kept for `ttl_s`. Raises one of connection.REDIS_ERRORS."""
+    """Closes jobs with an error, which is kept for `ttl_s`. Methods raise one of connection.REDIS_ERRORS."""
 
     app: Celery
     ledger: Ledger
     ttl_s: float
 
     def close(self, id: str, error: VQAError, reason: str = "", close_if: CloseIf = "") -> bool:
-        """End an open job, whoever holds it; False where it is not open. With a reason, as a dead letter."""
+        """Close an open job; return False if it is not open. With a reason, it becomes a dead letter."""
         return bool(self.close_all([id], error, reason, close_if))
 
     def close_all(self, ids: Sequence[str], error: VQAError, reason: str = "", close_if: CloseIf = "") -> list[str]:
-        """End those of `ids` that are open, many in a round trip; which they were. What moves up is published."""
+        """Close those of `ids` that are open; return them. Publishes the jobs that are promoted."""
         done: list[str] = []
-        for start in range(0, len(ids), _TOGETHER):
-            headers = self.ledger.headers(ids[start : start + _TOGETHER])
+        for start in range(0, len(ids), _CHUNK):
+            headers = self.ledger.headers(ids[start : start + _CHUNK])
             endings = [self._ending(id, header, error, reason, close_if) for id, header in headers.items()]
             closed = self.ledger.close_many(endings)
             publish_promoted(self.app, [id for each in closed for id in each.promoted])
@@ -42,5 +42,5 @@ class Closing:
 
     def _ending(self, id: str, header: Header, error: VQAError, reason: str, close_if: CloseIf) -> Ending:
         encoded = results.encode(self.app.backend, id, error, header.attempt, header.error)
-        about = header.error or str(error)
-        return Ending(id, "", encoded, self.ttl_s, reason, about, close_if, results.tally(error))
+        last_error = header.error or str(error)
+        return Ending(id, "", encoded, self.ttl_s, reason, last_error, close_if, results.tally(error))

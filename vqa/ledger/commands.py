@@ -1,4 +1,4 @@
-"""Calls of the ledger's verbs, by key and arguments, where many are sent in one round trip. No I/O."""
+"""The ledger's script, its Redis keys, and the commands that are sent in pipelines. No I/O."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ SCRIPT = "\n".join(
 )
 
 
-#: a reply list nobody reads is gone after this long
+#: ms after which an unread reply list expires
 REPLY_TTL_MS = 3_600_000
 
-Word = str | bytes | int | float
-Command = tuple[list[str], list[Word]]
+Argument = str | bytes | int | float
+#: keys and arguments of the script
+Command = tuple[list[str], list[Argument]]
 
 
 def entry_key(id: str) -> str:
-    """Where the ledger keeps an open job."""
+    """Return the Redis key of an open job."""
     return f"vqa:job:{id}"
 
 
 def dead_key(id: str) -> str:
-    """Where a dead letter is kept."""
+    """Return the Redis key of a dead letter."""
     return f"vqa:dead:{id}"
 
 
 def outcome_key(id: str) -> str:
-    """Where Celery's Redis result backend keeps (and announces) a task's result."""
+    """Return the Redis key and channel of a task's result in Celery's result backend."""
     return f"celery-task-meta-{id}"
 
 
@@ -52,21 +53,21 @@ def accept_command(
     batch: str | None = None,
     may_wait: bool = True,
 ) -> Command:
-    """`accept`: into the ledger, unless the id is known already.
+    """Return the command that adds a job to the ledger, unless its id is known.
 
-    Says `accepted` (the caller publishes it), `waiting` (whoever feeds the lane does), `open`, `closed`, `full`, or
-    `over` (its batch was cancelled). Where not `may_wait`, its message is there already: it is neither `waiting` nor
-    `over`.
+    Redis replies `accepted` (the caller publishes the job), `waiting` (the job is published when it is promoted),
+    `open`, `closed`, `full`, or `over` (its batch was cancelled). Without `may_wait`, for a job that has a message
+    already, the reply is neither `waiting` nor `over`.
     """
-    about: list[Word] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
-    turn: list[Word] = [tenant or "", batch or "", limits.tenant or 0, "" if may_wait else "1"]
-    return [entry_key(id)], ["accept", *about, *turn]
+    job: list[Argument] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
+    turn: list[Argument] = [tenant or "", batch or "", limits.tenant or 0, "" if may_wait else "1"]
+    return [entry_key(id)], ["accept", *job, *turn]
 
 
 def close_command(ending: Ending, limits: Limits) -> Command:
-    """`close`: out of the ledger, with its outcome; says whether, and which ids it is now the turn of."""
+    """Return the command that closes a job with its outcome; Redis replies whether it did, and the promoted ids."""
     ttl_ms = round(max(ending.ttl_s, limits.dead_s if ending.reason else 0) * 1000)
-    about: list[Word] = [ending.id, ending.token, outcome_key(ending.id), ending.outcome, ttl_ms, REPLY_TTL_MS]
-    dead: list[Word] = [ending.reason, ending.error, round(limits.dead_s * 1000), limits.dead]
-    counted: list[Word] = [json.dumps(asdict(ending.tally)), limits.tenant or 0]
-    return [entry_key(ending.id)], ["close", *about, *dead, ending.close_if, *counted]
+    job: list[Argument] = [ending.id, ending.token, outcome_key(ending.id), ending.outcome, ttl_ms, REPLY_TTL_MS]
+    dead: list[Argument] = [ending.reason, ending.error, round(limits.dead_s * 1000), limits.dead]
+    counted: list[Argument] = [json.dumps(asdict(ending.tally)), limits.tenant or 0]
+    return [entry_key(ending.id)], ["close", *job, *dead, ending.close_if, *counted]

@@ -1,7 +1,7 @@
-"""The open jobs in Redis, and the dead letters: verbs, each one atomic script (the `.lua` files).
+"""The ledger: open jobs and dead letters in Redis. Each verb is one atomic call of the Lua script.
 
-An open job is in the ledger, an outcome is in Celery's result backend, never both. Knows nothing of how jobs are
-published, answered or shown.
+A job is either open in the ledger or has an outcome in Celery's result backend, never both. Knows nothing of how jobs
+are published, answered or shown.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from vqa.settings import Limits
 
 log = logging.getLogger(__name__)
 
-#: pub/sub channel of ids that were closed while a worker held them (cancelled, past their deadline)
+#: pub/sub channel of ids that were closed while leased: cancelled or overdue
 DROPPED = "vqa:dropped"
 WORKERS = "vqa:workers"
 DEADLINES = "vqa:deadlines"
 DEAD = "vqa:dead"
 
-#: of what is set aside so much is kept
+#: bytes of a malformed message that are kept
 DEAD_LETTER_BYTES = 65_536
 
 STATES: tuple[State, ...] = ("waiting", "queued", "leased", "delayed")
-#: those that have a sorted set a lane; `waiting` has one a tenant
+#: states with a sorted set per lane; `waiting` has one per tenant
 IN_FLIGHT: tuple[State, ...] = STATES[1:]
 
 
 class Ledger:
-    """The verbs over a synchronous connection. Raises redis.exceptions.RedisError when Redis does."""
+    """The verbs, over a synchronous connection. Methods raise redis.exceptions.RedisError."""
 
     def __init__(self, redis: Redis, limits: Limits | None = None, script: str = SCRIPT) -> None:
         self._redis = redis
@@ -62,7 +62,7 @@ class Ledger:
         return verdict
 
     def accept_many(self, commands: Iterable[Command]) -> list[str]:
-        """Several `accept`s in one round trip, in their order."""
+        """Send several accept commands in one round trip; return the replies in order."""
         return [reply.decode() for reply in self._pipelined(commands)]
 
     def _pipelined(self, commands: Iterable[Command]) -> list[Any]:
@@ -72,7 +72,7 @@ class Ledger:
             return list(pipe.execute())
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
-        """Count an attempt and start a lease, or return why not. The caller publishes `promoted`."""
+        """Count an attempt and start a lease, or return why not. The caller publishes the lease's `promoted`."""
         terms = (round(lease_s * 1000), "1" if alone else "0", self._limits.tenant or 0)
         verdict, *rest = self._run([entry_key(id)], "take", id, outcome_key(id), worker, token, *terms)
         if verdict != b"taken":
@@ -83,31 +83,34 @@ class Ledger:
     def renew(
         self, worker: str, held: Sequence[tuple[str, str]], lease_s: float, about: Mapping[str, Any]
     ) -> list[str]:
-        """Lengthen the leases of `held` (id, token) and say that the worker lives; the ids that it has lost."""
+        """Renew the leases `held` (id, token) and the worker's entry; return the ids of lost leases."""
         words = [word for pair in held for word in pair]
         keys = [entry_key(id) for id, _ in held]
         return _ids(self._run(keys, "renew", worker, json.dumps(about), round(lease_s * 1000), *words))
 
     def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
-        """Several attempts back to the queue in one round trip; those that were still held."""
-        handed = list(leases)
+        """Return several jobs to the queue in one round trip; return the leases that were still valid."""
+        returned = list(leases)
         commands: list[Command] = [
             ([entry_key(lease.id)], ["retry", lease.id, lease.token, 0, error if charge == "lost" else "", charge])
-            for lease, charge in handed
+            for lease, charge in returned
         ]
-        return [lease for (lease, _), moved in zip(handed, self._pipelined(commands), strict=True) if moved]
+        return [lease for (lease, _), moved in zip(returned, self._pipelined(commands), strict=True) if moved]
 
     def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
-        """Back to the queue, after a delay if there is one. With no delay the caller publishes the job again."""
+        """Return a job to the queue, after a delay if given; without one, the caller publishes it again.
+
+        Returns False if the lease is lost.
+        """
         return bool(self._run([entry_key(id)], "retry", id, token, round(delay_s * 1000), error, charge))
 
     def close(self, ending: Ending) -> Closed:
-        """Out of the ledger, with its outcome; with a reason it becomes a dead letter. False where it is not held."""
+        """Close a job with its outcome; with a reason it becomes a dead letter. False if the lease is lost."""
         keys, arguments = close_command(ending, self._limits)
         return self._closed(self._run(keys, *arguments))
 
     def close_many(self, endings: Iterable[Ending]) -> list[Closed]:
-        """Several `close`s in one round trip, in their order."""
+        """Close several jobs in one round trip; return the results in order."""
         return [self._closed(reply) for reply in self._pipelined(close_command(each, self._limits) for each in endings)]
 
     def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
@@ -116,7 +119,7 @@ class Ledger:
         return Closed(bool(done), tuple(_ids(promoted)))
 
     def dead_letter_message(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
-        """Keep what is no job as a dead letter, cut to DEAD_LETTER_BYTES."""
+        """Keep a malformed message as a dead letter, cut to DEAD_LETTER_BYTES."""
         kept = (round(self._limits.dead_s * 1000), self._limits.dead)
         self._log_dropped(
             self._run([entry_key(id)], "dead_letter_message", id, lane, raw[:DEAD_LETTER_BYTES], reason, *kept)
@@ -124,66 +127,73 @@ class Ledger:
 
     def _log_dropped(self, count: int) -> None:
         if count > 0:
-            log.error("there are %d dead letters (VQA_DEAD_MOST): %d of the oldest dropped", self._limits.dead, count)
+            log.error(
+                "dropped the %d oldest dead letters: at most %d are kept (VQA_DEAD_MOST)", count, self._limits.dead
+            )
 
     def reopen(self, id: str, margin_s: float) -> Lane | Literal["waiting", "unknown", "open"]:
-        """Make a dead letter a job again, with its timeout anew; its lane, on which the caller publishes it.
+        """Make a dead letter an open job with a fresh timeout; return its lane, on which the caller publishes it.
 
-        One that is `waiting` is published by whoever feeds its lane.
+        Or `waiting` (it is published when it is promoted), `unknown` (no such dead letter) or `open`. Its images are
+        kept until `margin_s` after the new deadline.
         """
         terms = (round(margin_s * 1000), self._limits.tenant or 0)
         [verdict] = self._run([entry_key(id)], "reopen", id, outcome_key(id), *terms)
         return cast(Lane, verdict.decode())
 
     def overdue(self, limit: int) -> list[str]:
-        """Ids whose deadline has passed."""
+        """Return up to `limit` ids of jobs past their deadline."""
         return _ids(self._run([], "overdue", limit))
 
     def expire(self, lane: Lane, limit: int, error: str, asked_ms: int) -> tuple[list[str], list[str]]:
-        """Queue what lost its worker; those ids, and the ones to give up: they lost it in their last attempt.
+        """Queue jobs whose lease has expired; return their ids, and the ids of jobs that lost their last attempt.
 
-        `asked_ms` is Redis's time when it was found that leases may be judged; two seconds later nothing is.
+        `asked_ms` is Redis's time at which the caller found that leases may be expired. If that is more than two
+        seconds ago, no lease is expired.
         """
         queued, last = self._run([], "expire", lane, limit, error, asked_ms)
         return _ids(queued), _ids(last)
 
     def release_delayed(self, lane: Lane, limit: int) -> list[str]:
-        """Queue what was delayed until now; those ids."""
+        """Queue jobs whose delay has ended; return their ids."""
         return _ids(self._run([], "release_delayed", lane, limit))
 
     def requeue(self, lane: Lane, age_s: float, before_ms: float | None, limit: int) -> list[str]:
-        """Those queued for longer than `age_s`, and by so much before a time on Redis's clock: as if queued now."""
+        """Mark jobs queued for over `age_s`, and `age_s` before `before_ms`, as queued now; return their ids.
+
+        Times are on Redis's clock; None for no second condition.
+        """
         before = "" if before_ms is None else f"{before_ms:.0f}"
         return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
 
     def headers(self, ids: Sequence[str]) -> dict[str, Header]:
-        """What is known of those of `ids` that are open."""
+        """Return the headers of those of `ids` that are open."""
         entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
         return {id: Header.parse(entry.partition(b"\n")[0]) for id, entry in zip(ids, entries, strict=True) if entry}
 
     def promote(self, lane: Lane) -> list[str]:
-        """Queue what it is the turn of while too little is queued; those ids, for the caller to publish."""
+        """Queue waiting jobs, if too few are queued, round-robin by tenant; return their ids, for publishing."""
         return _ids(self._run([], "promote", lane, self._limits.tenant or 0))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
-        """How many jobs are open, by lane and state."""
+        """Return the number of open jobs by lane and state."""
         numbers = iter(self._run([], "counts"))
         return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
 
     def workers(self, within_s: float) -> list[WorkerInfo]:
-        """The workers that renewed within so many seconds, by name."""
+        """Return the workers that renewed within the last `within_s` seconds, sorted by name."""
         seconds, _ = self._redis.time()
         listed = cast(dict[bytes, bytes], self._redis.hgetall(WORKERS))
         found = (WorkerInfo.parse(name, value) for name, value in listed.items())
         return sorted((info for info in found if info.seen >= (seconds - within_s) * 1000), key=lambda info: info.name)
 
     def vanished_workers(self, for_s: float) -> list[str]:
-        """The workers that are listed and have not renewed for so many seconds."""
+        """Return the names of listed workers that have not renewed for `for_s` seconds."""
         living = {worker.name for worker in self.workers(for_s)}
         return [worker.name for worker in self.workers(within_s=float("inf")) if worker.name not in living]
 
     def forget_worker(self, worker: str) -> None:
-        """Forget what a worker said of itself: it is stopping, or it is long gone."""
+        """Remove a worker that is stopping or has vanished from the list."""
         self._redis.hdel(WORKERS, worker)
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says of jobs and workers: frozen types, read from the JSON that its script writes."""
+"""The ledger's records of jobs and workers, parsed from the JSON that its script writes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any, Literal, Self
 from vqa.job import Lane
 from vqa.results import Tally
 
-#: `waiting` is accepted and not on the queue yet: others have their turn
+#: `waiting`: accepted, but not queued before its tenant's turn
 State = Literal["waiting", "queued", "leased", "delayed"]
 
-
-#: what `take` says of a job that it does not hand out; `alone`: only to who runs nothing else
+#: why `take` refuses a job; `alone`: its last attempt must run alone in a worker
 Refusal = Literal["unknown", "closed", "held", "overdue", "alone"]
 
-#: what an attempt that is given back counts as: nothing, an attempt, an attempt that lost its worker
+#: how an attempt counts: not at all, as an attempt, as an attempt that lost its worker
 Charge = Literal["0", "1", "lost"]
 
-#: on what `close` insists: nothing, that its deadline has passed, that its last attempt's lease ran out
+#: condition of `close`: none, the deadline has passed, or the lease of the last attempt has expired
 CloseIf = Literal["", "overdue", "last"]
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """An attempt that ended without an outcome. Times in ms on Redis's clock."""
+    """An attempt that ended without an outcome. Times are in ms on Redis's clock."""
 
     attempt: int
     worker: str
@@ -38,101 +37,101 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the ledger knows of a job besides its payload. Times in ms on Redis's clock."""
+    """What the ledger stores about a job besides its payload. Times are in ms on Redis's clock."""
 
     state: State | Literal["dead"]
     lane: Lane
     accepted: int
     deadline: int
-    #: takes that counted so far
+    #: attempts that counted so far
     attempt: int
-    #: workers that vanished under it
+    #: workers that vanished while they ran the job
     lost: int
     reply: str = ""
     worker: str | None = None
     token: str | None = None
-    #: when the attempt in hand began
+    #: when the current attempt began
     taken: int | None = None
-    #: the attempt in hand is the job's last, and runs with no other in its worker
+    #: whether the current attempt is the last one, which runs alone in its worker
     alone: bool = False
-    #: the token of the attempt that was last given back or put off
+    #: token of the attempt that was last returned to the queue or delayed
     retried: str | None = None
-    #: the last transient error, as `Class: message`
+    #: last transient error, as `Class: message`
     error: str | None = None
-    #: on whose behalf, '' for nobody's; None of an interactive job without one, and of an entry of an earlier release
+    #: '' for a bulk job without one; None for an interactive job without one and for entries of earlier releases
     tenant: str | None = None
-    #: the bulk submission that it belongs to
+    #: id of the batch that the job belongs to
     batch: str | None = None
-    #: of a dead letter in a batch: the code under which that counted it
+    #: of a dead letter in a batch: the code under which the batch counted it
     code: str | None = None
-    #: the newest attempts that ended without an outcome
+    #: newest attempts that ended without an outcome, oldest first
     history: tuple[AttemptRecord, ...] = ()
-    #: of a dead letter: why, and since when
+    #: of a dead letter: why and since when it is one
     reason: str | None = None
     dead: int | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """From the JSON that the script writes; what a later release says besides is let pass."""
-        said = json.loads(data)
-        history = tuple(AttemptRecord(**_known(AttemptRecord, entry)) for entry in said.get("history", ()))
-        return cls(**_known(cls, said) | {"history": history})
+        """Parse the script's JSON, ignoring fields of later releases."""
+        fields = json.loads(data)
+        history = tuple(AttemptRecord(**_known(AttemptRecord, entry)) for entry in fields.get("history", ()))
+        return cls(**_known(cls, fields) | {"history": history})
 
 
-def _known(kind: type[Header | AttemptRecord], said: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in said.items() if name in kind.__dataclass_fields__}
+def _known(kind: type[Header | AttemptRecord], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in kind.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's time-limited hold on a job: what `take` handed out."""
+    """A worker's time-limited hold on a job, returned by `take`."""
 
     id: str
     token: str
     header: Header
     payload: bytes
-    #: Redis's time at the take, in ms
+    #: when the lease began, in ms on Redis's clock
     taken: int
-    #: ids of the bulk lane that it is now the turn of, for the taker to publish
+    #: ids of bulk jobs that `take` promoted, for the caller to publish
     promoted: tuple[str, ...] = ()
 
     @property
     def remaining_s(self) -> float:
-        """From the take to the deadline, in seconds."""
+        """Seconds from the start of the lease to the deadline."""
         return (self.header.deadline - self.taken) / 1000
 
     @property
     def queued_s(self) -> float:
-        """From acceptance to this take, in seconds."""
+        """Seconds from acceptance to the start of the lease."""
         return (self.taken - self.header.accepted) / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself with each renewal."""
+    """A worker's description of itself, updated with each renewal."""
 
     name: str
-    #: Redis's time of its last renewal, in ms
+    #: last renewal, in ms on Redis's clock
     seen: int
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, name: bytes, value: bytes) -> Self:
-        """From a field of the workers' hash."""
+        """Parse a field of the hash of workers."""
         seen, _, about = value.partition(b"\n")
         return cls(name.decode(), json.loads(seen)["seen"], json.loads(about))
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job is to be closed. An empty token closes whoever holds it: the worker is told, and its answer dropped."""
+    """How to close a job. An empty token closes it without its lease: its worker is notified and drops the answer."""
 
     id: str
     token: str
-    #: as the result backend keeps it, for so long
+    #: as encoded for the result backend, which keeps it for `ttl_s` seconds
     outcome: bytes
     ttl_s: float
-    #: where there is one it becomes a dead letter
+    #: if not empty, the job becomes a dead letter
     reason: str = ""
     error: str = ""
     close_if: CloseIf = ""
@@ -141,10 +140,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What became of a `close`; true where the job is closed."""
+    """The result of a `close`; true if the job was closed."""
 
     done: bool
-    #: as a lease's, for the closer to publish
+    #: ids of bulk jobs that `close` promoted, for the caller to publish
     promoted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:

@@ -1,8 +1,8 @@
-"""What is due in the ledger, done once: deadlines, leases that ran out, delays that ended, turns, lost messages.
+"""The sweep: closes overdue jobs, requeues lost ones, releases delayed ones, promotes, and republishes lost messages.
 
-The janitor does it every two seconds, `vqa doctor --repair` by hand. Whatever is done twice is harmless: the ledger
-moves only what is due, and a wake-up too many is refused by `take`. What was moved and could not be published has lost
-its message, and is found as such.
+The janitor sweeps every two seconds, `vqa doctor --repair` on demand. Concurrent sweeps are harmless: the ledger moves
+only jobs that are due, and `take` refuses duplicate messages. A job that was queued but not published is found by a
+later sweep as a lost message.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from vqa.settings import QueueSettings
 
 _ID = re.compile(ID_PATTERN)
 
-#: messages that are read at once, from the oldest on; other apps' may hold images
+#: messages read at once, from the oldest on; other apps' messages may contain images
 _WINDOW = 100
-#: read in search of messages that are still needed; where there are more, the next round goes on
+#: bytes of messages that one search reads at most
 _MOST_BYTES = 16 * 2**20
 
 
 def oldest_message_time(redis: Redis, lane: Lane) -> float | None:
-    """A time on Redis's clock, in ms: what was queued before it has no message on its lane. None: nothing has one.
+    """Return the earliest queueing time of the jobs with the oldest messages of a lane, in ms on Redis's clock.
 
-    Messages stand in the order in which their jobs were queued, but for producers that overtake each other and
-    messages that a worker put back: so the earliest of the oldest hundred counts, not the very oldest. One that a
-    worker has just popped is missing too; its job gets a message too many, which `take` refuses.
+    Jobs that were queued before have lost their message. None if no queued job has a message; 0 if the search gave up.
+    Messages are only roughly in order, as producers overtake each other and workers put messages back; therefore the
+    earliest of the oldest hundred counts. A message that a worker has just popped is missing, too: its job gets a
+    duplicate message, which `take` refuses.
     """
     first = read = 0
     while read < _MOST_BYTES:
@@ -66,18 +67,18 @@ def _id_of(raw: bytes) -> str | None:
 
 log = logging.getLogger(__name__)
 
-#: reason of a dead letter whose last worker vanished, or was ended because of it
+#: reason of a dead letter whose last worker vanished or was ended because of it
 WORKER_LOST = "worker_lost"
 
-#: a job that is queued for longer may have lost its message
+#: seconds after which a queued job may have lost its message
 LOST_MESSAGE_S = 5.0
 
-#: moved by one call, so that Redis is not held up
+#: jobs moved by one call, so that Redis is not blocked
 _PORTION = 500
-#: calls of a kind in one sweep; the rest is due in the next
+#: calls of each verb in one sweep; the next sweep does the rest
 _PORTIONS = 20
 
-#: a worker that was not seen for so many leases is struck off the list
+#: leases without a renewal after which a worker is removed from the list
 _GONE_LEASES = 10
 
 _LOCK = "vqa:janitor"
@@ -86,19 +87,19 @@ _LOCK_MS = 5000
 
 @dataclass(slots=True)
 class SweepResult:
-    """How many jobs a sweep acted on."""
+    """Numbers of jobs that a sweep changed."""
 
-    #: closed, their deadline had passed
+    #: closed: their deadline had passed
     overdue: int = 0
-    #: published again, their worker had vanished
+    #: published again: their worker had vanished
     lost: int = 0
-    #: closed as dead letters, their last worker had vanished
+    #: closed as dead letters: their last worker had vanished
     given_up: int = 0
-    #: published, their delay had ended
+    #: published: their delay had ended
     delayed: int = 0
-    #: published, it was their turn and no worker did it
+    #: published: it was their tenant's turn
     promoted: int = 0
-    #: published again, their message was lost
+    #: published again: their message was lost
     lost_messages: int = 0
 
     def __str__(self) -> str:
@@ -106,7 +107,7 @@ class SweepResult:
 
 
 class Sweep:
-    """One who may sweep, with its name for the lock."""
+    """Sweeps the ledger; a lock in Redis lets one process sweep at a time."""
 
     def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
         self._redis = redis
@@ -117,12 +118,12 @@ class Sweep:
         self._name = uuid.uuid4().hex
 
     def try_lock(self) -> bool:
-        """Whether it is this one's turn; it stays so for some seconds after each call."""
+        """Take or keep the lock, which is held for _LOCK_MS after each call; return whether it is held."""
         try:
             if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
                 return True
         except OutOfMemoryError:
-            # what two do at once is harmless, what nobody does is not
+            # two concurrent sweeps are harmless, no sweep at all is not
             return True
         if self._redis.get(_LOCK) != self._name.encode():
             return False
@@ -130,7 +131,7 @@ class Sweep:
         return True
 
     def lease_check_time(self) -> int | None:
-        """Redis's time in ms; None where it has not been up for a lease time: workers may not have renewed yet."""
+        """Return Redis's time in ms; None if it has been up for less than a lease: workers may not have renewed yet."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.info("server")
             pipe.time()
@@ -142,18 +143,18 @@ class Sweep:
 
         `lease_check_ms` is what `lease_check_time` has just returned; with None, no lease is expired.
         """
-        swept = SweepResult()
+        result = SweepResult()
         for lane in LANES:
             if lease_check_ms is not None:
-                self._expire(lane, lease_check_ms, swept)
-        swept.overdue = self._close_overdue()
+                self._expire(lane, lease_check_ms, result)
+        result.overdue = self._close_overdue()
         for lane in LANES:
-            swept.delayed += self._release_delayed(lane)
-            swept.promoted += self._promote(lane)
-            swept.lost_messages += self._republish_lost(lane)
+            result.delayed += self._release_delayed(lane)
+            result.promoted += self._promote(lane)
+            result.lost_messages += self._republish_lost(lane)
         for name in self._ledger.vanished_workers(max(60.0, _GONE_LEASES * self._settings.lease_s)):
             self._ledger.forget_worker(name)
-        return swept
+        return result
 
     def _close_overdue(self) -> int:
         closed = 0
@@ -165,13 +166,13 @@ class Sweep:
                 break
         return closed
 
-    def _expire(self, lane: Lane, lease_check_ms: int, swept: SweepResult) -> None:
+    def _expire(self, lane: Lane, lease_check_ms: int, result: SweepResult) -> None:
         for _ in range(_PORTIONS):
             queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", lease_check_ms)
-            self._publish(queued, lane, "worker lost")
-            error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one with no other job in it")
-            swept.given_up += self._close(last, error, "last", WORKER_LOST)
-            swept.lost += len(queued)
+            self._publish(queued, lane, "their worker vanished")
+            error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one while it ran no other job")
+            result.given_up += self._close(last, error, "last", WORKER_LOST)
+            result.lost += len(queued)
             if len(queued) + len(last) < _PORTION:
                 break
 
@@ -179,7 +180,7 @@ class Sweep:
         count = 0
         for _ in range(_PORTIONS):
             ids = self._ledger.release_delayed(lane, _PORTION)
-            self._publish(ids, lane, "delay over")
+            self._publish(ids, lane, "their delay has ended")
             count += len(ids)
             if len(ids) < _PORTION:
                 break
@@ -187,12 +188,12 @@ class Sweep:
 
     def _promote(self, lane: Lane) -> int:
         ids = self._ledger.promote(lane)
-        self._publish(ids, lane, "their turn")
+        self._publish(ids, lane, "promoted")
         return len(ids)
 
     def _republish_lost(self, lane: Lane) -> int:
         ids = self._ledger.requeue(lane, LOST_MESSAGE_S, oldest_message_time(self._redis, lane), _PORTION * _PORTIONS)
-        self._publish(ids, lane, "message lost")
+        self._publish(ids, lane, "their message was lost")
         return len(ids)
 
     def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
@@ -202,7 +203,7 @@ class Sweep:
             wake(self._app, [(id, lane) for id in ids])
             log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
         except REDIS_ERRORS as error:
-            log.warning("%s: %d jobs wait for their message (%s)", lane, len(ids), type(error).__name__)
+            log.warning("%s: cannot publish %d jobs (%s); a later sweep will", lane, len(ids), type(error).__name__)
 
     def _close(self, ids: list[str], error: VQAError, close_if: CloseIf, reason: str = "") -> int:
         closed = self._closing.close_all(ids, error, reason, close_if)

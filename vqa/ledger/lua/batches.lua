@@ -1,17 +1,17 @@
--- What is known of bulk submissions: their counts go with `accept`, `close` and `reopen`, in the same call.
+-- Batches (bulk submissions). `accept`, `close` and `reopen` change their counts in the same call.
 --
--- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, bad:{code} (those of
---                      them that this submission of it has told of), worker:{node}, prompt_tokens, completion_tokens,
---                      tenant, lane, input, sealed, expires, keep_ms, detached
+-- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, bad:{code} (the
+--                      part of failed:{code} that the latest submission reported), worker:{node}, prompt_tokens,
+--                      completion_tokens, tenant, lane, input, sealed, expires, keep_ms, detached
 -- vqa:batch:{id}:open  set of the ids of its open jobs
--- vqa:batch:{id}:rows  list of job id, newline, custom_id, of a detached one
--- vqa:batches          sorted set of batches by creation
+-- vqa:batch:{id}:rows  list of "job id, newline, custom_id", for a detached batch
+-- vqa:batches          sorted set of the ids of all batches, by creation
 
 local ENDED = {completed = true, expired = true, cancelled = true, failed = true}
 local STOPPED = {cancelling = true, cancelled = true}
--- a batch that was never sealed is gone so long after the deadline of its last job, at least
+-- ms that a batch which is never sealed is kept after the deadline of its last job, at least
 local IDLE_MS = 86400000
--- a job's deadline and its batch's end are told as durations, one after the other
+-- tolerance between the ends of a job and its batch, which are given as durations in separate calls
 local EXPIRY_MS = 1000
 
 local function batch_key(id)
@@ -23,14 +23,14 @@ local function keep_batch(key, ms)
   if redis.call('PTTL', 'vqa:batches') < tonumber(ms) then redis.call('PEXPIRE', 'vqa:batches', ms) end
 end
 
--- until well past so many ms from now; mostly it is kept for as long already
+-- keeps the batch well beyond `ms` from now; it usually is already
 local function keep_batch_past(key, ms)
   local least = ms + math.max(IDLE_MS, tonumber(redis.call('HGET', key, 'keep_ms')))
-  -- the set is made anew whenever no job was open
+  -- the set of open jobs is created anew, without expiry, whenever it was empty
   if redis.call('PTTL', key .. ':open') < least then keep_batch(key, least + IDLE_MS) end
 end
 
--- of a job of a batch that is collected later: as long as the batch is kept
+-- the outcomes of a detached batch are kept as long as the batch
 local function outcome_ttl(batch, ttl)
   if not batch then return ttl end
   local detached, keep = unpack(redis.call('HMGET', batch_key(batch), 'detached', 'keep_ms'))
@@ -38,7 +38,7 @@ local function outcome_ttl(batch, ttl)
 end
 
 local function set_status(key, status)
-  -- a script whose first write gives memory back may write more in a full Redis
+  -- a full Redis allows further writes to a script whose first write frees memory
   redis.call('HDEL', key, 'nothing')
   redis.call('HSET', key, 'status', status, status .. '_at', now)
   if ENDED[status] then keep_batch(key, redis.call('HGET', key, 'keep_ms')) end
@@ -54,7 +54,7 @@ local function end_batch(key)
   end
 end
 
--- false where no batch of that id is kept, or it takes no more
+-- nil or false if there is no such batch or it accepts no more jobs
 local function batch_status(id)
   local status = redis.call('HGET', batch_key(id), 'status')
   return status and not STOPPED[status] and status
@@ -83,7 +83,7 @@ local function forget_fields(key, prefix)
   end
 end
 
--- a job has ended; returns the code that it is counted under ('' for an answer)
+-- counts a closed job; returns the code under which it was counted ('' for an answer)
 local function leave_batch(batch, id, tally)
   local key = batch_key(batch)
   if redis.call('SREM', key .. ':open', id) == 0 then return tally.code end
@@ -105,15 +105,15 @@ local function leave_batch(batch, id, tally)
   return code
 end
 
--- a dead letter of it is a job again; false where the batch takes it no more
+-- uncounts a dead letter that is reopened; false if the batch accepts no more jobs
 local function rejoin_batch(batch, id, code, timeout)
   if not join_batch(batch, id, timeout) then return false end
   count_failed(batch_key(batch), code, -1)
   return true
 end
 
--- id, lane, tenant, input, ms from now until it ends (0 for never), keep_ms, '1' where detached, '1' where one that was
--- cancelled takes jobs again: says 1, or 0 where it was there; then it goes on, with the new end
+-- id, lane, tenant, input, ms until it expires (0 for never), keep_ms, '1' if detached, '1' to reopen a cancelled
+-- batch. Returns 1, or 0 if the batch exists; then it goes on with its counts and the new expiry
 function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, revived)
   local key = batch_key(id)
   local fresh = redis.call('HSETNX', key, 'created', now)
@@ -131,8 +131,8 @@ function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, re
   return fresh
 end
 
--- id, how many rows it has: no more will come; then, where whoever waited knows better what became of them, how many
--- were answered, and code and number of those that failed
+-- id, total number of rows. A submitter that has seen all outcomes adds the number of answers, then code and number of
+-- failures; these replace the counts
 function verbs.batch_seal(id, total, completed, ...)
   local key, codes, failed = batch_key(id), {...}, 0
   if redis.call('EXISTS', key) == 0 then return 0 end
@@ -150,32 +150,32 @@ function verbs.batch_seal(id, total, completed, ...)
   return 1
 end
 
--- id, how many rows were read, then code and number of rows that never became jobs, since the batch was begun or gone on
--- with: all of them, so that a call whose reply was lost may be made again
+-- id, rows read, then code and number of the rows that never became jobs. All numbers are totals since `batch_create`,
+-- so that a call whose reply was lost can be repeated
 function verbs.batch_count(id, total, ...)
   local key, bad = batch_key(id), {...}
   if redis.call('EXISTS', key) == 0 then return 0 end
   redis.call('HSET', key, 'total', total)
   for i = 1, #bad, 2 do
-    local told = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0)
+    local reported = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0)
     redis.call('HSET', key, 'bad:' .. bad[i], bad[i + 1])
-    count_failed(key, bad[i], bad[i + 1] - told)
+    count_failed(key, bad[i], bad[i + 1] - reported)
   end
   return 1
 end
 
--- id, how many rows come before these, then job id, newline, custom_id of each
+-- id, index of the first row, then "job id, newline, custom_id" of each row
 function verbs.batch_rows(id, first, ...)
   local key = batch_key(id)
   if redis.call('EXISTS', key) == 0 then return 0 end
-  -- an equal call, whose reply was lost, did it before
+  -- an equal call, whose reply was lost, has already added them
   if #redis.call('LRANGE', key .. ':rows', first, first) > 0 then return 1 end
   redis.call('RPUSH', key .. ':rows', ...)
   redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))
   return 1
 end
 
--- id: says '' where there is none, else the status that it has now
+-- id. Returns '' if there is no such batch, else its status now
 function verbs.batch_cancel(id)
   local key = batch_key(id)
   local status = redis.call('HGET', key, 'status')
@@ -186,7 +186,7 @@ function verbs.batch_cancel(id)
   return redis.call('HGET', key, 'status')
 end
 
--- id, status; `finalizing` comes after `in_progress` alone
+-- id, status; `finalizing` only follows `in_progress`
 function verbs.batch_status(id, status)
   local key = batch_key(id)
   local before = redis.call('HGET', key, 'status')

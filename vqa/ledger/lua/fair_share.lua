@@ -1,14 +1,15 @@
--- Whose bulk job is next: of several tenants each has its turn. Jobs that name no tenant are those of the tenant ''.
+-- Fair share of tenants: waiting bulk jobs are promoted to the queue round-robin by tenant. Jobs without a tenant
+-- belong to the tenant ''. A job in flight is queued, leased or delayed.
 --
--- vqa:waiting:{lane}:{tenant}  sorted set of ids by acceptance: they have no message yet
--- vqa:turns:{lane}             sorted set of the tenants that have such jobs, by turn; inf: with as many jobs in flight
---                              as it may have, a tenant has none until one of them ends
--- vqa:flight:{lane}            hash of tenant -> its jobs that are queued, leased or delayed
--- vqa:capacity                 the slots of all living workers
+-- vqa:waiting:{lane}:{tenant}  sorted set of ids by acceptance; these jobs have no message yet
+-- vqa:turns:{lane}             sorted set of the tenants with waiting jobs, by turn; inf for a tenant at its limit of
+--                              jobs in flight
+-- vqa:flight:{lane}            hash of tenant -> number of its jobs in flight
+-- vqa:capacity                 slots of all living workers together
 
--- bulk jobs that are queued, however few slots there are, before any has to wait
+-- bulk jobs that are queued before any has to wait, however few slots there are
 local LEAST_QUEUED = 64
--- moved by one call at most, so that Redis is not held up
+-- most jobs promoted by one call, so that Redis is not blocked
 local PORTION = 256
 
 local function turns_key(lane)
@@ -19,7 +20,7 @@ local function flight_key(lane)
   return 'vqa:flight:' .. lane
 end
 
--- so many are to be queued: enough for workers that finish in lock-step, few enough for a turn to come soon
+-- how many bulk jobs to keep queued: enough for workers that finish in lock-step, few enough for turns to come soon
 local function target()
   return math.max(LEAST_QUEUED, 2 * tonumber(redis.call('GET', 'vqa:capacity') or 0))
 end
@@ -33,7 +34,7 @@ local function join_round(lane, tenant)
   redis.call('ZADD', turns_key(lane), last_turn(lane) + 1, tenant)
 end
 
--- entries of earlier releases, which have no tenant, and interactive jobs are not counted
+-- interactive jobs and entries of earlier releases, which have no tenant, are not counted
 local function count_in_flight(header, by)
   local tenant = header.tenant
   if header.lane ~= 'bulk' or not tenant then return end
@@ -46,7 +47,7 @@ local function below_limit(lane, tenant, most)
   return most == 0 or tonumber(redis.call('HGET', flight_key(lane), tenant) or 0) < most
 end
 
--- a job that is accepted now: nobody overtakes those who wait
+-- whether a job accepted now has to wait: it must not overtake waiting jobs
 local function must_wait(lane, tenant, most)
   if lane ~= 'bulk' then return false end
   if redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return true end
@@ -76,7 +77,7 @@ local function leave(id, header)
   end
 end
 
--- from waiting to queued, or nil where somebody removed the entry by hand
+-- queues the tenant's first waiting job and returns its id; nil if its entry was deleted by hand
 local function queue_next(lane, tenant)
   local set = waiting_set(lane, tenant)
   local id = redis.call('ZRANGE', set, 0, 0)[1]
@@ -90,17 +91,17 @@ local function queue_next(lane, tenant)
   return id
 end
 
--- moves ids in turn by tenant until the target is queued; whoever calls publishes them
+-- queues waiting jobs, tenant by tenant, until `target` jobs are queued; returns their ids, which the caller publishes
 local function promote(lane, most)
   local turns, promoted = turns_key(lane), {}
   local room = math.min(PORTION, target() - redis.call('ZCARD', 'vqa:queued:' .. lane))
   local last = last_turn(lane)
-  -- of ids whose entries are gone, too, no more than so many in one call
+  -- also bounds the number of ids whose entries are gone
   for _ = 1, 2 * PORTION do
     if #promoted >= room then break end
     local tenant, turn = unpack(redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES'))
     if not tenant or turn == 'inf' then break end
-    -- removed in any case: a script whose first write gives memory back may write more in a full Redis
+    -- removed first: a full Redis allows further writes to a script whose first write frees memory
     redis.call('ZREM', turns, tenant)
     if not below_limit(lane, tenant, most) then
       redis.call('ZADD', turns, 'inf', tenant)
@@ -114,7 +115,7 @@ local function promote(lane, most)
   return promoted
 end
 
--- the same, but only once half of the target is gone: then publishing is in batches
+-- promotes only when less than half of the target is queued, so that jobs are published in batches
 local function refill(lane, most)
   if lane ~= 'bulk' or redis.call('EXISTS', turns_key(lane)) == 0 then return {} end
   if 2 * redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return {} end

@@ -1,8 +1,8 @@
 -- The verbs of jobs and dead letters.
 
--- a job that has lost a worker is given so many attempts, the last one alone in its worker
+-- attempts of a job that has lost a worker; in the last one it runs alone in its worker
 local LOST_ATTEMPTS = 3
--- of a job's past the newest are kept
+-- newest attempts that a job's history keeps
 local HISTORY = 20
 local WORKERS_MS = 3600000
 
@@ -18,7 +18,7 @@ local function open(key, id, header, payload, tenant_most)
   redis.call('ZADD', 'vqa:deadlines', header.deadline, id)
 end
 
--- the attempt in hand has ended with this error
+-- adds the current attempt, which ended with `error`, to the history
 local function record_attempt(header, error)
   local history = header.history or {}
   table.insert(history,
@@ -28,13 +28,13 @@ local function record_attempt(header, error)
 end
 
 local function keep_images(payload, ms)
-  -- words of a user may look like a reference: then an image that is there is kept for longer than it need be
+  -- user data may look like a reference; then that image is only kept longer than necessary
   for reference in string.gmatch(payload, '"(sha256:%x+)"') do
     redis.call('PEXPIRE', 'vqa:image:' .. reference, ms, 'GT')
   end
 end
 
--- returns how many of the oldest dead letters had to go
+-- returns how many of the oldest dead letters were dropped to respect the limit
 local function add_dead_letter(id, header, payload, reason, ttl, most)
   header.state, header.reason, header.dead, header.token = 'dead', reason, now, nil
   redis.call('SET', dead_key(id), encode(header, payload), 'PX', ttl)
@@ -61,9 +61,9 @@ local function open_jobs(lane)
   return redis.call('ZCARD', 'vqa:deadlines') - interactive
 end
 
--- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), most open jobs of a lane, tenant and batch
--- ('' for none), most jobs of a tenant in flight (0 for any number), '1' where its message is there already: then it is
--- queued, whoever else waits and whatever its batch says
+-- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), limit of open jobs per lane, tenant and
+-- batch ('' for none), limit of a tenant's jobs in flight (0 for none), '1' if the job has a message already: then it
+-- is queued without waiting, even if its batch was cancelled
 function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there)
   if redis.call('EXISTS', KEYS[1]) == 1 then return read(KEYS[1]).state == 'waiting' and 'waiting' or 'open' end
   if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
@@ -79,9 +79,9 @@ function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, 
   return waits and 'waiting' or 'accepted'
 end
 
--- id, outcome's key, worker, token, lease in ms, '1' where nothing else runs in the worker; with the same token twice
--- (an answer lost on the way) it is still one attempt. Then most jobs of a tenant in flight; with a job of the bulk lane
--- come ids that it is now the turn of, for the caller to publish
+-- id, outcome's key, worker, token, lease in ms, '1' if nothing else runs in the worker, limit of a tenant's jobs in
+-- flight. A repeated call with the same token, after a lost reply, counts no further attempt. With a bulk job, also
+-- returns the ids that were promoted, which the caller publishes
 function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
   local header, payload = read(KEYS[1])
   if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
@@ -109,9 +109,9 @@ local function living_slots(lease)
   return slots
 end
 
--- worker, what it says of itself (JSON), lease in ms, then id and token of each job it holds; returns the ids it lost
+-- worker, its description of itself (JSON), lease in ms, then id and token of each lease; returns the ids it has lost
 function verbs.renew(worker, about, lease, ...)
-  -- a script whose first write gives memory back may write more in a full Redis: leases live on while nothing else fits
+  -- a full Redis allows further writes to a script whose first write frees memory, so that leases are still renewed
   redis.call('HDEL', 'vqa:workers', worker)
   local held = {...}
   local lost = {}
@@ -124,7 +124,7 @@ function verbs.renew(worker, about, lease, ...)
     elseif header.state == 'leased' then
       redis.call('ZADD', set_of(header), now + lease, id)
     else
-      -- its lease ran out and nobody has taken it since: it is this worker's again, and no worker was lost
+      -- the lease expired, but no other worker has taken the job: undo the expiry
       header.lost = header.lost - 1
       table.remove(header.history)
       local before = header.history[#header.history]
@@ -140,8 +140,9 @@ function verbs.renew(worker, about, lease, ...)
   return lost
 end
 
--- id, token, delay in ms, error ('' keeps the last one), what the attempt counts as: '0' it did not happen, '1' an
--- attempt, 'lost' an attempt that lost its worker; says 1 also where an equal call, whose reply was lost, did it before
+-- id, token, delay in ms, error ('' keeps the last one), how the attempt counts: '0' not at all, '1' as an attempt,
+-- 'lost' as an attempt that lost its worker. Returns 1, also if an equal call, whose reply was lost, has already done
+-- it; else 0
 function verbs.retry(id, token, delay, error, charge)
   local header, payload = read(KEYS[1])
   if not header then return 0 end
@@ -162,21 +163,24 @@ function verbs.retry(id, token, delay, error, charge)
   return 1
 end
 
--- id, token, outcome's key, outcome as Celery's result backend encodes it, its time to live in ms, the reply list's in
--- ms; for a dead letter its reason (else ''), its error, its time to live in ms and how many there may be. Without a
--- token, only if the job is still past its deadline ('overdue') or without the worker of its last attempt ('last'). Then
--- what its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and most jobs of a tenant in flight.
--- Says 0 where the token does not hold it, else 1 and one more for each dead letter that had to go; and ids that it is
--- now the turn of, for the caller to publish
+-- id, token, outcome's key, outcome as encoded by Celery's result backend, its time to live in ms, the reply list's in
+-- ms; for a dead letter its reason (else ''), error, time to live in ms and the limit of dead letters. close_if:
+-- 'overdue' closes only a job past its deadline, 'last' only a job whose last attempt's lease has expired. Then what
+-- its batch counts (JSON: code, worker, prompt_tokens, completion_tokens), and the limit of a tenant's jobs in flight.
+-- Returns 0 if the job was not closed, else 1 plus the number of dropped dead letters; and the promoted ids, which the
+-- caller publishes
 function verbs.close(
   id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
   local header, payload = read(KEYS[1])
-  -- an equal call, whose reply was lost on the way, did it before
+  -- an equal call, whose reply was lost, has already closed it
   if not header then return {redis.call('GET', outcome_key) == outcome and 1 or 0, {}} end
-  -- a lease that ran out is still its holder's while nobody else has taken the job
+  -- an expired lease is valid until another worker takes the job
   if token ~= '' and header.token ~= token then return {0, {}} end
-  if close_if == 'overdue' and tonumber(redis.call('ZSCORE', 'vqa:deadlines', id) or now + 1) > now then return {0, {}} end
+  if close_if == 'overdue' then
+    local deadline = redis.call('ZSCORE', 'vqa:deadlines', id)
+    if not deadline or tonumber(deadline) > now then return {0, {}} end
+  end
   if close_if == 'last' then
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
     if not ends or tonumber(ends) > now then return {0, {}} end
@@ -188,7 +192,7 @@ function verbs.close(
   redis.call('PUBLISH', outcome_key, outcome)
   if header.reply ~= '' then
     redis.call('RPUSH', header.reply, id)
-    -- a client that never listens keeps so many; what is cut off is found by polling
+    -- bounded, as a client may never read it; it finds the other ids by polling
     redis.call('LTRIM', header.reply, -100000, -1)
     redis.call('PEXPIRE', header.reply, reply_ttl)
   end
@@ -202,14 +206,14 @@ function verbs.close(
   return {1 + dropped, refill(header.lane, tonumber(tenant_most))}
 end
 
--- id, lane, what was set aside, reason, time to live in ms, how many dead letters there may be
+-- id, lane, raw message, reason, time to live in ms, limit of dead letters: keeps a malformed message as a dead letter
 function verbs.dead_letter_message(id, lane, raw, reason, ttl, most)
   local header = {lane = lane, accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
   return add_dead_letter(id, header, raw, reason, ttl, most)
 end
 
--- id, outcome's key, what images are kept for after a deadline, in ms, most jobs of a tenant in flight: a dead letter
--- is a job again, with its past
+-- id, outcome's key, ms that images are kept after a deadline, limit of a tenant's jobs in flight: makes a dead letter
+-- an open job again, with its history
 function verbs.reopen(id, outcome, margin, tenant_most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
   local header, payload = read(dead_key(id))

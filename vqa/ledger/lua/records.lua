@@ -1,14 +1,15 @@
--- The open jobs, the dead letters and the batches. KEYS[i]: entries; ARGV[1]: the verb. Each verb is atomic; all times
--- are this server's, in milliseconds. `fair_share.lua`, `batches.lua`, `ledger.lua` and `sweep.lua` go on where this ends.
+-- Open jobs, dead letters and batches. This file, fair_share.lua, batches.lua, ledger.lua and sweep.lua are joined into
+-- one script. ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this server's, in
+-- ms.
 --
--- vqa:job:{id}            the header (JSON), a newline, the job as it was submitted
--- vqa:{state}:{lane}      sorted sets of ids: queued (since when), leased (until when), delayed (not before)
--- vqa:deadlines           sorted set of the ids of all open jobs by deadline
--- vqa:workers             hash of node name -> what it says of itself, with the time
--- vqa:dead:{id}           a dead letter: the same as an entry, with its reason; vqa:dead is their sorted set, by time
+-- vqa:job:{id}            entry of an open job: header (JSON), newline, the job as submitted
+-- vqa:{state}:{lane}      sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
+-- vqa:deadlines           sorted set of the ids of all open jobs, by deadline
+-- vqa:workers             hash of node name -> time of last renewal and the worker's description of itself
+-- vqa:dead:{id}           dead letter: an entry with a reason; vqa:dead is the sorted set of their ids, by time
 --
--- A header's token is drawn by whoever takes the job: only its holder may retry or close that attempt. An empty token
--- speaks for nobody's attempt: cancellation, closing what is past its deadline, giving up.
+-- `take` writes the caller's token into the header; only that token may retry or close the attempt. With an empty
+-- token, `close` needs no lease: for cancelled, overdue and lost jobs.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

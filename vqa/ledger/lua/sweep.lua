@@ -1,4 +1,4 @@
--- Verbs over what is due, and over all jobs.
+-- Verbs of the sweep, and counts.
 
 local function each_due(set, limit, act)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)) do
@@ -7,31 +7,31 @@ local function each_due(set, limit, act)
     if header then
       act(id, key, header, payload)
     else
-      -- somebody removed the entry by hand: the others are not to wait for it
+      -- the entry was deleted by hand
       redis.call('ZREM', set, id)
     end
   end
 end
 
--- most ids: those whose deadline has passed
+-- limit: returns ids of jobs past their deadline
 function verbs.overdue(limit)
   local ids = {}
   each_due('vqa:deadlines', limit, function(id) table.insert(ids, id) end)
   return ids
 end
 
--- lane, most ids, error, when it was found that leases may be judged: moves what was leased until now back to the queue;
--- returns those ids, and those that had their last attempt, which are left as they are
+-- lane, limit, error, time at which the caller found that leases may be expired: moves jobs with an expired lease back
+-- to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not changed
 function verbs.expire(lane, limit, error, asked)
   local queued, last = {}, {}
-  -- the call was held up, and so may the workers' renewals have been
+  -- this call was delayed, and the workers' renewals may have been delayed, too
   if now - asked > 2000 then return {queued, last} end
   each_due('vqa:leased:' .. lane, limit, function(id, key, header, payload)
     if header.alone then
       table.insert(last, id)
       return
     end
-    -- its token stays: until somebody else takes it, whoever had it may come back
+    -- the token stays: the worker may still renew or close it until another one takes the job
     record_attempt(header, error)
     header.lost, header.error = header.lost + 1, error
     move(id, header, 'queued', now)
@@ -41,7 +41,7 @@ function verbs.expire(lane, limit, error, asked)
   return {queued, last}
 end
 
--- lane, most ids: moves what was delayed until now to the queue; returns those ids
+-- lane, limit: queues jobs whose delay has ended; returns their ids
 function verbs.release_delayed(lane, limit)
   local queued = {}
   each_due('vqa:delayed:' .. lane, limit, function(id, key, header, payload)
@@ -52,16 +52,17 @@ function verbs.release_delayed(lane, limit)
   return queued
 end
 
--- lane, age in ms, time of the earliest message ('' for none), most ids: those that have been queued for longer than the
--- age, and by the age before that message, are as if queued now; returns them
+-- lane, age in ms, queueing time of the oldest message's job ('' for no message), limit: finds jobs that were queued
+-- more than `age` ago, and more than `age` before that job, so that their message must be lost; marks them as queued
+-- now and returns their ids
 function verbs.requeue(lane, age, before, limit)
   local key = 'vqa:queued:' .. lane
   local bound = now - age
-  -- producers overtake each other: only what is older by the age than the earliest message has none
+  -- producers overtake each other, so that a job may be a little older than the oldest message's
   if before ~= '' then bound = math.min(bound, before - age) end
   local found = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', bound), 'LIMIT', 0, limit)) do
-    -- removed in any case: a script whose first write gives memory back may write more in a full Redis
+    -- removed first: a full Redis allows further writes to a script whose first write frees memory
     redis.call('ZREM', key, id)
     if redis.call('EXISTS', 'vqa:job:' .. id) == 1 then
       redis.call('ZADD', key, now, id)
@@ -71,14 +72,14 @@ function verbs.requeue(lane, age, before, limit)
   return found
 end
 
--- lane, most jobs of a tenant in flight: queues what it is the turn of; returns those ids
+-- lane, limit of a tenant's jobs in flight: promotes waiting jobs; returns their ids
 function verbs.promote(lane, most)
   local in_flight = 0
   for _, state in ipairs({'queued', 'leased', 'delayed'}) do
     in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
   end
   if in_flight == 0 then
-    -- entries that somebody removed by hand were counted and never end
+    -- entries that were deleted by hand are still counted
     redis.call('DEL', flight_key(lane))
     for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(lane), 'inf', 'inf')) do
       redis.call('ZREM', turns_key(lane), tenant)
@@ -88,7 +89,7 @@ function verbs.promote(lane, most)
   return promote(lane, tonumber(most))
 end
 
--- how many are waiting, queued, leased, delayed: interactive ones, then bulk ones
+-- numbers of waiting, queued, leased and delayed jobs: four of the interactive lane, then four of the bulk lane
 function verbs.counts()
   local counts, waiting = {}, redis.call('ZCARD', 'vqa:deadlines')
   for first, lane in pairs({[1] = 'interactive', [5] = 'bulk'}) do
