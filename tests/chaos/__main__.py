@@ -1,6 +1,6 @@
-"""`python -m tests.chaos`: producers, Redis and workers under fire; `--short` takes three minutes.
+"""`python -m tests.chaos`: faults hit producers, Redis and workers under load; `--short` takes three minutes.
 
-`python -m tests.chaos recovery | sigkills | renewer | memory | model` takes one figure.
+`python -m tests.chaos recovery | sigkills | renewer | memory | model` measures one figure instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.chaos.figures import last_line
 from tests.chaos.plan import Plan
 from tests.chaos.verdict import judge
 
-#: what each figure is taken by
+#: the module that measures each figure
 FIGURES = {
     "recovery": "many_kills",
     "sigkills": "sigkills",
@@ -32,7 +32,7 @@ FIGURES = {
 
 
 def main(arguments: list[str]) -> int:
-    """1 where a promise did not hold."""
+    """Run; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("figure", nargs="?", choices=FIGURES)
     parser.add_argument("--short", action="store_true")
@@ -41,20 +41,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--faults", type=int)
     parser.add_argument("--minutes", type=float)
     names = [fault.__name__ for fault in WEIGHTS]
-    parser.add_argument("--only", nargs="+", choices=names, default=(), help="these faults alone")
-    parser.add_argument("--folder", type=Path, help="logs and records, kept; else removed after a run without fault")
+    parser.add_argument("--only", nargs="+", choices=names, default=(), help="only these faults")
+    parser.add_argument("--folder", type=Path, help="keep logs and records here, also after a good run")
     options = parser.parse_args(arguments)
     if options.figure:
         return int(import_module(f"tests.chaos.{FIGURES[options.figure]}").main())
     numbers = options.seed, options.jobs, options.faults, options.minutes
-    plan = replace((Plan.brief if options.short else Plan.full)(*numbers), only=tuple(options.only))
-    # two workers with a real model, before the three without
+    plan = replace((Plan.short_run if options.short else Plan.full_run)(*numbers), only=tuple(options.only))
+    # first two workers with a real model, then the three with the echo engine
     wrong = 0 if options.short or options.only else model.main(seed=options.seed)
     return run(plan, options.folder) or wrong
 
 
 def run(plan: Plan, kept: Path | None = None) -> int:
-    """One run, and what is said of it; 1 where a promise did not hold."""
+    """Run one plan and print the verdict; return 1 if a promise was broken."""
     folder = kept or Path(tempfile.mkdtemp(prefix="vqa-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"chaos: seed {plan.seed}, {plan.jobs} jobs, {plan.faults} faults; logs in {folder}", flush=True)
@@ -66,16 +66,16 @@ def run(plan: Plan, kept: Path | None = None) -> int:
     except Exception:
         print(f"chaos: seed {plan.seed} could not be run to its end; logs in {folder}", flush=True)
         raise
-    complaints = judge(evidence)
-    for line in report.lines(evidence, complaints, folder):
+    violations = judge(evidence)
+    for line in report.lines(evidence, violations, folder):
         print(line)
-    print(last_line(evidence, complaints), flush=True)
-    if not complaints and kept is None:
+    print(last_line(evidence, violations), flush=True)
+    if not violations and kept is None:
         shutil.rmtree(folder)
-    return 1 if complaints else 0
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":
-    # as for Ctrl-C: everything that was started is ended on the way out
+    # as for Ctrl-C, so that every process that was started is ended
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,11 @@
-"""Which faults there are, and how often each is drawn."""
+"""All faults, and how often each is drawn."""
 
 from __future__ import annotations
 
 from tests.chaos import faults, trouble
 from tests.chaos.faults import Fault
 
-#: how often each fault is drawn
+#: relative frequencies
 WEIGHTS: dict[Fault, int] = {
     faults.kill: 14,
     faults.burst: 5,
@@ -26,7 +26,7 @@ WEIGHTS: dict[Fault, int] = {
     trouble.malformed: 7,
 }
 
-#: the short form: one of each main kind
+#: the main kinds; a short run injects each once
 ONE_OF_EACH: list[Fault] = [
     faults.kill,
     faults.stop,

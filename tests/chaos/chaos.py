@@ -1,4 +1,4 @@
-"""What a fault has to do with: Redis, the workers, the producers, and a submitter for jobs of its own."""
+"""Everything that a fault can act on: Redis, workers, producers, and a submitter for the fault's own jobs."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.chaos.fleet import Berth, Fleet
+from tests.chaos.fleet import Fleet, ManagedWorker
 from tests.chaos.guard import Guard
-from tests.chaos.jobs import Asked, ask
-from tests.chaos.journal import Tail
+from tests.chaos.jobs import Case, make_case
+from tests.chaos.journal import JournalTail
 from tests.chaos.life import Life
 from tests.chaos.plan import Plan
 from tests.chaos.producers import Producers
 from tests.chaos.record import Record
-from tests.chaos.recovery import Held, Recovery, held_by, watch
+from tests.chaos.recovery import HeldJob, Recovery, held_by, watch
 from tests.chaos.submitter import Submitter
 from tests.chaos.witness import Witness
 from tests.redis_server import RedisServer
 from vqa.connection import connect
 from vqa.settings import QueueSettings
 
-#: A reply is sent after its write is on the disk. With `everysec` Redis puts the write itself off while the last fsync
-#: is under way (aof.c, flushAppendOnlyFile), for up to 2 s, and replies: a SIGKILL of the server then loses what was
-#: promised. A power loss may with either of the two others.
+#: Redis replies after the write is on disk. With `everysec` it delays the write for up to 2 s while an fsync is running
+#: (aof.c, flushAppendOnlyFile), and still replies: a SIGKILL of the server then loses acknowledged writes. With either
+#: of the other two policies, a power loss may lose them.
 _APPEND = "appendfsync always"
 
 
 class Chaos:
-    """A context manager: everything runs while it is entered, and nothing after."""
+    """A context manager that starts and stops Redis, workers and producers."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
         self.journal = folder / "journal.jsonl"
-        self.tail = Tail(self.journal)
-        self.complaints: list[str] = []
+        self.tail = JournalTail(self.journal)
+        self.violations: list[str] = []
         self.recoveries: list[Recovery] = []
-        #: one trouble with Redis itself at a time
+        #: held by a fault of Redis itself, so that there is one at a time
         self.redis_trouble = threading.Lock()
         self._numbers = itertools.count()
         self._collected = threading.Event()
@@ -78,7 +78,7 @@ class Chaos:
 
     @property
     def records(self) -> list[Path]:
-        """Of the producers, and of the faults' own jobs."""
+        """The files of the producers and of the faults' own jobs."""
         return [*self.producers.records, self.folder / "faults.jsonl"]
 
     def _variables(self, slots: int) -> Mapping[str, str]:
@@ -91,26 +91,26 @@ class Chaos:
             "VQA_ECHO_JOURNAL": str(self.journal),
         }
 
-    def ask(self, kind: str, delay_s: float, metadata: dict[str, str] | None = None, **fields: Any) -> Asked:
-        """A job of a fault's own."""
-        return ask(f"f-{kind}-{next(self._numbers)}", kind, delay_s, metadata, **fields)
+    def make_case(self, kind: str, delay_s: float, metadata: dict[str, str] | None = None, **fields: Any) -> Case:
+        """Make a job for a fault."""
+        return make_case(f"f-{kind}-{next(self._numbers)}", kind, delay_s, metadata, **fields)
 
-    def submit(self, *asked: Asked, timeout_s: float = 60) -> bool:
-        """Until they are accepted; False where Redis is away for all that time."""
+    def submit(self, *cases: Case, timeout_s: float = 60) -> bool:
+        """Retry until the jobs are accepted; return False if Redis stays unreachable."""
         until = time.monotonic() + timeout_s
-        while not self.submitter.submit(asked):
+        while not self.submitter.submit(cases):
             if time.monotonic() > until:
                 return False
             time.sleep(0.5)
         return True
 
     def load(self, random: Random) -> None:
-        """Give the workers something to hold while they are hurt."""
+        """Give the workers jobs to hold during a fault."""
         lanes = (random.choice(["interactive", "bulk"]) for _ in range(2 * self.plan.workers))
-        self.submit(*(self.ask("held", random.uniform(1.5, 5), lane=lane) for lane in lanes))
+        self.submit(*(self.make_case("held", random.uniform(1.5, 5), lane=lane) for lane in lanes))
 
     def first_life_of(self, id: str, timeout_s: float = 60) -> Life | None:
-        """The process that began this job first, once one has."""
+        """Wait until a process runs the job, and return the first that did."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if pids := self.tail.pids_of(id):
@@ -119,24 +119,24 @@ class Chaos:
         return None
 
     def ends(self, life: Life, within_s: float) -> bool:
-        """Whether this process does, by then."""
+        """Wait for the process to end; return whether it did."""
         until = time.monotonic() + within_s
         while life.end is None and time.monotonic() < until:
             time.sleep(0.02)
         return life.end is not None
 
-    def holds(self, berth: Berth) -> list[Held]:
-        """What the ledger says that this worker holds; nothing where Redis is away."""
+    def holds(self, worker: ManagedWorker) -> list[HeldJob]:
+        """Return the worker's jobs according to the ledger; none if Redis is unreachable."""
         try:
-            return held_by(self.redis, berth.name)
+            return held_by(self.redis, worker.name)
         except RedisError:
             return []
 
-    def watch_recovery(self, held: list[Held], killed: float) -> Future[None]:
-        """Measure, beside what else happens, how long these jobs take to be back."""
+    def watch_recovery(self, held: list[HeldJob], killed: float) -> Future[None]:
+        """Measure in the background how long these jobs take to be back in the queue."""
 
         def measure() -> None:
-            # trouble with Redis at the very kill: there is nothing to measure
+            # without Redis at the time of the kill, there is nothing to measure
             with suppress(RedisError):
                 self.recoveries += watch(self.redis, held, killed, timeout_s=60)
 

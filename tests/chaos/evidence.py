@@ -1,4 +1,4 @@
-"""All that is known after a run, gathered before anything is judged."""
+"""What is known after a run, gathered before the verdict."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ from vqa.settings import QueueSettings
 
 @dataclass(frozen=True)
 class Evidence:
-    """See the fields' own types."""
-
     plan: Plan
     histories: dict[str, History]
     #: read from Redis at the end, by id
     endings: dict[str, Ending]
-    #: different outcomes that were published, by id
+    #: number of different outcomes published, by id
     published: dict[str, int]
     runs: dict[str, list[Run]]
     overlaps: list[Overlap]
@@ -42,24 +40,24 @@ class Evidence:
     disturbances: list[Disturbance]
     recoveries: list[Recovery]
     dead: dict[str, Header]
-    #: ids whose message kombu holds for its own redelivery
+    #: ids of messages that kombu holds for redelivery
     unacked: set[str]
-    left: list[str]
-    #: said while it ran
-    complaints: list[str]
+    leftovers: list[str]
+    #: found during the run
+    violations: list[str]
     faults: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
-    #: monotonic time = Redis's time in ms / 1000 - this
+    #: monotonic time is Redis's time in seconds minus this
     clock_s: float = 0.0
 
 
-def gather(chaos: Chaos, complaints: list[str], faults: Counter[str], seconds: float) -> Evidence:
-    """After the workers have ended, while Redis is up."""
+def gather(chaos: Chaos, violations: list[str], faults: Counter[str], seconds: float) -> Evidence:
+    """Gather the evidence after the workers have ended, while Redis still runs."""
     histories = record.read(path for path in chaos.records if path.exists())
     runs = journal.read(chaos.journal)
     lives, disturbances = chaos.fleet.lives, chaos.fleet.disturbances
     by_pid = {life.pid: life for life in lives}
-    # to the first renewal after the trouble: a third of the lease, or a time-out of that, a pause and a connection
+    # until the first renewal after a fault: a third of the lease, or a timeout, a pause and a new connection
     slack_s = chaos.plan.lease_s + 1.0
     return Evidence(
         plan=chaos.plan,
@@ -73,8 +71,8 @@ def gather(chaos: Chaos, complaints: list[str], faults: Counter[str], seconds: f
         recoveries=chaos.recoveries,
         dead=_dead(chaos.redis),
         unacked=_unacked(chaos.redis) & histories.keys(),
-        left=list(leftovers(chaos.redis)),
-        complaints=complaints,
+        leftovers=list(leftovers(chaos.redis)),
+        violations=violations,
         faults=faults,
         seconds=seconds,
         clock_s=time.time() - time.monotonic(),
@@ -88,7 +86,9 @@ def _endings(redis: Redis, settings: QueueSettings, ids: list[str]) -> dict[str,
         some = ids[start : start + 1000]
         outcomes = cast(list[bytes | None], redis.mget([outcome_key(id) for id in some]))
         endings |= {
-            id: Ending.of(decode(app.backend, outcome)) for id, outcome in zip(some, outcomes, strict=True) if outcome
+            id: Ending.from_outcome(decode(app.backend, outcome))
+            for id, outcome in zip(some, outcomes, strict=True)
+            if outcome
         }
     app.close()
     return endings
@@ -106,6 +106,6 @@ def _dead_letters(redis: Redis) -> Iterator[tuple[str, Header]]:
 
 
 def _unacked(redis: Redis) -> set[str]:
-    """Ids of the messages that kombu delivers again in an hour."""
+    """Return the ids of the messages that kombu redelivers after an hour."""
     held = cast(dict[bytes, bytes], redis.hgetall("unacked")).values()
     return {str(json.loads(message)[0]["headers"].get("id")) for message in held}

@@ -1,4 +1,4 @@
-"""A run in numbers: the line that is printed last."""
+"""Statistics of a run, and its last line of output."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from tests.chaos.evidence import Evidence
 from tests.chaos.recovery import Recovery
 
-#: a worker judges leases once it has been up for the lease time and a few of its janitor's rounds
+#: a worker judges leases after it has run for the lease time and a few of its janitor's rounds
 _JUDGES_AFTER_S = 4.0
 
 
 def clean_recoveries(evidence: Evidence) -> list[Recovery]:
-    """Those in which another worker was up for long enough, and Redis and that worker were left alone."""
+    """Return the recoveries during which another worker had run for long enough and no fault hit it or Redis."""
     return [each for each in evidence.recoveries if _is_clean(each, evidence)]
 
 
@@ -29,8 +29,8 @@ def _is_clean(recovery: Recovery, evidence: Evidence) -> bool:
     )
 
 
-def unread(evidence: Evidence) -> list[str]:
-    """Messages of Celery apps that no worker has made a job of."""
+def unread_messages(evidence: Evidence) -> list[str]:
+    """Return the ids of messages from other Celery apps that no worker turned into a job."""
     return [
         id
         for id, history in evidence.histories.items()
@@ -39,34 +39,34 @@ def unread(evidence: Evidence) -> list[str]:
 
 
 def percentile(numbers: Sequence[float], part: float) -> float:
-    """The smallest that so large a part of them does not exceed; not a number of none."""
+    """Return the smallest number that is not exceeded by `part` of all; NaN for none."""
     ordered = sorted(numbers)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
 def spread(numbers: Iterable[float]) -> str:
-    """Their median and their greatest, in seconds."""
+    """Format the median and the maximum, in seconds."""
     numbers = list(numbers)
     if not numbers:
         return "not measured"
     return f"p50 {percentile(numbers, 0.5):.1f} s, p100 {percentile(numbers, 1):.1f} s ({len(numbers)})"
 
 
-def last_line(evidence: Evidence, complaints: Sequence[tuple[str | None, str]]) -> str:
-    """What a run amounts to."""
-    told = [text for _, text in complaints]
-    lost = sum(text.startswith("lost") for text in told)
-    doubled = sum(text.startswith("doubled") for text in told)
+def last_line(evidence: Evidence, violations: Sequence[tuple[str | None, str]]) -> str:
+    """Sum up a run in one line."""
+    texts = [text for _, text in violations]
+    lost = sum(text.startswith("lost") for text in texts)
+    doubled = sum(text.startswith("doubled") for text in texts)
     twice = sum(overlap.excuse is None for overlap in evidence.overlaps)
     faults = ", ".join(f"{count} {name}" for name, count in sorted(evidence.faults.items()))
-    calm, all_of_them = clean_recoveries(evidence), evidence.recoveries
-    recovery = spread(each.took_s for each in calm)
+    clean, every = clean_recoveries(evidence), evidence.recoveries
+    recovery = spread(each.took_s for each in clean)
     return (
         f"chaos: seed {evidence.plan.seed}, {len(evidence.histories)} jobs, "
         f"{evidence.faults.total()} faults ({faults}), "
         f"{_ends(evidence)}, lost {lost}, doubled {doubled}, at once in two living workers {twice}, "
         f"kill -9 to back in the queue {recovery}, bound {evidence.plan.bound_s:.0f} s "
-        f"(beside other troubles {spread(each.took_s for each in all_of_them if each not in calm)}), "
+        f"(beside other troubles {spread(each.took_s for each in every if each not in clean)}), "
         f"{_endings(evidence)}, {evidence.seconds:.0f} s"
     )
 
@@ -80,7 +80,8 @@ def _ends(evidence: Evidence) -> str:
 
 def _endings(evidence: Evidence) -> str:
     names = [ending.name for ending in evidence.endings.values()]
-    waiting = [id for id in unread(evidence) if id in evidence.unacked]
+    unread = unread_messages(evidence)
+    waiting = [id for id in unread if id in evidence.unacked]
     foreign = sum(history.sent for history in evidence.histories.values())
     unlucky = sum(
         ending.name == "JobGivenUp" and evidence.histories[id].kind != "poison"
@@ -91,7 +92,7 @@ def _endings(evidence: Evidence) -> str:
     return (
         f"answered {names.count('answered')}, late {names.count('DeadlineExceeded')}, "
         f"cancelled {names.count('Cancelled')}, given up {names.count('JobGivenUp')} ({unlucky} not poison), "
-        f"foreign {foreign} ({len(waiting)} wait for kombu's hour, {len(unread(evidence)) - len(waiting)} popped at an "
-        f"end), malformed set aside {set_aside}, "
+        f"foreign {foreign} ({len(waiting)} wait for kombu's hour, {len(unread) - len(waiting)} popped at an end), "
+        f"malformed set aside {set_aside}, "
         f"run again while cut off {excused}"
     )

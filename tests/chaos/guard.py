@@ -1,7 +1,7 @@
-"""Processes that must not outlive this one, not even when it is killed: a small program of its own ends them.
+"""Kills processes that must not outlive this one, even if this one is killed: a small program of its own does it.
 
-`producer.demo.child.Child` puts a guard of its own before each child and so hides the child's process id; here
-processes are stopped, continued and killed by their id, so one guard stands beside all of them.
+`producer.demo.child.Child` wraps each child in a guard, which hides the child's process id. The faults here need the
+ids of the processes, so one guard runs beside all of them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Self
 
 
 class Guard:
-    """A context manager; what is watched when it ends, or when this process does, is killed."""
+    """A context manager that kills the watched processes when it, or this process, ends."""
 
     def __enter__(self) -> Self:
         self._lock = threading.Lock()
-        # a session of its own: a Ctrl-C in the terminal is not for the guard
+        # in its own session, so that a Ctrl-C in the terminal does not reach the guard
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -33,14 +33,14 @@ class Guard:
         self._process.wait(10)
 
     def watch(self, pid: int) -> None:
-        """Kill this process if it is there when we are gone."""
-        self._say(f"+{pid}\n")
+        """Kill this process at the end."""
+        self._send(f"+{pid}\n")
 
     def forget(self, pid: int) -> None:
-        """It has ended: its number may be another's soon."""
-        self._say(f"-{pid}\n")
+        """Stop watching a process that has ended, as its id may be reused."""
+        self._send(f"-{pid}\n")
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin
         with self._lock:
             self._process.stdin.write(line.encode())

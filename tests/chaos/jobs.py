@@ -1,4 +1,4 @@
-"""The jobs that are asked: each question is unique, so the answer says whose it is."""
+"""The jobs of a run. Each question is unique, so an answer shows which job it belongs to."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.echo.engine import echo_of
 from workers.engine.image import RGBImage
 
-#: how often a producer asks for each kind
+#: relative frequencies of the kinds of jobs
 KINDS = {
     "plain": 62,
     # with an image
     "image": 6,
-    # through a Celery app that has none of our code
+    # sent by a Celery app without our code
     "foreign": 8,
-    # its deadline may come first
+    # may miss its deadline
     "brief": 8,
     "cancel": 8,
-    # the same id is submitted again
+    # submitted again with the same id
     "twice": 5,
     # its first attempt fails with a transient error
     "transient": 3,
 }
 
-#: no deadline of these jobs passes in a run
+#: longer than a run
 _LONG_S = 7200.0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A job, what it is for, and the answer that it must get."""
+class Case:
+    """A job, its kind and the expected answer."""
 
     job: Job
     kind: str
     expect: str
 
 
-def draw(random: random.Random, id: str, mix: str) -> Asked:
-    """A producer's next job, of all kinds or `tiny`."""
+def draw(random: random.Random, id: str, mix: str) -> Case:
+    """Draw a producer's next job; `mix` is `all` or `tiny`."""
     if mix == "tiny":
-        return ask(id, "tiny", 0.002, lane=random.choice(["interactive", "bulk"]))
+        return make_case(id, "tiny", 0.002, lane=random.choice(["interactive", "bulk"]))
     [kind] = random.choices(list(KINDS), list(KINDS.values()))
     delay_s, fields = _delay_s(random), dict[str, Any]()
     metadata = {}
@@ -58,28 +58,28 @@ def draw(random: random.Random, id: str, mix: str) -> Asked:
         metadata = {"echo_fail": "EngineError", "echo_fail_attempts": "1"}
         fields["retry"] = {"attempts": 8, "base_s": 0.3}
     lane = random.choices(["interactive", "bulk"], [6, 4])[0]
-    return ask(id, kind, delay_s, metadata, size=_size(random) if kind == "image" else None, lane=lane, **fields)
+    return make_case(id, kind, delay_s, metadata, size=_size(random) if kind == "image" else None, lane=lane, **fields)
 
 
-def ask(
+def make_case(
     id: str,
     kind: str,
     delay_s: float,
     metadata: dict[str, str] | None = None,
     size: tuple[int, int] | None = None,
     **fields: Any,
-) -> Asked:
-    """The job of that id: a question with its id in it, and an image of that size where one is given."""
+) -> Case:
+    """Make a job whose question contains its id, with an image if a size is given."""
     question = f"What is {id}?"
     fields = {"timeout_s": _LONG_S, **fields, "metadata": {"echo_delay_s": f"{delay_s:.4f}", **(metadata or {})}}
     if size is None:
         job = Job(id=id, messages=[{"role": "user", "content": question}], **fields)
-        return Asked(job, kind, _expected(question))
+        return Case(job, kind, _expected(question))
     image = Image.new("RGB", size, (len(id) * 7 % 256, 90, 160))
     with io.BytesIO() as file:
         image.save(file, "PNG")
         job = Job.about(file.getvalue(), question, id=id, **fields)
-    return Asked(job, kind, _expected(RGBImage.from_pil(image), question))
+    return Case(job, kind, _expected(RGBImage.from_pil(image), question))
 
 
 def _expected(*parts: str | RGBImage) -> str:
@@ -87,7 +87,7 @@ def _expected(*parts: str | RGBImage) -> str:
 
 
 def _delay_s(random: random.Random) -> float:
-    """Most take milliseconds, some seconds."""
+    """Draw a duration: mostly milliseconds, sometimes seconds."""
     part = random.random()
     if part < 0.45:
         return random.uniform(0.001, 0.005)

@@ -1,4 +1,4 @@
-"""What the echo engine's journal says: which process ran which job from when to when, and where two did at once."""
+"""Reads the echo engine's journal: which process ran which job when, and which runs overlap."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from tests.chaos.life import Disturbance, Life
 
 @dataclass(frozen=True)
 class Run:
-    """A prompt in a slot. Monotonic times, which all processes of a machine share."""
+    """A prompt in a slot. Times are monotonic, which all processes of a machine share."""
 
     id: str
     pid: int
     attempt: int
     start: float
-    #: None where the process ended before it
+    #: None if the process ended first
     end: float | None
 
 
 def read(path: Path) -> dict[str, list[Run]]:
-    """The runs of each job by their start."""
+    """Return the runs of each job, sorted by start."""
     runs: dict[str, list[Run]] = defaultdict(list)
-    begun: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    started: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     for line in path.read_text().splitlines() if path.exists() else ():
         entry = json.loads(line)
         key = entry["id"], entry["pid"], entry["attempt"]
         if entry["event"] == "start":
-            begun[key].append(entry["at"])
+            started[key].append(entry["at"])
         else:
-            runs[entry["id"]].append(Run(*key, begun[key].pop(0), entry["at"]))
-    for key, starts in begun.items():
+            runs[entry["id"]].append(Run(*key, started[key].pop(0), entry["at"]))
+    for key, starts in started.items():
         runs[key[0]] += [Run(*key, start, None) for start in starts]
     return {id: sorted(each, key=lambda run: run.start) for id, each in runs.items()}
 
 
-class Tail:
-    """Reads the journal as it grows; threads may share one."""
+class JournalTail:
+    """Reads the journal as it grows; thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
         self._lock = threading.Lock()
-        #: pids that began each job, and when each process last began one
+        #: processes that started each job, and when each process last started one
         self._pids: dict[str, list[int]] = defaultdict(list)
         self._last: dict[int, float] = {}
         self._first: dict[str, int] = {}
 
     def first_attempt(self, id: str) -> int | None:
-        """The attempt at which the job first got into a slot; later than 1 where a fault was quicker."""
-        self._read_on()
+        """Return the attempt in which the job first got a slot; over 1 if a fault came before."""
+        self._read_new_lines()
         return self._first.get(id)
 
     def pids_of(self, id: str) -> list[int]:
-        """The processes that began this job, in order."""
-        self._read_on()
+        """Return the processes that started this job, in order."""
+        self._read_new_lines()
         return list(self._pids.get(id, ()))
 
     def last_start(self, pid: int) -> float:
-        """When the process last began a job; before all time where it never did."""
-        self._read_on()
+        """Return when the process last started a job, or minus infinity."""
+        self._read_new_lines()
         return self._last.get(pid, float("-inf"))
 
-    def _read_on(self) -> None:
+    def _read_new_lines(self) -> None:
         with self._lock:
             if not self._path.exists():
                 return
@@ -87,7 +87,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two runs of one job at once; `excuse` says why the first one's worker could not know, if it could not."""
+    """Two simultaneous runs of one job; `excuse` says why the first one's worker could not prevent it, if so."""
 
     first: Run
     second: Run
@@ -97,13 +97,13 @@ class Overlap:
 def overlaps(
     runs: Mapping[str, Iterable[Run]], lives: Mapping[int, Life], disturbances: Iterable[Disturbance], slack_s: float
 ) -> Iterator[Overlap]:
-    """Runs of one job in two processes that were both under way at one moment.
+    """Yield pairs of simultaneous runs of one job in two processes.
 
-    A worker that is stopped or cut off from Redis cannot renew, and the job is given to another: that is what a lease
-    is for, and the first one's outcome is refused. So an overlap is excused where the second run began while the first
-    one's worker was disturbed, or up to `slack_s` after: when the trouble is over, the lease may have run out already,
-    and the first renewal comes within a third of the lease, or after a pause and a fresh connection. A worker that
-    gives its jobs back and then ends may overlap its own last moments (`Life.departs_from`).
+    A worker that is stopped or cut off from Redis cannot renew its leases, so its jobs go to other workers and its
+    outcomes are refused. So an overlap is excused if the second run started while the first one's worker was disturbed,
+    or up to `slack_s` later: the lease may have expired by the end of the fault, and the next renewal comes within a
+    third of the lease, or after a pause and a new connection. A worker that gives back its jobs and then ends may
+    overlap with the runs after it (`Life.gives_back_from`).
     """
     disturbances = list(disturbances)
     for each in runs.values():
@@ -123,10 +123,10 @@ def _excuse(
     first: Run, second: Run, lives: Mapping[int, Life], disturbances: Iterable[Disturbance], slack_s: float
 ) -> str | None:
     life = lives.get(first.pid)
-    if life is not None and life.departs_from <= second.start:
+    if life is not None and life.gives_back_from <= second.start:
         return "its worker was leaving"
     for each in disturbances:
-        # trouble with Redis itself (no pid) excuses nothing: leases are not judged until workers could renew again
+        # a fault of Redis itself (no pid) excuses nothing: leases are judged only after workers could renew again
         if each.pid == first.pid and each.begin <= second.start <= each.end + slack_s:
             return f"its worker was {each.kind}"
     return None

@@ -1,4 +1,4 @@
-"""What is in Redis when everything has ended, and what of it should not be."""
+"""Finds keys that should not be in Redis after everything has ended."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 
 from redis import Redis
 
-#: may stay, with a time to live
+#: may stay if they have a time to live
 _EXPIRING = re.compile(
     r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity|batch:.+|batches)|celery-task-meta-.+"
 )
-#: beginnings of the names of sets of open jobs
-_PLACES = ("queued", "leased", "delayed", "waiting")
-#: Celery's and kombu's own; wake-ups too many among them, which `take` refuses
-_THEIRS = re.compile(r"unacked.*|_kombu\..*|interactive|bulk|celery|celeryev.*|.+\.pidbox")
+#: prefixes of the sets of open jobs
+_SETS = ("queued", "leased", "delayed", "waiting")
+#: keys of Celery and kombu; their lists may hold surplus messages, which `take` refuses
+_CELERY = re.compile(r"unacked.*|_kombu\..*|interactive|bulk|celery|celeryev.*|.+\.pidbox")
 
 
 def leftovers(redis: Redis) -> Iterator[str]:
-    """A line for each key that should not be there, or that has no end."""
+    """Yield a line for each key that should not exist, or that should expire and does not."""
     for key in sorted(key.decode(errors="replace") for key in redis.scan_iter(count=1000)):
-        if _THEIRS.fullmatch(key):
+        if _CELERY.fullmatch(key):
             continue
         if not _EXPIRING.fullmatch(key):
             yield f"{key} is left in Redis"
@@ -28,8 +28,8 @@ def leftovers(redis: Redis) -> Iterator[str]:
             yield f"{key} has no time to live"
 
 
-def ledger_rest(redis: Redis) -> int:
-    """Open jobs that the ledger has, in whatever of its sets."""
-    sets = [key for place in _PLACES for key in redis.scan_iter(f"vqa:{place}:*", count=1000)]
+def count_open_jobs(redis: Redis) -> int:
+    """Return the number of open jobs, from all keys of the ledger."""
+    sets = [key for place in _SETS for key in redis.scan_iter(f"vqa:{place}:*", count=1000)]
     entries = sum(1 for _ in redis.scan_iter("vqa:job:*", count=1000))
     return max(entries, redis.zcard("vqa:deadlines"), *(redis.zcard(key) for key in sets), 0)

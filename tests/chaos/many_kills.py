@@ -1,6 +1,6 @@
-"""Kill -9 of a worker that holds jobs, at the default lease, until they are back in the queue.
+"""Time from SIGKILL of a worker until its jobs are back in the queue, with the default lease.
 
-`python -m tests.chaos recovery`: one of six workers every few seconds, so that the waits of several overlap.
+`python -m tests.chaos recovery`: kills one of six workers every few seconds, so several recoveries overlap.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from producer import Client
 from tests.chaos.figures import percentile, spread
 from tests.chaos.fleet import Fleet
 from tests.chaos.guard import Guard
-from tests.chaos.jobs import ask
-from tests.chaos.recovery import Held, Recovery, held_by, watch
+from tests.chaos.jobs import make_case
+from tests.chaos.recovery import HeldJob, Recovery, held_by, watch
 from tests.redis_server import RedisServer
 from vqa.celery import make_app
 from vqa.connection import connect
@@ -37,7 +37,7 @@ _PAUSE_S = 3.0
 
 
 def main(kills: int = KILLS, seed: int = 1) -> int:
-    """1 where one took longer than the bound."""
+    """Measure; return 1 if a recovery took longer than the bound."""
     folder = Path(tempfile.mkdtemp(prefix="vqa-recovery-"))
     with ExitStack() as stack:
         guard = stack.enter_context(Guard())
@@ -47,13 +47,13 @@ def main(kills: int = KILLS, seed: int = 1) -> int:
         fleet = stack.enter_context(Fleet(folder, guard, server.port, [{"VQA_SLOTS": str(_SLOTS)}] * _WORKERS))
         client = stack.enter_context(Client(settings))
         fleet.wait_ready()
-        # as in every supervisor: somebody who is not killed
+        # as in every supervisor: a janitor that is not killed
         app = make_app(settings)
         janitor = Janitor(redis, app, settings)
         janitor.start()
         stack.callback(app.close)
         stack.callback(janitor.stop)
-        # the first leases are judged when a janitor has seen a lease time go by
+        # a janitor judges leases after it has run for a lease time
         time.sleep(settings.lease_s + 4)
         waits = stack.enter_context(ThreadPoolExecutor(16))
         recoveries = _kill(fleet, client, redis, waits, kills, Random(seed))
@@ -71,23 +71,23 @@ def _kill(
 ) -> list[Recovery]:
     numbers = itertools.count()
 
-    def measure(held: list[Held], killed: float) -> list[Recovery]:
+    def measure(held: list[HeldJob], killed: float) -> list[Recovery]:
         recoveries = watch(redis, held, killed, timeout_s=90)
         for each in held:
-            # it has been measured; a job that loses three workers would be given up
+            # already measured; a job that loses three workers would be given up
             client.cancel(each.id)
         return recoveries
 
-    measured: list[Future[list[Recovery]]] = []
-    while len(measured) < kills:
+    recoveries: list[Future[list[Recovery]]] = []
+    while len(recoveries) < kills:
         open_jobs = sum(sum(states.values()) for states in client.counts().values())
         wanted = _WORKERS * _SLOTS - open_jobs
-        client.submit_many(ask(f"job-{next(numbers)}", "held", 900).job for _ in range(max(0, wanted)))
+        client.submit_many(make_case(f"job-{next(numbers)}", "held", 900).job for _ in range(max(0, wanted)))
         time.sleep(_PAUSE_S)
-        with fleet.claim(random) as berth:
-            if held := held_by(redis, berth.name):
-                berth.signal(signal.SIGKILL, "killed")
-                measured.append(waits.submit(measure, held, time.monotonic()))
-                if len(measured) % 10 == 0:
-                    print(f"chaos recovery: {len(measured)} of {kills}", flush=True)
-    return [recovery for each in measured for recovery in each.result()]
+        with fleet.claim(random) as worker:
+            if held := held_by(redis, worker.name):
+                worker.signal(signal.SIGKILL, "killed")
+                recoveries.append(waits.submit(measure, held, time.monotonic()))
+                if len(recoveries) % 10 == 0:
+                    print(f"chaos recovery: {len(recoveries)} of {kills}", flush=True)
+    return [recovery for each in recoveries for recovery in each.result()]

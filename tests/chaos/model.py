@@ -1,4 +1,4 @@
-"""The bundled model under fire: its answers while workers are killed, stopped and cut off are the undisturbed ones.
+"""The bundled model under faults: its answers must not change while workers are killed, stopped and cut off.
 
 `python -m tests.chaos model`: two workers with models/tiny-vl.
 """
@@ -27,11 +27,11 @@ from vqa.settings import QueueSettings
 _LEASE_S = 3.0
 _WAIT_S = 240.0
 
-Hurt = Callable[[Fleet, Random], None]
+Fault = Callable[[Fleet, Random], None]
 
 
 def main(questions: int = 40, rounds: int = 3, seed: int = 1) -> int:
-    """1 where an answer is missing or another one."""
+    """Run; return 1 if an answer is missing or different."""
     settings = {"VQA_ENGINE": "pipeline", "VQA_MODEL": str(TINY), "VQA_SLOTS": "8", "VQA_LEASE_S": str(_LEASE_S)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqa-model-")))
@@ -43,23 +43,23 @@ def main(questions: int = 40, rounds: int = 3, seed: int = 1) -> int:
         undisturbed = _ask(client, "calm", questions)
         disturbed: dict[tuple[int, int], str | None] = {}
         for number in range(rounds):
-            hurting = threading.Thread(target=_hurt, args=(fleet, Random(f"{seed} {number}")), daemon=True)
-            hurting.start()
+            injecting = threading.Thread(target=_inject, args=(fleet, Random(f"{seed} {number}")), daemon=True)
+            injecting.start()
             disturbed |= {(number, n): text for n, text in _ask(client, f"round{number}", questions).items()}
-            hurting.join()
-        complaints = fleet.drain(60)
+            injecting.join()
+        violations = fleet.drain(60)
         ends = [life.status for life in fleet.lives]
     wrong = sum(text is None or text != undisturbed[number] for (_, number), text in disturbed.items())
     print(
-        f"chaos model: {len(disturbed)} answers of tiny-vl under {len(_HURTS) * rounds} faults, "
-        f"{wrong} not as undisturbed; "
-        f"{len(ends)} worker processes ({ends.count(-9)} killed){'; ' if complaints else ''}{'; '.join(complaints)}"
+        f"chaos model: {len(disturbed)} answers of tiny-vl under {len(_FAULTS) * rounds} faults, "
+        f"{wrong} differ from the undisturbed ones; "
+        f"{len(ends)} worker processes ({ends.count(-9)} killed){'; ' if violations else ''}{'; '.join(violations)}"
     )
-    return 1 if wrong or complaints or None in undisturbed.values() else 0
+    return 1 if wrong or violations or None in undisturbed.values() else 0
 
 
 def _ask(client: Client, name: str, questions: int) -> dict[int, str | None]:
-    """Each question's answer; None where it ended with an error."""
+    """Return each question's answer; None for an error."""
     jobs = [
         Job.about(item.image, item.question, id=f"{name}-{number}", lane="bulk", max_new_tokens=16)
         for number, item in enumerate(held_out(questions))
@@ -71,31 +71,31 @@ def _ask(client: Client, name: str, questions: int) -> dict[int, str | None]:
     }
 
 
-def _hurt(fleet: Fleet, random: Random) -> None:
-    for hurt in random.sample(_HURTS, len(_HURTS)):
+def _inject(fleet: Fleet, random: Random) -> None:
+    for fault in random.sample(_FAULTS, len(_FAULTS)):
         time.sleep(random.uniform(0, 0.5))
-        hurt(fleet, random)
+        fault(fleet, random)
 
 
 def _kill(fleet: Fleet, random: Random) -> None:
-    with fleet.claim(random, 120) as berth:
-        life = berth.signal(signal.SIGKILL, "killed")
+    with fleet.claim(random, 120) as worker:
+        life = worker.signal(signal.SIGKILL, "killed")
         while life.end is None:
             time.sleep(0.05)
 
 
 def _stop(fleet: Fleet, random: Random) -> None:
-    with fleet.claim(random, 120) as berth:
-        berth.signal(signal.SIGSTOP)
+    with fleet.claim(random, 120) as worker:
+        worker.signal(signal.SIGSTOP)
         time.sleep(_LEASE_S * 1.5)
-        berth.signal(signal.SIGCONT)
+        worker.signal(signal.SIGCONT)
 
 
 def _cut(fleet: Fleet, random: Random) -> None:
-    with fleet.claim(random, 120) as berth:
-        berth.proxy.cut()
+    with fleet.claim(random, 120) as worker:
+        worker.proxy.cut()
         time.sleep(_LEASE_S * 1.5)
-        berth.proxy.restore()
+        worker.proxy.restore()
 
 
-_HURTS: list[Hurt] = [_kill, _stop, _cut]
+_FAULTS: list[Fault] = [_kill, _stop, _cut]

@@ -1,4 +1,4 @@
-"""How much is done to whom: the numbers of a run."""
+"""The numbers of a run."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plan:
-    """Times in seconds. Leases are short so that a run sees many of them end."""
+    """Times are in seconds. Leases are short so that a run sees many of them expire."""
 
     seed: int
-    #: at least so many jobs and faults
+    #: the least number of jobs and of faults
     jobs: int
     faults: int
-    #: the whole of it takes no longer, or has failed
+    #: time limit of the whole run
     minutes: float
-    #: one fault of each main kind instead of draws from all of them
+    #: one fault of each main kind instead of random ones
     short: bool = False
     workers: int = 3
-    #: concurrent jobs, worker by worker
+    #: of each worker
     slots: tuple[int, ...] = (8, 12, 16)
     producers: int = 2
-    #: jobs a second, from all producers together
+    #: jobs per second of all producers together
     rate: float = 30.0
-    #: `all` kinds of jobs, or `tiny` ones of 2 ms alone
+    #: `all` kinds of jobs, or only `tiny` ones of 2 ms
     mix: str = "all"
-    #: draw from the faults of these names; from all where empty
+    #: names of the faults to draw from; empty for all
     only: tuple[str, ...] = ()
-    #: faults that may be under way at once
-    abreast: int = 2
+    concurrent_faults: int = 2
     lease_s: float = 3.0
     hang_s: float = 2.5
     drain_s: float = 8.0
@@ -36,15 +35,15 @@ class Plan:
 
     @property
     def bound_s(self) -> float:
-        """From the kill of a worker until its jobs are back: 15 s are promised at a lease of 9 s."""
+        """Limit from the kill of a worker until its jobs are back; 15 s are promised with a lease of 9 s."""
         return self.lease_s + 6.0
 
     @classmethod
-    def full(cls, seed: int, jobs: int | None, faults: int | None, minutes: float | None) -> Plan:
-        """An hour at most."""
+    def full_run(cls, seed: int, jobs: int | None, faults: int | None, minutes: float | None) -> Plan:
+        """Plan a run of at most an hour."""
         return cls(seed, jobs or 20_000, faults or 200, minutes or 60.0)
 
     @classmethod
-    def brief(cls, seed: int, jobs: int | None, faults: int | None, minutes: float | None) -> Plan:
-        """For every change: three minutes at most."""
+    def short_run(cls, seed: int, jobs: int | None, faults: int | None, minutes: float | None) -> Plan:
+        """Plan a run of at most three minutes, for every change."""
         return cls(seed, jobs or 800, faults or 10, minutes or 3.0, short=True, rate=20.0)

@@ -1,7 +1,7 @@
-"""A producer's process: submits jobs of all kinds at a steady rate until SIGTERM, then hears how the rest ends.
+"""A producer process: submits jobs of all kinds at a steady rate until SIGTERM, then collects the remaining outcomes.
 
-`python -m tests.chaos.producer NAME SEED RATE MIX RECORD`; Redis is where VQA_REDIS_URL says. Started again on the
-record of one that was killed, it goes on with its ids and waits for what that one left open.
+`python -m tests.chaos.producer NAME SEED RATE MIX RECORD`; VQA_REDIS_URL names Redis. Restarted with the record of a
+killed producer, it continues its ids and collects the outcomes of its open jobs.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.jobs import Asked, draw
+from tests.chaos.jobs import Case, draw
 from tests.chaos.record import Record, read
 from tests.chaos.submitter import Submitter
 from vqa.settings import QueueSettings
 
-#: with so many jobs open it waits, by the mix of their kinds
-_MOST_OPEN = {"all": 300, "tiny": 3000}
+#: limit of open jobs, by mix
+_MAX_OPEN = {"all": 300, "tiny": 3000}
 
 
 class Producer:
-    """One thread submits, another collects."""
+    """One thread submits jobs, another collects outcomes."""
 
     def __init__(self, name: str, seed: str, rate: float, mix: str, path: Path) -> None:
         before = read([path]) if path.exists() else {}
         self._name = name
         self._numbers = itertools.count(len(before))
-        # another draw than the one before it that was killed
+        # other random numbers than those of its predecessor
         self._random = random.Random(f"{seed} {name} {len(before)}")
         self._rate = rate
         self._mix = mix
         self._submitter = Submitter(QueueSettings(), Record(path), before.values())
         self._stopping = threading.Event()
-        #: what is done later, by time; the number keeps equal times apart
+        #: heap of later actions by time; the number breaks ties
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
     def run(self) -> int:
-        """Until SIGTERM, and then until every job has ended."""
+        """Submit until SIGTERM, then collect until every job has ended."""
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         submitting = threading.Thread(target=self._submit_all, name="submitting", daemon=True)
@@ -59,10 +59,10 @@ class Producer:
         while not self._stopping.is_set():
             self._do_later()
             now = time.monotonic()
-            if now < due or self._submitter.waiting > _MOST_OPEN[self._mix]:
+            if now < due or self._submitter.waiting > _MAX_OPEN[self._mix]:
                 self._stopping.wait(0.02)
                 continue
-            # what an outage held up is not made up for
+            # does not catch up after an outage
             due = max(due, now - 1.0) + self._submit_some() / self._rate
         for _, _, action in sorted(self._later):
             action()
@@ -77,12 +77,12 @@ class Producer:
             self._submit(ours)
         return count
 
-    def _submit(self, asked: list[Asked]) -> None:
-        accepted = self._submitter.submit(asked)
+    def _submit(self, cases: list[Case]) -> None:
+        accepted = self._submitter.submit(cases)
         if not accepted and self._random.random() < 0.8 and not self._stopping.is_set():
-            # the same ids again: what was accepted before is not run twice
-            self._at(self._random.uniform(0.5, 3), partial(self._submit, asked))
-        for each in asked:
+            # the same ids again; jobs that were accepted before must not run twice
+            self._at(self._random.uniform(0.5, 3), partial(self._submit, cases))
+        for each in cases:
             if accepted and each.kind == "cancel":
                 self._at(self._random.uniform(0, 1), partial(self._submitter.cancel, each.job.id))
             elif accepted and each.kind == "twice" and self._random.random() < 0.5:

@@ -1,4 +1,4 @@
-"""The producers' processes: started, killed and started again on their records."""
+"""The producer processes: started, killed and restarted with their records."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from tests.worker_process import ROOT
 
 
 class Producers:
-    """A context manager."""
-
     def __init__(self, plan: Plan, folder: Path, guard: Guard, redis_url: str) -> None:
         self._plan = plan
         self._folder = folder
@@ -45,11 +43,10 @@ class Producers:
 
     @property
     def records(self) -> list[Path]:
-        """Their files."""
         return [self._folder / f"{name}.jsonl" for name in self._names]
 
     def kill(self, random: random.Random) -> str | None:
-        """SIGKILL one and start it again; its name, or None where they are stopping."""
+        """SIGKILL one and restart it; return its name, or None if the producers are stopping."""
         with self._lock:
             if self._stopping:
                 return None
@@ -61,7 +58,7 @@ class Producers:
         return name
 
     def check(self) -> str | None:
-        """What ended that nobody ended."""
+        """Return a message if a producer ended by itself."""
         with self._lock:
             for name, process in self._processes.items():
                 if process.poll() not in (None, 0):
@@ -69,7 +66,7 @@ class Producers:
         return None
 
     def stop(self, timeout_s: float) -> list[str]:
-        """They submit no more and hear how the rest ends; who did not within that time."""
+        """Stop submitting and wait until all outcomes are collected; return a line for each producer still waiting."""
         with self._lock:
             self._stopping = True
             for process in self._processes.values():
@@ -78,7 +75,7 @@ class Producers:
         while any(process.poll() is None for process in self._processes.values()) and time.monotonic() < until:
             time.sleep(0.05)
         return [
-            f"producer {name} waits for answers still, {timeout_s:.0f} s after its last job"
+            f"producer {name} still waits for answers {timeout_s:.0f} s after its last job"
             for name, process in self._processes.items()
             if process.poll() is None
         ]

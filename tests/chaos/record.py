@@ -1,4 +1,4 @@
-"""What producers did and heard, in files of one JSON line an event: a killed producer loses none of it."""
+"""Files with a line of JSON for each event of a producer; a killed producer loses none of them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from vqa.results import Outcome
 
 
 class Record:
-    """Appends events; each line is one write, so that a file has whole lines whenever its writer is killed."""
+    """Appends events; each line is one write, so a killed writer leaves only whole lines."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
 
     def close(self) -> None:
-        """Write no more."""
         os.close(self._file)
 
     def add(self, event: str, id: str, **more: Any) -> None:
-        """`event` happened to the job, now."""
+        """Record that `event` happened to the job now."""
         line = {"event": event, "id": id, "at": round(time.monotonic(), 4), **more}
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended, as far as a comparison of two readings needs it."""
+    """How a job ended, in a form that can be compared."""
 
     #: `answered`, or the error's class
     name: str
@@ -44,8 +43,7 @@ class Ending:
     id: str = ""
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Ending:
-        """From what a client returned."""
+    def from_outcome(cls, outcome: Outcome) -> Ending:
         if isinstance(outcome, Answer):
             return cls("answered", outcome.text, outcome.attempt, outcome.id)
         assert isinstance(outcome, VQAError)
@@ -54,31 +52,30 @@ class Ending:
 
 @dataclass
 class History:
-    """One job as its producer saw it."""
+    """One job from its producer's view."""
 
     id: str
     kind: str = ""
-    #: the answer that it must get
+    #: the expected answer
     expect: str = ""
-    #: a client's call returned: the job is ours to lose no more
+    #: the client's call returned, so the job must not be lost
     accepted: bool = False
-    #: a Celery app's message was sent: a job only once a worker has read it
+    #: a Celery app's message was sent; it becomes a job when a worker reads it
     sent: bool = False
-    #: what the call to cancel said; None where it raised, or nobody asked
+    #: result of the call to cancel; None if it raised or was not called
     cancelled: bool | None = None
     asked_to_cancel: bool = False
-    #: at monotonic times
+    #: with monotonic times
     endings: list[tuple[float, Ending]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def note(self, event: dict[str, Any]) -> None:
-        """Fold one event in."""
+    def apply(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         name = event["event"]
         if name == "intent":
             self.kind, self.expect = event["kind"], event["expect"]
         elif name in ("accepted", "found"):
-            # found: the call raised, or it was a message, and the ledger has it after all
+            # found: the call raised, or it was a message, and the ledger has the job anyway
             self.accepted = True
         elif name == "sent":
             self.sent = True
@@ -91,10 +88,10 @@ class History:
 
 
 def read(paths: Iterable[Path]) -> dict[str, History]:
-    """All jobs of these records."""
+    """Return the history of each job in these files."""
     histories: dict[str, History] = {}
     for path in paths:
         for line in path.read_text().splitlines():
             event = json.loads(line)
-            histories.setdefault(event["id"], History(event["id"])).note(event)
+            histories.setdefault(event["id"], History(event["id"])).apply(event)
     return histories

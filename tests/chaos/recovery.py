@@ -1,4 +1,4 @@
-"""How long the jobs of a killed worker take to be back in the queue."""
+"""Measures how long the jobs of a killed worker take to be back in the queue."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vqa.job import LANES
 from vqa.ledger.commands import entry_key
 from vqa.ledger.records import Header
 
-_LOOK_EVERY_S = 0.05
+_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
-class Held:
-    """A job in a worker's hands; the token names the attempt."""
+class HeldJob:
+    """A job that a worker holds; the token identifies the attempt."""
 
     id: str
     token: str | None
@@ -27,41 +27,41 @@ class Held:
 
 @dataclass(frozen=True)
 class Recovery:
-    """From a worker's end until its job was no longer leased to it, in monotonic seconds."""
+    """When a worker was killed and when its job was no longer leased to it, in monotonic seconds."""
 
     id: str
     killed: float
-    #: None where it was given up
+    #: None if it never came back
     back: float | None
 
     @property
     def took_s(self) -> float:
-        """Infinite where it never came back."""
+        """Infinite if it never came back."""
         return float("inf") if self.back is None else self.back - self.killed
 
 
-def held_by(redis: Redis, worker: str) -> list[Held]:
-    """What the ledger says that this worker (by its name before the @) holds."""
+def held_by(redis: Redis, worker: str) -> list[HeldJob]:
+    """Return the jobs that this worker (its name before the @) holds according to the ledger."""
     leased = (cast(list[bytes], redis.zrange(f"vqa:leased:{lane}", 0, -1)) for lane in LANES)
     ids = [id.decode() for some in leased for id in some]
     return [
-        Held(id, header.token)
+        HeldJob(id, header.token)
         for id, header in zip(ids, _headers(redis, ids), strict=True)
         if header and header.state == "leased" and (header.worker or "").partition("@")[0] == worker
     ]
 
 
-def watch(redis: Redis, held: Sequence[Held], killed: float, timeout_s: float) -> list[Recovery]:
-    """Look until each of them is queued, or taken by another, or `timeout_s` is over.
+def watch(redis: Redis, held: Sequence[HeldJob], killed: float, timeout_s: float) -> list[Recovery]:
+    """Wait until each job is queued again or taken by another worker, for at most `timeout_s`.
 
-    Called right after the kill: jobs that are not held at the first look had ended before their worker did.
+    Call it right after the kill: jobs not held at the first check had ended before their worker.
     """
-    waiting = _still(redis, held)
+    waiting = _still_held(redis, held)
     recoveries = []
     while waiting and time.monotonic() < killed + timeout_s:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_INTERVAL_S)
         try:
-            still = _still(redis, waiting)
+            still = _still_held(redis, waiting)
         except RedisError:
             continue
         now = time.monotonic()
@@ -70,7 +70,7 @@ def watch(redis: Redis, held: Sequence[Held], killed: float, timeout_s: float) -
     return recoveries + [Recovery(each.id, killed, None) for each in waiting]
 
 
-def _still(redis: Redis, held: Sequence[Held]) -> list[Held]:
+def _still_held(redis: Redis, held: Sequence[HeldJob]) -> list[HeldJob]:
     headers = _headers(redis, [each.id for each in held])
     return [
         each

@@ -1,6 +1,6 @@
-"""What renewing 128 leases costs: processor time of the thread that does it, and calls to Redis.
+"""The cost of renewing 128 leases: CPU time of the renewing thread, and calls to Redis.
 
-`python -m tests.chaos renewer`: the thread runs in this process over a real Redis, at the default lease.
+`python -m tests.chaos renewer`: the thread runs in this process with a real Redis and the default lease.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from tests.chaos.jobs import ask
+from tests.chaos.jobs import make_case
 from tests.redis_server import RedisServer
 from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
@@ -24,11 +24,11 @@ from workers.jobs.leases import Leases
 
 SLOTS = 128
 SECONDS = 60.0
-MOST_SHARE = 0.01
+MAX_SHARE = 0.01
 
 
 def main(seconds: float = SECONDS) -> int:
-    """1 where it costs more than 1 % of a core, or more than one call a renewal."""
+    """Measure; return 1 if it costs more than 1 % of a core, or more than one call per renewal."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqa-renewer-")))
         settings = QueueSettings(redis_url=stack.enter_context(RedisServer(folder)).url)
@@ -36,7 +36,7 @@ def main(seconds: float = SECONDS) -> int:
         leases = Leases(stack.enter_context(connect(settings)), "renewer", settings.lease_s, {"slots": SLOTS})
         ledger = Ledger(redis)
         for number in range(SLOTS):
-            job = ask(f"job-{number}", "held", 1).job
+            job = make_case(f"job-{number}", "held", 1).job
             ledger.accept(job.id, job.lane, job.to_json(), 3600)
             lease = ledger.take(job.id, "renewer", uuid.uuid4().hex, settings.lease_s)
             assert not isinstance(lease, str), lease
@@ -53,14 +53,14 @@ def main(seconds: float = SECONDS) -> int:
         f"calls: {', '.join(f'{count} {name}' for name, count in sorted(calls.items()))}"
     )
     expected = seconds / (settings.lease_s / 3)
-    # a ping every 30 s keeps the connection known to be alive
+    # a ping every 30 s checks the connection
     others = calls.total() - renewals - calls["PING"]
     right = held == SLOTS and abs(renewals - expected) <= 2 and not others
-    return 0 if right and share < MOST_SHARE else 1
+    return 0 if right and share < MAX_SHARE else 1
 
 
 def _measure(redis: Redis, seconds: float) -> tuple[float, Counter[str]]:
-    """Processor time of the thread, and the commands that reached Redis meanwhile, scripts' own not counted."""
+    """Return the CPU time of the thread and the commands that reached Redis, without those of scripts."""
     [thread] = [thread for thread in threading.enumerate() if thread.name == "leases"]
     assert thread.ident
     clock = time.pthread_getcpuclockid(thread.ident)
@@ -71,7 +71,7 @@ def _measure(redis: Redis, seconds: float) -> tuple[float, Counter[str]]:
         watching.start()
         time.sleep(max(0.0, until - time.monotonic()))
         spent_s = time.clock_gettime(clock) - before
-        # one more command, to wake up who waits for the next
+        # one more command wakes up the thread that waits for the next
         redis.echo("end")
         watching.join()
     return spent_s, calls

@@ -1,4 +1,4 @@
-"""A failed run, told so that somebody can find out why: each job's history, and the logs to read."""
+"""The report of a failed run: histories of the jobs concerned, and the logs to read."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 from tests.chaos.evidence import Evidence
 
-#: jobs that are told whole; of more, the complaint alone
-_WHOLE = 10
+#: jobs whose history is printed; for others only the violation is
+_MAX_HISTORIES = 10
 
 
-def lines(evidence: Evidence, complaints: Sequence[tuple[str | None, str]], folder: Path) -> Iterator[str]:
-    """Nothing where nothing is wrong."""
-    told: set[str] = set()
-    for id, text in complaints:
+def lines(evidence: Evidence, violations: Sequence[tuple[str | None, str]], folder: Path) -> Iterator[str]:
+    """Yield the lines of the report; none if nothing is wrong."""
+    reported: set[str] = set()
+    for id, text in violations:
         yield f"WRONG: {id + ': ' if id else ''}{text}"
-        if id and id not in told and len(told) < _WHOLE:
-            told.add(id)
+        if id and id not in reported and len(reported) < _MAX_HISTORIES:
+            reported.add(id)
             yield from (f"    {line}" for line in _history(evidence, id))
-    if complaints:
-        yield f"{len(complaints)} promises did not hold; seed {evidence.plan.seed}, everything is in {folder}"
+    if violations:
+        yield f"{len(violations)} promises were broken; seed {evidence.plan.seed}, logs and records are in {folder}"
 
 
 def _history(evidence: Evidence, id: str) -> Iterator[str]:
-    """What is known of one job, by time."""
+    """Yield everything known about one job, sorted by time."""
     happened: list[tuple[float, str]] = []
     history = evidence.histories.get(id)
     for event in history.events if history else ():
@@ -33,7 +33,7 @@ def _history(evidence: Evidence, id: str) -> Iterator[str]:
     pids = set()
     for run in evidence.runs.get(id, ()):
         pids.add(run.pid)
-        end = "never seen to end" if run.end is None else f"until {run.end:.2f}"
+        end = "no end seen" if run.end is None else f"until {run.end:.2f}"
         happened.append((run.start, f"attempt {run.attempt} in process {run.pid}, {end}"))
     for life in evidence.lives:
         if life.pid in pids and life.end is not None:

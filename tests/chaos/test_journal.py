@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.journal import Overlap, Tail, overlaps, read
+from tests.chaos.journal import JournalTail, Overlap, overlaps, read
 from tests.chaos.life import Disturbance, Life
 
 SLACK_S = 4.0
@@ -74,7 +74,7 @@ def test_a_worker_that_gives_back_and_leaves_may_overlap_its_last_moments(journa
 
 
 def test_the_tail_sees_lines_as_they_are_written(journal: Path) -> None:
-    tail = Tail(journal)
+    tail = JournalTail(journal)
     assert tail.pids_of("a") == []
     write(journal, (1, 7, "a", "start"))
     assert tail.pids_of("a") == [7]

@@ -1,6 +1,6 @@
 from redis import Redis
 
-from tests.chaos.leftovers import ledger_rest, leftovers
+from tests.chaos.leftovers import count_open_jobs, leftovers
 
 
 def test_only_what_expires_and_what_is_celerys_may_be_left(redis: Redis) -> None:
@@ -21,12 +21,12 @@ def test_only_what_expires_and_what_is_celerys_may_be_left(redis: Redis) -> None
 
 
 def test_the_rest_of_the_ledger_is_seen_in_each_of_its_keys(redis: Redis) -> None:
-    assert ledger_rest(redis) == 0
+    assert count_open_jobs(redis) == 0
     redis.zadd("vqa:deadlines", {"a": 1, "b": 2})
-    assert ledger_rest(redis) == 2
+    assert count_open_jobs(redis) == 2
     redis.delete("vqa:deadlines")
     redis.zadd("vqa:delayed:interactive", {"a": 1})
-    assert ledger_rest(redis) == 1
+    assert count_open_jobs(redis) == 1
     redis.flushall()
     redis.set("vqa:job:a", "")
-    assert ledger_rest(redis) == 1
+    assert count_open_jobs(redis) == 1

@@ -27,7 +27,7 @@ def history(kind: str) -> History:
     events: list[dict[str, Any]] = [{"event": "intent", "kind": kind, "expect": f"echo:{kind}"}, {"event": "accepted"}]
     events += [{"event": "cancel"}, {"event": "cancelled", "said": True}] if kind == "cancel" else []
     for event in events:
-        history.note({"id": kind, "at": 1.0, **event})
+        history.apply({"id": kind, "at": 1.0, **event})
     return history
 
 
@@ -36,8 +36,8 @@ def ending(kind: str) -> Ending:
     return Ending(names[kind], "", 3) if kind in names else Ending("answered", f"echo:{kind}", 1, kind)
 
 
-def life(pid: int, status: int, meant: str | None = None) -> Life:
-    return Life(f"w{pid}", pid, Path("log"), 0.0, 1.0, 100.0, status, meant)
+def life(pid: int, status: int, intended: str | None = None) -> Life:
+    return Life(f"w{pid}", pid, Path("log"), 0.0, 1.0, 100.0, status, intended)
 
 
 @pytest.fixture
@@ -57,17 +57,17 @@ def evidence() -> Evidence:
         recoveries=[Recovery("plain", 50.0, 53.0)],
         dead={},
         unacked=set(),
-        left=[],
-        complaints=[],
+        leftovers=[],
+        violations=[],
         faults=Counter(fault.__name__ for fault in ONE_OF_EACH),
     )
 
 
 def told(evidence: Evidence) -> list[str]:
-    complaints = judge(evidence)
+    violations = judge(evidence)
     # whatever is wrong can be told
-    assert bool(list(lines(evidence, complaints, Path("folder")))) is bool(complaints)
-    return [text for _, text in complaints]
+    assert bool(list(lines(evidence, violations, Path("folder")))) is bool(violations)
+    return [text for _, text in violations]
 
 
 def test_a_run_in_which_all_promises_held_is_not_complained_of(evidence: Evidence) -> None:
@@ -80,8 +80,8 @@ def test_a_run_in_which_all_promises_held_is_not_complained_of(evidence: Evidenc
 
 def test_an_accepted_job_without_an_outcome_is_lost(evidence: Evidence) -> None:
     del evidence.endings["plain"]
-    [complaint] = told(evidence)
-    assert complaint.startswith("lost")
+    [violation] = told(evidence)
+    assert violation.startswith("lost")
 
 
 def test_a_job_whose_submission_raised_may_have_no_outcome(evidence: Evidence) -> None:
@@ -95,16 +95,16 @@ def test_a_message_that_became_a_job_must_end(evidence: Evidence) -> None:
     del evidence.endings["foreign"]
     # two processes have ended abruptly: each may have popped one
     assert told(evidence) == []
-    evidence.histories["foreign"].note({"event": "found", "id": "foreign", "at": 2.0})
-    [complaint] = told(evidence)
-    assert complaint.startswith("lost")
+    evidence.histories["foreign"].apply({"event": "found", "id": "foreign", "at": 2.0})
+    [violation] = told(evidence)
+    assert violation.startswith("lost")
 
 
 def test_more_messages_gone_than_workers_ended_is_wrong(evidence: Evidence) -> None:
     for number in range(3):
         evidence.histories[f"sent{number}"] = History(f"sent{number}", "foreign", sent=True)
-    [complaint] = told(evidence)
-    assert complaint.startswith("lost: 3 messages")
+    [violation] = told(evidence)
+    assert violation.startswith("lost: 3 messages")
     evidence.unacked.add("sent0")
     assert told(evidence) == []
 
@@ -137,7 +137,7 @@ def test_an_answer_to_another_job_is_wrong(evidence: Evidence) -> None:
 def test_an_outcome_that_changed_or_came_twice_is_doubled(evidence: Evidence) -> None:
     evidence.histories["plain"].endings.append((2.0, Ending("answered", "echo:plain", 2, "plain")))
     evidence.published["twice"] = 2
-    assert [complaint.partition(":")[0] for complaint in told(evidence)] == ["doubled", "doubled"]
+    assert [violation.partition(":")[0] for violation in told(evidence)] == ["doubled", "doubled"]
 
 
 def test_a_job_in_two_living_workers_at_once_is_wrong(evidence: Evidence) -> None:
@@ -154,12 +154,12 @@ def test_poison_with_a_fourth_attempt_is_wrong(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "meant"), [(71, None), (1, None), (-9, None), (78, None), (0, None), (71, "drained")]
+    ("status", "intended"), [(71, None), (1, None), (-9, None), (78, None), (0, None), (71, "drained")]
 )
-def test_a_process_that_ended_for_no_reason_is_wrong(evidence: Evidence, status: int, meant: str | None) -> None:
-    evidence.lives.append(life(4, status, meant))
-    [complaint] = told(evidence)
-    assert f"ended with {status}" in complaint
+def test_a_process_that_ended_for_no_reason_is_wrong(evidence: Evidence, status: int, intended: str | None) -> None:
+    evidence.lives.append(life(4, status, intended))
+    [violation] = told(evidence)
+    assert f"ended with {status}" in violation
 
 
 def test_a_slow_recovery_is_wrong_unless_something_else_was_in_its_way(evidence: Evidence) -> None:
@@ -186,8 +186,8 @@ def test_an_innocent_may_be_given_up_only_where_faults_of_ours_took_its_last_wor
 
 
 def test_what_is_left_or_said_is_passed_on(evidence: Evidence) -> None:
-    evidence.left.append("vqa:job:x is left in Redis")
-    evidence.complaints.append("w1 did not end")
+    evidence.leftovers.append("vqa:job:x is left in Redis")
+    evidence.violations.append("w1 did not end")
     assert told(evidence) == ["w1 did not end", "vqa:job:x is left in Redis"]
 
 
@@ -197,4 +197,4 @@ def test_a_run_in_which_too_little_happened_proves_nothing(evidence: Evidence) -
     evidence.faults.update(hang=-1, kill=1)
     assert told(evidence) == ["no hang took effect"]
     evidence.runs.clear()
-    assert any("the journal has 0" in complaint for complaint in told(evidence))
+    assert any("the journal has 0" in violation for violation in told(evidence))

@@ -1,4 +1,4 @@
-"""What is done to Redis, to the link between it and a worker, and to the lists."""
+"""Faults of Redis, of the connection between Redis and a worker, and of the lists."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from redis.exceptions import RedisError
 
 from tests.chaos.chaos import Chaos
 
-#: with a lease of 3 s a renewal may take 1 s; a round trip is twice this
-_SLOWEST_S = 0.25
+#: one way; with a lease of 3 s, a renewal may take 1 s
+_MAX_DELAY_S = 0.25
 
 
 def redis_kill(chaos: Chaos, random: random.Random) -> bool:
-    """SIGKILL Redis, and start it on its append-only file."""
+    """SIGKILL Redis and restart it from its append-only file."""
     with chaos.redis_trouble, chaos.fleet.disturbing("without Redis"):
         chaos.server.kill()
         time.sleep(random.uniform(0.1, 6))
@@ -25,7 +25,7 @@ def redis_kill(chaos: Chaos, random: random.Random) -> bool:
 
 
 def redis_restart(chaos: Chaos, random: random.Random) -> bool:
-    """Stop Redis as its operator does, and start it."""
+    """Stop Redis cleanly and restart it."""
     with chaos.redis_trouble, chaos.fleet.disturbing("without Redis"):
         chaos.server.stop()
         time.sleep(random.uniform(0, 2))
@@ -34,7 +34,7 @@ def redis_restart(chaos: Chaos, random: random.Random) -> bool:
 
 
 def redis_pause(chaos: Chaos, random: random.Random) -> bool:
-    """SIGSTOP Redis: connections stay and nothing is answered."""
+    """SIGSTOP Redis: connections stay open without replies."""
     with chaos.redis_trouble, chaos.fleet.disturbing("without Redis"):
         chaos.server.pause()
         try:
@@ -45,51 +45,51 @@ def redis_pause(chaos: Chaos, random: random.Random) -> bool:
 
 
 def partition(chaos: Chaos, random: random.Random) -> bool:
-    """A worker whose packets vanish for longer than its lease."""
+    """Drop a worker's packets for longer than its lease."""
     chaos.load(random)
-    with chaos.fleet.claim(random) as berth, chaos.fleet.disturbing("cut off", berth):
-        berth.proxy.silence()
+    with chaos.fleet.claim(random) as worker, chaos.fleet.disturbing("cut off", worker):
+        worker.proxy.silence()
         try:
             time.sleep(chaos.plan.lease_s * random.uniform(1.2, 2.5))
         finally:
-            berth.proxy.restore()
+            worker.proxy.restore()
     return True
 
 
 def cut(chaos: Chaos, random: random.Random) -> bool:
-    """A worker whose connections are reset and refused for longer than its lease."""
+    """Reset and refuse a worker's connections for longer than its lease."""
     chaos.load(random)
-    with chaos.fleet.claim(random) as berth, chaos.fleet.disturbing("cut off", berth):
-        berth.proxy.cut()
+    with chaos.fleet.claim(random) as worker, chaos.fleet.disturbing("cut off", worker):
+        worker.proxy.cut()
         try:
             time.sleep(chaos.plan.lease_s * random.uniform(1.2, 2.5))
         finally:
-            berth.proxy.restore()
+            worker.proxy.restore()
     return True
 
 
 def reset(chaos: Chaos, random: random.Random) -> bool:
-    """A worker whose connections are reset, some replies lost on the way; it may connect again at once."""
-    with chaos.fleet.claim(random) as berth:
+    """Reset a worker's connections, losing some replies; it may reconnect at once."""
+    with chaos.fleet.claim(random) as worker:
         for _ in range(3):
-            berth.proxy.break_connections()
+            worker.proxy.break_connections()
             time.sleep(random.uniform(0, 0.5))
     return True
 
 
 def slow(chaos: Chaos, random: random.Random) -> bool:
-    """A worker far away: this excuses nothing."""
-    with chaos.fleet.claim(random) as berth:
-        berth.proxy.slow(random.uniform(0.02, _SLOWEST_S))
+    """Delay a worker's packets; this excuses nothing."""
+    with chaos.fleet.claim(random) as worker:
+        worker.proxy.slow(random.uniform(0.02, _MAX_DELAY_S))
         try:
             time.sleep(random.uniform(2, 6))
         finally:
-            berth.proxy.restore()
+            worker.proxy.restore()
     return True
 
 
 def malformed(chaos: Chaos, random: random.Random) -> bool:
-    """Messages that are none, into every list."""
+    """Push malformed messages to every list."""
     try:
         for name in ("interactive", "bulk", "celery"):
             chaos.redis.lpush(name, *random.sample(_MALFORMED, 3))

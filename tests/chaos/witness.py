@@ -1,4 +1,4 @@
-"""Hears every outcome that is published, so that a second one of the same job is seen whoever reads the first."""
+"""Subscribes to all outcomes, so that a second outcome of a job is seen even if a client reads only the first."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PREFIX = outcome_key("")
 
 
 class Witness:
-    """A context manager; what is published while Redis is away is not heard."""
+    """A context manager; misses outcomes that are published while it is disconnected."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
-        #: by id: each outcome that was published, as bytes
+        #: published outcomes as bytes, by id
         self.heard: dict[str, list[bytes]] = defaultdict(list)
 
     def __enter__(self) -> Self:
