@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from producer.cli.options import (
     LaneName,
     MaxNewTokens,
     Output,
+    RedisUrl,
     Schema,
     Seed,
     Temperature,
@@ -36,8 +37,16 @@ class FormName(StrEnum):
     csv = "csv"
     parquet = "parquet"
     images = "images"
-    #: deprecated name of images
-    pictures = "pictures"
+
+
+def _parse_form(name: str) -> FormName:
+    if name == "pictures":
+        print("vqa: --form pictures is deprecated; use --form images", file=sys.stderr)
+        return FormName.images
+    try:
+        return FormName(name)
+    except ValueError:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FormName)}") from None
 
 
 @app.command()
@@ -58,10 +67,7 @@ def submit(
     question: Annotated[list[str] | None, typer.Option(help="Question about each image; repeatable.")] = None,
     form: Annotated[
         FormName,
-        typer.Option(
-            metavar=f"[{'|'.join(name for name in FormName if name != 'pictures')}]",
-            help="Form of INPUT; auto detects it.",
-        ),
+        typer.Option(parser=_parse_form, metavar=f"<{'|'.join(FormName)}>", help="Form of INPUT; auto detects it."),
     ] = FormName.auto,
     id_column: Annotated[str, typer.Option(help="Table column with the ids.")] = "id",
     image_column: Annotated[str, typer.Option(help="Table column with the images.")] = "image",
@@ -97,6 +103,7 @@ def submit(
         float | None, typer.Option(min=0, help="Price for the cost in the summary, in any currency.")
     ] = None,
     quiet: Quiet = False,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Submit rows and write their answers as they finish. Repeat the same command to resume.
 
@@ -112,11 +119,8 @@ def submit(
     from producer.bulk.detach import detach as send
     from producer.bulk.plan import Plan
     from producer.bulk.submit import submit as run
-    from producer.inputs import Columns, FormOrAuto, detect_source
+    from producer.inputs import Columns, detect_source
 
-    if form is FormName.pictures:
-        print("vqa: --form pictures is deprecated; use --form images", file=sys.stderr)
-        form = FormName.images
     answer = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -127,7 +131,7 @@ def submit(
     delivery = {"lane": lane.value, "tenant": tenant, "timeout_s": timeout, "reuse": reuse or None}
     source = detect_source(
         inputs,
-        form=cast(FormOrAuto, form.value),
+        form=form.value,
         questions=question or (),
         columns=Columns(id_column, image_column, question_column),
         defaults=_given(answer),
@@ -164,6 +168,7 @@ def collect(
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the jobs keep running.")] = None,
     quiet: Quiet = False,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Wait for the answers of a batch that was submitted with --detach, or of jobs by id.
 
@@ -180,6 +185,7 @@ def collect(
 def batches(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     as_json: AsJson = False,
+    redis_url: RedisUrl = None,
 ) -> None:
     """List the newest batches.
 
