@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqa import SettingsError
-from workers.engine.fair_share import LINGER_S, Reserve
+from vqa.job import LANES
+from workers.engine.fair_share import BULK_TURN, LINGER_S, FairShare, Reserve
 from workers.engine.settings import EngineSettings
 
 
@@ -37,7 +38,7 @@ def test_what_was_asked_for_is_reserved_always() -> None:
 @pytest.mark.parametrize(("slots", "kept"), [(1, 0), (3, 0), (4, 1), (15, 1), (16, 2), (47, 2), (48, 3), (128, 8)])
 def test_a_few_slots_are_reserved_where_nobody_says_otherwise(slots: int, kept: int) -> None:
     assert EngineSettings(engine="echo").reserve_of(slots) == kept
-    reserve = Reserve.of(EngineSettings(engine="echo"), slots)
+    reserve = Reserve.from_settings(EngineSettings(engine="echo"), slots)
     assert reserve.places == 0
     reserve.saw("interactive")
     assert reserve.places == kept
@@ -45,10 +46,10 @@ def test_a_few_slots_are_reserved_where_nobody_says_otherwise(slots: int, kept: 
 
 def test_what_the_setting_says_is_reserved_and_all_slots_are_refused() -> None:
     settings = EngineSettings(engine="echo", reserved_slots=3)
-    assert Reserve.of(settings, 4).places == 3
-    assert Reserve.of(EngineSettings(engine="echo", reserved_slots=0), 16).places == 0
-    with pytest.raises(SettingsError, match="VQA_RESERVED_SLOTS=3: of 3 slots at most 2 can be reserved"):
-        Reserve.of(settings, 3)
+    assert Reserve.from_settings(settings, 4).places == 3
+    assert Reserve.from_settings(EngineSettings(engine="echo", reserved_slots=0), 16).places == 0
+    with pytest.raises(SettingsError, match="VQA_RESERVED_SLOTS=3: at most 2 of 3 slots can be reserved"):
+        Reserve.from_settings(settings, 3)
 
 
 @given(most=st.integers(1, 20), places=st.integers(0, 30), taken=st.integers(0, 20), share=st.floats(0, 1))
@@ -57,6 +58,36 @@ def test_bulk_leaves_the_reserve_free_but_can_always_begin(most: int, places: in
     bulk = round(share * taken)
     reserve = Reserve(places)
     left = max(1, most - places)
-    assert reserve.admits_bulk(most, taken, bulk, turn=False) == (taken < left)
-    assert reserve.admits_bulk(most, taken, bulk, turn=True) == (bulk < left and taken < most)
-    assert reserve.admits_bulk(most, 0, 0, turn=False)
+    assert reserve.admits_bulk(most, taken, bulk, due=False) == (taken < left)
+    assert reserve.admits_bulk(most, taken, bulk, due=True) == (bulk < left and taken < most)
+    assert reserve.admits_bulk(most, 0, 0, due=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from(LANES), st.booleans()), min_size=1))
+def test_interactive_goes_first_and_every_twentieth_turn_is_bulk_s_while_it_waits(
+    turns: list[tuple[str, bool]],
+) -> None:
+    share = FairShare()
+    passed = 0
+    for served, bulk_waits in turns:
+        due = passed == BULK_TURN - 1
+        assert share.is_due("bulk") == due
+        assert share.order(LANES) == ["bulk", "interactive"] if due else list(LANES)
+        assert not share.is_due("interactive")
+        assert share.order({"bulk"}) == ["bulk"]
+        if due:
+            served = "bulk"
+        share.served(served, {"interactive", "bulk"} if bulk_waits else {"interactive"})
+        passed = passed + 1 if bulk_waits and served == "interactive" else 0
+
+
+@given(st.sets(st.sampled_from("abcd"), min_size=1))
+def test_every_lane_gets_its_turn(waiting: set[str]) -> None:
+    share = FairShare("abc")
+    served = []
+    for _ in range(4 * BULK_TURN):
+        lane = share.order(waiting)[0]
+        share.served(lane, waiting)
+        served.append(lane)
+    assert served[: BULK_TURN - 1] == [min(waiting)] * (BULK_TURN - 1)
+    assert set(served) == waiting

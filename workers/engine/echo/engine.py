@@ -24,6 +24,7 @@ from vqa import errors
 from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from vqa.grammar import short_text
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
+from workers.engine.echo.settings import EchoSettings
 from workers.engine.echo.slots import Admission, Journal
 from workers.engine.fair_share import Reserve
 from workers.engine.image import Fit
@@ -81,13 +82,13 @@ class EchoEngine:
     Without a delay the future is settled before `submit` returns: no slot, no other thread; unless a prompt is alone.
     """
 
-    def __init__(self, settings: EngineSettings, slots: int) -> None:
+    def __init__(self, settings: EngineSettings, slots: int, echo: EchoSettings | None = None) -> None:
         """Raises NotReady where its journal cannot be written."""
         self.model = "echo"
         self.fit: Fit | None = None
-        self._settings = settings
-        self._journal = Journal(settings.echo_journal) if settings.echo_journal else None
-        self._admission = Admission(slots, self._journal, Reserve.of(settings, slots))
+        self._echo = echo or EchoSettings()
+        self._journal = Journal(self._echo.journal) if self._echo.journal else None
+        self._admission = Admission(slots, self._journal, Reserve.from_settings(settings, slots))
         self._clock = Clock("echo")
         self._holdings = Holdings(self._clock)
         self._pulse = Pulse(settings.hang_s)
@@ -104,7 +105,7 @@ class EchoEngine:
         """Wait as long as loading is said to take."""
         self._on_crash = on_crash
         self._pulse.beat("load")
-        time.sleep(self._settings.echo_load_s)
+        time.sleep(self._echo.load_s)
         self._pulse.park()
         self._clock.start()
 
@@ -118,7 +119,7 @@ class EchoEngine:
         held = self._holdings.hold(prompt)
         if not held.settled:
             try:
-                self._submit(held, _Asked.by(prompt, self._settings.echo_delay_s))
+                self._submit(held, _Asked.by(prompt, self._echo.delay_s))
             except InvalidJob as error:
                 held.fail(error)
         return held.future if self._journal is None else _following(held.future)

@@ -15,7 +15,7 @@ from typing import Literal
 from vqa.errors import NotReady
 from vqa.job import LANES
 from workers.engine.base import Completion, Prompt
-from workers.engine.fair_share import BULK_TURN, Reserve
+from workers.engine.fair_share import FairShare, Reserve
 from workers.engine.runtime.pending import Held
 
 
@@ -55,7 +55,7 @@ class Admission:
         self._reserve = reserve or Reserve()
         #: slots that are taken, in all and by bulk
         self._taken = self._bulk = 0
-        self._since_bulk = 0
+        self._fair_share = FairShare()
         self._journal = journal
         self._waiting: dict[str, deque[tuple[Held, Callable[[], None]]]] = {lane: deque() for lane in LANES}
         #: those that are inside, and whether they take a slot; not by Held: a future that kept its own would keep the
@@ -98,23 +98,23 @@ class Admission:
             if first is None or not self._may_enter(first[0][0]):
                 return None
             held, begin = first.popleft()
-            passed_bulk = held.prompt.lane != "bulk" and self._waiting["bulk"]
-            self._since_bulk = self._since_bulk + 1 if passed_bulk else 0
+            self._fair_share.served(held.prompt.lane, self._lanes_waiting())
             self._let_in(held, slot=True)
             return begin
 
     def _first(self) -> deque[tuple[Held, Callable[[], None]]] | None:
-        turn = self._since_bulk >= BULK_TURN - 1
-        lanes = sorted(LANES, key=lambda lane: turn and lane != "bulk")
-        waiting = [self._waiting[lane] for lane in lanes if self._waiting[lane]]
+        waiting = [self._waiting[lane] for lane in self._fair_share.order(self._lanes_waiting())]
         # one that is to be alone would wait for ever behind others that come and go
         waiting.sort(key=lambda waiting: not waiting[0][0].prompt.alone)
-        admits_bulk = self._reserve.admits_bulk(self._slots, self._taken, self._bulk, turn)
+        admits_bulk = self._reserve.admits_bulk(self._slots, self._taken, self._bulk, self._fair_share.is_due("bulk"))
         for first in waiting:
             prompt = first[0][0].prompt
             if prompt.alone or prompt.lane != "bulk" or admits_bulk:
                 return first
         return None
+
+    def _lanes_waiting(self) -> list[str]:
+        return [lane for lane, waiting in self._waiting.items() if waiting]
 
     def _may_enter(self, held: Held) -> bool:
         if held.prompt.alone:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.engine.base import Prompt
-from workers.engine.fair_share import BULK_TURN
+from workers.engine.fair_share import FairShare
 from workers.engine.runtime.pending import Held
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Waiting:
         self._changed = threading.Condition()
         self._ready: list[Ready] = []
         self._expected = 0
-        self._since_bulk = 0
+        self._fair_share = FairShare()
         #: microbatches that were taken and are not done, and whether the one there is has to be alone
         self._running = 0
         self._alone = False
@@ -119,16 +119,15 @@ class Waiting:
         return [head, *(ready for _, ready in suiting[: limit - 1])]
 
     def _head(self) -> Ready:
-        lane = "bulk" if self._since_bulk >= BULK_TURN - 1 else "interactive"
-        return next((ready for ready in self._ready if ready.prompt.lane == lane), self._ready[0])
+        lane = self._fair_share.order({ready.prompt.lane for ready in self._ready})[0]
+        return next(ready for ready in self._ready if ready.prompt.lane == lane)
 
     def _remove(self, chosen: list[Ready]) -> list[Ready]:
         mine = set(chosen)
         self._ready = [ready for ready in self._ready if ready not in mine]
         self._running += 1
         self._alone = chosen[0].prompt.alone
-        bulk_waits = any(ready.prompt.lane == "bulk" for ready in self._ready)
-        self._since_bulk = self._since_bulk + 1 if bulk_waits and chosen[0].prompt.lane != "bulk" else 0
+        self._fair_share.served(chosen[0].prompt.lane, {ready.prompt.lane for ready in self._ready})
         return chosen
 
 

@@ -23,6 +23,9 @@ from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import THREADS, Preparation
 from workers.engine.text.grammar import Guides
 
+#: seconds that a microbatch with free places waits for another prompt
+MICROBATCH_WAIT_S = 0.005
+
 
 class PipelineEngine(ModelEngine):
     """The engine protocol over `settings.replicas` loaded pipelines."""
@@ -32,13 +35,14 @@ class PipelineEngine(ModelEngine):
         settings: EngineSettings,
         slots: int,
         load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
+        wait_s: float = MICROBATCH_WAIT_S,
     ) -> None:
         """`load` is called once a replica, from the thread that is to own what it returns; it may raise NotReady."""
         super().__init__(settings, threads=settings.replicas)
         self._load = load
         # replicas share the card's slots
         self._microbatch = max(1, min(settings.microbatch_of(slots), slots // settings.replicas))
-        self._waiting = Waiting(settings.microbatch_wait_ms / 1000)
+        self._waiting = Waiting(wait_s)
 
     def open(self) -> Loaded:
         """See `ModelEngine`."""

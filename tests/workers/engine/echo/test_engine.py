@@ -20,6 +20,7 @@ from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError, 
 from vqa.grammar import json_grammar, one_of
 from workers.engine.base import Prompt, Turn
 from workers.engine.echo.engine import EXIT_STATUS, EchoEngine
+from workers.engine.echo.settings import EchoSettings
 from workers.engine.factory import make_engine
 from workers.engine.image import RGBImage
 from workers.engine.settings import EngineSettings
@@ -99,7 +100,7 @@ def test_as_many_delays_run_at_once_as_there_are_slots(engine: EchoEngine) -> No
 
 
 def test_the_delay_of_a_prompt_that_names_none_is_the_settings() -> None:
-    engine = EchoEngine(EngineSettings(engine="echo", echo_delay_s=0.1, echo_load_s=0.1), slots=1)
+    engine = EchoEngine(EngineSettings(engine="echo"), slots=1, echo=EchoSettings(delay_s=0.1, load_s=0.1))
     started = time.monotonic()
     engine.start(lambda error, ids: None)
     assert time.monotonic() - started >= 0.1
@@ -160,7 +161,7 @@ def test_a_crash_names_its_culprit_and_nobody_else(engine: EchoEngine, crashes: 
 
 
 def hanging(**settings: Any) -> EchoEngine:
-    engine = EchoEngine(EngineSettings(engine="echo", hang_s=0.5, **settings), slots=2)
+    engine = EchoEngine(EngineSettings(engine="echo", hang_s=0.5), slots=2, echo=EchoSettings(**settings))
     engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
     return engine
 
@@ -201,7 +202,7 @@ def test_slow_prompts_are_no_hang_and_neither_is_having_none() -> None:
 
 def test_a_prompt_that_is_alone_runs_when_all_others_have_ended_and_before_others_begin(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    engine = hanging(echo_journal=journal)
+    engine = hanging(journal=journal)
     futures = [engine.submit(ask(id, echo_delay_s=0.1)) for id in "ab"]
     futures.append(engine.submit(ask("alone", echo_delay_s=0.1, alone=True)))
     futures.append(engine.submit(ask("late", echo_delay_s=0.05)))
@@ -223,7 +224,7 @@ def lines(journal: Path) -> list[dict[str, Any]]:
 
 
 def test_the_journal_says_when_a_prompt_was_in_its_slot(tmp_path: Path) -> None:
-    engine = hanging(echo_journal=tmp_path / "journal")
+    engine = hanging(journal=tmp_path / "journal")
     began = time.monotonic()
     slow, late = engine.submit(ask("slow", echo_delay_s=0.2, attempt=2)), engine.submit(ask("late", echo_delay_s=SOON))
     waits = engine.submit(ask("waits", echo_delay_s=SOON))
@@ -250,8 +251,9 @@ def test_processes_share_a_journal(tmp_path: Path) -> None:
         "import sys\n"
         "from workers.engine.base import Prompt\n"
         "from workers.engine.echo.engine import EchoEngine\n"
+        "from workers.engine.echo.settings import EchoSettings\n"
         "from workers.engine.settings import EngineSettings\n"
-        "engine = EchoEngine(EngineSettings(engine='echo', echo_journal=sys.argv[1]), 1)\n"
+        "engine = EchoEngine(EngineSettings(engine='echo'), 1, EchoSettings(journal=sys.argv[1]))\n"
         "for number in range(500):\n"
         "    engine.submit(Prompt(str(number), (), 1))\n"
         "engine.submit(Prompt('last', (), 1, metadata={'echo_fail': 'exit'}))\n"
@@ -268,7 +270,7 @@ def test_processes_share_a_journal(tmp_path: Path) -> None:
 
 def test_a_journal_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="VQA_ECHO_JOURNAL"):
-        EchoEngine(EngineSettings(engine="echo", echo_journal=tmp_path), 1)
+        EchoEngine(EngineSettings(engine="echo"), 1, EchoSettings(journal=tmp_path))
 
 
 def test_the_process_ends_where_the_metadata_asks_for_it() -> None:

@@ -13,7 +13,8 @@ from tests.workers.engine.conftest import SOON, wait_until
 from vqa.errors import Cancelled
 from vqa.job import Lane
 from workers.engine.base import Prompt
-from workers.engine.pipeline.batcher import BULK_TURN, Ready, Waiting
+from workers.engine.fair_share import BULK_TURN
+from workers.engine.pipeline.batcher import Ready, Waiting
 from workers.engine.pipeline.encoding import Encoded
 from workers.engine.runtime.pending import Held
 

@@ -176,7 +176,7 @@ def test_prompts_of_another_temperature_run_apart(starting: Starting, together: 
 def test_the_same_seed_draws_the_same_answer_in_any_company(
     starting: Starting, instead: Callable[[Generate], None], together: list[int]
 ) -> None:
-    engine = starting(slots=4, replicas=2, microbatch_wait_ms=0)
+    engine = starting(slots=4, replicas=2, wait_s=0)
 
     def seeded(seed: int) -> Prompt:
         return ask(0, temperature=1.5, seed=seed)
@@ -480,7 +480,7 @@ def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pyt
 def test_replicas_run_at_the_same_time_and_answer_alike(
     starting: Starting, instead: Callable[[Generate], None]
 ) -> None:
-    engine = starting(slots=4, replicas=2, microbatch_wait_ms=0)
+    engine = starting(slots=4, replicas=2, wait_s=0)
     alone = [engine.submit(ask(number)).result(SOON) for number in range(2)]
     both = threading.Barrier(2, timeout=SOON)
     models: set[int] = set()
@@ -677,7 +677,7 @@ def test_each_smaller_microbatch_is_a_sign_of_life(starting: Starting, instead: 
 def test_a_prompt_that_is_alone_has_no_company_on_any_replica(
     starting: Starting, instead: Callable[[Generate], None]
 ) -> None:
-    engine = starting(slots=8, replicas=2, microbatch_wait_ms=0)
+    engine = starting(slots=8, replicas=2, wait_s=0)
     lock = threading.Lock()
     running: list[tuple[int, int]] = []
     seen: list[tuple[tuple[int, int], ...]] = []
