@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -26,6 +27,25 @@ from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import CloseIf
 from vqa.settings import QueueSettings
+
+log = logging.getLogger(__name__)
+
+#: reason of a dead letter whose last worker vanished or was ended because of it
+WORKER_LOST = "worker_lost"
+
+#: seconds after which a queued job may have lost its message
+LOST_MESSAGE_S = 5.0
+
+#: jobs moved by one call, so that Redis is not blocked
+_PORTION = 500
+#: calls of each verb in one sweep; the next sweep does the rest
+_PORTIONS = 20
+
+#: leases without a renewal after which a worker is removed from the list
+_GONE_LEASES = 10
+
+_LOCK = "vqa:janitor"
+_LOCK_MS = 5000
 
 _ID = re.compile(ID_PATTERN)
 
@@ -63,26 +83,6 @@ def _id_of(raw: bytes) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return id if isinstance(id, str) and _ID.fullmatch(id) else None
-
-
-log = logging.getLogger(__name__)
-
-#: reason of a dead letter whose last worker vanished or was ended because of it
-WORKER_LOST = "worker_lost"
-
-#: seconds after which a queued job may have lost its message
-LOST_MESSAGE_S = 5.0
-
-#: jobs moved by one call, so that Redis is not blocked
-_PORTION = 500
-#: calls of each verb in one sweep; the next sweep does the rest
-_PORTIONS = 20
-
-#: leases without a renewal after which a worker is removed from the list
-_GONE_LEASES = 10
-
-_LOCK = "vqa:janitor"
-_LOCK_MS = 5000
 
 
 @dataclass(slots=True)
@@ -157,14 +157,8 @@ class Sweep:
         return result
 
     def _close_overdue(self) -> int:
-        closed = 0
-        for _ in range(_PORTIONS):
-            ids = self._ledger.overdue(_PORTION)
-            error = DeadlineExceeded("the job's timeout ran out before it was answered")
-            closed += self._close(ids, error, close_if="overdue")
-            if len(ids) < _PORTION:
-                break
-        return closed
+        error = DeadlineExceeded("the job's timeout ran out before it was answered")
+        return sum(self._close(ids, error, "overdue") for ids in _portions(lambda: self._ledger.overdue(_PORTION)))
 
     def _expire(self, lane: Lane, lease_check_ms: int, result: SweepResult) -> None:
         for _ in range(_PORTIONS):
@@ -178,12 +172,9 @@ class Sweep:
 
     def _release_delayed(self, lane: Lane) -> int:
         count = 0
-        for _ in range(_PORTIONS):
-            ids = self._ledger.release_delayed(lane, _PORTION)
+        for ids in _portions(lambda: self._ledger.release_delayed(lane, _PORTION)):
             self._publish(ids, lane, "their delay has ended")
             count += len(ids)
-            if len(ids) < _PORTION:
-                break
         return count
 
     def _promote(self, lane: Lane) -> int:
@@ -210,6 +201,14 @@ class Sweep:
         for id in closed:
             log.log(logging.ERROR if reason else logging.INFO, "job %s is closed: %s", id, type(error).__name__)
         return len(closed)
+
+
+def _portions(call: Callable[[], list[str]]) -> Iterator[list[str]]:
+    """Call a verb until it returns less than _PORTION ids, at most _PORTIONS times."""
+    for _ in range(_PORTIONS):
+        yield (ids := call())
+        if len(ids) < _PORTION:
+            return
 
 
 def _some(ids: list[str]) -> str:

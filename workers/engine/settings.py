@@ -1,7 +1,4 @@
-"""What an engine needs to know: which model, how many prompts together, how large they may be.
-
-Knows nothing of processes, cards' numbers or Redis.
-"""
+"""Settings of an engine: the model, the number of prompts and their size. Knows nothing of processes or Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from vqa.settings import Settings
 
 Quant = Literal["none", "fp8", "int8", "int4"]
 
-#: an image costs one token for so many pixels: 32 x 32 after merging patches (Qwen2-VL and Qwen3-VL)
+#: pixels per image token: 32 x 32 after merging patches (Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32
 
 
@@ -92,27 +89,27 @@ class EngineSettings(Settings):
     @classmethod
     def _is_named(cls, model: str) -> str:
         if not model.strip() or "://" in model:
-            raise ValueError("a model is a hub name such as Qwen/Qwen3-VL-4B-Instruct, or a local folder")
+            raise ValueError("must be a hub name such as Qwen/Qwen3-VL-4B-Instruct, or a local folder")
         return model
 
     @property
     def max_image_pixels(self) -> int:
-        """Pixels that the model sees of an image at most."""
+        """Most pixels to which an image is scaled down."""
         return self.max_image_tokens * PIXELS_PER_TOKEN
 
     @property
     def planned_tokens(self) -> int:
-        """Tokens of cache that are planned for a slot.
+        """Tokens of KV cache to plan for each slot.
 
-        In the continuous engine a prompt takes what it needs: one image, some words and an answer are taken as usual.
+        The continuous engine gives a prompt what it needs, so that one image, a question and an answer are planned for.
         """
         return min(self.slot_tokens, self.max_image_tokens + 512) if self.engine == "continuous" else self.slot_tokens
 
     def reserve_of(self, slots: int) -> int:
-        """Slots of a card's `slots` that bulk leaves free. Raises SettingsError where that would be all of them."""
+        """Return how many of `slots` slots bulk jobs leave free. Raises SettingsError if that is all of them."""
         if self.reserved_slots is None:
-            # with 16 slots, a quarter of them interactive, one is not enough: simulated p95 of the wait 0.1 of a job's
-            # time with one, 0.02 with two
+            # with 16 slots and a quarter of the jobs interactive, the simulated p95 wait is 0.1 of a job's time for one
+            # reserved slot, 0.02 for two
             return max(1, slots // 16, min(2, slots // 8)) if slots >= 4 else 0
         if self.reserved_slots >= slots:
             raise SettingsError(
@@ -121,5 +118,5 @@ class EngineSettings(Settings):
         return self.reserved_slots
 
     def microbatch_of(self, slots: int) -> int:
-        """Most prompts that one pipeline runs together when its card has `slots`."""
+        """Return the most prompts that run together in a pipeline whose card has `slots` slots."""
         return self.microbatch if self.microbatch is not None else max(1, slots // 2)
