@@ -72,9 +72,9 @@ class Bench:
 
     def _rival(self, routing: Routing, microbatch: int, jobs: int) -> None:
         """Transformers' `generate`: one at a time, or static batches that are full."""
-        settings = self.settings.model_copy(update={"microbatch": microbatch, "microbatch_wait_ms": 2000.0})
+        settings = self.settings.model_copy(update={"microbatch": microbatch})
         name = f"W1, {routing} routing, generate with batch {microbatch}"
-        with self._trial("pipeline", settings, max(RIVALS), routing) as trial:
+        with self._trial("pipeline", settings, max(RIVALS), routing, wait_s=2.0) as trial:
             asked = self.w1.take(jobs)
             trial.run(self.w1.take(microbatch, tokens=4), microbatch)
             run = trial.run(asked, min(jobs, microbatch) if microbatch == 1 else jobs)
@@ -104,10 +104,12 @@ class Bench:
         return Direct(trial, self.report, options.repeats, options.slots, name, wanted)
 
     @contextmanager
-    def _trial(self, engine: EngineName, settings: EngineSettings, slots: int, routing: Routing) -> Iterator[Trial]:
+    def _trial(
+        self, engine: EngineName, settings: EngineSettings, slots: int, routing: Routing, wait_s: float | None = None
+    ) -> Iterator[Trial]:
         self.report.say(f"starting {engine}, {slots} slots, {routing} routing")
         with (
-            opened(engine, settings, slots, routing, self.model) as made,
+            opened(engine, settings, slots, routing, self.model, wait_s) as made,
             Trial(made, settings) as trial,
         ):
             self.report.say("started")

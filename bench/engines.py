@@ -54,13 +54,16 @@ def release() -> None:
 
 
 @contextmanager
-def opened(name: EngineName, settings: EngineSettings, slots: int, routing: Routing, load: Load) -> Iterator[Engine]:
+def opened(
+    name: EngineName, settings: EngineSettings, slots: int, routing: Routing, load: Load, wait_s: float | None = None
+) -> Iterator[Engine]:
     """The engine, not started; it is to be started and used inside."""
     if name == "pipeline":
-        from workers.engine.pipeline.engine import PipelineEngine
+        from workers.engine.pipeline.engine import MICROBATCH_WAIT_S, PipelineEngine
 
+        wait_s = MICROBATCH_WAIT_S if wait_s is None else wait_s
         with spread_modules(load(settings).model) if routing == "spread" else nullcontext():
-            yield PipelineEngine(settings, slots, load=load)
+            yield PipelineEngine(settings, slots, load=load, wait_s=wait_s)
     else:
         from workers.engine.continuous.engine import ContinuousEngine
 

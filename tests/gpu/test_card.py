@@ -55,7 +55,7 @@ def test_a_supervisor_finds_its_card_and_answers_as_well_as_the_cpu(
 def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
-    engine = PipelineEngine(EngineSettings(model=str(TINY), microbatch=16, microbatch_wait_ms=500), slots=32)
+    engine = PipelineEngine(EngineSettings(model=str(TINY), microbatch=16), slots=32, wait_s=0.5)
     engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
     items = list(held_out(16))
 

@@ -160,11 +160,11 @@ def crashes() -> Crashes:
 def starting(dense_model: Path, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
     engines = []
     # what is submitted at once runs together, on a slow machine too
-    monkeypatch.setattr("workers.engine.pipeline.batcher._PATIENCE_S", SOON)
+    monkeypatch.setattr("workers.engine.pipeline.batcher._ENCODING_WAIT_S", SOON)
 
-    def start(slots: int = 8, **settings: Any) -> PipelineEngine:
-        given = {"model": str(dense_model), "microbatch_wait_ms": 100, **settings}
-        engine = PipelineEngine(EngineSettings(**given), slots)
+    def start(slots: int = 8, wait_s: float = 0.1, **settings: Any) -> PipelineEngine:
+        given = {"model": str(dense_model), **settings}
+        engine = PipelineEngine(EngineSettings(**given), slots, wait_s=wait_s)
         engines.append(engine)
         engine.start(lambda error, ids: crashes.append((error, tuple(ids))))
         return engine

@@ -42,7 +42,7 @@ def by_schema(schema: Schema) -> Job:
 
 
 def started(kind: Kind, model: Path, slots: int = 6) -> Engine:
-    engine = kind(EngineSettings(model=str(model), prefill_tokens=64, slot_tokens=4096, microbatch_wait_ms=50), slots)
+    engine = kind(EngineSettings(model=str(model), prefill_tokens=64, slot_tokens=4096), slots)
     engine.start(lambda error, ids: None)
     return engine
 
@@ -254,7 +254,7 @@ def test_a_microbatch_that_is_run_again_begins_its_guides_again(
         return real(model, **inputs)
 
     monkeypatch.setattr(GenerationMixin, "generate", fails_in_the_middle)
-    monkeypatch.setattr("workers.engine.pipeline.batcher._PATIENCE_S", SOON)
+    monkeypatch.setattr("workers.engine.pipeline.batcher._ENCODING_WAIT_S", SOON)
 
     assert len({completion.text for completion in answers(pipeline, prompts)}) == 1
     assert max(sizes) > 1
