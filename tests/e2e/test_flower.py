@@ -85,13 +85,13 @@ def test_it_shows_states_by_job_id_and_none_of_a_users_words(
     retried = client.submit(
         Job(messages=words, metadata={"echo_fail": "EngineError"}, retry={"attempts": 2, "base_s": 60, "cap_s": 60})
     )
-    adopted = other_app.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
+    foreign = other_app.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
     refused = other_app.send_task("vqa.answer", [{"messages": words, SECRET: SECRET}], kwargs={"x": SECRET}).id
     client.answer(answered, timeout_s=WAIT_S)
     with pytest.raises(VQAError):
         client.answer(failed, timeout_s=WAIT_S)
 
-    states = {answered: "SUCCESS", failed: "FAILURE", retried: "RETRY", adopted: "SUCCESS", refused: "FAILURE"}
+    states = {answered: "SUCCESS", failed: "FAILURE", retried: "RETRY", foreign: "SUCCESS", refused: "FAILURE"}
     tasks = tasks_when(flower, lambda tasks: {id: task["state"] for id, task in tasks.items()} == states)
     assert {task["name"] for task in tasks.values()} == {"vqa.answer"}
 
@@ -108,12 +108,12 @@ def test_what_a_worker_holds_is_shown_without_words(
     client: Client, other_app: Celery, flower: str, start_worker: StartWorker
 ) -> None:
     start_worker(VQA_ECHO_DELAY_S="20")
-    adopted = other_app.send_task("vqa.answer", [{"messages": [{"role": "user", "content": SECRET}]}], queue="bulk").id
-    tasks_when(flower, lambda tasks: adopted in tasks)
+    foreign = other_app.send_task("vqa.answer", [{"messages": [{"role": "user", "content": SECRET}]}], queue="bulk").id
+    tasks_when(flower, lambda tasks: foreign in tasks)
     inspected = other_app.control.inspect(timeout=5).active()
-    assert adopted in str(inspected)
+    assert foreign in str(inspected)
     assert SECRET not in str(inspected)
-    client.cancel(adopted)
+    client.cancel(foreign)
 
 
 def test_its_buttons_revoke_and_terminate_cancel_jobs(
@@ -148,7 +148,7 @@ def test_its_buttons_revoke_and_terminate_cancel_jobs(
     assert not any("Traceback" in log for log in logs)
 
 
-def test_what_is_revoked_is_told_to_whoever_waits_in_another_app(
+def test_what_is_revoked_ends_a_wait_in_another_app(
     client: Client, other_app: Celery, start_worker: StartWorker
 ) -> None:
     start_worker()

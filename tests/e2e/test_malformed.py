@@ -1,4 +1,4 @@
-"""What stands in Celery's lists beside our messages: set aside with its reason, and the same worker goes on."""
+"""Malformed messages in Celery's lists: each becomes a dead letter with its reason, and the same worker goes on."""
 
 import base64
 import json
@@ -137,7 +137,7 @@ def wait_until(done: Callable[[], bool], worker: WorkerProcess) -> None:
         time.sleep(0.05)
 
 
-def test_every_kind_on_every_list_is_set_aside_and_the_same_worker_answers(
+def test_every_kind_on_every_list_becomes_a_dead_letter_and_the_same_worker_answers(
     client: Client, redis: Redis, start_worker: StartWorker, other_app: Celery
 ) -> None:
     worker = start_worker()

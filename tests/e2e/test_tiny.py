@@ -44,7 +44,7 @@ def test_it_answers_held_out_questions_through_the_queue(client: Client) -> None
 
 
 @pytest.mark.usefixtures("_worker")
-def test_the_same_question_gets_the_same_answer_alone_and_in_company(client: Client) -> None:
+def test_the_same_question_gets_the_same_answer_alone_and_beside_others(client: Client) -> None:
     items = list(held_out(24))
     alone = [client.ask(item.image, item.question, max_new_tokens=16).text for item in items]
     with ThreadPoolExecutor(12) as threads:

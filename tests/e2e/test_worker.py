@@ -178,7 +178,7 @@ def test_interactive_jobs_are_taken_before_bulk_ones_and_foreign_ones_last(
 
 
 @pytest.mark.parametrize("queue", ["interactive", "bulk", None])
-def test_a_job_that_another_celery_app_sends_is_adopted(
+def test_a_job_that_another_celery_app_sends_is_accepted(
     other_app: Celery, start_worker: StartWorker, queue: str | None
 ) -> None:
     start_worker()
@@ -211,7 +211,7 @@ def test_a_foreign_message_that_is_no_job_gets_a_named_error(
     assert isinstance(caught.value, InvalidJob | UnsupportedVersion)
 
 
-def test_a_job_spread_over_keyword_arguments_is_adopted(other_app: Celery, start_worker: StartWorker) -> None:
+def test_a_job_spread_over_keyword_arguments_is_accepted(other_app: Celery, start_worker: StartWorker) -> None:
     start_worker()
     fields = {"messages": [{"role": "user", "content": "What is it?"}]}
     assert other_app.send_task("vqa.answer", kwargs=fields, queue="bulk").get(timeout=WAIT_S)["text"]
@@ -223,7 +223,7 @@ def client_answer(client: Client, id: str) -> Answer:
         try:
             return client.answer(id, timeout_s=1)
         except (errors.UnknownJob, errors.AnswerTimeout):
-            # unknown until a worker has adopted it
+            # unknown until a worker has accepted it
             assert time.monotonic() < until
 
 
@@ -237,7 +237,7 @@ def test_a_stopping_worker_finishes_what_it_holds(client: Client, start_worker: 
     assert {client.states([id])[id].state for id in ids} == {"answered"}
 
 
-def test_what_a_stopping_worker_finishes_is_told_to_flower(
+def test_what_a_stopping_worker_finishes_is_sent_to_flower(
     client: Client, redis: Redis, start_worker: StartWorker
 ) -> None:
     worker = start_worker(VQA_SLOTS="2")
@@ -287,7 +287,7 @@ def test_nothing_is_left_in_redis_but_what_has_a_time_to_live(
     assert ours == []
 
 
-def test_a_foreign_job_is_adopted_on_a_full_lane_too(
+def test_a_foreign_job_is_accepted_on_a_full_lane_too(
     client: Client, other_app: Celery, start_worker: StartWorker
 ) -> None:
     start_worker(VQA_SLOTS="4", VQA_QUEUE_MOST="1")

@@ -20,9 +20,9 @@ from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 
-#: what a producer is told may take so long: one call that gets no answer, its patience, a connection
+#: longest time until a producer gets an error: one call without an answer, its retries, a connection
 TIMEOUT_S = 2.0
-TOLD_WITHIN_S = TIMEOUT_S + 3 + 2
+ERROR_WITHIN_S = TIMEOUT_S + 3 + 2
 
 
 class Stage:
@@ -69,12 +69,12 @@ class Stage:
             time.sleep(0.02)
 
     def refuses(self) -> str:
-        """How a producer is told that nothing can be submitted now; within the time that it may take."""
+        """Return the error of a producer that submits now; it has to come in time."""
         begun = time.monotonic()
         try:
             self.client.submit(job())
         except (QueueUnavailable, QueueFull) as error:
-            assert time.monotonic() - begun < TOLD_WITHIN_S
+            assert time.monotonic() - begun < ERROR_WITHIN_S
             return f"{type(error).__name__}: {error}"
         raise AssertionError("a job was accepted")
 
@@ -130,12 +130,12 @@ class Stage:
             self.server.start()
         at, outcome = got[0]
         assert isinstance(outcome, QueueUnavailable)
-        assert at - begun < TOLD_WITHIN_S
+        assert at - begun < ERROR_WITHIN_S
         self.answered_once(ids + self.submit(2))
         self.unharmed()
 
     def silence(self, worker: WorkerProcess) -> None:
-        """Nothing passes between this worker and Redis, and neither is told."""
+        """Nothing passes between this worker and Redis, and neither gets an error."""
         self.workers[worker.name][1].silence()
 
     def slow(self, worker: WorkerProcess, latency_s: float) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
@@ -37,26 +36,17 @@ _PAUSE_S = 1.0
 _LOG_EVERY_S = 30.0
 
 
-@dataclass(frozen=True)
-class DeadLetterWriter:
-    """A `WriteDeadLetter` that keeps malformed messages in the ledger."""
-
-    closing: Closing
-
-    def __call__(self, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
-        reason = f"malformed: {malformed.reason}"
-        lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
-        id = malformed.id
-        if id is None or not self._fail_job(id, lane, raw, reason):
-            id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
-            self.closing.ledger.dead_letter_message(id, lane, raw, reason)
-        log.error("malformed message on %s kept as dead letter %s: %s", queue, id, malformed.reason)
-
-    def _fail_job(self, id: str, lane: Lane, raw: bytes, reason: str) -> bool:
-        """Close the job of that id with an error, so that its sender is not left waiting; False if the id is taken."""
-        if self.closing.ledger.accept(id, lane, raw[:DEAD_LETTER_BYTES], 60) != "accepted":
-            return False
-        return self.closing.close(id, InvalidJob(reason), reason)
+def write_dead_letter(closing: Closing, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
+    """Keep a malformed message in the ledger; with `closing` bound, a `WriteDeadLetter`."""
+    reason = f"malformed: {malformed.reason}"
+    lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
+    ledger, id = closing.ledger, malformed.id
+    # if the id is free, close a job under it with an error, so that the message's sender is not left waiting
+    accepted = id is not None and ledger.accept(id, lane, raw[:DEAD_LETTER_BYTES], 60) == "accepted"
+    if id is None or not accepted or not closing.close(id, InvalidJob(reason), reason):
+        id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
+        ledger.dead_letter_message(id, lane, raw, reason)
+    log.error("malformed message on %s kept as dead letter %s: %s", queue, id, malformed.reason)
 
 
 class Intake:
@@ -105,12 +95,8 @@ class Intake:
                 self.hold(queue, raw)
                 self.pause_after(error)
                 return
-            log.error(
-                "malformed message on %s (%s) is lost, writing its dead letter failed: %s",
-                queue,
-                malformed.reason,
-                _describe(error),
-            )
+            lost = "malformed message on %s (%s) is lost, writing its dead letter failed: %s"
+            log.error(lost, queue, malformed.reason, _describe(error))
 
     def hold(self, queue: str, raw: bytes) -> None:
         """Keep a message in memory until Redis takes it back.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vqa.celery import DEFAULT_QUEUE
-from workers.engine.fair_share import BULK_TURN, Reserve
+from workers.engine.fair_share import FairShare, Reserve
 
 #: priority of the lists, highest first. `celery` has what other apps send without naming a lane
 ORDER = ("interactive", "bulk", DEFAULT_QUEUE)
@@ -40,8 +40,7 @@ class Lanes:
         self._messages = messages
         self._reserve = reserve
         self._queues: list[str] = []
-        #: per list, takes from lists of higher priority since its own last turn
-        self._passed: dict[str, int] = {}
+        self._fair_share = FairShare(ORDER)
         self._order: Sequence[str] = ()
 
     @property
@@ -55,8 +54,7 @@ class Lanes:
 
     def consume(self, count: int) -> Sequence[str]:
         """Return the lists for the next pop, first the one to pop first; called by kombu."""
-        queues = [queue for queue in self._queues if self._is_open(queue)]
-        self._order = sorted(queues, key=lambda queue: (not self._is_due(queue), _priority(queue)))
+        self._order = self._fair_share.order([queue for queue in self._queues if self._is_open(queue)])
         return self._order
 
     def rotate(self, last_used: str) -> None:
@@ -64,25 +62,14 @@ class Lanes:
         if last_used == "interactive":
             self._reserve.saw("interactive")
         at = self._order.index(last_used) if last_used in self._order else 0
-        for queue in self._queues:
-            # the lists before it in the order were empty, so they had their turn, too
-            if queue in self._order[: at + 1]:
-                self._passed[queue] = 0
-            elif _priority(queue) > _priority(last_used):
-                self._passed[queue] = self._passed.get(queue, 0) + 1
-
-    def _is_due(self, queue: str) -> bool:
-        return self._passed.get(queue, 0) >= BULK_TURN - 1
+        # the lists before it in the order were empty
+        self._fair_share.served(last_used, set(self._queues).difference(self._order[: at + 1]))
 
     def _is_open(self, queue: str) -> bool:
         limit = self._messages.prefetch_count
         if queue == "interactive" or "interactive" not in self._queues or not limit:
             return True
-        due = self._is_due(queue)
+        due = self._fair_share.is_due(queue)
         # counting bulk looks at every message, and the number matters only if the list is due
         bulk = self._messages.unacked_bulk if due else 0
         return self._reserve.admits_bulk(limit, self._messages.unacked, bulk, due)
-
-
-def _priority(queue: str) -> int:
-    return ORDER.index(queue) if queue in ORDER else len(ORDER)

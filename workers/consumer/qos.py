@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from vqa.celery import BODY
 from vqa.connection import REDIS_ERRORS
+from workers.consumer.intake import Intake
 
 #: errors after which Celery reconnects
 CONNECTION_LOST = (ConnectionError, TimeoutError, OSError)
@@ -25,16 +26,10 @@ CONNECTION_LOST = (ConnectionError, TimeoutError, OSError)
 _WAKE_UP = BODY.encode()
 
 
-class Holder(Protocol):
-    """Keeps messages in memory until Redis takes them back."""
-
-    def hold(self, queue: str, raw: bytes) -> None: ...
-
-
 class Channel(Protocol):
     """What a QoS needs of its kombu channel."""
 
-    intake: Holder
+    intake: Intake
 
     def conn_or_acquire(self, client: Any = None) -> Any:
         """Return a context manager around a Redis client."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from celery.worker.control import Panel, nok, ok
@@ -17,30 +16,18 @@ from vqa.celery import TASK
 from vqa.connection import REDIS_ERRORS
 from vqa.errors import Cancelled
 from vqa.ledger.closing import Closing
-from vqa.settings import QueueSettings
 from workers.consumer.sanitize import usable_id
 
 log = logging.getLogger(__name__)
 
-#: cancels the job of that id; False if it has ended. Raises one of REDIS_ERRORS
-Cancel = Callable[[str], bool]
 
-
-@dataclass(frozen=True)
-class CancelJob:
-    """A `Cancel` that writes to the ledger: the worker that holds the job stops, and later messages are refused."""
-
-    settings: QueueSettings
-    closing: Closing
-
-    def __call__(self, id: str) -> bool:
-        # an id that the ledger does not know is accepted first: its message may still wait in Celery's lists
-        self.closing.ledger.accept(id, "bulk", b"", self.settings.bulk_timeout_s)
-        return self.closing.close(id, Cancelled("the job was revoked by remote control"))
-
-
-def register_commands(cancel: Cancel) -> None:
+def register_commands(closing: Closing, timeout_s: float) -> None:
     """Replace Celery's commands in this process. Every worker receives a command, and one of them cancels the job."""
+
+    def cancel(id: str) -> bool:
+        # an unknown id is accepted first (with this timeout): its message may still wait in Celery's lists
+        closing.ledger.accept(id, "bulk", b"", timeout_s)
+        return closing.close(id, Cancelled("the job was revoked by remote control"))
 
     def revoke(state: Any, task_id: object = None, terminate: object = False, **_: Any) -> dict[str, str]:
         """Cancel jobs by id, waiting or running."""
@@ -60,7 +47,7 @@ def register_commands(cancel: Cancel) -> None:
     Panel.register(name="revoke_by_stamped_headers", variadic="headers")(revoke_by_stamped_headers)
 
 
-def _revoke(state: Any, cancel: Cancel, task_id: object, terminate: bool) -> dict[str, str]:
+def _revoke(state: Any, cancel: Callable[[str], bool], task_id: object, terminate: bool) -> dict[str, str]:
     named = list(task_id) if isinstance(task_id, list | tuple | set) else [task_id]
     ids = [id for name in named if (id := usable_id(name)) is not None]
     if len(ids) < len(named):

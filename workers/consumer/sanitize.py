@@ -167,29 +167,27 @@ def _rewrite(
     if job and expires is not None:
         job = [_with_timeout(job[0], (expires - now).total_seconds())]
     priority = _object(message, "properties").get("priority")
-    kept = {
-        "lang": "py",
-        "task": TASK,
-        "id": id,
-        "root_id": id,
-        "parent_id": None,
-        "ignore_result": True,
-        "retries": retries if type(retries) is int and 0 <= retries < 2**31 else 0,
-    }
-    properties = {
-        "correlation_id": id,
-        "delivery_tag": str(uuid.uuid4()),
-        # the anonymous exchange: a message that is put back goes to the list that it came from
-        "delivery_info": {"exchange": "", "routing_key": queue},
-        "body_encoding": "utf-8",
-        "priority": min(priority, 9) if type(priority) is int and priority >= 0 else 0,
-    }
     safe = {
         "body": kombu_json.dumps([job, {}, {}]) if job else BODY,
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": kept,
-        "properties": properties,
+        "headers": {
+            "lang": "py",
+            "task": TASK,
+            "id": id,
+            "root_id": id,
+            "parent_id": None,
+            "ignore_result": True,
+            "retries": retries if type(retries) is int and 0 <= retries < 2**31 else 0,
+        },
+        "properties": {
+            "correlation_id": id,
+            "delivery_tag": str(uuid.uuid4()),
+            # the anonymous exchange: a message that is put back goes to the list that it came from
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "body_encoding": "utf-8",
+            "priority": min(priority, 9) if type(priority) is int and priority >= 0 else 0,
+        },
     }
     return json.dumps(safe).encode()
 

@@ -36,17 +36,9 @@ _TAIL_BYTES = 64 * 1024
 
 def model_identity(settings: EngineSettings) -> str:
     """Return a key for everything that changes the model's answers; a local folder counts by its content."""
-    parts = [
-        settings.engine,
-        settings.model,
-        settings.revision,
-        settings.quant,
-        settings.dtype,
-        settings.max_image_tokens,
-    ]
     folder = Path(settings.model)
-    if folder.is_dir():
-        parts[1] = _hash_folder(folder)
+    model = _hash_folder(folder) if folder.is_dir() else settings.model
+    parts = [settings.engine, model, settings.revision, settings.quant, settings.dtype, settings.max_image_tokens]
     return json.dumps(parts)
 
 

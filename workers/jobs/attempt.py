@@ -17,7 +17,6 @@ from vqa.connection import REDIS_ERRORS
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
-from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Charge, Ending, Lease, Refusal
 from vqa.ledger.sweep import WORKER_LOST
 from vqa.results import Outcome
@@ -67,10 +66,6 @@ class Attempts:
     #: set when the process is about to end; `workers.process.shutdown` gives back the jobs that it still holds
     shutting_down: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def _ledger(self) -> Ledger:
-        return self.closing.ledger
-
     def answer(self, id: str, foreign: ForeignJob | None, lane: Lane) -> Refusal | None:
         """Answer the job of that id, or return why it cannot be taken; a foreign job is accepted first.
 
@@ -100,7 +95,8 @@ class Attempts:
         return None
 
     def _take(self, id: str, foreign: ForeignJob | None, lane: Lane, alone: bool) -> Lease | Refusal:
-        take = partial(self._ledger.take, id, self.answering.worker, uuid.uuid4().hex, self.settings.lease_s, alone)
+        token, lease_s = uuid.uuid4().hex, self.settings.lease_s
+        take = partial(self.closing.ledger.take, id, self.answering.worker, token, lease_s, alone)
         lease = take()
         if lease == "unknown" and foreign is not None:
             self.foreign_jobs.accept(id, foreign, lane)
@@ -148,12 +144,12 @@ class Attempts:
                 self._give_up(lease, WORKER_LOST, error)
             else:
                 charges.append((lease, "lost" if lease.id in charged else "0"))
-        moved = self._ledger.give_back(charges, f"{type(error).__name__}: {error}")
+        moved = self.closing.ledger.give_back(charges, f"{type(error).__name__}: {error}")
         wake(self.closing.app, [(lease.id, lease.header.lane) for lease in moved])
         return len(moved)
 
     def _give_back(self, lease: Lease) -> None:
-        if self._ledger.retry(lease.id, lease.token, charge="0"):
+        if self.closing.ledger.retry(lease.id, lease.token, charge="0"):
             wake(self.closing.app, [(lease.id, lease.header.lane)])
 
     def _until_written(self, lease: Lease, write: Callable[[], None]) -> None:
@@ -175,7 +171,7 @@ class Attempts:
         if header.alone if header.lost else header.attempt >= policy.attempts:
             raise self._give_up(lease, ATTEMPTS_USED_UP, error)
         delay_s = random.uniform(0, policy.longest_delay_s(header.attempt))
-        if self._ledger.retry(lease.id, lease.token, delay_s, f"{type(error).__name__}: {error}"):
+        if self.closing.ledger.retry(lease.id, lease.token, delay_s, f"{type(error).__name__}: {error}"):
             if round(delay_s * 1000) == 0:
                 wake(self.closing.app, [(lease.id, header.lane)])
             raise Delayed(error, delay_s)
@@ -189,12 +185,10 @@ class Attempts:
     def _close(self, lease: Lease, outcome: Outcome, reason: str = "", error: str = "") -> None:
         if isinstance(outcome, UnsupportedVersion):
             reason, error = UNSUPPORTED, str(outcome)
-        app, header = self.closing.app, lease.header
+        app, header, ttl_s = self.closing.app, lease.header, self.closing.ttl_s
         encoded = results.encode(app.backend, lease.id, outcome, header.attempt, error or header.error)
-        tally = results.tally(outcome)
-        closed = self._ledger.close(
-            Ending(lease.id, lease.token, encoded, self.closing.ttl_s, reason, error, tally=tally)
-        )
+        ending = Ending(lease.id, lease.token, encoded, ttl_s, reason, error, tally=results.tally(outcome))
+        closed = self.closing.ledger.close(ending)
         publish_promoted(app, closed.promoted)
         if not closed:
             log.info("job %s was closed or taken elsewhere; this attempt's outcome is dropped", lease.id)

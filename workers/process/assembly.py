@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 from celery import Celery
 from redis.exceptions import RedisError
@@ -15,8 +16,8 @@ from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 from workers.cards import card_environment, compute_capability, requested_cards
-from workers.consumer.intake import DeadLetterWriter
-from workers.consumer.remote_control import CancelJob, register_commands
+from workers.consumer.intake import write_dead_letter
+from workers.consumer.remote_control import register_commands
 from workers.consumer.transport import install_intake
 from workers.engine.base import Engine
 from workers.engine.factory import chosen, make_engine
@@ -58,9 +59,9 @@ class Worker:
         self.janitor = Janitor(self._redis, app, settings)
         # a connection with short retries: the consumer's thread waits for these calls
         closing = Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s)
-        self._intake = install_intake(app, DeadLetterWriter(closing))
+        self._intake = install_intake(app, partial(write_dead_letter, closing))
         self.shutdown = Shutdown(self._intake.stop)
-        register_commands(CancelJob(settings, closing))
+        register_commands(closing, settings.bulk_timeout_s)
         #: None until the model is loaded
         self.attempts: Attempts | None = None
 
@@ -77,7 +78,7 @@ class Worker:
         plan = plan_slots(self._engine_settings, cards, slots_for(slots, cards))
         print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
         self.name, self.slots = name, plan.slots
-        self._intake.reserve = Reserve.of(self._engine_settings, self.slots)
+        self._intake.reserve = Reserve.from_settings(self._engine_settings, self.slots)
         # more threads than slots, so that the next images are decoded while all slots are busy
         return self.slots + max(2, self.slots // 4)
 

@@ -47,9 +47,8 @@ class Shutdown:
 
     def engine_hung(self, stall: Stall) -> None:
         """Shut down because the engine hangs."""
-        log.critical(
-            "the engine hangs, this worker ends: no sign of life for %.0f s in %s", stall.silent_s, stall.phase
-        )
+        hangs = "the engine hangs, this worker ends: no sign of life for %.0f s in %s"
+        log.critical(hangs, stall.silent_s, stall.phase)
         self.begin(EXIT_HUNG, f"the engine hung in {stall.phase}", stall.ids)
 
     def begin(self, status: int, why: str, charged: Collection[str] = ()) -> None:
@@ -62,9 +61,8 @@ class Shutdown:
             held = self.attempts.leases.held()
             self.attempts.shutting_down.set()
             held += self.attempts.leases.held()
-        log.log(
-            logging.ERROR if status else logging.INFO, "shutting down: %s; %d jobs return to the queue", why, len(held)
-        )
+        level = logging.ERROR if status else logging.INFO
+        log.log(level, "shutting down: %s; %d jobs return to the queue", why, len(held))
         self._stop_popping()
         # Celery's consumer ends, too, and returns messages that no thread has begun
         state.should_stop = status
@@ -91,8 +89,6 @@ class Shutdown:
         try:
             log.info("%d jobs returned to the queue", attempts.give_back(list(leases.values()), charged, error))
         except REDIS_ERRORS as failure:
-            log.warning(
-                "jobs could not be returned to the queue (%s): they return when their leases run out",
-                type(failure).__name__,
-            )
+            failed = "returning jobs to the queue failed (%s): they return when their leases run out"
+            log.warning(failed, type(failure).__name__)
         attempts.leases.stop()

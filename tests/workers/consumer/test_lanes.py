@@ -31,9 +31,9 @@ class Popping(RuleBasedStateMachine):
 
     @initialize(most=st.integers(1, 12), reserve=st.integers(0, 12))
     def begin(self, most: int, reserve: int) -> None:
-        self.hand = Messages(most)
+        self.messages = Messages(most)
         self.share = max(1, most - reserve)
-        self.lanes = Lanes(self.hand, Reserve(reserve))
+        self.lanes = Lanes(self.messages, Reserve(reserve))
         self.lanes.update(ORDER)
         self.waiting = dict.fromkeys(ORDER, 0)
         #: by list: takes from those before it since its own, and those that it could have been instead
@@ -44,10 +44,10 @@ class Popping(RuleBasedStateMachine):
     def comes(self, queue: str, count: int) -> None:
         self.waiting[queue] += count
 
-    @precondition(lambda self: self.hand.unacked < self.hand.prefetch_count)
+    @precondition(lambda self: self.messages.unacked < self.messages.prefetch_count)
     @rule()
     def pops(self) -> None:
-        bulk, taken = self.hand.unacked_bulk, self.hand.unacked
+        bulk, taken = self.messages.unacked_bulk, self.messages.unacked
         order = self.lanes.consume(len(ORDER))
         assert self.lanes.skips_lists == (len(order) < len(ORDER))
         assert "interactive" in order
@@ -55,7 +55,7 @@ class Popping(RuleBasedStateMachine):
         if queue is None:
             return
         self.waiting[queue] -= 1
-        self.hand.queues.append(queue)
+        self.messages.queues.append(queue)
         self.lanes.rotate(queue)
         if queue != "interactive":
             assert bulk < self.share
@@ -69,19 +69,19 @@ class Popping(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 11), count=st.integers(1, 12))
     def ends(self, which: int, count: int) -> None:
-        for _ in range(min(count, self.hand.unacked)):
-            self.hand.queues.pop(which % self.hand.unacked)
+        for _ in range(min(count, self.messages.unacked)):
+            self.messages.queues.pop(which % self.messages.unacked)
 
     @rule(count=st.integers(1, 50))
     def floods(self, count: int) -> None:
         """With jobs that end at once."""
         for _ in range(count):
             self.waiting["interactive"] += 1
-            if self.hand.unacked < self.hand.prefetch_count:
-                before = self.hand.unacked
+            if self.messages.unacked < self.messages.prefetch_count:
+                before = self.messages.unacked
                 self.pops()
-                if self.hand.unacked > before and self.hand.queues[-1] == "interactive":
-                    self.hand.queues.pop()
+                if self.messages.unacked > before and self.messages.queues[-1] == "interactive":
+                    self.messages.queues.pop()
 
 
 TestPopping = Popping.TestCase
@@ -97,8 +97,8 @@ def take(lanes: Lanes, waiting: set[str], count: int) -> list[str]:
     return taken
 
 
-def ordered(hand: Messages, reserve: int = 0) -> Lanes:
-    lanes = Lanes(hand, Reserve(reserve))
+def ordered(messages: Messages, reserve: int = 0) -> Lanes:
+    lanes = Lanes(messages, Reserve(reserve))
     lanes.update(["celery", "bulk", "interactive"])
     return lanes
 
@@ -121,15 +121,15 @@ def test_what_other_apps_sent_is_not_starved_by_bulk() -> None:
 
 
 def test_bulk_is_left_out_while_it_would_take_what_is_reserved() -> None:
-    hand = Messages(5, ["bulk"] * 3)
-    lanes = ordered(hand, reserve=1)
+    messages = Messages(5, ["bulk"] * 3)
+    lanes = ordered(messages, reserve=1)
     assert list(lanes.consume(3)) == ["interactive", "bulk", "celery"]
-    hand.queues.append("celery")
+    messages.queues.append("celery")
     assert list(lanes.consume(3)) == ["interactive"]
     assert lanes.skips_lists
-    hand.queues[:] = ["interactive"] * 4
+    messages.queues[:] = ["interactive"] * 4
     assert list(lanes.consume(3)) == ["interactive"]
-    hand.queues.pop()
+    messages.queues.pop()
     assert not lanes.skips_lists
 
 

@@ -21,7 +21,7 @@ from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
 from vqa.results import decode
 from vqa.settings import QueueSettings
-from workers.consumer.remote_control import CancelJob, register_commands
+from workers.consumer.remote_control import register_commands
 
 Command = Callable[..., dict[str, str]]
 
@@ -65,7 +65,7 @@ def command(
     """Send a command, as Celery's mailbox hands it over."""
     monkeypatch.setattr(Panel, "data", dict(Panel.data))
     monkeypatch.setattr(Panel, "meta", dict(Panel.meta))
-    register_commands(cancel_job(app, queue_settings))
+    register_commands(closing(app, queue_settings), 60)
     state = SimpleNamespace(app=app, hostname="w@host", consumer=SimpleNamespace(event_dispatcher=events))
 
     def send(name: str, **arguments: Any) -> dict[str, str]:
@@ -75,9 +75,8 @@ def command(
     return send
 
 
-def cancel_job(app: Celery, settings: QueueSettings) -> CancelJob:
-    ledger = Ledger(connect(settings), settings.limits.unbounded)
-    return CancelJob(settings, Closing(app, ledger, settings.result_ttl_s))
+def closing(app: Celery, settings: QueueSettings) -> Closing:
+    return Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s)
 
 
 def outcome(redis: Redis, app: Celery, id: str) -> object:
@@ -134,11 +133,12 @@ def test_celerys_own_memory_of_revoked_ids_stays_empty(command: Command, ledger:
 
 
 def test_a_queue_that_is_full_takes_a_cancellation(
-    app: Celery, redis: Redis, queue_settings: QueueSettings, ledger: Ledger
+    command: Command, app: Celery, redis: Redis, queue_settings: QueueSettings, ledger: Ledger
 ) -> None:
     full = queue_settings.model_copy(update={"queue_most": 1})
     ledger.accept("one", "bulk", b"{}", 60)
-    assert cancel_job(app, full)("unknown")
+    register_commands(closing(app, full), 60)
+    assert command("revoke", task_id="unknown") == {"ok": "cancelled: unknown"}
     assert isinstance(outcome(redis, app, "unknown"), Cancelled)
 
 
@@ -152,7 +152,7 @@ def test_a_redis_that_is_away_is_answered_with_an_error(
     command: Command, app: Celery, queue_settings: QueueSettings
 ) -> None:
     ledger = Ledger(Redis(port=1, retry=Retry(NoBackoff(), 0)))
-    register_commands(CancelJob(queue_settings, Closing(app, ledger, queue_settings.result_ttl_s)))
+    register_commands(Closing(app, ledger, queue_settings.result_ttl_s), 60)
     assert "Redis did not answer (ConnectionError)" in command("revoke", task_id="job")["error"]
 
 

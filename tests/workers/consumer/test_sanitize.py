@@ -1,4 +1,4 @@
-"""What comes out of it is taken by Celery's own strategy; what does not is named, whatever the bytes were."""
+"""Whatever the bytes: Celery's own strategy takes a sanitized message, and a malformed one gets a reason."""
 
 import base64
 import copy
@@ -368,7 +368,7 @@ def test_an_id_that_no_job_can_have_is_no_id(id: object) -> None:
     assert found == MalformedMessage("its task id cannot be a job's", None)
 
 
-def test_the_id_is_told_where_it_is_the_rest_that_is_wrong() -> None:
+def test_the_id_is_reported_if_only_the_rest_is_wrong() -> None:
     for raw in (with_header("task", "x"), packed(foreign(body="%%%")), packed(without("content-type"))):
         found = sanitize(raw, "bulk")
         assert isinstance(found, MalformedMessage)

@@ -104,7 +104,7 @@ def foreign(id: str) -> str:
     return json.dumps({"content-type": "application/json", "headers": {"task": TASK, "id": id}, "body": body})
 
 
-def test_a_malformed_message_is_set_aside_and_the_next_is_delivered(
+def test_a_malformed_message_becomes_a_dead_letter_and_the_next_is_delivered(
     consumer: Consumer, app: Celery, redis: Redis
 ) -> None:
     redis.lpush("interactive", b"\x80\x04", b"{}")
@@ -292,7 +292,7 @@ def test_a_replica_ends_nothing(
     assert caplog.text.count("Redis refuses commands (ReadOnlyError") == 1
 
 
-def test_what_the_worker_fails_on_is_set_aside(
+def test_a_message_that_the_worker_fails_on_becomes_a_dead_letter(
     consumer: Consumer, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis.lpush("interactive", foreign("unlucky"))

@@ -9,10 +9,10 @@ from workers.jobs.exclusive import SharedLock
 WAIT_S = 10.0
 
 
-def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_ones() -> None:
+def test_an_exclusive_holder_waits_for_the_others_and_goes_before_later_ones() -> None:
     lock = SharedLock()
     order: list[str] = []
-    first_may_go, loner_may_go = threading.Event(), threading.Event()
+    first_may_go, exclusive_may_go = threading.Event(), threading.Event()
     inside = threading.Event()
 
     def run(name: str, alone: bool, gate: threading.Event | None) -> None:
@@ -25,7 +25,7 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_o
     threads[0].start()
     assert inside.wait(WAIT_S)
     inside.clear()
-    threads.append(threading.Thread(target=run, args=("loner", True, loner_may_go)))
+    threads.append(threading.Thread(target=run, args=("exclusive", True, exclusive_may_go)))
     threads[1].start()
     while not lock._waiting:
         pass
@@ -34,16 +34,16 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_goes_before_later_o
     assert order == ["first"]
     first_may_go.set()
     assert inside.wait(WAIT_S)
-    assert order == ["first", "loner"]
-    loner_may_go.set()
+    assert order == ["first", "exclusive"]
+    exclusive_may_go.set()
     for thread in threads:
         thread.join(WAIT_S)
-    assert order == ["first", "loner", "later"]
+    assert order == ["first", "exclusive", "later"]
 
 
 @settings(deadline=None, max_examples=20)
 @given(wishes=st.lists(st.booleans(), min_size=1, max_size=30))
-def test_nobody_is_ever_beside_one_that_is_alone(wishes: list[bool]) -> None:
+def test_an_exclusive_holder_is_alone(wishes: list[bool]) -> None:
     lock = SharedLock()
     present_lock = threading.Lock()
     present: list[bool] = []

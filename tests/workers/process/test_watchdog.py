@@ -1,4 +1,4 @@
-"""The watchdog: what it tells, when, and how often; that a process that did not run is not taken for one that hangs."""
+"""The watchdog: what it reports, when and how often; a process that was stopped does not count as hanging."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.worker_process import ROOT
 from workers.engine.base import Stall
-from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.runtime.heartbeat import Heartbeat
 from workers.process.watchdog import Watchdog
 
 SOON = 60.0
@@ -28,69 +28,69 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-class Told:
-    """What a watchdog has told, over an engine's pulse."""
+class Watched:
+    """A watchdog over an engine's heartbeat, and what it reported."""
 
     def __init__(self, hang_s: float) -> None:
         self.stalls: list[Stall] = []
         self.rounds = 0
-        self.pulse = Pulse(hang_s)
-        self.watchdog = Watchdog(self.pulse.stall, self.on_stall, self.on_round, EVERY_S)
+        self.heartbeat = Heartbeat(hang_s)
+        self.watchdog = Watchdog(self.heartbeat.stall, self.on_stall, self.on_check, EVERY_S)
 
     def on_stall(self, stall: Stall) -> None:
-        # whoever renews is to know of it before anything is given back
+        # renewals must stop before anything is given back
         assert self.watchdog.stalled
         self.stalls.append(stall)
 
-    def on_round(self) -> None:
+    def on_check(self) -> None:
         self.rounds += 1
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
-    told = Told(hang_s=0.3)
-    told.watchdog.start()
-    yield told
-    told.watchdog.stop()
-    rounds = told.rounds
+def watched() -> Iterator[Watched]:
+    watched = Watched(hang_s=0.3)
+    watched.watchdog.start()
+    yield watched
+    watched.watchdog.stop()
+    rounds = watched.rounds
     time.sleep(3 * EVERY_S)
-    assert told.rounds == rounds
+    assert watched.rounds == rounds
 
 
-def test_a_stall_is_told_once_and_the_rounds_go_on(told: Told) -> None:
-    told.pulse.beat("decode", ("a", "b"))
-    wait_until(lambda: bool(told.stalls))
-    rounds = told.rounds
-    wait_until(lambda: told.rounds > rounds + 10)
+def test_a_stall_is_told_once_and_the_rounds_go_on(watched: Watched) -> None:
+    watched.heartbeat.beat("decode", ("a", "b"))
+    wait_until(lambda: bool(watched.stalls))
+    rounds = watched.rounds
+    wait_until(lambda: watched.rounds > rounds + 10)
 
-    (stall,) = told.stalls
+    (stall,) = watched.stalls
     assert (stall.phase, stall.ids, stall.limit_s) == ("decode", ("a", "b"), 0.3)
-    assert told.watchdog.stalled
+    assert watched.watchdog.stalled
 
 
-def test_a_thread_that_beats_or_is_parked_is_left_alone(told: Told) -> None:
+def test_a_thread_that_beats_or_is_parked_is_left_alone(watched: Watched) -> None:
     until = time.monotonic() + 1
     while time.monotonic() < until:
-        told.pulse.beat("decode", ("a",))
+        watched.heartbeat.beat("decode", ("a",))
         time.sleep(0.01)
-    told.pulse.park()
-    rounds = told.rounds
-    wait_until(lambda: told.rounds > rounds + 30)
+    watched.heartbeat.idle()
+    rounds = watched.rounds
+    wait_until(lambda: watched.rounds > rounds + 30)
 
-    assert told.stalls == []
-    assert not told.watchdog.stalled
+    assert watched.stalls == []
+    assert not watched.watchdog.stalled
 
 
 def test_what_it_tells_may_stop_it() -> None:
-    pulse = Pulse(0.1)
-    pulse.beat("decode", ())
+    heartbeat = Heartbeat(0.1)
+    heartbeat.beat("decode", ())
     ended = threading.Event()
 
     def on_stall(stall: Stall) -> None:
         watchdog.stop()
         ended.set()
 
-    watchdog = Watchdog(pulse.stall, on_stall, lambda: None, EVERY_S)
+    watchdog = Watchdog(heartbeat.stall, on_stall, lambda: None, EVERY_S)
     watchdog.start()
 
     assert ended.wait(SOON)
@@ -132,7 +132,7 @@ def test_a_process_that_was_stopped_as_a_whole_does_not_hang_and_one_that_hangs_
             # longer than a step may take
             time.sleep(3.5)
             os.kill(process.pid, signal.SIGCONT)
-            # as long as a step takes: had it been taken for a hang, it would have been told by then
+            # as long as a step takes: had it been taken for a hang, it would have been reported by then
             time.sleep(0.6)
         print("?", file=process.stdin, flush=True)
         assert process.stdout.readline() == "lives\n"
