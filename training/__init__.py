@@ -1,1 +1,1 @@
-"""The recipe that made models/tiny-vl: drawn images, questions about them, the training run. Not in the wheel."""
+"""How models/tiny-vl was made: drawn images, questions about them and the training run. Not in the wheel."""

@@ -1,6 +1,6 @@
-"""The model's shape: a Qwen3-VL, dense, of about eleven million parameters.
+"""The model's configuration: a dense Qwen3-VL of about eleven million parameters.
 
-Knows the configuration and what the processor does to an image's size; nothing of training.
+Knows the model's and the image processor's settings; nothing of training.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from transformers import GenerationConfig, Qwen3VLConfig
 from training.tokenizer import END, IMAGE, TEXT_END, VIDEO, VISION_END, VISION_START
 
 PATCH, MERGE = 16, 2
-CELL = PATCH * MERGE  # pixels a side of what one image token covers
-LEAST_PIXELS, MOST_PIXELS = 64 * 64, 256 * 256
+CELL = PATCH * MERGE  # side in pixels of the square that one image token covers
+MIN_PIXELS, MAX_PIXELS = 64 * 64, 256 * 256
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that matter; tests make it smaller."""
+    """The model's dimensions; tests make them smaller."""
 
     width: int = 256
     text_layers: int = 6
@@ -33,7 +33,7 @@ class Shape:
 
 
 def build_config(tokenizer: Any, shape: Shape = Shape()) -> Qwen3VLConfig:
-    """The checkpoint's configuration for this tokenizer."""
+    """Return the checkpoint's configuration for this tokenizer."""
     number = tokenizer.convert_tokens_to_ids
     half = shape.head_width // 2
     text = {
@@ -80,7 +80,7 @@ def build_config(tokenizer: Any, shape: Shape = Shape()) -> Qwen3VLConfig:
 
 
 def generation_config(tokenizer: Any) -> GenerationConfig:
-    """Greedy, and where to stop."""
+    """Return the settings of `generate`: greedy, with the end tokens."""
     number = tokenizer.convert_tokens_to_ids
     return GenerationConfig(
         do_sample=False, eos_token_id=[number(END), number(TEXT_END)], pad_token_id=number(TEXT_END), max_new_tokens=16
@@ -88,7 +88,7 @@ def generation_config(tokenizer: Any) -> GenerationConfig:
 
 
 def image_settings() -> dict[str, Any]:
-    """The image processor's settings, as in preprocessor_config.json."""
+    """Return the image processor's settings, as in preprocessor_config.json."""
     return {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -100,6 +100,6 @@ def image_settings() -> dict[str, Any]:
         "patch_size": PATCH,
         "resample": 3,
         "rescale_factor": 1 / 255,
-        "size": {"longest_edge": MOST_PIXELS, "shortest_edge": LEAST_PIXELS},
+        "size": {"longest_edge": MAX_PIXELS, "shortest_edge": MIN_PIXELS},
         "temporal_patch_size": 2,
     }

@@ -1,7 +1,7 @@
-"""Training batches: images drawn, questions asked, rows laid out. Runs in the loader's processes.
+"""Training batches: draws images, asks questions and lays out rows. Runs in the loader's processes.
 
-Pixels are those of the checkpoint's image processor before its normalisation: the same size, the same bicubic resize.
-Knows words and layout; nothing of the model.
+Pixels equal those of the checkpoint's image processor before normalisation: the same size and bicubic resize. Knows
+words and layout; nothing of the model.
 """
 
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from training.architecture import CELL, LEAST_PIXELS, MOST_PIXELS
+from training.architecture import CELL, MAX_PIXELS, MIN_PIXELS
 from training.layout import Layout
 from training.palette import COLOURS, OTHER, SHAPES, SIZES
 from training.phrasings import SYSTEM_MESSAGES
@@ -26,14 +26,14 @@ from training.questions import Item, training_questions, training_scene
 from training.scenes import Scene, paint
 from training.tokenizer import END, IMAGE, START, TEXT_END, VISION_END, VISION_START
 
-OPENING, SEGMENT = 32, 21  # tokens; the longest opening and the longest question with its answer fit (a test checks it)
+OPENING, SEGMENT = 32, 21  # tokens; a test checks that the longest opening and question fit
 UNLABELLED = -100
 COLOUR_CLASSES, SHAPE_CLASSES = (*COLOURS, OTHER), (*SHAPES, OTHER)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image and what is asked about it. `first`: the question, then only one, stands before the image."""
+    """One image with questions and answers. With `first`, the only question stands before the image."""
 
     image: Image.Image
     scene: Scene
@@ -53,36 +53,36 @@ class Batch(NamedTuple):
 
 @cache
 def rounded_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height to which the processor resizes."""
+    """Return the width and height that the image processor resizes to."""
     w, h = round(width / CELL) * CELL, round(height / CELL) * CELL
-    if w * h > MOST_PIXELS:
-        beta = math.sqrt(width * height / MOST_PIXELS)
+    if w * h > MAX_PIXELS:
+        beta = math.sqrt(width * height / MAX_PIXELS)
         w, h = (max(CELL, math.floor(side / beta / CELL) * CELL) for side in (width, height))
-    elif w * h < LEAST_PIXELS:
-        beta = math.sqrt(LEAST_PIXELS / (width * height))
+    elif w * h < MIN_PIXELS:
+        beta = math.sqrt(MIN_PIXELS / (width * height))
         w, h = (math.ceil(side * beta / CELL) * CELL for side in (width, height))
     return w, h
 
 
 def rounded_sizes() -> list[tuple[int, int]]:
-    """All that training meets."""
+    """Return all rounded sizes of training images."""
     return sorted({rounded_size(*size) for size in SIZES})
 
 
 def layout_for(size: tuple[int, int], segments: int) -> Layout:
-    """The layout of rows with images of a rounded size."""
+    """Return the layout of rows with images of a rounded size."""
     return Layout(size[1] // CELL, size[0] // CELL, OPENING, segments, SEGMENT)
 
 
 class Collator:
-    """Lays rows of one rounded size out as a batch."""
+    """Lays out rows of one rounded size as a batch."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._encode = cache(lambda text: tuple(tokenizer.encode(text)))
         self._pad, self._image = self._encode(TEXT_END)[0], self._encode(IMAGE)[0]
 
     def batch(self, rows: list[Row], layout: Layout) -> Batch:
-        """The rows, whose images round to the layout's size."""
+        """Return a batch of these rows, whose images round to the layout's size."""
         size = layout.columns * CELL, layout.rows * CELL
         ids = np.full((len(rows), layout.length), self._pad, np.int64)
         labels = np.full((len(rows), layout.length), UNLABELLED, np.int64)
@@ -109,8 +109,8 @@ class Collator:
             labels[middle:stop] = answered
 
 
-class Drawn(IterableDataset[Batch]):
-    """Batches without end; every loader process draws its own."""
+class TrainingBatches(IterableDataset[Batch]):
+    """An endless series of batches; every loader process draws its own."""
 
     def __init__(self, tokenizer: Any, images: int, questions: int, seed: int = 0) -> None:
         self._tokenizer, self._images, self._questions, self._seed = tokenizer, images, questions, seed
@@ -123,7 +123,7 @@ class Drawn(IterableDataset[Batch]):
             yield self.draw(rng, collator, rounded_size(*rng.choice(SIZES)))
 
     def draw(self, rng: random.Random, collator: Collator, target: tuple[int, int]) -> Batch:
-        """One batch of images that are rounded to the target size."""
+        """Draw one batch of images that round to the target size."""
         rows = [self._row(rng, target) for _ in range(self._images)]
         return collator.batch(rows, layout_for(target, self._questions))
 
@@ -138,8 +138,8 @@ class Drawn(IterableDataset[Batch]):
         return Row(image, scene, tuple((question, answer) for _, question, answer in asked), system, first)
 
 
-def examination(tokenizer: Any, items: Iterable[Item]) -> Iterator[tuple[Layout, Batch, list[Item]]]:
-    """Held-out items as batches, those of one rounded size together."""
+def item_batches(tokenizer: Any, items: Iterable[Item]) -> Iterator[tuple[Layout, Batch, list[Item]]]:
+    """Yield the items as batches of one rounded size."""
     by_size: dict[tuple[int, int], list[Item]] = {}
     for item in items:
         by_size.setdefault(rounded_size(*item.size), []).append(item)
@@ -150,7 +150,7 @@ def examination(tokenizer: Any, items: Iterable[Item]) -> Iterator[tuple[Layout,
 
 
 def _cells(scene: Scene, layout: Layout) -> Any:
-    """For each image token the colour and the shape whose middle it holds, counted from 1, OTHER last; 0 for none."""
+    """Return, for each image token, the colour and shape whose middle it covers, from 1 with OTHER last; 0 for none."""
     cells = np.zeros((layout.rows * layout.columns, 2), np.int64)
     for thing in scene.things:
         row, column = int(thing.y * layout.rows / scene.height), int(thing.x * layout.columns / scene.width)

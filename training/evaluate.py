@@ -1,7 +1,7 @@
 """Asks a checkpoint the held-out questions with `generate`, one at a time: `python -m training.evaluate`.
 
-Knows how a chat becomes the model's inputs without the processor class that needs torchvision. The official figure goes
-through a worker; this one checks the checkpoint alone.
+Builds the model's inputs without the processor class, which needs torchvision. The official figure (`make eval`) goes
+through a worker; this one checks only the checkpoint.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from training.phrasings import FAMILIES
 from training.questions import Item, held_out
 from training.tokenizer import IMAGE
 
-MOST_TOKENS = 8
+MAX_TOKENS = 8
 
 
 class Checkpoint:
-    """A loaded folder that answers."""
+    """A loaded checkpoint that answers questions."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -32,7 +32,7 @@ class Checkpoint:
         self._model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
     def answer(self, image: Image.Image, question: str, system: str | None = None, question_first: bool = False) -> str:
-        """The answer, greedily, up to where the model stops by itself; if it does not, an ellipsis follows."""
+        """Return the greedy answer, with an ellipsis if the model does not end it."""
         parts = [{"type": "image"}, {"type": "text", "text": question}]
         chat: list[dict[str, Any]] = [{"role": "user", "content": parts[::-1] if question_first else parts}]
         if system is not None:
@@ -47,7 +47,7 @@ class Checkpoint:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 mm_token_type_ids=kinds,
-                max_new_tokens=MOST_TOKENS,
+                max_new_tokens=MAX_TOKENS,
                 **vision,
             )[0, ids.shape[1] :]
         stopped = int(out[-1]) in self._model.generation_config.eos_token_id
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def score(checkpoint: Checkpoint, items: Iterable[Item], **how: Any) -> tuple[dict[str, list[bool]], list[float]]:
-    """Hits by family, and seconds a question."""
+    """Return whether each answer was correct, by family, and the seconds per question."""
     hits, seconds = defaultdict[str, list[bool]](list), []
     for item in items:
         started = time.perf_counter()
@@ -65,12 +65,12 @@ def score(checkpoint: Checkpoint, items: Iterable[Item], **how: Any) -> tuple[di
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("models/tiny-vl"))
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--system", help="system message")
     parser.add_argument("--question-first", action="store_true", help="the question before the image")
     args = parser.parse_args()
     how = {"system": args.system, "question_first": args.question_first}

@@ -1,6 +1,6 @@
-"""Writes the folder that `from_pretrained` loads, in the format of a real Qwen3-VL checkpoint.
+"""Writes the folder that `from_pretrained` loads, in the format of a released Qwen3-VL checkpoint.
 
-The processor's files are written by hand, as the class that would write them needs torchvision.
+Writes the processor's files itself, because the class that would do so needs torchvision.
 """
 
 import json
@@ -44,7 +44,7 @@ def _write_config(model: Any, folder: Path) -> None:
 
 
 def _write_weights(model: Any, folder: Path) -> None:
-    """Two shards of about the same size and their index; the head is the embedding, so it is not stored."""
+    """Write two shards of about the same size and their index, without the head, which is tied to the embedding."""
     weights = {name: value.detach().to("cpu", torch.bfloat16) for name, value in model.state_dict().items()}
     weights.pop("lm_head.weight")
     shards: list[dict[str, torch.Tensor]] = [{} for _ in range(SHARDS)]

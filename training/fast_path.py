@@ -1,8 +1,8 @@
-"""The forward pass for a batch of images of one size, equal to the unpatched one and without its loops.
+"""The forward pass for a batch of images of one size, equal to transformers' own and without its loops.
 
-Uses the model's own weights. What depends on the size alone (interpolated positions, rotary tables, visibility) is
-computed once for a size; the patch embedding is a matrix product, as a still image fills both frames of a patch with
-the same pixels. Attention runs over a batch axis. Knows nothing of data or training.
+Uses the model's own weights. Rotary tables and the attention mask depend only on the size and are computed once. The
+patch embedding is a matrix product, because a still image fills both frames of a patch with the same pixels. Attention
+runs over a batch axis. Knows nothing of data or training.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Tables = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Fixed:
-    """What is computed once for a layout."""
+    """Tensors that depend only on the layout."""
 
     layout: Layout
     grid: tuple[int, int]
@@ -31,7 +31,7 @@ class Fixed:
 
 
 def fix(layout: Layout, config: Any, device: torch.device) -> Fixed:
-    """Tables for a layout."""
+    """Compute the tensors of a layout."""
     grid = layout.rows * MERGE, layout.columns * MERGE
     rows, columns = (in_blocks(part) for part in torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij"))
     vision, text = config.vision_config, config.text_config
@@ -46,14 +46,14 @@ def fix(layout: Layout, config: Any, device: torch.device) -> Fixed:
 
 
 def in_blocks(grid: Tensor) -> Tensor:
-    """(rows, columns, ...) to (patches, ...), in the order of the patches: 2 x 2 blocks together."""
+    """Reshape (rows, columns, ...) to (patches, ...), in the model's order, which keeps 2 x 2 blocks together."""
     rows, columns, *rest = grid.shape
     split = grid.reshape(rows // MERGE, MERGE, columns // MERGE, MERGE, *rest).transpose(1, 2)
     return split.reshape(rows * columns, *rest)
 
 
 def patches(pixels: Tensor) -> Tensor:
-    """(batch, 3, height, width) to (batch, patches, 3 x 16 x 16), in the order of the patches."""
+    """Reshape (batch, 3, height, width) to (batch, patches, 3 x 16 x 16), in the model's order."""
     batch, channels, height, width = pixels.shape
     step = PATCH * MERGE
     split = pixels.reshape(batch, channels, height // step, MERGE, PATCH, width // step, MERGE, PATCH)
@@ -66,15 +66,15 @@ class FastPath:
     def __init__(self, model: Any, compiled: bool = False) -> None:
         self.visual, self.language = model.model.visual, model.model.language_model
         self.head = model.lm_head
-        wrap: Any = partial(torch.compile, dynamic=True) if compiled else _as_is
+        wrap: Any = partial(torch.compile, dynamic=True) if compiled else _unchanged
         self.vision_block, self.text_block = wrap(vision_block), wrap(text_block)
 
     def __call__(self, fixed: Fixed, pixels: Tensor, ids: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (batch, length, width) and the image's features (batch, image tokens, width).
+        """Return hidden states (batch, length, width) and image features (batch, image tokens, width).
 
-        `padding` (batch, length) is true where nothing should be seen.
+        `padding` (batch, length) is true at positions that are masked out.
         """
-        features, deep = self.see(fixed, pixels)
+        features, deep = self.encode_images(fixed, pixels)
         x, image = self.language.embed_tokens(ids), fixed.layout.image
         x = torch.cat([x[:, : image.start], features.to(x.dtype), x[:, image.stop :]], dim=1)
         own = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
@@ -86,11 +86,11 @@ class FastPath:
                 x = torch.cat([x[:, : image.start], middle, x[:, image.stop :]], dim=1)
         return self.language.norm(x), features
 
-    def see(self, fixed: Fixed, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The image's features and those that join the first text layers."""
+    def encode_images(self, fixed: Fixed, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the image features, and the DeepStack features that are added after the first text layers."""
         visual = self.visual
         weight = visual.patch_embed.proj.weight.sum(2).flatten(1)
-        x = F.linear(patches(pixels), weight, visual.patch_embed.proj.bias) + self.place(fixed)
+        x = F.linear(patches(pixels), weight, visual.patch_embed.proj.bias) + self.position_embeddings(fixed)
         batch, deep = len(x), list[Tensor]()
         for number, block in enumerate(visual.blocks):
             x = self.vision_block(block, x, *fixed.vision)
@@ -99,8 +99,8 @@ class FastPath:
                 deep.append(merger(x.flatten(0, 1)).unflatten(0, (batch, -1)))
         return visual.merger(x.flatten(0, 1)).unflatten(0, (batch, -1)), deep
 
-    def place(self, fixed: Fixed) -> Tensor:
-        """(patches, width): the learned square of positions, stretched over the image."""
+    def position_embeddings(self, fixed: Fixed) -> Tensor:
+        """Interpolate the learned square of positions to the image's grid: (patches, width)."""
         table = self.visual.pos_embed.weight
         side = int(len(table) ** 0.5)
         square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
@@ -109,7 +109,7 @@ class FastPath:
 
 
 def vision_block(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Any:
-    """One layer over (batch, patches, width)."""
+    """Run one vision layer over (batch, patches, width)."""
     batch, length, _ = x.shape
     heads = block.attn.num_heads
     q, k, v = block.attn.qkv(block.norm1(x)).reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -119,7 +119,7 @@ def vision_block(block: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Any:
 
 
 def text_block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Any:
-    """One layer over (batch, length, width)."""
+    """Run one text layer over (batch, length, width)."""
     batch, length, _ = x.shape
     attn, h = layer.self_attn, layer.input_layernorm(x)
     split = (batch, length, -1, attn.head_dim)
@@ -133,7 +133,7 @@ def text_block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor)
     return x + layer.mlp(layer.post_attention_layernorm(x))
 
 
-def _as_is(function: Any) -> Any:
+def _unchanged(function: Any) -> Any:
     return function
 
 

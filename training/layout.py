@@ -1,9 +1,9 @@
-"""Where tokens stand in a training row: one image, several questions about it.
+"""The layout of a training row: one image and several questions about it.
 
-A row is a left-padded opening (a system message, the user's turn, perhaps the question), the image's tokens, and then
-segments side by side: each holds one question and its answer, sees the shared part and itself, and stands at the same
-positions as if it were alone. So an image's tokens are computed once for all its questions. Rotary positions are
-relative, so the padding before the opening changes nothing. Knows positions and visibility; nothing of words.
+A row is a left-padded opening (a system message, the start of the user's turn, perhaps the question), the image's
+tokens, and one segment per question. A segment holds a question and its answer, attends to the shared part and to
+itself, and has the positions that it would have alone. So an image's tokens are computed once for all its questions.
+Rotary positions are relative, so the padding changes nothing. Knows positions and masks; nothing of words.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """For one image size: rows and columns count image tokens."""
+    """The layout for one image size; rows and columns count image tokens."""
 
     rows: int
     columns: int
@@ -25,26 +25,25 @@ class Layout:
 
     @property
     def image(self) -> slice:
-        """Where the image's tokens stand."""
+        """The positions of the image's tokens in the row."""
         return slice(self.opening, self.opening + self.rows * self.columns)
 
     @property
     def shared(self) -> int:
-        """Length of what all segments see: the opening, the image and the token that closes it."""
+        """Length of the part that all segments see: the opening, the image and the token that closes it."""
         return self.opening + self.rows * self.columns + 1
 
     @property
     def length(self) -> int:
-        """Rounded up to a multiple of 8, which attention kernels want of a mask."""
+        """Rounded up to a multiple of 8, as attention kernels require of a mask."""
         return -(-(self.shared + self.segments * self.segment) // 8) * 8
 
     def start(self, segment: int) -> int:
-        """Where a segment begins."""
         return self.shared + segment * self.segment
 
     @cached_property
     def positions(self) -> Tensor:
-        """(3, length): time, height and width positions as Qwen3-VL counts them."""
+        """Time, height and width positions of Qwen3-VL: (3, length)."""
         after = self.opening + max(self.rows, self.columns)
         flat = torch.arange(self.rows * self.columns)
         image = torch.stack([flat * 0, flat // self.columns, flat % self.columns]) + self.opening
@@ -55,7 +54,7 @@ class Layout:
 
     @cached_property
     def visible(self) -> Tensor:
-        """(length, length): whether a token may see another, padding aside."""
+        """Whether a token may attend to another, apart from padding: (length, length)."""
         place = torch.arange(self.length)
         group = ((place - self.shared).clamp(min=-1)) // self.segment  # -1 for the shared part
         same = group[:, None] == group[None, :]

@@ -1,7 +1,8 @@
-"""What training minimises: wrong answer tokens, and wrong guesses of what stands where.
+"""The training loss: cross-entropy of the answers, plus a grounding loss on the image tokens.
 
-The second is read from each image token by a linear map that is thrown away afterwards: it teaches the vision part what
-a colour and a shape are long before the answers alone would. Also spoils pixels a little, as cameras and codecs do.
+For the grounding loss, a linear map that is dropped after training predicts the colour and shape at each image token.
+It teaches the vision encoder colours and shapes long before the answers alone would. Also augments pixels slightly, as
+cameras and codecs do.
 """
 
 from typing import Any
@@ -17,26 +18,26 @@ GROUNDING_WEIGHT = 0.5
 
 
 class Grounding(nn.Module):
-    """Names the colour and the shape whose middle an image token holds; class 0 is none."""
+    """Predicts the colour and the shape whose middle an image token covers; class 0 is none."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.colour, self.shape = nn.Linear(width, len(COLOUR_CLASSES) + 1), nn.Linear(width, len(SHAPE_CLASSES) + 1)
 
     def loss(self, features: Tensor, cells: Tensor) -> Tensor:
-        """Of the colour and of the shape, added."""
+        """Return the sum of the cross-entropies of colour and shape."""
         colour = F.cross_entropy(self.colour(features).flatten(0, 1).float(), cells[..., 0].flatten())
         shape = F.cross_entropy(self.shape(features).flatten(0, 1).float(), cells[..., 1].flatten())
         return colour + shape
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """Bytes (batch, height, width, 3) to what the processor gives: (batch, 3, height, width) in -1 to 1."""
+    """Convert bytes (batch, height, width, 3) to the processor's output: (batch, 3, height, width) in -1 to 1."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def spoiled(pixels: Tensor) -> Tensor:
-    """Grain and a change of brightness and contrast, other for every image; half of them are left alone."""
+def augmented(pixels: Tensor) -> Tensor:
+    """Add grain and change brightness and contrast of half of the images, each differently."""
     shape = (len(pixels), 1, 1, 1)
     amount = (torch.rand(shape, device=pixels.device) - 0.5).clamp(min=0) * 2
     grain = torch.randn_like(pixels) * amount * 0.06
@@ -46,14 +47,14 @@ def spoiled(pixels: Tensor) -> Tensor:
 
 
 def answer_logits(path: FastPath, fixed: Fixed, pixels: Tensor, ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Logits where the next token may be an answer's (the segments), and the image's features."""
+    """Return the logits of the segments, which contain the answers, and the image features."""
     hidden, features = path(fixed, pixels, ids, ids == pad)
     return path.head(hidden[:, fixed.layout.shared : -1]), features
 
 
 def loss(path: FastPath, grounding: Grounding, fixed: Fixed, batch: Batch, pad: int) -> tuple[Tensor, Tensor]:
-    """The answers' loss and the grounding's."""
-    logits, features = answer_logits(path, fixed, spoiled(normalised(batch.pixels)), batch.ids, pad)
+    """Return the loss of the answers and of the grounding."""
+    logits, features = answer_logits(path, fixed, augmented(normalised(batch.pixels)), batch.ids, pad)
     labels = batch.labels[:, fixed.layout.shared + 1 :]
     answers = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNLABELLED)
     return answers, grounding.loss(features, batch.cells)
@@ -61,7 +62,7 @@ def loss(path: FastPath, grounding: Grounding, fixed: Fixed, batch: Batch, pad: 
 
 @torch.no_grad()
 def right(path: FastPath, fixed: Fixed, batch: Batch, pad: int) -> list[bool]:
-    """For one question a row: whether greedy decoding gives the answer and then stops."""
+    """Return, for rows with one question, whether greedy decoding gives the answer and then ends."""
     logits: Any = answer_logits(path, fixed, normalised(batch.pixels), batch.ids, pad)[0]
     labels = batch.labels[:, fixed.layout.shared + 1 :]
     hits: list[bool] = ((logits.argmax(-1) == labels) | (labels == UNLABELLED)).all(1).tolist()

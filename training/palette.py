@@ -1,11 +1,11 @@
-"""What images are made of: colours, shapes, grounds and sizes, by name.
+"""The parts of images: named colours, shapes, grounds and sizes.
 
-A colour name covers several RGB bases; a drawn colour is one of them, shifted a little. Any shifted base is nearest to
-a base of its own name (a test checks it), so the name is never in doubt. Knows nothing of layout.
+A colour name covers several RGB bases; a drawn colour is one of them, shifted a little. A test checks that any shifted
+base is nearest to a base of its own name, so its name is unambiguous. Knows nothing of layout.
 """
 
 RGB = tuple[int, int, int]
-OTHER = "other"  # a colour or a shape without a name here: drawn in training, never asked about by name
+OTHER = "other"  # an unnamed colour or shape: drawn in training, never asked about by name
 
 COLOURS: dict[str, tuple[RGB, ...]] = {
     "red": ((220, 40, 40), (255, 0, 0), (185, 20, 30)),
@@ -17,10 +17,10 @@ COLOURS: dict[str, tuple[RGB, ...]] = {
     "black": ((20, 20, 20), (0, 0, 0)),
     "white": ((240, 240, 240), (255, 255, 255)),
 }
-COLOUR_SHIFT = 10  # most that a channel moves from its base
+COLOUR_SHIFT = 10  # maximum shift of a channel from its base
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "diamond")
-# With the named colours that somebody might call them.
+# With the named colours that people might call them.
 UNNAMED_TONES: dict[RGB, tuple[str, ...]] = {
     (128, 128, 128): (),
     (190, 190, 195): ("white",),
@@ -64,7 +64,7 @@ GROUND_TONES: tuple[RGB, ...] = (
 )
 GROUNDS: tuple[str, ...] = ("plain", "gradient", "noise", "stripes")
 
-# Width, height in pixels. The processor rounds each side to a multiple of 32 and reduces what has more than 256 x 256.
+# Width, height in pixels. The processor rounds each side to a multiple of 32 and shrinks images over 256 x 256.
 SIZES: tuple[tuple[int, int], ...] = (
     (128, 128),
     (160, 120),

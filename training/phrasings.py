@@ -1,6 +1,6 @@
-"""How questions are worded: templates by family, and the small variations people type.
+"""Wordings of questions: templates by family, and the small variations that people type.
 
-Knows words only; what is true of a scene is `training.questions`' business.
+Knows only words; `training.questions` knows what is true of a scene.
 """
 
 import random
@@ -72,12 +72,12 @@ SYSTEM_MESSAGES: tuple[str, ...] = (
 
 
 def noun(rng: random.Random, plural: bool = False) -> str:
-    """A word for any shape."""
+    """Draw a word for any shape."""
     return rng.choice(NOUNS)[plural]
 
 
 def phrase(rng: random.Random, family: str, subject: str) -> str:
-    """One of the family's questions about the subject, typed one of the ways people type."""
+    """Draw one of the family's questions about the subject, with variations in spelling and case."""
     article = "an" if subject[0] in "aeio" else "a"
     spelling, picture = rng.choice(("colour", "color")), rng.choice(PICTURES)
     text = rng.choice(TEMPLATES[family]).format(s=subject, a=article, colour=spelling, picture=picture)
@@ -89,7 +89,7 @@ def phrase(rng: random.Random, family: str, subject: str) -> str:
 
 
 def every_question() -> list[str]:
-    """Every template with sample words, for the tokenizer's corpus."""
+    """Return every template with sample words, for the tokenizer's corpus."""
     subjects = ("circle", "red thing")
     return [
         template.format(s=subject, a=article, colour=spelling, picture=picture)

@@ -1,7 +1,7 @@
-"""Questions about scenes, with true answers, and the held-out items.
+"""Questions about scenes with their true answers, and the held-out items.
 
-Knows the five families and when a question has one clear answer; asks nothing ambiguous (two circles and "the circle",
-a thing near the middle and "where"). Knows nothing of tensors or models.
+Knows the five families and when a question has one clear answer. Asks nothing ambiguous, such as "the circle" with two
+circles, or "where" about a thing near the middle. Knows nothing of tensors or models.
 """
 
 import random
@@ -15,9 +15,9 @@ from training.phrasings import FAMILIES, NUMBERS, noun, phrase
 from training.scenes import Pair, Scene, Thing, compose, paint
 from training.split import ALL_PAIRS, HELD_OUT_GROUNDS, HELD_OUT_PAIRS, TRAINING_PAIRS
 
-# How often each family is tried in training: those that often find no clear question are tried more.
+# Relative frequencies of the families in training; those that often find no clear question are tried more.
 ASKED: tuple[int, ...] = (3, 3, 2, 3, 2)
-STRANGE = 0.5  # share of training scenes in which things without a name stand among the others
+STRANGE = 0.5  # share of training scenes with unnamed things among the others
 ANYWHERE = object()
 MIDDLE = 0.1  # things nearer than this share of a side to its middle are in no corner
 
@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Asker:
-    """Draws questions about one scene; with a focus, about that pair. `pairs` are those that may be named."""
+    """Draws questions about one scene, or with a focus about that pair. Only `pairs` may be named."""
 
     rng: random.Random
     scene: Scene
@@ -45,16 +45,16 @@ class Asker:
     focus: Pair | None = None
 
     def ask(self, family: str) -> tuple[str, str] | None:
-        """A question of the family and its answer, or None when the scene gives no clear one."""
+        """Return a question of the family and its answer, or None if the scene allows no clear one."""
         made = ASK[family](self)
         return None if made is None else (phrase(self.rng, family, made[0]), made[1])
 
     def colour(self) -> tuple[str, str] | None:
-        """Subject and answer for a colour question."""
+        """Return the subject and answer of a colour question."""
         return self._described(lambda thing: thing.shape, lambda thing: thing.shape, lambda thing: thing.colour)
 
     def shape(self) -> tuple[str, str] | None:
-        """For a shape question."""
+        """Return the subject and answer of a shape question."""
         return self._described(
             self._known_colour, lambda thing: f"{thing.colour} {self._noun()}", lambda thing: thing.shape
         )
@@ -62,7 +62,7 @@ class Asker:
     def _described(
         self, key: Callable[[Thing], object], subject: Callable[[Thing], str], answer: Callable[[Thing], str]
     ) -> tuple[str, str] | None:
-        """About a thing that is known by its key, by its corner, or by being the only one."""
+        """Ask about a thing that is identified by its key, by its corner, or by being the only one."""
         by_corner = self.rng.random() < 0.35
         alone = self.scene.things[0] if len(self.scene.things) == 1 else None
         if alone and by_corner and answer(alone) != OTHER and self.rng.random() < 0.5:
@@ -76,7 +76,7 @@ class Asker:
         return OTHER if thing.colour in self._doubtful() else thing.colour
 
     def _doubtful(self) -> set[str]:
-        """Colours that something else in the image might be called as well, so that none is asked for by them."""
+        """Return the colours that an unnamed colour in the image might be called, which questions avoid."""
         return {name for thing in self.scene.things for name in thing.doubtful}
 
     def _noun(self) -> str:
@@ -84,7 +84,7 @@ class Asker:
         return self.rng.choice(("thing", "object"))
 
     def _nearest_corner(self, thing: Thing) -> object:
-        """A thing near the middle counts as in every corner, so that no other is alone in one."""
+        """Return ANYWHERE for a thing near the middle, so that no other thing is alone in a corner."""
         return self._corner(thing) or ANYWHERE
 
     def _corner(self, thing: Thing) -> str | None:
@@ -94,7 +94,7 @@ class Asker:
         return ("top" if down < 0 else "bottom") + (" left" if right < 0 else " right")
 
     def where(self) -> tuple[str, str] | None:
-        """For a where question."""
+        """Return the subject and answer of a where question."""
         keys: list[Callable[[Thing], object]] = [lambda t: t.shape, self._known_colour, lambda t: t.pair]
         kind = self.rng.randrange(3)
         thing = self._one(keys[kind])
@@ -105,7 +105,7 @@ class Asker:
         return None if corner is None else (subject, corner)
 
     def how_many(self) -> tuple[str, str] | None:
-        """For a how many question."""
+        """Return the subject and answer of a how many question."""
         kind = self.rng.choices(range(4), (4, 3, 2, 2))[0]
         colour, shape = self.focus or self._some_pair(present=self.rng.random() < 0.75)
         if kind >= 2 and colour in self._doubtful():
@@ -120,12 +120,12 @@ class Asker:
         return subject, NUMBERS[count]
 
     def yes_no(self) -> tuple[str, str] | None:
-        """For a yes/no question."""
+        """Return the subject and answer of a yes/no question."""
         present = self.rng.random() < 0.5
         kind = 2 if self.focus or self.rng.random() < 0.5 else self.rng.randrange(2)
         colour, shape = self._some_pair(present)
         if kind < 2 and not present:
-            # An absent pair may be of a colour or shape that is there.
+            # The colour or shape of an absent pair may be present.
             seen = {thing.pair[1 - kind] for thing in self.scene.things}
             word = self.rng.choice([word for word in (SHAPES, tuple(COLOURS))[kind] if word not in seen])
             colour, shape = (colour, word) if kind == 0 else (word, shape)
@@ -148,7 +148,7 @@ class Asker:
         if present:
             return self.focus if self.focus in seen else self.rng.choice(seen or sorted(self.pairs))
         absent = sorted(self.pairs - set(seen))
-        # Half of them share a colour or a shape with something there, so that both must be looked at.
+        # Most share a colour or a shape with a thing in the scene, so that both matter.
         near = [p for p in absent if any(p[0] == s[0] or p[1] == s[1] for s in seen)]
         return self.rng.choice(near if near and self.rng.random() < 0.6 else absent)
 
@@ -159,13 +159,13 @@ ASK: dict[str, Callable[[Asker], tuple[str, str] | None]] = dict(
 
 
 def training_scene(rng: random.Random, size: tuple[int, int]) -> Scene:
-    """A scene with no held-out pair, on no held-out ground for its size."""
+    """Draw a scene without held-out pairs, on a ground that is not held out for its size."""
     ground = rng.choice([g for g in GROUNDS if (size, g) not in HELD_OUT_GROUNDS])
     return compose(rng, size, ground, TRAINING_PAIRS, strange=STRANGE)
 
 
 def training_questions(rng: random.Random, scene: Scene, count: int) -> list[tuple[str, str, str]]:
-    """Family, question and answer, `count` times, naming no held-out pair."""
+    """Draw `count` tuples of family, question and answer that name no held-out pair."""
     asker = Asker(rng, scene, frozenset(TRAINING_PAIRS))
     asked: list[tuple[str, str, str]] = []
     while len(asked) < count:
@@ -177,7 +177,7 @@ def training_questions(rng: random.Random, scene: Scene, count: int) -> list[tup
 
 
 def familiar(count: int, seed: int = 0) -> Iterator[Item]:
-    """Items like those of training, from other seeds."""
+    """Yield items like those of training, from other seeds."""
     for index in range(count):
         rng = random.Random(f"familiar {seed} {index}")
         size = rng.choice(SIZES)
@@ -187,11 +187,11 @@ def familiar(count: int, seed: int = 0) -> Iterator[Item]:
 
 
 def held_out(count: int, seed: int = 0) -> Iterator[Item]:
-    """Items from seeds and combinations that training never meets, the families in turn; the same for the same seed.
+    """Yield items from seeds and combinations that training never uses, the families in turn, reproducible by seed.
 
-    Every image shows a held-out pair. Colour, shape and where ask about it; yes/no asks about it or about another
-    held-out pair that is not there; how many asks about it, its colour, its shape, or all shapes. Every second round of
-    the families is drawn on a ground that training never shows at that size.
+    Every image shows a held-out pair. Colour, shape and where questions are about it. Yes/no questions are about it or
+    about an absent held-out pair. How many questions are about it, its colour, its shape, or all shapes. Every second
+    round of the families is drawn on a ground that training never uses at that size.
     """
     grounds = sorted(HELD_OUT_GROUNDS)
     others = [(size, ground) for size in SIZES for ground in GROUNDS if (size, ground) not in HELD_OUT_GROUNDS]
@@ -203,7 +203,7 @@ def held_out(count: int, seed: int = 0) -> Iterator[Item]:
 
 
 def held_out_item(rng: random.Random, family: str, size: tuple[int, int], ground: str) -> Item:
-    """One held-out item of the family."""
+    """Draw one held-out item of the family."""
     while True:
         pair = rng.choice(sorted(HELD_OUT_PAIRS))
         scene = compose(rng, size, ground, ALL_PAIRS, first=pair)

@@ -1,6 +1,6 @@
-"""Whole optimiser steps as CUDA graphs, one a layout, so that the host launches one thing a step and not two thousand.
+"""Optimiser steps as CUDA graphs, one per layout, so that the host launches one graph per step, not 2,000 kernels.
 
-Knows capture and replay; what a step does is passed in. On a machine without CUDA it calls the step as it is.
+Knows only capture and replay; the step is passed in. Without CUDA it calls the step itself.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from training.layout import Layout
 Losses = tuple[Tensor, Tensor]
 Step = Callable[[Layout, Batch], Losses]
 WARM_UPS = 3  # steps before a capture, so that kernels are compiled and the optimiser's state exists
-AHEAD = 8  # steps the host may run ahead of the card
+AHEAD = 8  # steps that the host may run ahead of the card
 
 
 @dataclass(frozen=True)
 class Captured:
-    """One graph and the tensors it reads and writes."""
+    """A graph and the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
@@ -28,7 +28,7 @@ class Captured:
 
 
 class Replay:
-    """Runs steps, by replay where the device can."""
+    """Runs steps, by replay if the device supports it."""
 
     def __init__(self, step: Step, device: torch.device) -> None:
         self._step, self._device, self._captured = step, device, dict[Layout, Captured]()
@@ -36,7 +36,7 @@ class Replay:
         self._steps = 0
 
     def capture(self, layout: Layout, batch: Batch) -> None:
-        """Record the step for a layout; the warm-up steps before it are real ones."""
+        """Capture the step for a layout, after warm-up steps that really run."""
         static = Batch(*(part.to(self._device) for part in batch))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -51,7 +51,7 @@ class Replay:
         self._captured[layout] = Captured(graph, static, losses)
 
     def __call__(self, layout: Layout, batch: Batch) -> Losses:
-        """One step; the losses are on the device and are overwritten by the next step."""
+        """Run one step; the returned losses are on the device, and the next step overwrites them."""
         captured = self._captured.get(layout)
         if captured is None:
             return self._step(layout, Batch(*(part.to(self._device) for part in batch)))

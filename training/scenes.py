@@ -1,7 +1,7 @@
-"""Scenes: things laid out on a ground, and the image of them.
+"""Scenes of things on a ground, and their images.
 
-Knows layout (nothing touches, nothing leaves the frame, every colour stands out from its ground) and drawing with
-Pillow. All randomness comes from the `random.Random` that is passed in. Knows nothing of questions or models.
+Knows layout (things do not touch or leave the frame, and colours stand out from the ground) and drawing with Pillow.
+All randomness comes from the `random.Random` that is passed in. Knows nothing of questions or models.
 """
 
 import math
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from training.palette import COLOUR_SHIFT, COLOURS, GROUND_TONES, OTHER, RGB, UNNAMED_FORMS, UNNAMED_TONES
 
 Pair = tuple[str, str]
-MOST_THINGS = 5
+MAX_THINGS = 5
 CONTRAST = 100.0  # least RGB distance between a thing and any tone of its ground
 NOISE_AMPLITUDES = (0.06, 0.12, 0.2)  # share of the full range
 
@@ -24,8 +24,8 @@ NOISE_AMPLITUDES = (0.06, 0.12, 0.2)  # share of the full range
 class Thing:
     """One coloured shape; x, y and radius in pixels of the image, tilt in radians.
 
-    `form` is what is drawn: the shape, or one without a name when the shape is OTHER. `doubtful` are the named colours
-    that somebody might call a colour without a name.
+    `form` is the drawn form: the shape, or an unnamed form if the shape is OTHER. `doubtful` lists the named colours
+    that people might call an unnamed colour.
     """
 
     colour: str
@@ -40,13 +40,13 @@ class Thing:
 
     @property
     def pair(self) -> Pair:
-        """Its colour and its shape."""
+        """Colour and shape."""
         return self.colour, self.shape
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows."""
+    """The content of an image."""
 
     width: int
     height: int
@@ -63,9 +63,9 @@ def compose(
     first: Pair | None = None,
     strange: float = 0.0,
 ) -> Scene:
-    """Lay out 1 to 5 things whose pairs come from `pairs`; `first`, if given, is the pair of one of them.
+    """Lay out 1 to 5 things with pairs from `pairs`; `first`, if given, is the pair of one of them.
 
-    In a share `strange` of scenes, some things have a colour or a shape without a name instead.
+    In a share `strange` of the scenes, some things have an unnamed colour or shape instead.
     """
     while True:
         tones = _tones(rng, ground)
@@ -75,7 +75,7 @@ def compose(
             continue
         # Often only two kinds, so that counts above one are common.
         kinds = clear if rng.random() < 0.65 else [first or rng.choice(clear), rng.choice(clear)]
-        wanted = [rng.choice(kinds) for _ in range(rng.randint(1, MOST_THINGS))]
+        wanted = [rng.choice(kinds) for _ in range(rng.randint(1, MAX_THINGS))]
         if first is not None:
             wanted[0] = first
         if rng.random() < strange:
@@ -97,7 +97,7 @@ def paint(rng: random.Random, scene: Scene) -> Image.Image:
 
 
 def shift(rng: random.Random, base: RGB, most: int = COLOUR_SHIFT) -> RGB:
-    """A colour near `base`."""
+    """Draw a colour near `base`."""
     r, g, b = (min(255, max(0, value + rng.randint(-most, most))) for value in base)
     return r, g, b
 
@@ -106,7 +106,7 @@ def _tones(rng: random.Random, ground: str) -> tuple[RGB, ...]:
     first = shift(rng, rng.choice(GROUND_TONES))
     if ground in ("plain", "noise"):
         return (first,)
-    # Not far from the first, or no colour would stand out from both.
+    # Close to the first, or no colour would stand out from both.
     return first, shift(rng, first, 45)
 
 
@@ -121,7 +121,7 @@ def _estranged(rng: random.Random, pair: Pair) -> Pair:
 def _place(
     rng: random.Random, size: tuple[int, int], tones: Sequence[RGB], wanted: Sequence[Pair], pairs: Sequence[Pair]
 ) -> tuple[Thing, ...]:
-    """Things where they fit; the first is placed on an empty ground, so it is always there."""
+    """Place the things that fit; the first one always does."""
     width, height = size
     side = min(width, height)
     things: list[Thing] = []
@@ -139,7 +139,7 @@ def _place(
 
 
 def _base(rng: random.Random, pair: Pair, tones: Sequence[RGB], pairs: Sequence[Pair]) -> tuple[RGB, tuple[str, ...]]:
-    """A colour without a name is none that would make, to somebody, a pair that is not in `pairs`."""
+    """Draw a base colour; an unnamed one must not pass for a colour whose pair with the shape is not in `pairs`."""
     colour, shape = pair
     if colour != OTHER:
         return rng.choice(COLOURS[colour]), ()

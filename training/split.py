@@ -1,12 +1,12 @@
-"""Which combinations training never sees.
+"""The combinations that training never uses.
 
-Knows the held-out colour and shape pairs and the held-out size and ground pairs. Training neither draws nor asks about
-the former and never draws the latter; held-out items are built from them. Knows nothing of drawing or phrasing.
+Training neither draws nor asks about the held-out pairs of colour and shape, and never draws the held-out pairs of size
+and ground. Held-out items are built from them. Knows nothing of drawing or phrasing.
 """
 
 from training.palette import COLOURS, SHAPES
 
-# One pair a shape, each in another colour, so that every colour and every shape is still met in other company.
+# One pair per shape, each with another colour, so that training still has every colour and every shape.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "star"),

@@ -1,6 +1,6 @@
-"""The tokenizer: byte-level BPE of the Qwen2 kind, small, trained on the questions and on common English.
+"""The tokenizer: a small byte-level BPE like Qwen2's, trained on the questions and on common English.
 
-Any UTF-8 text encodes, since every byte is a token. Knows the special tokens and the chat template.
+Any UTF-8 text can be encoded, since every byte is a token. Knows the special tokens and the chat template.
 """
 
 from pathlib import Path
@@ -16,14 +16,14 @@ IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 START, END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 SPECIAL = (TEXT_END, START, END, VISION_START, VISION_END, IMAGE, VIDEO)
-VOCABULARY = 1536  # at most
+VOCABULARY = 1536  # maximum size
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def train_tokenizer() -> Any:
-    """The tokenizer, the same every time."""
+    """Train the tokenizer; the result is the same every time."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.NFC()
     trained.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,7 +60,7 @@ def _merges(trained: Tokenizer) -> Any:
 
 
 def _corpus() -> list[str]:
-    """Whole words of the questions and answers become single tokens; common English makes other text short enough."""
+    """Return texts that make words of questions and answers single tokens, and common English to shorten other text."""
     words = [*COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *CORNERS, *(word for pair in NOUNS for word in pair)]
     spoken = [f"{word} the {word} is {word}" for word in (*words, "yes", "no", "user", "assistant", "system")]
     questions = every_question()

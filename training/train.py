@@ -1,6 +1,6 @@
-"""The training run: `python -m training.train --out models/tiny-vl`, one GPU, ended by the clock.
+"""The training run: `python -m training.train --out models/tiny-vl`, on one GPU, for a fixed time.
 
-Knows the schedule, the report and the command; the step is `training.trainer`'s.
+Knows the schedule, the report and the command; `training.trainer` knows the step.
 """
 
 import argparse
@@ -18,19 +18,19 @@ COLUMNS = "step,seconds,answer_loss,grounding_loss,familiar,held_out,colour,shap
 
 
 def run(trainer: Trainer, out: Path, curve: Path) -> None:
-    """Train until the time is up; write the curve and, also on the way, the checkpoint."""
+    """Train until the time is up; write the curve and, at every report, the checkpoint."""
     recipe, started, waited, step = trainer.recipe, time.monotonic(), 0.0, 0
     curve.write_text(COLUMNS)
     trainer.prepare()
     print(f"ready after {time.monotonic() - started:.0f} s", flush=True)
-    drawn = iter(_loader(trainer))
+    batches = iter(_loader(trainer))
     begun = time.monotonic()
     while True:
         asked = time.monotonic()
-        batch = next(drawn)
+        batch = next(batches)
         waited += time.monotonic() - asked
         share = (time.monotonic() - begun) / (recipe.minutes * 60 - (begun - started))
-        if share >= 1 or step >= recipe.most_steps:
+        if share >= 1 or step >= recipe.max_steps:
             break
         losses = trainer.step(batch, recipe.rate * min(1.0, (step + 1) / recipe.warm_up) * (1 - share))
         step += 1
@@ -45,7 +45,7 @@ def run(trainer: Trainer, out: Path, curve: Path) -> None:
 def _loader(trainer: Trainer) -> "DataLoader[Batch]":
     processes = trainer.recipe.processes
     return DataLoader(
-        trainer.drawn,
+        trainer.batches,
         batch_size=None,
         num_workers=processes,
         pin_memory=trainer.device.type == "cuda",
@@ -63,14 +63,14 @@ def _report(trainer: Trainer, curve: Path, step: int, seconds: float, losses: Lo
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train models/tiny-vl.")
     parser.add_argument("--out", type=Path, default=Path("models/tiny-vl"))
     parser.add_argument("--curve", type=Path, default=Path("training/curve.csv"), help="where to write the progress")
     parser.add_argument("--start", type=Path, help="a checkpoint to continue from")
     for name in ("minutes", "rate"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Recipe, name))
-    for name in ("images", "questions", "processes", "seed", "most_steps", "report_every", "examine", "warm_up"):
+    for name in ("images", "questions", "processes", "seed", "max_steps", "report_every", "examine", "warm_up"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
     parser.add_argument("--eager", dest="compiled", action="store_false", help="without torch.compile")
     args = vars(parser.parse_args())

@@ -1,6 +1,6 @@
-"""A model in training: the step, and the examination on held-out and familiar items.
+"""A model in training: the step, and the evaluation on held-out and familiar items.
 
-Knows the optimiser and where things live; the schedule and the clock are `training.train`'s.
+Knows the optimiser and the devices; `training.train` knows the schedule.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from training.architecture import Shape, build_config, generation_config
-from training.data import Batch, Collator, Drawn, examination, layout_for, rounded_sizes
+from training.data import Batch, Collator, TrainingBatches, item_batches, layout_for, rounded_sizes
 from training.fast_path import FastPath, Fixed, fix
 from training.layout import Layout
 from training.objective import GROUNDING_WEIGHT, Grounding, loss, right
@@ -26,7 +26,7 @@ from training.tokenizer import train_tokenizer
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a run. The learning rate warms up by steps and then falls to zero with the time that is left."""
+    """Settings of a run. The learning rate warms up by steps, then falls to zero linearly in the remaining time."""
 
     minutes: float = 9.0
     images: int = 256
@@ -38,7 +38,7 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     compiled: bool = True
-    most_steps: int = 10**9
+    max_steps: int = 10**9
     report_every: int = 1000
     examine: int = 1000
 
@@ -53,32 +53,32 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = self._build(shape, start).to(self.device)
         self.grounding = Grounding(shape.width).to(self.device)
-        self.drawn = Drawn(self.tokenizer, recipe.images, recipe.questions, recipe.seed)
+        self.batches = TrainingBatches(self.tokenizer, recipe.images, recipe.questions, recipe.seed)
         self._pad: int = self.tokenizer.pad_token_id
         self._fixed: dict[Layout, Fixed] = {}
         self._path, self._plain = FastPath(self.model, recipe.compiled), FastPath(self.model)
         self._parameters = [*self.model.parameters(), *self.grounding.parameters()]
         self._optimizer = self._build_optimizer()
         self._replay = Replay(self._step, self.device)
-        self._held_out = list(examination(self.tokenizer, held_out(recipe.examine, seed=1)))
-        self._familiar = list(examination(self.tokenizer, familiar(recipe.examine, seed=1)))
+        self._held_out = list(item_batches(self.tokenizer, held_out(recipe.examine, seed=1)))
+        self._familiar = list(item_batches(self.tokenizer, familiar(recipe.examine, seed=1)))
 
     def prepare(self) -> None:
-        """Capture every layout; learns nothing, as the learning rate is zero."""
+        """Capture every layout; the model does not change, because the learning rate is zero."""
         rng, collator = random.Random(0), Collator(self.tokenizer)
         for size in rounded_sizes() if self.device.type == "cuda" else ():
-            self._replay.capture(layout_for(size, self.recipe.questions), self.drawn.draw(rng, collator, size))
+            self._replay.capture(layout_for(size, self.recipe.questions), self.batches.draw(rng, collator, size))
 
     def step(self, batch: Batch, rate: float) -> Losses:
-        """One optimiser step; returns both losses, still on the device."""
+        """Run one optimiser step; return both losses, still on the device."""
         for group in self._optimizer.param_groups:
             group["lr"].fill_(rate)
         height, width = batch.pixels.shape[1:3]
         return self._replay(layout_for((width, height), self.recipe.questions), batch)
 
     def examine(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Share of held-out and of familiar questions answered right, in all and by family."""
-        return self._examined(self._held_out), self._examined(self._familiar)
+        """Return the accuracy on held-out and on familiar questions, overall and by family."""
+        return self._accuracy(self._held_out), self._accuracy(self._familiar)
 
     def _step(self, layout: Layout, batch: Batch) -> Losses:
         with self._half_precision():
@@ -89,9 +89,9 @@ class Trainer:
         self._optimizer.step()
         return answers.detach(), seen.detach()
 
-    def _examined(self, examinations: list[tuple[Layout, Batch, list[Item]]]) -> dict[str, float]:
+    def _accuracy(self, batches: list[tuple[Layout, Batch, list[Item]]]) -> dict[str, float]:
         hits: dict[str, list[bool]] = defaultdict(list)
-        for layout, batch, items in examinations:
+        for layout, batch, items in batches:
             batch = Batch(*(part.to(self.device) for part in batch))
             with self._half_precision():
                 found = right(self._plain, self._fixed_for(layout), batch, self._pad)
@@ -121,6 +121,6 @@ class Trainer:
             {"params": [p for p in self._parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         cuda = self.device.type == "cuda"
-        # A tensor, so that a captured step reads the rate of the moment.
+        # A tensor, so that a captured step reads the current rate.
         rate = torch.zeros((), device=self.device)
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=cuda, capturable=cuda)

@@ -9,7 +9,7 @@ from training.architecture import Shape
 from training.train import run
 from training.trainer import Recipe, Trainer
 
-RECIPE = Recipe(images=2, questions=3, processes=0, warm_up=1, most_steps=3, report_every=2, examine=5, compiled=False)
+RECIPE = Recipe(images=2, questions=3, processes=0, warm_up=1, max_steps=3, report_every=2, examine=5, compiled=False)
 SHAPE = Shape(width=64, text_layers=2, head_width=16, text_inner=64, vision_width=48, vision_layers=2, deepstack=(0,))
 
 
