@@ -23,7 +23,6 @@ class Usage(Outgoing):
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and answer tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
 

@@ -37,7 +37,7 @@ class VQAError(Exception):
     retry: ClassVar[bool] = False
     #: attempts of the job; 0 if it never ran or if the error is not an outcome
     attempts: int = 0
-    #: the transient error of the previous attempt, as `Class: message`
+    #: the job's last transient error, as `Class: message`
     last_error: str | None = None
 
     @classmethod

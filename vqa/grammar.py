@@ -43,7 +43,7 @@ def one_of(texts: Iterable[str]) -> str:
     """Return the grammar of exactly one of the texts."""
     from llguidance import LLMatcher
 
-    # Lark's string literals are JSON's
+    # Lark writes string literals as JSON does
     return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, texts)))
 
 

@@ -24,7 +24,6 @@ def reference(data: bytes) -> str:
 
 
 def image_key(reference: str) -> str:
-    """Return the Redis key of an image."""
     return f"vqa:image:{reference}"
 
 

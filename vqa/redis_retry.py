@@ -51,8 +51,6 @@ def is_temporary(error: BaseException) -> bool:
 
 
 class _Tries:
-    """The tries of one call."""
-
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
         self.failures = 0
@@ -123,7 +121,6 @@ class AsyncRetryFor(redis.asyncio.retry.Retry):
         is_retryable: Callable[[Exception], bool] | None = None,
         with_failure_count: bool = False,
     ) -> Any:
-        """See `RetryFor`."""
         with _tries(self._seconds) as tries:
             while True:
                 try:

@@ -29,11 +29,9 @@ class TextFormat(Frozen):
     type: Literal["text"] = "text"
 
     def grammar(self) -> str | None:
-        """Return None: any text is allowed."""
         return None
 
     def parse(self, text: str) -> Any:
-        """Return None: a text has no other value."""
         return None
 
 
@@ -57,7 +55,6 @@ class JsonObjectFormat(_Json):
     type: Literal["json_object"] = "json_object"
 
     def grammar(self) -> str:
-        """Return the grammar of any JSON object."""
         return _json_grammar('{"type":"object"}')
 
 
@@ -98,7 +95,6 @@ class JsonSchemaFormat(_Json):
         return self
 
     def grammar(self) -> str:
-        """Return the grammar of the schema's values on one line."""
         return _json_grammar(_written(self.json_schema.json_schema))
 
 
@@ -122,7 +118,6 @@ class ChoiceFormat(Frozen):
         return self
 
     def grammar(self) -> str:
-        """Return the grammar of the choices."""
         return one_of(self.choices)
 
     def parse(self, text: str) -> Any:

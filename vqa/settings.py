@@ -165,12 +165,10 @@ class QueueSettings(Settings):
 
     @property
     def address(self) -> Address:
-        """`redis_url`, parsed."""
         return Address.parse(self.redis_url)
 
     @property
     def limits(self) -> Limits:
-        """How much the ledger keeps."""
         return Limits(self.queue_most, self.dead_most, self.dead_ttl_s, self.tenant_most)
 
     def resolved(self, job: Job) -> Job:

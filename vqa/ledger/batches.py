@@ -32,7 +32,6 @@ _PAGE = 1000
 
 
 def batch_key(id: str) -> str:
-    """Return the Redis key of a batch."""
     return f"vqa:batch:{id}"
 
 
@@ -65,7 +64,7 @@ class BatchState:
     expires: int = 0
     keep_ms: int = 0
     detached: bool = False
-    #: when it reached each status so far, by field name (`{status}_at`)
+    #: when it reached each status so far
     times: Mapping[str, int] = field(default_factory=dict)
 
     @property

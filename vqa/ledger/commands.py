@@ -28,12 +28,10 @@ Command = tuple[list[str], list[Argument]]
 
 
 def entry_key(id: str) -> str:
-    """Return the Redis key of an open job."""
     return f"vqa:job:{id}"
 
 
 def dead_key(id: str) -> str:
-    """Return the Redis key of a dead letter."""
     return f"vqa:dead:{id}"
 
 

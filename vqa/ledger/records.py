@@ -58,7 +58,7 @@ class Header:
     retried: str | None = None
     #: last transient error, as `Class: message`
     error: str | None = None
-    #: '' for a bulk job without one; None for an interactive job without one and for entries of earlier releases
+    #: '' for a bulk job without a tenant; None for an interactive one and for entries of earlier releases
     tenant: str | None = None
     #: id of the batch that the job belongs to
     batch: str | None = None

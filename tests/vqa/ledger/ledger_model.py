@@ -1,4 +1,4 @@
-"""What the ledger should know, told another way than its script: for `test_ledger_model.py`."""
+"""What the ledger should know, written differently than its script, for `test_ledger_model.py`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Model:
     alone: bool = False
     token: str | None = None
     retried: str | None = None
-    past: int = 0
+    history: int = 0
     tenant: str = ""
     outcome: bytes | None = None
     #: attempts that were ever charged as lost
@@ -37,7 +37,7 @@ class Model:
 
 
 class Turns:
-    """Which bulk jobs wait, and whose turn it is: what `turns.lua` does, told another way."""
+    """Which bulk jobs wait, and whose turn it is: what `fair_share.lua` does, written differently."""
 
     def __init__(self) -> None:
         #: by tenant, in the order in which they came

@@ -148,7 +148,7 @@ class Verbs(RuleBasedStateMachine):
                 revived = job.state == "queued"
                 self.jobs[id] = replace(job, state="leased", score=self.now + 9000)
                 self.jobs[id].lost -= revived
-                self.jobs[id].past -= revived
+                self.jobs[id].history -= revived
 
     @rule(
         id=ids,
@@ -167,7 +167,7 @@ class Verbs(RuleBasedStateMachine):
             self.jobs[id].token, self.jobs[id].retried = None, token
             self.jobs[id].attempt -= charge == "0"
             self.jobs[id].lost += charge == "lost"
-            self.jobs[id].past = min(20, job.past + bool(error))
+            self.jobs[id].history = min(20, job.history + bool(error))
 
     @rule(
         id=ids,
@@ -184,7 +184,7 @@ class Verbs(RuleBasedStateMachine):
         if mine:
             self.jobs[id] = replace(job, state="dead" if reason else "closed", outcome=outcome)
             if reason and job.state == "leased":
-                self.jobs[id].past = min(20, job.past + 1)
+                self.jobs[id].history = min(20, job.history + 1)
             if job.state == "waiting":
                 self.turns.leave(id, job.tenant)
             else:
@@ -202,7 +202,9 @@ class Verbs(RuleBasedStateMachine):
         assert (set(queued), set(given_up)) == (due - last, last)
         for id in queued:
             job = self.jobs[id]
-            self.jobs[id] = replace(job, state="queued", score=self.now, lost=job.lost + 1, past=min(20, job.past + 1))
+            self.jobs[id] = replace(
+                job, state="queued", score=self.now, lost=job.lost + 1, history=min(20, job.history + 1)
+            )
 
     def release_delayed(self) -> None:
         due = {id for id, job in self.jobs.items() if job.state == "delayed" and job.score <= self.now}
@@ -236,7 +238,7 @@ class Verbs(RuleBasedStateMachine):
         if dead:
             deadline = self.now + job.deadline - job.accepted
             state = self.admitted(id, job.tenant, waits)
-            self.jobs[id] = Model(state, self.now, self.now, deadline, past=job.past, tenant=job.tenant)
+            self.jobs[id] = Model(state, self.now, self.now, deadline, history=job.history, tenant=job.tenant)
 
     @invariant()
     def every_job_is_in_one_place(self) -> None:
@@ -283,10 +285,10 @@ class Verbs(RuleBasedStateMachine):
             if entry is not None:
                 header = Header.parse(entry.partition(b"\n")[0])
                 seen = (header.state, header.attempt, header.lost, header.token, len(header.history), header.tenant)
-                assert seen == (job.state, job.attempt, job.lost, job.token, job.past, job.tenant)
+                assert seen == (job.state, job.attempt, job.lost, job.token, job.history, job.tenant)
             if letter is not None:
                 header = Header.parse(letter.partition(b"\n")[0])
-                assert (header.attempt, len(header.history)) == (job.attempt, job.past)
+                assert (header.attempt, len(header.history)) == (job.attempt, job.history)
 
 
 def test_any_order_of_verbs_keeps_every_job_in_one_place(redis: Redis) -> None:
