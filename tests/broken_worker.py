@@ -1,7 +1,7 @@
-"""A worker whose model breaks on long prompts: the real one, but for `generate` and the continuous engine's prefill.
+"""A worker whose model breaks on long prompts, in `generate` and in the continuous engine's prefill.
 
-`python -m tests.broken_worker` stands for `python -m celery`; how it breaks is in the variable BREAKS: `hang` stops the
-thread that computes, `assert` fails on the card and takes its CUDA context along, nothing leaves it whole.
+`python -m tests.broken_worker` replaces `python -m celery`. The variable BREAKS says how it breaks: `hang` stops the
+computing thread, `assert` fails on the card and destroys its CUDA context, and nothing breaks if it is not set.
 """
 
 import os
@@ -11,12 +11,12 @@ from typing import Any
 
 from tests.worker_process import WorkerProcess
 
-#: tokens of a prompt on which it breaks; warming up takes fewer
+#: it breaks on prompts with more tokens; warming up uses fewer
 LONG = 200
 
 
 class BrokenWorker(WorkerProcess):
-    """Breaks as the variable BREAKS says. Warnings are no errors here: on a card there are some of its libraries'."""
+    """Breaks as the variable BREAKS says. Warnings are not errors, as libraries emit some on a card."""
 
     program = ("-m", "tests.broken_worker")
 
@@ -27,7 +27,7 @@ def _break(how: str) -> None:
     if how == "hang":
         threading.Event().wait()
     if how == "assert":
-        # told by the next call that waits for the card, as those of a model are
+        # reported by the next call that waits for the card, as a model's failures are
         torch.zeros(1, device="cuda")[torch.tensor([7], device="cuda")]
 
 
@@ -37,12 +37,12 @@ def _main() -> None:
 
     from workers.engine.continuous.model_runner import Runner
 
-    whole, prefill = GenerationMixin.generate, Runner.prefill
+    original, prefill = GenerationMixin.generate, Runner.prefill
 
     def generate(model: Any, **inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] > LONG:
             _break(os.environ.get("BREAKS", ""))
-        return whole(model, **inputs)
+        return original(model, **inputs)
 
     def breaking_prefill(runner: Runner, pieces: Any) -> Any:
         if any(piece.request.count > LONG for piece in pieces):

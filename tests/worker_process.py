@@ -1,4 +1,4 @@
-"""A real Celery worker process that a test starts, and ends as it likes."""
+"""A real Celery worker process that a test starts and ends."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ TINY = ROOT / "models" / "tiny-vl"
 
 
 class WorkerProcess:
-    """One Celery worker process, started as a user would without the supervisor; its log is in a file."""
+    """One Celery worker process without a supervisor; its output goes to the file `log`."""
 
-    #: what Python is given before Celery's own arguments
+    #: Python's arguments before Celery's own
     program: tuple[str, ...] = (
         *("-W", "error", "-W", "ignore:You're running the worker with superuser"),
         *("-m", "celery"),

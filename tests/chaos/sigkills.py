@@ -35,8 +35,8 @@ def main(kills: int = KILLS, seed: int = 1) -> int:
     with Chaos(plan, folder) as chaos:
         campaign = Campaign(chaos, started + plan.minutes * 60)
         _kill(chaos, kills, Random(seed))
-        violations = campaign.wind_down()
-        evidence = gather(chaos, violations, Counter(kill=kills), time.monotonic() - started)
+        found_violations = campaign.wind_down()
+        evidence = gather(chaos, found_violations, Counter(kill=kills), time.monotonic() - started)
     violations = judge(evidence)
     for line in lines(evidence, violations, folder):
         print(line)
