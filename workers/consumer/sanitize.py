@@ -163,6 +163,7 @@ def _rewrite(
     if id is None:
         raise _Malformed("its task id cannot be a job's")
     now = datetime.now(UTC)
+    # `eta` is only checked
     _, expires = (_parse_time(headers, name) for name in ("eta", "expires"))
     if job and expires is not None:
         job = [_with_timeout(job[0], (expires - now).total_seconds())]

@@ -112,7 +112,7 @@ class Attempts:
         if isinstance(outcome, EngineError) and self.shutting_down.is_set():
             raise Delayed(outcome, 0)
         if isinstance(outcome, Cancelled):
-            # whoever cancelled the job has closed it; if it is open, the engine was told about an earlier lease of it
+            # a cancelled job is closed already; if it is open, the engine was told to cancel an earlier lease of it
             self._give_back(lease)
         elif isinstance(outcome, VQAError) and outcome.retry:
             self._until_written(lease, partial(self._retry, lease, outcome))

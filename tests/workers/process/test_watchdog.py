@@ -100,18 +100,18 @@ def test_what_it_tells_may_stop_it() -> None:
 #: step still to go; a step may take two seconds
 PROGRAM = """
 import sys, threading, time
-from workers.engine.runtime.heartbeat import Pulse
+from workers.engine.runtime.heartbeat import Heartbeat
 from workers.process.watchdog import Watchdog
 
-pulse, hang = Pulse(2.0), threading.Event()
+heartbeat, hang = Heartbeat(2.0), threading.Event()
 
 def compute():
     while not hang.is_set():
-        pulse.beat("decode", ("a",))
+        heartbeat.beat("decode", ("a",))
         for _ in range(50):
             time.sleep(0.01)
 
-Watchdog(pulse.stall, lambda stall: print("stalled", flush=True), lambda: None, 0.05).start()
+Watchdog(heartbeat.stall, lambda stall: print("stalled", flush=True), lambda: None, 0.05).start()
 threading.Thread(target=compute, daemon=True).start()
 print("runs", flush=True)
 for line in sys.stdin:
