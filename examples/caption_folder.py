@@ -1,10 +1,11 @@
 """Caption every image of a folder: `python examples/caption_folder.py images/ > captions.csv`.
 
-Rows are submitted as one batch; the captions come as they are made. Needs workers on the Redis of VQA_REDIS_URL.
+Submits all images as one batch, and prints captions as they finish. Needs workers on the Redis of VQA_REDIS_URL.
 """
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def rows(folder: Path) -> Iterator[dict[str, object]]:
-    """A row an image, named by its path in the folder."""
+    """Yield one row per image; its id is the path in the folder."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(folder).as_posix()
@@ -23,7 +24,7 @@ def rows(folder: Path) -> Iterator[dict[str, object]]:
 
 
 def main() -> int:
-    """Submit, and write a line of CSV for each caption; 3 where some failed."""
+    """Submit the images, and print one line of CSV per caption. Return 3 if some failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -38,8 +39,13 @@ def main() -> int:
         for record in batch.records():
             failed += record["error"] is not None
             writer.writerow(record)
+            sys.stdout.flush()
     return 3 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        # the reader, such as `head`, has ended; Python must not flush the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""Draws the example images and writes questions.jsonl: `python -m examples.draw`, from the checkout's root.
+"""Draws the example images and writes questions.jsonl: run `python -m examples.draw` in the checkout's root.
 
-The images are held-out items of `training.questions`: from a seed and with combinations that training never met.
+The images are held-out items of `training.questions`: their seed and combinations do not occur in training.
 """
 
 import json
@@ -13,7 +13,7 @@ from training.questions import held_out
 
 HERE = Path(__file__).parent
 SEED = 25
-# File ending, how to save, and the mode that the file holds.
+# file ending, options of Image.save, and mode of the file
 FORMATS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("png", {}, "RGB"),
     ("jpg", {"quality": 90}, "RGB"),
@@ -24,7 +24,7 @@ FORMATS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("webp", {"lossless": True}, "RGB"),
 )
 COUNT = 15
-# Not drawn; README.md says whose they are.
+# not drawn; README.md names their authors
 PHOTOGRAPHS = (
     ("rocket", "images/rocket.jpg", "Is there a red star in the picture?"),
     ("camera", "images/camera.png", "Is there a white circle?"),
@@ -33,7 +33,7 @@ PHOTOGRAPHS = (
 
 
 def main() -> None:
-    """Write the images and the questions about them."""
+    """Write the images and questions.jsonl."""
     rows = []
     for number, item in enumerate(held_out(COUNT, SEED), start=1):
         ending, options, mode = FORMATS[number % len(FORMATS)]
@@ -46,7 +46,6 @@ def main() -> None:
 
 
 def save(image: Image.Image, path: Path, options: dict[str, Any]) -> None:
-    """Write one image."""
     path.parent.mkdir(exist_ok=True)
     image.save(path, **options)
 

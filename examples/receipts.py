@@ -1,10 +1,11 @@
 """Read receipts into JSON: `python examples/receipts.py receipts/*.jpg > receipts.jsonl`.
 
-The answer is held to a schema while it is generated, so every line parses. Needs workers on the Redis of VQA_REDIS_URL.
+A JSON schema constrains the answers, so every line parses. Needs workers on the Redis of VQA_REDIS_URL.
 """
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ QUESTION = "Read this receipt. Answer with the shop's name, the date, the total 
 
 
 def main() -> int:
-    """Submit, and write a line for each receipt; 3 where some failed."""
+    """Submit the images, and print one line of JSON per receipt. Return 3 if some failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path, nargs="+")
     options = parser.parse_args()
@@ -41,4 +42,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        # the reader, such as `head`, has ended; Python must not flush the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""Asking: clients that put jobs on the queue and wait for their answers. No torch, no model.
+"""Clients that put jobs on the queue and read their answers. Needs no torch and no model.
 
-Names are imported when they are first used, so that the `vqa` command starts without Celery and Redis.
+Names are imported on first use, so that the `vqa` command starts without importing Celery and Redis.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,7 @@ __all__ = [
     "VQAError",
 ]
 
+#: names defined in this package; all others come from `vqa`
 _OWN = {
     "AsyncClient": "producer.client.aio",
     "Batch": "producer.client.batches",

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception, so that everything a `with` statement holds is given up in order."""
+"""Exit statuses of `vqa`, and Ctrl-C and SIGTERM as an exception, so that `with` statements clean up in order."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: a mistake in the command or in a setting; nothing was done
+#: a mistake in the command or a setting; nothing was done
 USAGE = 2
-#: it was done, and not for all: rows failed, or an id was not open
+#: finished, but not for all: rows failed, or an id was not open
 NOT_ALL = 3
-#: a lost or a full Redis, or SIGTERM: the same command later goes on where this one ended (EX_TEMPFAIL of sysexits.h)
+#: Redis is lost or full, or SIGTERM; the same command resumes later (EX_TEMPFAIL of sysexits.h)
 TEMPORARY = 75
-#: by Ctrl-C
+#: Ctrl-C
 INTERRUPTED = 130
 
 
 class Stopped(BaseException):
-    """Somebody asked this process to stop; `number` is the signal."""
+    """The process received SIGINT or SIGTERM; `number` is the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,17 +27,17 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise Stopped on the first SIGINT or SIGTERM inside.
+    """Raise Stopped on the first SIGINT or SIGTERM.
 
-    Later ones change nothing, for the rest of the process: what cleans up must be bounded, and exit soon.
+    Later signals are ignored for the rest of the process, so cleanup must end by itself.
     """
     stopping = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal stopping
         stopping = True
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
+        for handled in before:
+            signal.signal(handled, signal.SIG_IGN)
         raise Stopped(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

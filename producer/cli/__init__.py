@@ -1,1 +1,1 @@
-"""cli."""
+"""The `vqa` command."""

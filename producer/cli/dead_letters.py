@@ -1,4 +1,4 @@
-"""`vqa dlq`: the dead letters, looked at, retried and purged by hand."""
+"""`vqa dlq`: list, show, retry and purge dead letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.cli.options import AsJson
+from producer.cli.options import AsJson, RedisUrl
 from producer.process import NOT_ALL
 
 if TYPE_CHECKING:
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dlq",
-    help="Dead letters: jobs that were given up, and messages that were no jobs.",
+    help="List, show, retry and purge dead letters: jobs given up, and messages that were not jobs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-_WHEN = "so long ago (2h, 1d12h) or a date (2026-11-22T10:30Z)"
+_WHEN = "an age (2h, 1d12h) or a date (2026-11-22T10:30Z)"
 
 Reason = Annotated[
     str | None, typer.Option(help="worker_lost, attempts_used_up, unsupported_version or malformed.", metavar="R")
 ]
-Since = Annotated[str | None, typer.Option(help=f"Given up since then: {_WHEN}.", metavar="T")]
-Before = Annotated[str | None, typer.Option(help=f"Given up before then: {_WHEN}.", metavar="T")]
+Since = Annotated[str | None, typer.Option(help=f"Given up since: {_WHEN}.", metavar="T")]
+Before = Annotated[str | None, typer.Option(help=f"Given up before: {_WHEN}.", metavar="T")]
 SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)]
-All = Annotated[bool, typer.Option("--all", help="All of them.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
 @app.command("list")
@@ -37,10 +37,11 @@ def list_them(
     reason: Reason = None,
     since: Since = None,
     before: Before = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Most lines to print.")] = 100,
     as_json: AsJson = False,
+    redis_url: RedisUrl = None,
 ) -> None:
-    """List dead letters, the newest first.
+    """List dead letters, newest first.
 
     Example: vqa dlq list --reason worker_lost --since 2h
     """
@@ -48,18 +49,22 @@ def list_them(
     from producer.client.client import Client
 
     with Client() as client:
-        _say_if_full(client)
-        # one more says that there are more
+        _warn_if_full(client)
+        # one more, to know whether there are more
         letters = client.dead_letters.list(reason, _parse_time(since), _parse_time(before), limit + 1)
     if letters or not as_json:
         print(show_dead.listed(letters[:limit], as_json) if letters else "no dead letters")
     if len(letters) > limit:
-        print(f"vqa: there are more; --limit {limit * 10} shows more", file=sys.stderr)
+        print(f"vqa: there are more; use --limit {limit * 10}", file=sys.stderr)
 
 
 @app.command()
-def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], as_json: AsJson = False) -> None:
-    """Show a dead letter whole: why, its attempts, and the job as it was submitted.
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Show a dead letter: its reason, its attempts, and the job as it was submitted.
 
     Example: vqa dlq show q1
     """
@@ -79,9 +84,14 @@ def show(id: Annotated[str, typer.Argument(metavar="ID", show_default=False)], a
 
 @app.command()
 def retry(
-    ids: SomeIds = None, reason: Reason = None, since: Since = None, before: Before = None, every: All = False
+    ids: SomeIds = None,
+    reason: Reason = None,
+    since: Since = None,
+    before: Before = None,
+    every: All = False,
+    redis_url: RedisUrl = None,
 ) -> None:
-    """Make dead letters jobs again, with their timeouts anew. Ends with 3 where one could not be.
+    """Reopen dead letters as jobs, with new timeouts. Ends with 3 if one could not be reopened.
 
     Example: vqa dlq retry --reason worker_lost --since 2h
     """
@@ -89,7 +99,7 @@ def retry(
     from producer.client.client import Client
 
     if not (ids or reason or since or before or every):
-        raise typer.BadParameter("name ids, --reason, --since, --before or --all")
+        raise typer.BadParameter("give ids, --reason, --since, --before or --all")
     with Client() as client:
         letters = _chosen(client, ids, reason, since, before, every)
         verdicts = client.dead_letters.retry(letters)
@@ -103,9 +113,10 @@ def purge(
     reason: Reason = None,
     since: Since = None,
     before: Before = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    redis_url: RedisUrl = None,
 ) -> None:
-    """Drop dead letters: those named, those chosen, or all. Asks first at a terminal.
+    """Delete dead letters: those given, those matching, or all. On a terminal it asks for confirmation.
 
     Example: vqa dlq purge --before 7d
     """
@@ -114,9 +125,9 @@ def purge(
     with Client() as client:
         chosen = _chosen(client, ids, reason, since, before, every=False)
         if chosen and not yes and sys.stdin.isatty():
-            typer.confirm(f"Drop {len(chosen)} dead letters?", abort=True)
+            typer.confirm(f"Delete {len(chosen)} dead letters?", abort=True)
         count = client.dead_letters.purge(chosen)
-    print(f"{count} dropped")
+    print(f"{count} deleted")
     raise typer.Exit(NOT_ALL if ids and count < len(set(ids)) else 0)
 
 
@@ -124,7 +135,7 @@ def _chosen(
     client: Client, ids: list[str] | None, reason: str | None, since: str | None, before: str | None, every: bool
 ) -> list[str]:
     if ids and (reason or since or before or every):
-        raise typer.BadParameter("name ids or choose by --reason, --since, --before, --all; not both")
+        raise typer.BadParameter("give either ids or --reason, --since, --before, --all")
     if ids:
         return ids
     letters: list[DeadLetter] = client.dead_letters.list(reason, _parse_time(since), _parse_time(before), limit=None)
@@ -140,11 +151,11 @@ def _parse_time(text: str | None) -> TimeOrAge | None:
         raise typer.BadParameter(str(error)) from None
 
 
-def _say_if_full(client: Client) -> None:
-    most = client.settings.dead_most
-    if client.dead_letters.count() >= most:
+def _warn_if_full(client: Client) -> None:
+    limit = client.settings.dead_most
+    if client.dead_letters.count() >= limit:
         print(
-            f"vqa: there are {most} dead letters, as many as are kept (VQA_DEAD_MOST): each new one drops the oldest; "
+            f"vqa: there are {limit} dead letters, the limit (VQA_DEAD_MOST): each new one deletes the oldest; "
             "retry or purge some",
             file=sys.stderr,
         )

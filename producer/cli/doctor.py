@@ -1,4 +1,4 @@
-"""`vqa doctor`: examines settings, Redis, workers and jobs; with --repair does once what the janitor does."""
+"""`vqa doctor`: checks settings, Redis, workers and jobs; with --repair it first runs the janitor's repairs once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetters
 from producer.client.outage import redis_location, unavailable
 from producer.monitor.checks import Finding, findings
-from producer.monitor.probe import read
+from producer.monitor.probe import run_probe
 from vqa.celery import make_app
 from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
@@ -24,27 +24,27 @@ from vqa.ledger.ledger import Ledger
 from vqa.ledger.sweep import Sweep, SweepResult
 from vqa.settings import PREFIX, QueueSettings
 
-#: for the lock of a janitor that has just ended
+#: how long to wait for the lock of a janitor that has just ended
 _LOCK_S = 7.0
 _LOCK_PAUSE_S = 0.2
 
-#: between two signs of life of Redis while workers get their time to renew; with a longer gap they could not
-_PULSE_S = 0.5
+#: between two checks that Redis answers while workers get time to renew; after a longer gap they could not have
+_PING_S = 0.5
 _GAP_S = 3.0
 
-#: what `SweepResult` counts, for people
+#: descriptions of the counts in SweepResult
 _SWEPT = {
     "overdue": "closed, past their deadline",
-    "lost": "put back, their worker vanished",
-    "given_up": "given up, their last worker vanished",
+    "lost": "returned to the queue, their worker vanished",
+    "given_up": "given up, their worker vanished",
     "delayed": "published, their delay is over",
-    "promoted": "published, it was their turn",
-    "lost_messages": "published again, their message was lost",
+    "promoted": "published, their tenant had its turn",
+    "lost_messages": "republished, their message was lost",
 }
 
 
 def examine(repair: bool, as_json: bool) -> int:
-    """Print the report; the exit status, 1 where something is wrong."""
+    """Print the report; return the exit status, 1 if something is wrong."""
     report = list(_report(repair))
     print(json.dumps([asdict(finding) for finding in report], indent=2) if as_json else _text(report))
     return 1 if any(finding.level == "wrong" for finding in report) else 0
@@ -57,7 +57,7 @@ def _report(repair: bool) -> Iterator[Finding]:
         yield Finding("settings", "wrong", str(error), "`vqa settings` lists the names")
         return
     names = ", ".join(sorted(name for name in os.environ if name.startswith(PREFIX)))
-    yield Finding("settings", "ok", f"from the environment: {names or 'none, all at their defaults'}")
+    yield Finding("settings", "ok", f"set in the environment: {names or 'none, all have their defaults'}")
     try:
         with connect(settings, retry_s=0) as redis:
             redis.ping()
@@ -65,7 +65,7 @@ def _report(repair: bool) -> Iterator[Finding]:
             if repair:
                 yield from _repair(redis, settings)
             dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings))
-            yield from findings(read(redis, settings, dead), settings)
+            yield from findings(run_probe(redis, settings, dead), settings)
     except REDIS_ERRORS as error:
         yield Finding("redis", "wrong", str(unavailable(error, settings)))
 
@@ -73,21 +73,21 @@ def _report(repair: bool) -> Iterator[Finding]:
 def _repair(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
     app = make_app(settings)
     sweep = Sweep(redis, app, settings)
-    if not _locked(sweep):
-        said = "a janitor is at work, which does all of it every two seconds; nothing was done by hand"
+    if not _lock(sweep):
+        said = "a janitor is running, and repairs everything every two seconds; nothing was done by hand"
         yield Finding("repair", "ok", said)
         return
-    out = _leases_out(redis)
-    judges = _may_judge_leases(settings, sweep) if out else None
-    # the lock may have run out meanwhile; what two do at once is harmless
-    done = _done(sweep.run(judges))
+    expired = _has_expired_leases(redis)
+    lease_check_ms = _await_renewals(settings, sweep) if expired else None
+    # the lock may have expired meanwhile; two concurrent sweeps are harmless
+    done = _describe(sweep.run(lease_check_ms))
     app.close()
-    if out and judges is None:
-        done += "; leases that ran out were left: Redis has answered for too short a time, do it again"
+    if expired and lease_check_ms is None:
+        done += "; expired leases were left alone, because Redis was interrupted: run the command again"
     yield Finding("repair", "ok", done)
 
 
-def _locked(sweep: Sweep) -> bool:
+def _lock(sweep: Sweep) -> bool:
     until = time.monotonic() + _LOCK_S
     while not sweep.try_lock():
         if time.monotonic() > until:
@@ -96,27 +96,27 @@ def _locked(sweep: Sweep) -> bool:
     return True
 
 
-def _leases_out(redis: Redis) -> bool:
+def _has_expired_leases(redis: Redis) -> bool:
     seconds, _ = redis.time()
     return any(redis.zcount(f"vqa:leased:{lane}", "-inf", seconds * 1000) for lane in LANES)
 
 
-def _may_judge_leases(settings: QueueSettings, sweep: Sweep) -> int | None:
-    """Give workers a lease time in which they can renew; Redis's time if it answered all the while."""
-    print(f"vqa: leases ran out; their workers have {settings.lease_s:.0f} s to renew them", file=sys.stderr)
-    heard = time.monotonic()
-    until = heard + settings.lease_s
+def _await_renewals(settings: QueueSettings, sweep: Sweep) -> int | None:
+    """Give workers one lease time to renew. Return the time for `Sweep.run`, or None if Redis was interrupted."""
+    print(f"vqa: leases have expired; giving their workers {settings.lease_s:.0f} s to renew them", file=sys.stderr)
+    answered = time.monotonic()
+    until = answered + settings.lease_s
     while time.monotonic() < until:
-        time.sleep(_PULSE_S)
+        time.sleep(_PING_S)
         sweep.try_lock()
-        if time.monotonic() - heard > _GAP_S:
+        if time.monotonic() - answered > _GAP_S:
             return None
-        heard = time.monotonic()
+        answered = time.monotonic()
     return sweep.lease_check_time()
 
 
-def _done(swept: SweepResult) -> str:
-    done = [(getattr(swept, each.name), _SWEPT[each.name]) for each in fields(swept)]
+def _describe(result: SweepResult) -> str:
+    done = [(getattr(result, each.name), _SWEPT[each.name]) for each in fields(result)]
     return "; ".join(f"{number} {what}" for number, what in done if number) or "nothing was due"
 
 

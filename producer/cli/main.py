@@ -1,4 +1,4 @@
-"""The `vqa` command. What a command needs is imported when it runs, so that `vqa --help` is there at once."""
+"""The `vqa` command. Each command imports what it needs when it runs, so that `vqa --help` is fast."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import typer
 
 from producer.cli.dead_letters import app as dlq
 from producer.cli.options import (
+    CONTEXT,
     AsJson,
     Choice,
     Lane,
     LaneName,
     MaxNewTokens,
+    RedisUrl,
     Schema,
     Seed,
     Temperature,
@@ -27,23 +29,49 @@ from producer.cli.options import (
 from producer.cli.submit import app as bulk
 from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
 
-app = typer.Typer(
-    name="vqa",
-    help="Ask vision-language models questions about images, through a queue on Redis (VQA_REDIS_URL).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+_FIRST_STEPS = """\
+vqa asks vision-language models questions about images, through a queue on Redis.
+
+  vqa demo                                        start everything here, and ask example questions
+  vqa worker --model Qwen/Qwen3-VL-4B-Instruct    answer jobs with the cards of this machine
+  vqa ask cat.jpg "What is on the mat?"           ask one question, and wait for the answer
+  vqa submit questions.jsonl -o answers.jsonl     ask many; the same command resumes after a stop
+  vqa status                                      show open jobs and workers
+
+`vqa --help` lists all commands; `vqa COMMAND --help` explains one. --redis-url or VQA_REDIS_URL says where Redis is."""
+
+#: of commands that pass all their arguments, --help too, to a module of `workers`
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer(name="vqa", context_settings=CONTEXT, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(bulk)
 app.add_typer(dlq)
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"vqa {version('vqa-queue')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def first_steps(
+    context: typer.Context,
+    redis_url: RedisUrl = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Ask vision-language models questions about images, through a queue on Redis (VQA_REDIS_URL)."""
+    if context.invoked_subcommand is None:
+        print(_FIRST_STEPS)
 
 
 @app.command()
 def ask(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image's file, or - for stdin.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file, or - for stdin.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -51,9 +79,10 @@ def ask(
     seed: Seed = None,
     schema: Schema = None,
     choice: Choice = None,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job is given up.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job expires.")] = None,
     lane: Lane = LaneName.interactive,
     as_json: AsJson = False,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Ask one question about one image and wait for the answer.
 
@@ -78,23 +107,30 @@ def ask(
 @app.command()
 def status(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[BATCH|ID...]", show_default=False)] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Of a batch: show it until it is over.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show a batch until it is over.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="With --watch: print the final state only.")] = False,
     as_json: AsJson = False,
+    redis_url: RedisUrl = None,
 ) -> None:
-    """Show where a batch or jobs stand; without ids, how many are open and which workers are up.
+    """Show where a batch or jobs stand; without ids, how many jobs are open and which workers are up.
+
+    Ends with 3 if a batch is over and rows of it failed.
 
     Example: vqa status batch_6f2a9c0d1e3b5a7788990011 --watch
     """
-    from producer.cli import show
-    from producer.cli.show_batch import follow
+    from producer.cli import show, show_batch
     from producer.client.batches import is_batch
     from producer.client.client import Client
 
     if watch and not (ids and len(ids) == 1 and is_batch(ids[0])):
-        raise typer.BadParameter("needs one batch", param_hint="--watch")
+        raise typer.BadParameter("needs the id of one batch", param_hint="--watch")
     with Client() as client:
         if ids and len(ids) == 1 and is_batch(ids[0]):
-            raise typer.Exit(follow(client.batches.retrieve(ids[0]), watch, as_json))
+            batch = client.batches.retrieve(ids[0])
+            state = show_batch.watch(batch, quiet, as_json) if watch else batch.state()
+            if quiet or not watch:
+                print(show_batch.batch(state, as_json))
+            raise typer.Exit(NOT_ALL if state.status == "failed" or (state.is_over and state.failed) else 0)
         if ids:
             print(show.states(client.states(ids), as_json))
         else:
@@ -102,8 +138,10 @@ def status(
 
 
 @app.command()
-def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)]) -> None:
-    """Cancel batches or jobs, waiting or running. Ends with 3 where one was not open.
+def cancel(
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)], redis_url: RedisUrl = None
+) -> None:
+    """Cancel batches or jobs, waiting or running. Ends with 3 if one was not open.
 
     Example: vqa cancel batch_6f2a9c0d1e3b5a7788990011
     """
@@ -111,7 +149,7 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_
     from producer.client.client import Client
 
     with Client() as client:
-        done = {id: bool(client.batches.retrieve(id).cancel() if is_batch(id) else client.cancel(id)) for id in ids}
+        done = {id: bool(client.batches.cancel(id) if is_batch(id) else client.cancel(id)) for id in ids}
     for id, cancelled in done.items():
         print(f"{id} {'cancelled' if cancelled else 'was not open'}")
     raise typer.Exit(0 if all(done.values()) else NOT_ALL)
@@ -119,10 +157,11 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_
 
 @app.command()
 def doctor(
-    repair: Annotated[bool, typer.Option("--repair", help="First do once what the janitor does.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="First run the janitor's repairs once.")] = False,
     as_json: AsJson = False,
+    redis_url: RedisUrl = None,
 ) -> None:
-    """Say what is wrong with settings, Redis, workers and jobs, and what to do. Ends with 1 where something is.
+    """Check settings, Redis, workers and jobs, and say what to do. Ends with 1 if something is wrong.
 
     Example: vqa doctor --repair
     """
@@ -133,7 +172,7 @@ def doctor(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schemas of job and answer.
+    """Print the JSON Schemas of jobs and answers.
 
     Example: vqa schema > vqa.schema.json
     """
@@ -144,67 +183,69 @@ def schema() -> None:
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """List the VQA_ variables with their defaults and meaning.
+    """List all VQA_ variables with their defaults and meanings.
 
-    Example: VQA_REDIS_URL=redis://10.0.0.5:6379/0 vqa status
+    Example: vqa settings
     """
-    os.execv(sys.executable, [sys.executable, "-m", "workers.settings_table", *(["--json"] if as_json else [])])
+    _execute("workers.settings_table", ["--json"] if as_json else [])
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@app.command(context_settings=_PASS_THROUGH, add_help_option=False)
 def worker(context: typer.Context) -> None:
-    """Start the workers of this machine; takes the arguments of `python -m workers`.
+    """Start the workers of this machine, one per card.
 
     Example: vqa worker --help
     """
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "workers", *context.args])
+    _execute("workers", context.args)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@app.command(context_settings=_PASS_THROUGH, add_help_option=False)
 def tune(context: typer.Context) -> None:
-    """Try numbers of slots on this machine with your own images; takes the arguments of `python -m workers.tune`.
+    """Try numbers of slots on this machine with your own images.
 
     Example: vqa tune --help
     """
+    _execute("workers.tune", context.args)
+
+
+def _execute(module: str, arguments: list[str]) -> None:
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "workers.tune", *context.args])
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 @app.command()
-def demo(exit_after: Annotated[bool, typer.Option("--exit", help="End after the questions.")] = False) -> None:
-    """Start everything on this machine with the small model, and ask the example questions.
+def demo(
+    exit_after: Annotated[bool, typer.Option("--exit", help="End after the questions.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the answers and errors only.")] = False,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Start Redis, a worker with a small model, and Flower on this machine, and ask the example questions.
 
     Example: vqa demo --exit
     """
     from producer.demo.demo import run_demo
 
-    raise typer.Exit(run_demo(exit_after))
+    raise typer.Exit(run_demo(exit_after, quiet))
 
 
 def main() -> None:
-    """Run the command; errors are one line on stderr, and the exit status tells them apart."""
+    """Run the command. An error is one line on stderr, and the exit status tells errors apart."""
     logging.basicConfig(format="vqa: %(message)s", level=logging.WARNING)
     try:
         with stoppable():
-            app()
+            app(prog_name="vqa")
     except Stopped as stopped:
         sys.exit(INTERRUPTED if stopped.number == signal.SIGINT else TEMPORARY)
     except BrokenPipeError:
-        # whoever read the answers has gone; Python would complain once more when it flushes
+        # the reader of stdout has ended; without this Python complains when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        sys.exit(_tell(error))
+        sys.exit(_report(error))
 
 
-def _tell(error: Exception) -> int:
+def _report(error: Exception) -> int:
+    """Print an expected error and return the exit status; raise any other."""
     from vqa.errors import QueueFull, QueueUnavailable, SettingsError, VQAError
 
     if not isinstance(error, VQAError | OSError):

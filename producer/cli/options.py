@@ -1,47 +1,54 @@
-"""Options that several commands of `vqa` have."""
+"""Options shared by several commands of `vqa`."""
 
 from __future__ import annotations
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+#: inherited by every command of an app
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
 
 class LaneName(StrEnum):
-    """Which jobs go first."""
-
     interactive = "interactive"
     bulk = "bulk"
 
 
-Lane = Annotated[LaneName, typer.Option(help="Which jobs go first: interactive before bulk.")]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
+def _set_redis_url(url: str | None) -> None:
+    if url is not None:
+        os.environ["VQA_REDIS_URL"] = url
+
+
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Redis with the queue, instead of VQA_REDIS_URL.", callback=_set_redis_url),
+]
+Lane = Annotated[LaneName, typer.Option(help="Interactive jobs are answered before bulk jobs.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum length of the answer in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the same answer every time.")]
 TopP = Annotated[
-    float | None, typer.Option(min=0.001, max=1, help="With --temperature: the likeliest tokens to draw from.")
+    float | None, typer.Option(min=0.001, max=1, help="Sample from the likeliest tokens only; needs --temperature.")
 ]
-Seed = Annotated[
-    int | None, typer.Option(min=0, max=2**63 - 1, help="With --temperature: the same seed, the same answer.")
-]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes sampling repeatable; needs --temperature.")]
 Schema = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON schema; the answer is a value valid by it.")
+    Path | None, typer.Option(exists=True, dir_okay=False, help="JSON schema that the answer must satisfy.")
 ]
-Choice = Annotated[
-    list[str] | None, typer.Option(help="The answer is one of these; may be given several times, instead of a schema.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
+Choice = Annotated[list[str] | None, typer.Option(help="Allowed answer; repeatable, and not together with --schema.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", dir_okay=False, help="Where the answers go; stdout where unset.")
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="File for the answers; stdout by default.")
 ]
 
 
 def response_format(schema: Path | None, choices: list[str] | None) -> dict[str, object] | None:
-    """A job's `response_format`. Raises typer.BadParameter."""
+    """Build a job's `response_format`. Raises typer.BadParameter."""
     if schema and choices:
-        raise typer.BadParameter("either a schema or choices", param_hint="--schema")
+        raise typer.BadParameter("cannot be combined with --choice", param_hint="--schema")
     if choices:
         return {"type": "choice", "choices": choices}
     if schema is None:
@@ -53,5 +60,5 @@ def response_format(schema: Path | None, choices: list[str] | None) -> dict[str,
 
 
 def job_fields(lane: LaneName, **fields: object) -> dict[str, object]:
-    """The fields of a job that were given."""
+    """Return the fields of a job whose options were given."""
     return {"lane": lane.value, **{name: value for name, value in fields.items() if value is not None}}

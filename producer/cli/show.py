@@ -1,4 +1,4 @@
-"""What `vqa` prints for people and, as JSON, for scripts."""
+"""What `vqa` prints: text for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vqa.ledger.records import State, WorkerInfo
 
 
 def columns(rows: Iterable[Sequence[object]]) -> str:
-    """Rows below each other, each column as wide as its widest cell; None is shown as a dash."""
+    """Align rows in columns; None is shown as a dash."""
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def states(found: Mapping[str, JobState], as_json: bool) -> str:
-    """Where jobs stand; in JSON one object a line."""
+    """Describe jobs, one per line."""
     if as_json:
         return "\n".join(json.dumps(asdict(state)) for state in found.values())
     head = ("ID", "STATE", "LANE", "ATTEMPT", "WORKER", "TIME LEFT", "ERROR")
@@ -41,7 +41,7 @@ def states(found: Mapping[str, JobState], as_json: bool) -> str:
 
 
 def overview(counts: Mapping[Lane, Mapping[State, int]], workers: Sequence[WorkerInfo], as_json: bool) -> str:
-    """How many jobs are open by lane, and the workers that are up."""
+    """Count the open jobs by lane, and list the workers that are up."""
     if as_json:
         about: dict[str, Any] = {"lanes": counts, "workers": {worker.name: dict(worker.about) for worker in workers}}
         return json.dumps(about)
@@ -58,7 +58,7 @@ def _seconds(left_s: float | None) -> str | None:
 
 
 def schemas() -> str:
-    """The JSON Schemas of what goes in and what comes out, as one document."""
+    """Return the JSON Schemas of jobs and answers as one document."""
     from vqa.answer import Answer
     from vqa.job import Job
 

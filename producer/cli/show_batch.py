@@ -1,4 +1,4 @@
-"""What `vqa` prints of batches."""
+"""What `vqa` prints about batches."""
 
 from __future__ import annotations
 
@@ -13,49 +13,41 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.live import Live
 
-from producer.cli import show_batch
 from producer.cli.show import columns
 from producer.client.batches import Batch
-from producer.process import NOT_ALL
 from vqa.ledger.batches import BatchState
 
-#: between two looks
-_LOOK_S = 1.0
+#: seconds between two looks at a batch
+_POLL_S = 1.0
+
+#: seconds over which a rate is averaged
+_SPAN_S = 30.0
 
 
-def follow(batch: Batch, watch: bool, as_json: bool) -> int:
-    """Show it once, or until it is over; 3 where it is over and rows failed. Raises UnknownBatch."""
-    if watch:
-        state = _watch(batch, as_json)
-    else:
-        state = batch.state()
-        print(json.dumps(asdict(state)) if as_json else show_batch.progress(state, None))
-    return NOT_ALL if state.status == "failed" or (state.is_over and state.failed) else 0
-
-
-def _watch(batch: Batch, as_json: bool) -> BatchState:
-    """In place where stdout is a terminal, else a line a look."""
-    pace = show_batch.Pace()
+def watch(batch: Batch, quiet: bool, as_json: bool) -> BatchState:
+    """Show a batch until it is over: in place on a terminal, else one line per look, or nothing if `quiet`."""
+    pace = Pace()
     in_place = sys.stdout.isatty() and not as_json
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             state = batch.state()
-            rate = pace.saw(time.monotonic(), state.done)
-            if in_place:
-                live.update(show_batch.progress(state, rate), refresh=True)
-            else:
-                print(json.dumps(asdict(state)) if as_json else show_batch.one_line(state, rate), flush=True)
+            rate = pace.rate(time.monotonic(), state.done)
+            if in_place and not quiet:
+                live.update(progress(state, rate), refresh=True)
+            elif not quiet:
+                print(json.dumps(asdict(state)) if as_json else one_line(state, rate), flush=True)
             if state.is_over:
                 return state
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
 
-#: seconds over which a rate is taken
-_SPAN_S = 30.0
+def batch(state: BatchState, as_json: bool) -> str:
+    """Describe one batch."""
+    return json.dumps(asdict(state)) if as_json else progress(state, None)
 
 
 def batches(found: Sequence[BatchState], as_json: bool) -> str:
-    """One line each; in JSON one object a line."""
+    """List batches, one per line."""
     if as_json:
         return "\n".join(json.dumps(asdict(state)) for state in found)
     head = ("BATCH", "STATUS", "CREATED (UTC)", "ROWS", "DONE", "FAILED", "TENANT", "INPUT")
@@ -76,36 +68,36 @@ def batches(found: Sequence[BatchState], as_json: bool) -> str:
 
 
 class Pace:
-    """How fast a batch goes, by what was seen of it lately."""
+    """Measures the recent progress of a batch."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def saw(self, at_s: float, done: int) -> float | None:
-        """Rows a second until now; None where too little was seen."""
-        self._seen.append((at_s, done))
-        while len(self._seen) > 2 and at_s - self._seen[0][0] > _SPAN_S:
+    def rate(self, now_s: float, done: int) -> float | None:
+        """Add a measurement; return rows per second, or None if there are too few measurements."""
+        self._seen.append((now_s, done))
+        while len(self._seen) > 2 and now_s - self._seen[0][0] > _SPAN_S:
             self._seen.popleft()
         first_s, first = self._seen[0]
-        return (done - first) / (at_s - first_s) if at_s > first_s else None
+        return (done - first) / (now_s - first_s) if now_s > first_s else None
 
 
 def progress(state: BatchState, rate: float | None) -> str:
-    """Where a batch stands, in a few lines."""
+    """Describe where a batch stands in a few lines."""
     lines = [f"{state.id}  {state.status.replace('_', ' ')}", one_line(state, rate)]
     lines += [f"  {code}: {count:,}" for code, count in sorted(state.codes.items())]
     if state.workers:
-        most = sorted(state.workers.items(), key=lambda item: -item[1])
-        lines += ["", columns([("WORKER", "ANSWERED"), *((name, f"{count:,}") for name, count in most)])]
+        busiest = sorted(state.workers.items(), key=lambda item: -item[1])
+        lines += ["", columns([("WORKER", "ANSWERED"), *((name, f"{count:,}") for name, count in busiest)])]
     return "\n".join(lines)
 
 
 def one_line(state: BatchState, rate: float | None) -> str:
-    """The same in a line."""
-    said = f"{state.done:,} of {state.total:,} rows done, {state.failed:,} failed, {state.left:,} to go"
+    """Describe where a batch stands in one line."""
+    counts = f"{state.done:,} of {state.total:,} rows done, {state.failed:,} failed, {state.left:,} to go"
     if rate is None or state.is_over:
-        return said
-    return f"{said}, {rate:,.1f} rows/s" + (f", {_span(state.left / rate)} left" if rate > 0 else "")
+        return counts
+    return f"{counts}, {rate:,.1f} rows/s" + (f", {_span(state.left / rate)} left" if rate > 0 else "")
 
 
 def _time(ms: int) -> str:

@@ -1,4 +1,4 @@
-"""What `vqa dlq` prints of dead letters, for people and, as JSON, for scripts."""
+"""What `vqa dlq` prints: text for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetter, Verdict, at_ms
 from vqa.errors import InvalidJob
 from vqa.job import ImagePart, Job
+from vqa.ledger.records import AttemptRecord
 
-#: of what is no job people are shown so many characters
+#: characters shown of a message that is not a job
 _RAW = 2000
 
-#: bytes of images by reference; None where the store does not have it any more
+#: size in bytes by image reference; None for an image that the store no longer has
 Sizes = Mapping[str, int | None]
 
-#: how `retry` says what became of a dead letter
+#: printed result of a retry
 WORDS: Mapping[Verdict, str] = {
     "reopened": "reopened",
     "unknown": "is not a dead letter",
     "open": "is open already",
-    "malformed": "is no job and cannot be retried",
-    "unsupported_version": "is of a newer vqa; upgrade this one first",
+    "malformed": "is not a job and cannot be retried",
+    "unsupported_version": "needs a newer vqa; upgrade this one first",
 }
 
 
 def listed(letters: Sequence[DeadLetter], as_json: bool) -> str:
-    """Dead letters without their jobs; in JSON one object a line."""
+    """List dead letters without their jobs, one per line."""
     if as_json:
         return "\n".join(json.dumps(_header(letter)) for letter in letters)
     rows = (
@@ -43,10 +44,10 @@ def listed(letters: Sequence[DeadLetter], as_json: bool) -> str:
 
 
 def whole(letter: DeadLetter, sizes: Sizes, as_json: bool) -> str:
-    """A dead letter with its attempts and its job."""
+    """Describe a dead letter with its attempts and its job."""
     job = job_of(letter)
     if as_json:
-        about = _header(letter) | {"attempts": [_attempt(past) for past in letter.attempts]}
+        about = _header(letter) | {"attempts": [_attempt(each) for each in letter.attempts]}
         about |= {"images": sizes}
         about |= {"job": json.loads(letter.payload)} if job else {"raw": text_of(letter.payload)}
         return json.dumps(about, indent=2)
@@ -61,14 +62,14 @@ def whole(letter: DeadLetter, sizes: Sizes, as_json: bool) -> str:
     parts = [columns((name, printable(value)) for name, value in facts)]
     if letter.attempts:
         head = ("ATTEMPT", "FROM", "TO", "WORKER", "ERROR")
-        rows = ((past.attempt, _ms(past.taken), _ms(past.ended), past.worker, past.error) for past in letter.attempts)
+        rows = ((each.attempt, _ms(each.taken), _ms(each.ended), each.worker, each.error) for each in letter.attempts)
         parts.append(columns([head, *(tuple(printable(cell) for cell in row) for row in rows)]))
     parts.append("\n".join(_job(job, sizes) if job else _raw(letter.payload)))
     return "\n\n".join(parts)
 
 
 def job_of(letter: DeadLetter) -> Job | None:
-    """Its job, where it is one that this version of vqa reads."""
+    """Return the job, or None if this version of vqa cannot read one."""
     try:
         return letter.job
     except InvalidJob:
@@ -76,7 +77,7 @@ def job_of(letter: DeadLetter) -> Job | None:
 
 
 def retried(verdicts: Mapping[str, Verdict], one_by_one: bool) -> str:
-    """What became of each dead letter that was to be retried, or of how many."""
+    """Describe the results of a retry, one by one or as counts."""
     if one_by_one:
         return "\n".join(f"{printable(id)} {WORDS[verdict]}" for id, verdict in verdicts.items())
     counts = Counter(verdicts.values())
@@ -84,12 +85,12 @@ def retried(verdicts: Mapping[str, Verdict], one_by_one: bool) -> str:
 
 
 def text_of(raw: bytes) -> str:
-    """Bytes of any kind as text that says what they are."""
+    """Decode any bytes; invalid ones are escaped."""
     return raw.decode("utf-8", "backslashreplace")
 
 
 def printable(value: object) -> str | None:
-    """Without what a terminal would obey, or would break a line at; None stays None."""
+    """Escape control characters and line breaks; None stays None."""
     if value is None:
         return None
     return "".join(char if char.isprintable() else _escaped(char) for char in str(value))
@@ -111,12 +112,13 @@ def _header(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _attempt(past: Any) -> dict[str, Any]:
-    return asdict(past) | {"taken": at_ms(past.taken).isoformat(), "ended": at_ms(past.ended).isoformat()}
+def _attempt(record: AttemptRecord) -> dict[str, Any]:
+    times = {"taken": at_ms(record.taken).isoformat(), "ended": at_ms(record.ended).isoformat()}
+    return asdict(record) | times
 
 
 def _job(job: Job, sizes: Sizes) -> Iterable[str]:
-    # the images are told with the messages
+    # images are listed with the messages
     fields = job.model_dump(mode="json", exclude={"messages", "id", "lane", "version"}, exclude_none=True)
     yield columns((name, printable(json.dumps(value, ensure_ascii=False))) for name, value in fields.items())
     for message in job.messages:
@@ -131,12 +133,12 @@ def _image(part: ImagePart, sizes: Sizes) -> str:
     if isinstance(part.image, bytes):
         return f"[image of {len(part.image):,} bytes, in the job itself]"
     size = sizes.get(part.image)
-    return f"[image {part.image}, {'no longer kept' if size is None else f'{size:,} bytes'}]"
+    return f"[image {part.image}, {'no longer stored' if size is None else f'{size:,} bytes'}]"
 
 
 def _raw(raw: bytes) -> Iterable[str]:
     text = text_of(raw)
-    yield f"not a job; {len(raw):,} bytes" + (f", the first {_RAW} characters:" if len(text) > _RAW else ":")
+    yield f"not a job: {len(raw):,} bytes" + (f", the first {_RAW} characters:" if len(text) > _RAW else ":")
     yield from (f"  {printable(line)}" for line in text[:_RAW].splitlines())
 
 
@@ -144,5 +146,5 @@ def _ms(ms: int) -> str:
     return _time(at_ms(ms))
 
 
-def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z"
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}Z"

@@ -1,1 +1,1 @@
-"""demo."""
+"""`vqa demo`: the whole system on one machine."""

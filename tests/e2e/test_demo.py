@@ -36,7 +36,8 @@ def test_it_answers_every_question_as_expected_and_ends_with_0() -> None:
     said, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, said
     assert "15 of 15 as expected" in said
-    assert "Flower: http://127.0.0.1:" in said
+    assert "Flower: ready at http://127.0.0.1:" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
 
 
 def test_ctrl_c_after_the_table_stops_everything() -> None:
@@ -50,6 +51,11 @@ def test_ctrl_c_after_the_table_stops_everything() -> None:
         if "Ctrl-C stops everything" in line:
             break
     assert any("15 of 15 as expected" in line for line in lines), lines
+    # what it prints can be copied into another terminal
+    [ask, status] = [line.strip() for line in lines if line.startswith("  VQA_REDIS_URL=")]
+    for command, answer in ((ask, "red\n"), (status, "demo-")):
+        ran = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert answer in ran.stdout, ran
     # as a terminal does: to make and to the demo at once; make has its own status for it
     os.killpg(demo.pid, signal.SIGINT)
     demo.communicate(timeout=60)

@@ -42,7 +42,7 @@ def test_list_chooses_and_says_when_there_are_more(vqa: Vqa, letters: None) -> N
     assert vqa("dlq", "list", "--before", "1h", "--json").stdout == ""
     few = vqa("dlq", "list", "--limit", "2")
     assert len(few.stdout.splitlines()) == 3
-    assert few.stderr == "vqa: there are more; --limit 20 shows more\n"
+    assert few.stderr == "vqa: there are more; use --limit 20\n"
     assert vqa("dlq", "list", "--since", "gestern").returncode == 2
 
 
@@ -69,7 +69,7 @@ def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, png: bytes, redis: Red
     assert "\x1b" not in shown.stdout
     [key] = redis.keys("vqa:image:*")
     redis.delete(key)
-    assert "no longer kept" in vqa("dlq", "show", "used").stdout
+    assert "no longer stored" in vqa("dlq", "show", "used").stdout
     told = json.loads(vqa("dlq", "show", "used", "--json").stdout)
     assert told["job"]["messages"][0]["content"][1]["text"] == "What is\n\x1b[31mthis?"
     assert list(told["images"].values()) == [None]
@@ -78,7 +78,7 @@ def test_show_tells_all_of_a_job(vqa: Vqa, letters: None, png: bytes, redis: Red
 
 def test_show_tells_what_was_no_job(vqa: Vqa, letters: None) -> None:
     shown = vqa("dlq", "show", "m1")
-    assert shown.stdout.endswith("not a job; 12 bytes:\n  \\x80no \\x1b[31mjob\n")
+    assert shown.stdout.endswith("not a job: 12 bytes:\n  \\x80no \\x1b[31mjob\n")
     assert json.loads(vqa("dlq", "show", "m1", "--json").stdout)["raw"] == "\\x80no \x1b[31mjob"
     missing = vqa("dlq", "show", "nobody's")
     assert (missing.returncode, missing.stdout) == (3, "")
@@ -88,12 +88,12 @@ def test_show_tells_what_was_no_job(vqa: Vqa, letters: None) -> None:
 def test_retry_says_of_each_what_became_of_it(vqa: Vqa, letters: None, client: Client, redis: Redis) -> None:
     retried = vqa("dlq", "retry", "lost", "m1", "nobody's")
     assert retried.returncode == 3
-    assert retried.stdout == "lost reopened\nm1 is no job and cannot be retried\nnobody's is not a dead letter\n"
+    assert retried.stdout == "lost reopened\nm1 is not a job and cannot be retried\nnobody's is not a dead letter\n"
     assert vqa("dlq", "retry", "lost").stdout == "lost is open already\n"
     chosen = vqa("dlq", "retry", "--reason", "attempts_used_up", "--since", "1h")
     assert (chosen.returncode, chosen.stdout) == (0, "1 reopened\n")
     every = vqa("dlq", "retry", "--all")
-    assert (every.returncode, every.stdout) == (3, "1 is no job and cannot be retried\n")
+    assert (every.returncode, every.stdout) == (3, "1 is not a job and cannot be retried\n")
     assert {state.state for state in client.states(["lost", "used"]).values()} == {"queued"}
     assert redis.llen("bulk") == 2
 
@@ -106,12 +106,12 @@ def test_retry_and_purge_want_to_know_which(vqa: Vqa, letters: None, client: Cli
 
 
 def test_purge_drops_those_chosen(vqa: Vqa, letters: None, client: Client) -> None:
-    assert vqa("dlq", "purge", "--reason", "malformed").stdout == "1 dropped\n"
+    assert vqa("dlq", "purge", "--reason", "malformed").stdout == "1 deleted\n"
     named = vqa("dlq", "purge", "lost", "nobody's")
-    assert (named.returncode, named.stdout) == (3, "1 dropped\n")
-    assert vqa("dlq", "purge", "--before", "1h").stdout == "0 dropped\n"
+    assert (named.returncode, named.stdout) == (3, "1 deleted\n")
+    assert vqa("dlq", "purge", "--before", "1h").stdout == "0 deleted\n"
     assert [letter.id for letter in client.dead_letters.list()] == ["used"]
-    assert vqa("dlq", "purge", "--yes").stdout == "1 dropped\n"
+    assert vqa("dlq", "purge", "--yes").stdout == "1 deleted\n"
 
 
 @pytest.mark.parametrize(("typed", "left"), [(b"n\n", 3), (b"y\n", 0)])
@@ -126,7 +126,7 @@ def test_purge_asks_at_a_terminal(
     os.write(ours, typed)
     said, _ = process.communicate(timeout=60)
     os.close(ours)
-    assert b"Drop 3 dead letters?" in said
+    assert b"Delete 3 dead letters?" in said
     assert client.dead_letters.count() == left
 
 

@@ -1,9 +1,14 @@
 """The `vqa` command as a user runs it: output, one-line errors, exit statuses."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +190,7 @@ def test_a_file_of_questions_is_no_id(vqa: Vqa, questions: Path) -> None:
     before = questions.read_text()
     refused = vqa("collect", questions, "-o", questions)
     assert refused.returncode == 2
-    assert "the same `vqa submit` command" in refused.stderr
+    assert "repeat its `vqa submit` command" in refused.stderr
     assert questions.read_text() == before
 
 
@@ -210,13 +215,86 @@ def test_schema_and_settings_are_documents(vqa: Vqa) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["ask", "submit", "collect", "status", "cancel", "doctor", "schema", "settings", "demo"]
+    [
+        "ask",
+        "submit",
+        "collect",
+        "batches",
+        "status",
+        "cancel",
+        "doctor",
+        "schema",
+        "settings",
+        "demo",
+        "worker",
+        "tune",
+    ]
     + [f"dlq {command}" for command in ("list", "show", "retry", "purge")],
 )
 def test_every_command_has_a_help_with_an_example(vqa: Vqa, command: str) -> None:
-    told = vqa(*command.split(), "--help")
+    told = vqa(*command.split(), "-h")
     assert told.returncode == 0
     assert "Example: " in told.stdout
+    if not command.startswith("dlq"):
+        assert f"\n  {command} " in vqa("-h").stdout
+
+
+def test_without_arguments_it_shows_what_a_beginner_needs(vqa: Vqa) -> None:
+    told = vqa()
+    assert (told.returncode, told.stderr) == (0, "")
+    for command in ("ask", "submit", "status", "worker", "demo"):
+        assert f"\n  vqa {command}" in told.stdout
+    assert "`vqa --help` lists all commands" in told.stdout
+
+
+def test_the_version_is_printed(vqa: Vqa) -> None:
+    assert vqa("--version").stdout == f"vqa {version('vqa-queue')}\n"
+
+
+def test_a_shell_can_complete_commands(vqa: Vqa) -> None:
+    assert "_VQA_COMPLETE=complete_bash" in vqa("--show-completion", "bash").stdout.replace(" ", "")
+    completed = vqa(env={"_VQA_COMPLETE": "complete_bash", "COMP_WORDS": "vqa sta", "COMP_CWORD": "1"})
+    assert completed.stdout.split() == ["status"]
+
+
+def test_redis_may_be_named_before_or_after_the_command(
+    vqa: Vqa, redis_url: str, echoing: None, questions: Path
+) -> None:
+    elsewhere = {"VQA_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    assert "LANE" in vqa("--redis-url", redis_url, "status", env=elsewhere).stdout
+    image = questions.parent / "teal.png"
+    assert vqa("ask", image, "What?", "--redis-url", redis_url, env=elsewhere).stdout == "What?\n"
+    assert vqa("dlq", "list", "--redis-url", redis_url, env=elsewhere).stdout == "no dead letters\n"
+
+
+def test_a_quiet_watch_shows_how_a_batch_ended(vqa: Vqa, client: Any, question: Any) -> None:
+    batch = client.batches.create([question(id="q1")])
+    assert client.batches.cancel(batch.id) == 1
+    watched = vqa("status", batch.id, "--watch", "--quiet")
+    assert watched.returncode == 3
+    assert watched.stdout.startswith(f"{batch.id}  cancelled\n1 of 1 rows done, 1 failed")
+    assert len(vqa("status", batch.id, "--watch").stdout.splitlines()) == 1
+
+
+def test_no_colour_is_printed_to_a_terminal_that_wants_none(
+    environment: dict[str, str], client: Any, question: Any
+) -> None:
+    batch = client.batches.create([question(id="q1")])
+    client.batches.cancel(batch.id)
+    for arguments in (["status", batch.id, "--watch"], ["--help"], ["status", "--no-such-option"]):
+        ours, theirs = pty.openpty()
+        environment = environment | {"NO_COLOR": "1", "TERM": "xterm-256color"}
+        command = subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        # reading fails once the other side is closed
+        with contextlib.suppress(OSError):
+            while read := os.read(ours, 65536):
+                said += read
+        command.wait(timeout=60)
+        os.close(ours)
+        assert said
+        assert not re.search(rb"\x1b\[[0-9;]*[349][0-8]", said)
 
 
 def test_worker_hands_everything_to_the_workers(vqa: Vqa) -> None:

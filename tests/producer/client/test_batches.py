@@ -178,6 +178,32 @@ def test_the_example_scripts_run(script: str, start_worker: StartWorker, redis_u
     assert "colour-01.jpg" in ran.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "examples/caption_folder.py examples/images",
+        "examples/receipts.py examples/images/*.jpg",
+        "examples/compare_models.py examples/questions.jsonl $VQA_REDIS_URL $VQA_REDIS_URL",
+    ],
+)
+def test_an_example_script_ends_quietly_when_its_reader_has_gone(
+    command: str, start_worker: StartWorker, redis_url: str
+) -> None:
+    start_worker()
+
+    ran = subprocess.run(
+        f"{sys.executable} -W error {command} | true",
+        shell=True,
+        cwd=ROOT,
+        env=os.environ | {"VQA_REDIS_URL": redis_url},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=WAIT_S,
+    )
+
+    assert not [line for line in ran.stderr.splitlines() if not line.startswith("batch_")]
+
+
 def test_two_models_are_compared(start_worker: StartWorker, redis_url: str) -> None:
     start_worker()
 

@@ -180,7 +180,7 @@ def calls(client: Client, job: Job) -> dict[str, Callable[[], Any]]:
         "states": lambda: client.states(["q1"]),
         "counts": client.counts,
         "workers": client.workers,
-        "dead_letters": client.dead_letters,
+        "dead_letters": client.dead_letters.list,
         "retry_dead": lambda: client.dead_letters.retry(["q1"]),
         "purge_dead": lambda: client.dead_letters.purge(["q1"]),
     }
