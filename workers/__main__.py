@@ -27,7 +27,7 @@ def worker(
     microbatch: Annotated[str | None, typer.Option(help="Most prompts that a pipeline runs together.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     quant: Annotated[str | None, typer.Option(help="fp8, int8 or int4, for smaller cards; none by default.")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="Redis with the queue.")] = None,
+    redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis with the queue.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Node name in place of card0, ...: two supervisors on one host need two.")
     ] = None,

@@ -63,7 +63,7 @@ def gather(chaos: Chaos, violations: list[str], faults: Counter[str], seconds: f
         plan=chaos.plan,
         histories=histories,
         endings=_endings(chaos.redis, chaos.settings, list(histories)),
-        published={id: len(heard) for id, heard in chaos.witness.heard.items()},
+        published={id: len(outcomes) for id, outcomes in chaos.witness.outcomes.items()},
         runs=runs,
         overlaps=list(journal.overlaps(runs, by_pid, disturbances, slack_s)),
         lives=lives,

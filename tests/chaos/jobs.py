@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from vqa.job import Job
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.echo.engine import echo_of
 from workers.engine.image import RGBImage
 
@@ -83,7 +83,7 @@ def make_case(
 
 
 def _expected(*parts: str | RGBImage) -> str:
-    return echo_of(Prompt("", (Turn("user", parts),), max_new_tokens=1))
+    return echo_of(Prompt("", (Turn("user", parts),), SamplingParams(1)))
 
 
 def _delay_s(random: random.Random) -> float:

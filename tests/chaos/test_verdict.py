@@ -63,15 +63,15 @@ def evidence() -> Evidence:
     )
 
 
-def told(evidence: Evidence) -> list[str]:
+def violations_of(evidence: Evidence) -> list[str]:
     violations = judge(evidence)
-    # whatever is wrong can be told
+    # every violation can be reported
     assert bool(list(lines(evidence, violations, Path("folder")))) is bool(violations)
     return [text for _, text in violations]
 
 
 def test_a_run_in_which_all_promises_held_is_not_complained_of(evidence: Evidence) -> None:
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
     line = last_line(evidence, [])
     assert line.startswith("chaos: seed 1, 8 jobs, 10 faults (1 crash, ")
     assert "lost 0, doubled 0" in line
@@ -80,33 +80,33 @@ def test_a_run_in_which_all_promises_held_is_not_complained_of(evidence: Evidenc
 
 def test_an_accepted_job_without_an_outcome_is_lost(evidence: Evidence) -> None:
     del evidence.endings["plain"]
-    [violation] = told(evidence)
+    [violation] = violations_of(evidence)
     assert violation.startswith("lost")
 
 
 def test_a_job_whose_submission_raised_may_have_no_outcome(evidence: Evidence) -> None:
     evidence.histories["plain"].accepted = False
     del evidence.endings["plain"]
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
 
 
 def test_a_message_that_became_a_job_must_end(evidence: Evidence) -> None:
     evidence.histories["foreign"] = History("foreign", "foreign", sent=True)
     del evidence.endings["foreign"]
     # two processes have ended abruptly: each may have popped one
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
     evidence.histories["foreign"].apply({"event": "found", "id": "foreign", "at": 2.0})
-    [violation] = told(evidence)
+    [violation] = violations_of(evidence)
     assert violation.startswith("lost")
 
 
 def test_more_messages_gone_than_workers_ended_is_wrong(evidence: Evidence) -> None:
     for number in range(3):
         evidence.histories[f"sent{number}"] = History(f"sent{number}", "foreign", sent=True)
-    [violation] = told(evidence)
+    [violation] = violations_of(evidence)
     assert violation.startswith("lost: 3 messages")
     evidence.unacked.add("sent0")
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
 
 
 @pytest.mark.parametrize(
@@ -124,33 +124,33 @@ def test_more_messages_gone_than_workers_ended_is_wrong(evidence: Evidence) -> N
 )
 def test_an_outcome_of_another_kind_is_wrong(evidence: Evidence, kind: str, name: str) -> None:
     evidence.endings[kind] = replace(evidence.endings[kind], name=name, text=f"echo:{kind}", id=kind)
-    assert told(evidence) == [f"{kind} job ended with {name} (echo:{kind})"]
+    assert violations_of(evidence) == [f"{kind} job ended with {name} (echo:{kind})"]
 
 
 def test_an_answer_to_another_job_is_wrong(evidence: Evidence) -> None:
     evidence.endings["plain"] = Ending("answered", "echo:twice", 1, "plain")
-    assert told(evidence) == ["another's answer: echo:twice, not echo:plain"]
+    assert violations_of(evidence) == ["another's answer: echo:twice, not echo:plain"]
     evidence.endings["plain"] = Ending("answered", "echo:plain", 1, "twice")
-    assert len(told(evidence)) == 1
+    assert len(violations_of(evidence)) == 1
 
 
 def test_an_outcome_that_changed_or_came_twice_is_doubled(evidence: Evidence) -> None:
     evidence.histories["plain"].endings.append((2.0, Ending("answered", "echo:plain", 2, "plain")))
     evidence.published["twice"] = 2
-    assert [violation.partition(":")[0] for violation in told(evidence)] == ["doubled", "doubled"]
+    assert [violation.partition(":")[0] for violation in violations_of(evidence)] == ["doubled", "doubled"]
 
 
 def test_a_job_in_two_living_workers_at_once_is_wrong(evidence: Evidence) -> None:
     first, second = Run("plain", 1, 1, 5.0, 6.0), Run("plain", 3, 2, 5.5, 6.0)
     evidence.overlaps.append(Overlap(first, second, "its worker was cut off"))
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
     evidence.overlaps.append(Overlap(first, second, None))
-    assert told(evidence) == ["it ran in processes 1 and 3 at once"]
+    assert violations_of(evidence) == ["it ran in processes 1 and 3 at once"]
 
 
 def test_poison_with_a_fourth_attempt_is_wrong(evidence: Evidence) -> None:
     evidence.runs["poison"].append(Run("poison", 2, 4, 7.0, None))
-    assert told(evidence) == ["poison had 4 attempts"]
+    assert violations_of(evidence) == ["poison had 4 attempts"]
 
 
 @pytest.mark.parametrize(
@@ -158,43 +158,43 @@ def test_poison_with_a_fourth_attempt_is_wrong(evidence: Evidence) -> None:
 )
 def test_a_process_that_ended_for_no_reason_is_wrong(evidence: Evidence, status: int, intended: str | None) -> None:
     evidence.lives.append(life(4, status, intended))
-    [violation] = told(evidence)
+    [violation] = violations_of(evidence)
     assert f"ended with {status}" in violation
 
 
 def test_a_slow_recovery_is_wrong_unless_something_else_was_in_its_way(evidence: Evidence) -> None:
     evidence.recoveries.append(Recovery("twice", 50.0, 59.5))
-    assert len(told(evidence)) == 1
+    assert len(violations_of(evidence)) == 1
     evidence.recoveries[-1] = Recovery("twice", 50.0, None)
-    assert len(told(evidence)) == 1
+    assert len(violations_of(evidence)) == 1
     evidence.disturbances.append(Disturbance("without Redis", None, 52.0, 53.0))
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
 
 
 def test_an_innocent_may_be_given_up_only_where_faults_of_ours_took_its_last_worker(evidence: Evidence) -> None:
     evidence.endings["plain"] = Ending("JobGivenUp", "worker_lost", 3)
     last = AttemptRecord(3, "w3@host", 90_000, 104_000, "WorkerLost")
     header = Header("dead", "bulk", 0, 0, 3, 3, history=(last,), reason="worker_lost")
-    assert len(told(evidence)) == 1
+    assert len(violations_of(evidence)) == 1
     evidence.dead["plain"] = header
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
     # it ran alone in a worker that only a job can have ended
     evidence.dead["plain"] = replace(header, history=(replace(last, worker="w2@host"),))
-    assert len(told(evidence)) == 1
+    assert len(violations_of(evidence)) == 1
     evidence.disturbances.append(Disturbance("stopped", 2, 91.0, 95.0))
-    assert told(evidence) == []
+    assert violations_of(evidence) == []
 
 
 def test_what_is_left_or_said_is_passed_on(evidence: Evidence) -> None:
     evidence.leftovers.append("vqa:job:x is left in Redis")
     evidence.violations.append("w1 did not end")
-    assert told(evidence) == ["w1 did not end", "vqa:job:x is left in Redis"]
+    assert violations_of(evidence) == ["w1 did not end", "vqa:job:x is left in Redis"]
 
 
 def test_a_run_in_which_too_little_happened_proves_nothing(evidence: Evidence) -> None:
-    assert len(told(replace(evidence, plan=replace(evidence.plan, jobs=100)))) == 1
-    assert len(told(replace(evidence, plan=replace(evidence.plan, faults=11)))) == 1
+    assert len(violations_of(replace(evidence, plan=replace(evidence.plan, jobs=100)))) == 1
+    assert len(violations_of(replace(evidence, plan=replace(evidence.plan, faults=11)))) == 1
     evidence.faults.update(hang=-1, kill=1)
-    assert told(evidence) == ["no hang took effect"]
+    assert violations_of(evidence) == ["no hang took effect"]
     evidence.runs.clear()
-    assert any("the journal has 0" in violation for violation in told(evidence))
+    assert any("the journal has 0" in violation for violation in violations_of(evidence))

@@ -98,9 +98,9 @@ def _is_own_answer(evidence: Evidence) -> Violations:
 def _is_final(evidence: Evidence) -> Violations:
     """Check that the first outcome is the stored one, and that one outcome was published."""
     for id, history in evidence.histories.items():
-        for _, heard in history.endings:
-            if heard != evidence.endings.get(id):
-                yield id, f"doubled: it ended with {heard}, and then with {evidence.endings.get(id)}"
+        for _, collected in history.endings:
+            if collected != evidence.endings.get(id):
+                yield id, f"doubled: it ended with {collected}, and then with {evidence.endings.get(id)}"
         if evidence.published.get(id, 0) > 1:
             yield id, f"doubled: {evidence.published[id]} outcomes were published"
 

@@ -24,7 +24,7 @@ class Witness:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
         #: published outcomes as bytes, by id
-        self.heard: dict[str, list[bytes]] = defaultdict(list)
+        self.outcomes: dict[str, list[bytes]] = defaultdict(list)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -46,5 +46,5 @@ class Witness:
                 time.sleep(0.1)
                 continue
             if message and message["type"] == "pmessage":
-                self.heard[message["channel"].decode().removeprefix(_PREFIX)].append(message["data"])
+                self.outcomes[message["channel"].decode().removeprefix(_PREFIX)].append(message["data"])
         pubsub.close()
