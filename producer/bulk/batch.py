@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Self
 
-from producer.client.batches import cancel_batch, upload
+from producer.client.batches import cancel_batch
 from producer.client.client import Client
+from producer.client.job_queue import JobQueue
 from producer.client.outage import redis_errors
-from producer.client.submission import PreparedJob
 from producer.client.waiters import Window
 from vqa.connection import connect
 from vqa.errors import QueueUnavailable, SettingsError
@@ -24,23 +24,15 @@ _REPORT_INTERVAL_S = 2.0
 
 
 class BulkClient(Client):
-    """The client, with the operations that only bulk submission needs."""
+    """The client, with the internals that only bulk submission needs."""
+
+    @property
+    def queue(self) -> JobQueue:
+        return self._queue
 
     def rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
         """Yield lists of outcomes as they arrive, and an empty list after half a second without one."""
         return self._rounds(window)
-
-    def forget(self, ids: Iterable[str]) -> None:
-        """Delete the jobs' outcomes from Redis."""
-        self._queue.forget(list(ids))
-
-    def upload(self, batch: str, jobs: Iterable[tuple[str, PreparedJob]]) -> int:
-        """Put all (custom_id, job) pairs of a started batch on the queue; see `client.batches.upload`."""
-        return upload(self._queue, batch, jobs)
-
-    def cancel_batch(self, batch: str, within_s: float | None = None) -> int:
-        """Accept no more rows of the batch and cancel its open jobs; see `client.batches.cancel_batch`."""
-        return cancel_batch(self._queue, batch, within_s)
 
 
 class BatchReporter:
@@ -108,4 +100,4 @@ class BatchReporter:
     def cancel(self, within_s: float | None = None) -> None:
         """Cancel the open jobs, for at most `within_s` seconds."""
         with suppress(QueueUnavailable):
-            self._client.cancel_batch(self._batch, within_s)
+            cancel_batch(self._client.queue, self._batch, within_s)

@@ -13,6 +13,7 @@ from pathlib import Path
 from producer.bulk.jobs import JobBuilder
 from producer.bulk.plan import Plan
 from producer.bulk.session import Session
+from producer.client.batches import upload
 from producer.client.submission import PreparedJob
 from producer.process import NOT_ALL, USAGE
 from vqa.errors import SettingsError
@@ -37,7 +38,7 @@ def detach(plan: Plan) -> int:
         if not plan.quiet:
             print(f"vqa: batch {batch}", file=sys.stderr)
         try:
-            sent = session.client.upload(batch, _with_custom_ids(session.builder))
+            sent = upload(session.client.queue, batch, _with_custom_ids(session.builder))
         finally:
             session.writer.finish()
         not_sent = session.reporter.total - sent

@@ -145,7 +145,7 @@ class JobBuilder:
     def _clear_last_run(self, id: str) -> None:
         # a dead letter is retried and keeps its history; any other old outcome would be taken for the new one
         if self._writer.retrying.mark_seen(id) and self._client.dead_letters.retry([id])[id] == "unknown":
-            self._client.forget([id])
+            self._client.queue.forget([id])
 
 
 def _job_error(loaded: LoadedRow) -> InvalidJob | None:

@@ -130,7 +130,7 @@ class _Run:
         self._committed += self._uncommitted
         self._uncommitted = []
         try:
-            self._client.forget(self._committed)
+            self._client.queue.forget(self._committed)
         except QueueUnavailable:
             # retried with the next commit; the rest expires
             del self._committed[:-_MAX_IN_FLIGHT]

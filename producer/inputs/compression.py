@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, cast
 
@@ -44,68 +45,48 @@ def decompressed(raw: io.BufferedIOBase, name: str) -> io.BufferedReader:
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=whole)), _CHUNK)
     # a zstd frame, or a skippable frame, with which parallel compressors start
     if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
-        return io.BufferedReader(_ZstdReader(whole, import_zstandard(name)), _CHUNK)
+        texts = _zstd_texts(whole, import_zstandard(name))
+        return io.BufferedReader(_Chunks(b"", lambda size: next(texts, b"")), _CHUNK)
     return whole
 
 
 def prepend(head: bytes, rest: io.BufferedIOBase) -> io.BufferedReader:
     """Return a reader of `head` followed by `rest`; closing it leaves `rest` open."""
-    return io.BufferedReader(_Prepended(head, rest), _CHUNK)
+    # read1 returns what a pipe holds, so that rows are processed as they are written
+    return io.BufferedReader(_Chunks(head, rest.read1), _CHUNK)
 
 
-class _Prepended(io.RawIOBase):
-    def __init__(self, head: bytes, rest: io.BufferedIOBase) -> None:
-        self._head = memoryview(head)
-        self._rest = rest
+class _Chunks(io.RawIOBase):
+    """A raw stream of a first chunk and those that `more` returns for a wanted size, until one is empty."""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._head:
-            # read1 returns what a pipe holds, so that rows are processed as they are written
-            self._head = memoryview(self._rest.read1(len(buffer)))
-        size = min(len(buffer), len(self._head))
-        buffer[:size] = self._head[:size]
-        self._head = self._head[size:]
-        return size
-
-
-class _ZstdReader(io.RawIOBase):
-    """Reads all frames of a zstd stream; zstandard's own reader takes a truncated frame for the end."""
-
-    def __init__(self, compressed: io.BufferedReader, zstandard: ModuleType) -> None:
-        self._compressed = compressed
-        self._zstandard = zstandard
-        self._frame: Any = None
-        self._text = memoryview(b"")
-        self._unused = b""
+    def __init__(self, first: bytes, more: Callable[[int], bytes]) -> None:
+        self._chunk = memoryview(first)
+        self._more = more
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._text:
-            data = self._unused or self._compressed.read1(_ZSTD_CHUNK)
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("the last zstd frame is truncated")
-                return 0
-            self._text = memoryview(self._decompress(data))
-        size = min(len(buffer), len(self._text))
-        buffer[:size] = self._text[:size]
-        self._text = self._text[size:]
+        if not self._chunk:
+            self._chunk = memoryview(self._more(len(buffer)))
+        size = min(len(buffer), len(self._chunk))
+        buffer[:size] = self._chunk[:size]
+        self._chunk = self._chunk[size:]
         return size
 
-    def _decompress(self, data: bytes) -> bytes:
-        if self._frame is None:
-            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
-        try:
-            text = cast(bytes, self._frame.decompress(data))
-        except self._zstandard.ZstdError as error:
-            raise OSError(str(error)) from None
-        self._unused = b""
-        if self._frame.eof:
-            self._unused = self._frame.unused_data
-            self._frame = None
-        return text
+
+def _zstd_texts(compressed: io.BufferedReader, zstandard: ModuleType) -> Iterator[bytes]:
+    """Decompress all frames of a zstd stream; zstandard's own reader takes a truncated frame for the end."""
+    frame: Any = None
+    while data := compressed.read1(_ZSTD_CHUNK):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                text = frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise OSError(str(error)) from None
+            data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+            if text:
+                yield text
+    if frame is not None:
+        raise EOFError("the last zstd frame is truncated")

@@ -67,7 +67,7 @@ def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
 def _detect_all(names: Sequence[str], form: FormOrAuto) -> tuple[Form, tuple[Input, ...]]:
     if not names:
         raise SettingsError("name a file, a folder, or - for standard input")
-    detected = [_standard_input(form) if name == "-" else _detect(name, form) for name in names]
+    detected = [_detect(name, form) for name in names]
     forms = sorted({each for each, _ in detected})
     if len(forms) > 1:
         raise SettingsError(f"submit inputs of different forms ({', '.join(forms)}) one by one")
@@ -76,11 +76,9 @@ def _detect_all(names: Sequence[str], form: FormOrAuto) -> tuple[Form, tuple[Inp
     return detected[0][0], tuple(input for _, input in detected)
 
 
-def _standard_input(form: FormOrAuto) -> tuple[Form, Input]:
-    return _detect_pipe("-", os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
-
-
 def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
+    if name == "-":
+        return _detect_pipe(name, os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from producer.inputs.compression import import_zstandard
 
@@ -56,25 +56,23 @@ def repair(path: Path, codec: Codec) -> int:
 
 
 def _gzip() -> Codec:
-    def find_end(file: BinaryIO) -> int:
-        return _end_of_frames(file, lambda: zlib.decompressobj(wbits=31), zlib.error)
-
-    def read(path: Path) -> IO[bytes]:
-        reader: Any = gzip.GzipFile(path, "rb")
-        return io.BufferedReader(reader)
-
-    return Codec(lambda lines: gzip.compress(lines, 6, mtime=0), read, find_end, 1.0)
+    return Codec(
+        lambda lines: gzip.compress(lines, 6, mtime=0),
+        lambda path: io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(path, "rb"))),
+        lambda file: _end_of_frames(file, lambda: zlib.decompressobj(wbits=31), zlib.error),
+        1.0,
+    )
 
 
 def _zstd(path: Path) -> Codec:
     zstandard = import_zstandard(str(path))
 
+    def read(path: Path) -> IO[bytes]:
+        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
+        return io.BufferedReader(reader)
+
     def find_end(file: BinaryIO) -> int:
         return _end_of_frames(file, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError)
-
-    def read(path: Path) -> IO[bytes]:
-        reader: Any = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
-        return io.BufferedReader(reader)
 
     return Codec(zstandard.ZstdCompressor().compress, read, find_end, 1.0)
 
