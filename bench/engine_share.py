@@ -16,8 +16,8 @@ from training.questions import held_out
 from vqa.errors import VQAError
 from vqa.image import read_image
 from vqa.settings import QueueSettings
-from workers.engine.base import Prompt, Turn
-from workers.engine.factory import chosen, make_engine
+from workers.engine.base import Prompt, SamplingParams, Turn
+from workers.engine.factory import choose_engine, make_engine
 from workers.engine.settings import EngineSettings
 from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings
@@ -84,7 +84,7 @@ class Direct:
     """A worker's decoder pool and engine in this process, with as many jobs in flight as in a worker."""
 
     def __init__(self) -> None:
-        settings, _ = chosen(EngineSettings(model=str(TINY)), cards=0)
+        settings, _ = choose_engine(EngineSettings(model=str(TINY)), cards=0)
         self._engine = make_engine(settings, SLOTS)
         self._crashed = threading.Event()
         self._engine.start(lambda error, ids: self._crashed.set())
@@ -104,7 +104,7 @@ class Direct:
     def _ask(self, number: int, question: Question) -> str:
         data, words = question
         (image,) = self._decoders.decode([data])
-        prompt = Prompt(id=str(number), turns=(Turn("user", (image, words)),), max_new_tokens=16)
+        prompt = Prompt(id=str(number), turns=(Turn("user", (image, words)),), params=SamplingParams(16))
         return self._engine.submit(prompt).result().text
 
     def close(self) -> None:

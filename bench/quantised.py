@@ -21,7 +21,7 @@ from bench.routing import spread_modules
 from bench.work import Size, Stock
 from vqa.errors import VQAError
 from workers.engine.model.quant import INT4_BLOCK, PACKAGES
-from workers.engine.model.quantize import EXPERTS, quantisation, quantised_names
+from workers.engine.model.quantize import EXPERTS, names_to_quantize, quantization_arguments
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings, Quant
 from workers.tune.trial import Trial
@@ -32,7 +32,7 @@ _TOGETHER = 64
 
 def quantise(model: Any, settings: EngineSettings) -> None:
     """Quantise a model that is loaded, as `settings` say. Raises NotReady."""
-    how = quantisation(settings, model.config, model.dtype)
+    how = quantization_arguments(settings, model.config, model.dtype)
     if settings.quant == "int4":
         _to_nf4(model, settings)
     elif how:
@@ -47,7 +47,7 @@ def _to_nf4(model: Any, settings: EngineSettings) -> None:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     kept = {"requires_grad": False, "quant_type": "nf4", "blocksize": INT4_BLOCK, "compress_statistics": False}
-    for name in quantised_names(model, settings):
+    for name in names_to_quantize(model, settings):
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
         packed = Params4bit(getattr(module, last).data, **kept).to(model.device)

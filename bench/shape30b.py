@@ -25,7 +25,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
 from bench.wide_vocabulary import widened
-from workers.engine.model.loading import ImageProcessor, multiply_patches
+from workers.engine.model.loading import ImageProcessor, replace_patch_embedding
 from workers.engine.settings import EngineSettings
 
 #: `tiny` is the same in all but its numbers, and `tiny-dense` has no experts: for machines without a card
@@ -112,7 +112,7 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
     model: Any = _empty(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
     _draw(model, torch.Generator(device).manual_seed(0))
     model.generation_config = GenerationConfig.from_pretrained(settings.model)
-    multiply_patches(model)
+    replace_patch_embedding(model)
     processor: Any = ImageProcessor.from_pretrained(settings.model, backend="pil")
     processor.tokenizer.padding_side = "left"
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)

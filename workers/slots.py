@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from vqa.errors import NotReady, SettingsError
 from workers.cards import Cards
-from workers.engine.model.footprint import ModelShape, machine_free, read_shape
+from workers.engine.model.footprint import ModelFootprint, free_memory, read_footprint
 from workers.engine.settings import EngineSettings
 
 GIB = 2**30
@@ -98,13 +98,13 @@ def plan_slots(settings: EngineSettings, cards: Sequence[int | str], slots: int 
     if settings.engine == "echo":
         return SlotPlan(slots or DEFAULT_SLOTS)
     check_spread(settings, cards)
-    shape = read_shape(settings, on_card=bool(cards))
+    shape = read_footprint(settings, on_card=bool(cards))
     free = len(cards) * min(map(free_bytes, cards)) if cards else free_bytes(None)
     return fit_slots(settings, shape, free, cards, slots)
 
 
 def fit_slots(
-    settings: EngineSettings, shape: ModelShape, free: int, cards: Sequence[int | str], slots: int | None = None
+    settings: EngineSettings, shape: ModelFootprint, free: int, cards: Sequence[int | str], slots: int | None = None
 ) -> SlotPlan:
     """Plan slots for `free` bytes on all cards together. Raises NotReady."""
     reserve = max(_RESERVE_BYTES * max(1, len(cards)), int(free * _RESERVE_FRACTION)) + shape.work_bytes
@@ -135,7 +135,7 @@ def fit_slots(
 def free_bytes(card: int | str | None) -> int:
     """Return the free memory of a card, from NVML, or of the machine for None. Raises NotReady."""
     if card is None:
-        return machine_free()
+        return free_memory()
     import pynvml
 
     try:

@@ -10,10 +10,11 @@ import pytest
 
 from producer import Answer, Client, Job
 from tests.worker_process import ROOT, TINY
+from tests.workers.engine.conftest import make_prompt
 from training.questions import held_out
 from vqa.settings import QueueSettings
 from workers.cards import present_cards
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Turn
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
@@ -68,7 +69,7 @@ def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.L
     def ask(count: int) -> list[str]:
         images = [RGBImage.from_pil(item.image.resize((256, 256))) for item in items[:count]]
         prompts = (
-            Prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (image, "?" * 1500)),), 64)
+            make_prompt(f"{time.monotonic_ns()}-{n}", (Turn("user", (image, "?" * 1500)),), 64)
             for n, image in enumerate(images)
         )
         futures = [engine.submit(prompt) for prompt in prompts]

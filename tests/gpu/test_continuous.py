@@ -18,7 +18,7 @@ from torch import Tensor
 from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import build_model
+from tests.workers.engine.conftest import build_model, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes
 from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
@@ -307,7 +307,7 @@ def questions(count: int, fit: Fit) -> list[tuple[Prompt, str]]:
         return RGBImage.from_pil(image.convert("RGB").resize(fit.size(*image.size), Image.Resampling.BICUBIC))
 
     return [
-        (Prompt(f"q{number}", (Turn("user", (scaled(item.image), item.question)),), 16), item.answer)
+        (make_prompt(f"q{number}", (Turn("user", (scaled(item.image), item.question)),), 16), item.answer)
         for number, item in enumerate(held_out(count))
     ]
 
@@ -352,7 +352,7 @@ def first_logits(bench: Bench, runner: Runner, prompt: Prompt, *cuts: int) -> Te
 @torch.inference_mode()
 def first_logits_of_model(bench: Bench, prompt: Prompt) -> Tensor:
     """By the model's own forward pass."""
-    encoded = bench._reference.encode(prompt).inputs
+    encoded = bench._reference.encode(prompt).tensors
     inputs = {name: tensor.to(CARD) for name, tensor in encoded.items()}
     logits: Tensor = bench.pipe.model(**inputs).logits[0, -1].float()
     return logits
@@ -380,7 +380,7 @@ def test_in_bfloat16_so_do_those_of_random_models(random_model: Path) -> None:
     exact = bench_of(random_model, "bfloat16")
     exact.pipe.model.float()
     chats = [
-        Prompt(f"{number}-{prompt.id}", (Turn("user", ("?" * number,)), *prompt.turns), 4)
+        make_prompt(f"{number}-{prompt.id}", (Turn("user", ("?" * number,)), *prompt.turns), 4)
         for number in range(8)
         for prompt in PROMPTS
     ]
@@ -393,7 +393,7 @@ def test_in_bfloat16_so_do_those_of_random_models(random_model: Path) -> None:
 
 def test_a_prompt_in_pieces_gets_the_logits_that_it_gets_whole(bundled_exact: Bench, bundled_rounded: Bench) -> None:
     prompt = questions(1, fit_of_bundled())[0][0]
-    several = Prompt("several", (Turn("user", (*prompt.turns[0].parts, *prompt.turns[0].parts)),), 4)
+    several = make_prompt("several", (Turn("user", (*prompt.turns[0].parts, *prompt.turns[0].parts)),), 4)
 
     for bench, most in ((bundled_exact, 1e-4), (bundled_rounded, 3e-2)):
         runner = runner_of(bench)
@@ -404,7 +404,7 @@ def test_a_prompt_in_pieces_gets_the_logits_that_it_gets_whole(bundled_exact: Be
 
 def test_a_small_prefill_by_a_graph_is_that_without(bundled_rounded: Bench) -> None:
     prompts = [prompt for prompt, _ in questions(8, fit_of_bundled())]
-    words = Prompt("words", (Turn("user", ("what?",)),), 4)
+    words = make_prompt("words", (Turn("user", ("what?",)),), 4)
     runner = runner_of(bundled_rounded, slots=8)
     prefill = runner._prefill
     recorded = prefill._recorded
@@ -514,7 +514,8 @@ def test_the_same_prompts_get_the_same_answers_again(running: Callable[[Engine],
     engine = running(ContinuousEngine(EngineSettings(model=str(TINY), dtype="float32"), 16))
     prompts = [prompt for prompt, _ in questions(100, fit_of_bundled())]
     seeded = [
-        Prompt(f"s{n}", prompt.turns, 16, temperature=1.5, top_p=0.9, seed=n) for n, prompt in enumerate(prompts[:30])
+        make_prompt(f"s{n}", prompt.turns, 16, temperature=1.5, top_p=0.9, seed=n)
+        for n, prompt in enumerate(prompts[:30])
     ]
 
     first = answers(engine, prompts + seeded)
@@ -531,7 +532,10 @@ def test_structured_answers_have_their_form_and_their_neighbours_are_not_changed
     plain = [prompt for prompt, _ in asked[:40]]
     alone = answers(engine, plain)
     words = sorted({answer for _, answer in asked})
-    choices = [replace(prompt, id=f"c{n}", grammar=one_of(words)) for n, (prompt, _) in enumerate(asked)]
+    choices = [
+        replace(prompt, id=f"c{n}", params=replace(prompt.params, grammar=one_of(words)))
+        for n, (prompt, _) in enumerate(asked)
+    ]
     schema = {"type": "object", "properties": {"a": {"enum": words}}, "required": ["a"], "additionalProperties": False}
     by_schema = [
         replace(
@@ -594,7 +598,7 @@ def test_it_never_runs_out_of_memory(
     after = torch.cuda.memory_stats()
     print(f"{pages.count * PAGE} tokens of cache; {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB reserved at most")
     print(f"allocations tried again {after['num_alloc_retries'] - before['num_alloc_retries']}; {engine.figures()}")
-    assert [each.completion_tokens for each in made] == [prompt.max_new_tokens for prompt in prompts]
+    assert [each.completion_tokens for each in made] == [prompt.params.max_new_tokens for prompt in prompts]
     assert after["num_ooms"] == before["num_ooms"]
     assert "run again" not in caplog.text
     assert pages.free == pages.count
@@ -611,7 +615,7 @@ def mixed_prompts(count: int, fit: Fit) -> list[Prompt]:
         return RGBImage.from_pil(noise.resize(size))
 
     return [
-        Prompt(
+        make_prompt(
             f"{number}",
             (Turn("user", (*(drawn_image() for _ in range(draw.randint(1, 4))), "what? " * draw.randint(1, 100))),),
             draw.randint(8, 200),

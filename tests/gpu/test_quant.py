@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, build_model
+from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, build_model, make_prompt
 from training.questions import held_out
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Turn
 from workers.engine.image import RGBImage
-from workers.engine.model.footprint import read_shape
+from workers.engine.model.footprint import read_footprint
 from workers.engine.model.quant import PACKAGES
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
@@ -63,14 +63,16 @@ def test_the_bundled_model_takes_less_and_is_still_right(quant: Any) -> None:
     items = list(held_out(300))
     try:
         futures = [
-            engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
+            engine.submit(
+                make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
+            )
             for number, item in enumerate(items)
         ]
         right = [future.result(WAIT_S).text.strip() == item.answer for future, item in zip(futures, items, strict=True)]
     finally:
         engine.stop()
 
-    planned = read_shape(EngineSettings(model=str(TINY), quant=quant), on_card=True).weights_bytes
+    planned = read_footprint(EngineSettings(model=str(TINY), quant=quant), on_card=True).weights_bytes
     print(f"{quant}: {size} bytes, planned {planned}, bfloat16 {whole}; {sum(right)} of {len(right)} right")
     assert size < whole
     assert size == pytest.approx(planned, rel=0.2)
@@ -83,13 +85,13 @@ def test_experts_compute_what_their_weights_say(experts: Path, quant: Any, token
     import torch
 
     from workers.engine.model.loading import load
-    from workers.engine.model.quantize import unpacked
+    from workers.engine.model.quantize import dequantize
 
     models = [load(EngineSettings(model=str(experts), **how)).model for how in ({}, {"quant": quant})]
     plain, packed = (model.model.language_model.layers[0].mlp.experts for model in models)
     for name in ("gate_up_proj", "down_proj"):
         weight = getattr(packed, name)
-        whole = weight.dequantize() if hasattr(weight, "qdata") else unpacked(weight)
+        whole = weight.dequantize() if hasattr(weight, "qdata") else dequantize(weight)
         error = (whole - getattr(plain, name)).float().norm() / whole.float().norm()
         assert 0 < error < {"fp8": 0.05, "int8": 0.02, "int4": 0.12}[quant]
         getattr(plain, name).data.copy_(whole)
@@ -110,7 +112,9 @@ def test_a_model_with_experts_generates(experts: Path, quant: Any) -> None:
     try:
         items = list(held_out(8))
         futures = [
-            engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
+            engine.submit(
+                make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
+            )
             for number, item in enumerate(items)
         ]
         assert all(future.result(WAIT_S).completion_tokens > 0 for future in futures)

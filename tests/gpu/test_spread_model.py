@@ -10,10 +10,11 @@ import pytest
 
 from producer import Answer, Client, Job
 from tests.worker_process import ROOT, TINY
+from tests.workers.engine.conftest import make_prompt
 from training.questions import held_out
 from vqa.settings import QueueSettings
-from workers.cards import wanted_cards
-from workers.engine.base import Prompt, Turn
+from workers.cards import requested_cards
+from workers.engine.base import Turn
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
@@ -21,7 +22,7 @@ from workers.engine.settings import EngineSettings
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(len(wanted_cards("")) < 2, reason="needs two cards"),
+    pytest.mark.skipif(len(requested_cards("")) < 2, reason="needs two cards"),
 ]
 
 WAIT_S = 120.0
@@ -92,7 +93,9 @@ def test_layers_on_both_cards_compute_what_they_do_on_one(monkeypatch: pytest.Mo
         try:
             items = enumerate(held_out(50))
             futures = [
-                engine.submit(Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16))
+                engine.submit(
+                    make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
+                )
                 for number, item in items
             ]
             return [future.result(timeout=WAIT_S).text for future in futures]

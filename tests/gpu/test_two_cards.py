@@ -16,12 +16,12 @@ from producer import Answer, Client, Job
 from tests.worker_process import ROOT, TINY
 from training.questions import Item, held_out
 from vqa.settings import QueueSettings
-from workers.cards import wanted_cards
+from workers.cards import requested_cards
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(len(wanted_cards("")) < 2, reason="needs two cards"),
+    pytest.mark.skipif(len(requested_cards("")) < 2, reason="needs two cards"),
 ]
 
 WAIT_S = 100.0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqa.errors import NotReady, SettingsError
-from workers.engine.model.footprint import ModelShape, kv_elements, read_shape
+from workers.engine.model.footprint import ModelFootprint, kv_elements, read_footprint
 from workers.engine.settings import EngineSettings
 from workers.slots import DEFAULT_SLOTS, GIB, MAX_SLOTS, SlotPlan, fit_slots, parse_slots, plan_slots, slots_for
 
@@ -30,7 +30,7 @@ LARGE = {
     "vision_config": {"depth": 27, "hidden_size": 1152, "num_heads": 16},
 }
 LARGE_WEIGHTS = 62_141_014_016
-LARGE_SHAPE = ModelShape(weights_bytes=LARGE_WEIGHTS, kv_token_bytes=96 * 1024)
+LARGE_SHAPE = ModelFootprint(weights_bytes=LARGE_WEIGHTS, kv_token_bytes=96 * 1024)
 #: what is free on each card
 FREE = {0: 79 * GIB, "GPU-1234": 79 * GIB, 1: 40 * GIB, 2: 44 * GIB}
 
@@ -71,18 +71,18 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_token_of_the_30b_model_takes_96_kib_in_bfloat16(large_model: Path) -> None:
     settings = EngineSettings(model=str(large_model))
 
-    assert read_shape(settings, on_card=True) == LARGE_SHAPE
+    assert read_footprint(settings, on_card=True) == LARGE_SHAPE
 
 
 def test_on_the_cpu_a_model_is_loaded_in_float32(large_model: Path) -> None:
-    shape = read_shape(EngineSettings(model=str(large_model)), on_card=False)
+    shape = read_footprint(EngineSettings(model=str(large_model)), on_card=False)
 
-    assert shape == ModelShape(2 * LARGE_WEIGHTS, 2 * 96 * 1024)
+    assert shape == ModelFootprint(2 * LARGE_WEIGHTS, 2 * 96 * 1024)
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("bfloat16", 1), ("float16", 1), ("float32", 2), ("auto", 1)])
 def test_the_dtype_that_is_asked_for_counts(large_model: Path, dtype: Any, factor: int) -> None:
-    shape = read_shape(EngineSettings(model=str(large_model), dtype=dtype), on_card=True)
+    shape = read_footprint(EngineSettings(model=str(large_model), dtype=dtype), on_card=True)
 
     assert shape.kv_token_bytes == factor * 96 * 1024
 
@@ -92,9 +92,9 @@ def test_a_model_without_nested_config_heads_of_its_own_and_index_is_read_too(tm
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))
 
-    shape = read_shape(EngineSettings(model=str(tmp_path)), on_card=True)
+    shape = read_footprint(EngineSettings(model=str(tmp_path)), on_card=True)
 
-    assert shape == ModelShape(weights_bytes=1000, kv_token_bytes=2 * 3 * 64 * 4)
+    assert shape == ModelFootprint(weights_bytes=1000, kv_token_bytes=2 * 3 * 64 * 4)
 
 
 def test_a_config_that_says_too_little_names_the_way_out() -> None:
@@ -105,7 +105,7 @@ def test_a_config_that_says_too_little_names_the_way_out() -> None:
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_ready(model: str) -> None:
     with pytest.raises(NotReady, match="VQA_MODEL"):
-        read_shape(EngineSettings(model=model), on_card=True)
+        read_footprint(EngineSettings(model=model), on_card=True)
 
 
 def test_a_folder_without_config_is_not_ready(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 def test_a_hub_name_needs_two_small_files_of_the_named_revision(large_model: Path, hub: list[str]) -> None:
     settings = EngineSettings(model="some/model", revision="v1")
 
-    assert read_shape(settings, on_card=True) == LARGE_SHAPE
+    assert read_footprint(settings, on_card=True) == LARGE_SHAPE
     assert hub == ["config.json", "model.safetensors.index.json"]
 
 
 def test_what_the_hub_does_not_have_is_not_ready(hub: list[str]) -> None:
     with pytest.raises(NotReady, match="some/other"):
-        read_shape(EngineSettings(model="some/other", revision="v1"), on_card=True)
+        read_footprint(EngineSettings(model="some/other", revision="v1"), on_card=True)
 
 
 def test_a_hub_that_cannot_be_reached_is_not_ready(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_hub_that_cannot_be_reached_is_not_ready(hub: list[str], monkeypatch: 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
 
     with pytest.raises(NotReady, match="cannot be reached"):
-        read_shape(EngineSettings(model="some/model"), on_card=True)
+        read_footprint(EngineSettings(model="some/model"), on_card=True)
 
 
 def test_a_card_gets_the_slots_that_fit(large_model: Path, one_card: list[Any]) -> None:
@@ -198,7 +198,7 @@ def test_each_card_of_several_counts_for_as_much_as_the_smallest(large_model: Pa
 
 
 def test_each_card_of_several_has_a_reserve_of_its_own() -> None:
-    small = ModelShape(GIB // 2, 1024)
+    small = ModelFootprint(GIB // 2, 1024)
 
     plans = [fit_slots(EngineSettings(), small, 8 * GIB, cards) for cards in ((0,), (0, 1, 2, 3))]
 
@@ -216,7 +216,7 @@ def test_a_model_larger_than_its_card_says_by_how_much() -> None:
 
 
 def test_each_replica_has_its_weights() -> None:
-    small = ModelShape(10 * GIB, 96 * 1024)
+    small = ModelFootprint(10 * GIB, 96 * 1024)
 
     assert fit_slots(EngineSettings(replicas=3), small, 79 * GIB, (0,)).weights_bytes == 30 * GIB
     with pytest.raises(NotReady, match="VQA_REPLICAS"):
@@ -224,7 +224,7 @@ def test_each_replica_has_its_weights() -> None:
 
 
 def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
-    small = ModelShape(GIB, 1024)
+    small = ModelFootprint(GIB, 1024)
 
     assert fit_slots(EngineSettings(), small, 79 * GIB, (0,)).slots == MAX_SLOTS
     assert fit_slots(EngineSettings(), small, 16 * GIB, ()).slots == DEFAULT_SLOTS
@@ -241,7 +241,7 @@ def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
 def test_a_plan_always_fits(weights: int, kv: int, free: int, tokens: int, slots: int | None) -> None:
     settings = EngineSettings(slot_tokens=tokens)
     try:
-        plan = fit_slots(settings, ModelShape(weights, kv), free, (0,), slots)
+        plan = fit_slots(settings, ModelFootprint(weights, kv), free, (0,), slots)
     except NotReady:
         return
 

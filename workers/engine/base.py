@@ -24,22 +24,29 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the engine answers: the chat decoded, and how to generate."""
+class SamplingParams:
+    """How to generate an answer."""
 
-    id: str
-    turns: tuple[Turn, ...]
     max_new_tokens: int
     #: 0 is greedy
     temperature: float = 0.0
-    #: of the tokens, the likeliest that have at least this probability together are drawn from
+    #: nucleus sampling: draw from the likeliest tokens that together have at least this probability
     top_p: float = 1.0
-    #: the same prompt with the same seed is drawn the same, whoever runs beside it. On a card company may change how a
-    #: sum is rounded, and so, rarely, an answer
+    #: the same prompt and seed give the same answer. On a card, the prompts computed with it may change how sums are
+    #: rounded and so, rarely, the answer
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    #: what the answer keeps to, as `vqa.grammar` writes it; any text where None
+    #: the grammar of `vqa.grammar` that the answer must match; None allows any text
     grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A job as an engine takes it: the chat with decoded images, and how to answer it."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    params: SamplingParams
     lane: Lane = "interactive"
     #: a point on `time.monotonic()`'s clock, in seconds
     deadline: float = float("inf")

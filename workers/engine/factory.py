@@ -45,7 +45,7 @@ _ACTS = ("silu", "gelu_pytorch_tanh")
 _LEAST_CARD, _EXPERTS_CARDS = (8, 0), frozenset({9, 10})
 
 
-def chosen(
+def choose_engine(
     settings: EngineSettings, cards: int, capability: tuple[int, int] | None = None
 ) -> tuple[EngineSettings, str]:
     """The settings with an engine in place of `auto`, and why this one.

@@ -29,7 +29,7 @@ class RGBImage:
         return cls(*image.size, pixels, name.hexdigest())
 
     @property
-    def image(self) -> Image.Image:
+    def pil(self) -> Image.Image:
         """For Pillow; shares the pixels."""
         return Image.frombuffer("RGB", (self.width, self.height), self.pixels)
 
@@ -40,8 +40,8 @@ class Fit:
 
     factor: int
     #: pixels
-    least: int
-    most: int
+    min_pixels: int
+    max_pixels: int
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that an image of this size is scaled to, its shape kept as nearly as the multiples allow.
@@ -51,11 +51,11 @@ class Fit:
         factor = self.factor
         fitted_width, fitted_height = (round(side / factor) * factor for side in (width, height))
         area = fitted_width * fitted_height
-        if area > self.most:
-            shrink = math.sqrt(width * height / self.most)
+        if area > self.max_pixels:
+            shrink = math.sqrt(width * height / self.max_pixels)
             return max(factor, _down(width / shrink, factor)), max(factor, _down(height / shrink, factor))
-        if area < self.least:
-            grow = math.sqrt(self.least / (width * height))
+        if area < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (width * height))
             return _up(width * grow, factor), _up(height * grow, factor)
         return fitted_width, fitted_height
 

@@ -12,7 +12,7 @@ from vqa.errors import DeadlineExceeded
 from vqa.image_store import ImageStore
 from vqa.job import ImagePart, Job
 from vqa.ledger.records import Lease
-from workers.engine.base import Completion, Engine, Prompt, Turn
+from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.jobs.leases import Leases
 from workers.media.pool import DecoderPool
 
@@ -38,12 +38,7 @@ class Answering:
         prompt = Prompt(
             id=lease.id,
             turns=self._turns(job, deadline),
-            max_new_tokens=job.max_new_tokens,
-            temperature=job.temperature,
-            top_p=job.top_p,
-            seed=job.seed,
-            stop=job.stop,
-            grammar=job.grammar,
+            params=SamplingParams(job.max_new_tokens, job.temperature, job.top_p, job.seed, job.stop, job.grammar),
             lane=lease.header.lane,
             deadline=deadline,
             attempt=lease.header.attempt,

@@ -102,7 +102,7 @@ def _scale(image: ImageFile, limits: ImageLimits) -> Image.Image:
 
 def _downscale(image: ImageFile, limits: ImageLimits) -> Image.Image:
     """Convert to RGB, scaled down if the image has far more pixels than the model sees."""
-    useful_pixels = limits.fit.most if limits.fit else limits.useful_pixels
+    useful_pixels = limits.fit.max_pixels if limits.fit else limits.useful_pixels
     scale = math.sqrt(image.width * image.height / useful_pixels) / _OVERSAMPLING
     small = (math.ceil(image.width / scale), math.ceil(image.height / scale))
     if scale > 1:
@@ -132,7 +132,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit grey from floating point in 0 to 1 or from 16 bits; values that all fit in 8 bits stay."""
+    """Convert to 8-bit grey from floating point in 0 to 1 or from 16 bits; values that fit in 8 bits are kept."""
     deep = image.convert("F")
     _, highest = cast(tuple[float, float], deep.getextrema())
     if image.mode in {"I", "F"} and highest <= 255:

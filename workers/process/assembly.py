@@ -20,7 +20,7 @@ from workers.consumer.intake import write_dead_letter
 from workers.consumer.remote_control import register_commands
 from workers.consumer.transport import install_intake
 from workers.engine.base import Engine
-from workers.engine.factory import chosen, make_engine
+from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.settings import EngineSettings
 from workers.jobs.answer_cache import AnswerCache, model_identity
@@ -74,7 +74,7 @@ class Worker:
         # a supervisor has set this already; without one the worker limits itself to its cards here
         os.environ.update(card_environment(cards))
         slots = parse_slots(self.settings.slots) if self.settings.slots else None
-        self._engine_settings, why = chosen(self._engine_settings, len(cards), compute_capability(cards))
+        self._engine_settings, why = choose_engine(self._engine_settings, len(cards), compute_capability(cards))
         plan = plan_slots(self._engine_settings, cards, slots_for(slots, cards))
         print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
         self.name, self.slots = name, plan.slots

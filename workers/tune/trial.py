@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from vqa.settings import QueueSettings
-from workers.engine.base import Completion, Engine, Prompt, Turn
+from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.settings import EngineSettings
 from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings
@@ -88,7 +88,7 @@ class Trial:
         (image,) = self._decoders.decode([question.image])
         turn = Turn("user", (image, question.text))
         id, max_new_tokens = str(next(self._numbers)), question.max_new_tokens
-        return Prompt(id, (turn,), max_new_tokens=max_new_tokens, lane="bulk", grammar=question.grammar)
+        return Prompt(id, (turn,), SamplingParams(max_new_tokens, grammar=question.grammar), lane="bulk")
 
     def answer(self, question: Question) -> Completion:
         """Ask and wait. Raises VQAError."""

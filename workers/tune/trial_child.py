@@ -21,7 +21,7 @@ from pathlib import Path
 from vqa.errors import VQAError
 from workers.cards import compute_capability, requested_cards
 from workers.child_process import inherited_link
-from workers.engine.factory import chosen, make_engine
+from workers.engine.factory import choose_engine, make_engine
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
 from workers.slots import plan_slots
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace, events: Events) -> None:
     cards = requested_cards(WorkerSettings().cards)[0]
-    settings, _ = chosen(EngineSettings(), len(cards), compute_capability(cards))
+    settings, _ = choose_engine(EngineSettings(), len(cards), compute_capability(cards))
     plan_slots(settings, cards, options.slots)
     started = time.monotonic()
     with Trial(make_engine(settings, options.slots), settings) as trial:

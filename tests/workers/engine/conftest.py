@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from PIL import Image
 
-from workers.engine.base import Completion, Prompt, Turn
+from workers.engine.base import Completion, Prompt, SamplingParams, Turn
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
@@ -137,7 +138,18 @@ def image(number: int = 0) -> RGBImage:
 def ask(number: int = 0, question: str = "how many dogs are there?", **how: Any) -> Prompt:
     """A prompt of one image and one question, both of their own for each number."""
     parts = (image(number), f"{question} {'again ' * (number % 3)}")
-    return Prompt(f"job-{number}", (Turn("user", parts),), **{"max_new_tokens": 12, **how})
+    return make_prompt(f"job-{number}", (Turn("user", parts),), **how)
+
+
+def guided(prompt: Prompt, grammar: str | None) -> Prompt:
+    """The prompt, to be answered by a grammar."""
+    return replace(prompt, params=replace(prompt.params, grammar=grammar))
+
+
+def make_prompt(id: str, turns: tuple[Turn, ...], max_new_tokens: int = 12, **how: Any) -> Prompt:
+    """A prompt; `how` has fields of Prompt and of SamplingParams."""
+    params = {name: how.pop(name) for name in ("temperature", "top_p", "seed", "stop", "grammar") if name in how}
+    return Prompt(id, turns, SamplingParams(max_new_tokens, **params), **how)
 
 
 class Starting(Protocol):

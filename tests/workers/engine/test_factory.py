@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker_process import TINY
 from vqa.errors import NotReady
-from workers.engine.factory import CONTINUOUS_SLOT_TOKENS, chosen
+from workers.engine.factory import CONTINUOUS_SLOT_TOKENS, choose_engine
 from workers.engine.settings import EngineSettings
 
 SUPPORTED: dict[str, Any] = {
@@ -26,7 +26,7 @@ def settings_of(folder: Path, config: dict[str, Any], **how: Any) -> EngineSetti
 @pytest.mark.parametrize("engine", ["auto", "continuous"])
 @pytest.mark.parametrize("cards", [0, 1])
 def test_the_bundled_model_gets_the_continuous_engine(engine: str, cards: int) -> None:
-    settings, why = chosen(EngineSettings(model=str(TINY), engine=engine), cards)
+    settings, why = choose_engine(EngineSettings(model=str(TINY), engine=engine), cards)
 
     assert settings.engine == "continuous"
     assert why == "the model's architecture is supported"
@@ -34,14 +34,14 @@ def test_the_bundled_model_gets_the_continuous_engine(engine: str, cards: int) -
 
 def test_so_do_the_tiny_random_models(dense_model: Path, expert_model: Path) -> None:
     for model in (dense_model, expert_model):
-        assert chosen(EngineSettings(model=str(model)), 1)[0].engine == "continuous"
+        assert choose_engine(EngineSettings(model=str(model)), 1)[0].engine == "continuous"
 
 
 @pytest.mark.parametrize("engine", ["pipeline", "echo"])
 def test_an_engine_that_is_named_is_taken_and_no_model_looked_at(engine: str, tmp_path: Path) -> None:
     settings = EngineSettings(model=str(tmp_path / "nothing"), engine=engine)
 
-    assert chosen(settings, 1) == (settings, "VQA_ENGINE says so")
+    assert choose_engine(settings, 1) == (settings, "VQA_ENGINE says so")
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_others_get_the_pipeline_engine_and_are_told_why(
 ) -> None:
     config = SUPPORTED | change
 
-    settings, reason = chosen(settings_of(tmp_path, config, **how), cards)
+    settings, reason = choose_engine(settings_of(tmp_path, config, **how), cards)
 
     assert settings.engine == "pipeline"
     assert why in reason
     # and nothing else is changed
     assert settings == settings_of(tmp_path, config, **how).model_copy(update={"engine": "pipeline"})
     with pytest.raises(NotReady, match=r"VQA_ENGINE=continuous: .*VQA_ENGINE=pipeline runs it") as refused:
-        chosen(settings_of(tmp_path, config, engine="continuous", **how), cards)
+        choose_engine(settings_of(tmp_path, config, engine="continuous", **how), cards)
     assert reason in str(refused.value)
 
 
@@ -100,33 +100,33 @@ def dense(**change: Any) -> dict[str, Any]:
 def test_a_card_has_to_be_able_to_do_what_the_model_needs(
     tmp_path: Path, config: dict[str, Any], how: dict[str, Any], capability: tuple[int, int], engine: str, why: str
 ) -> None:
-    settings, reason = chosen(settings_of(tmp_path, config, **how), 1, capability)
+    settings, reason = choose_engine(settings_of(tmp_path, config, **how), 1, capability)
 
     assert settings.engine == engine
     assert why in reason
 
 
 def test_a_slot_longer_than_the_model_was_made_for_is_refused() -> None:
-    assert chosen(EngineSettings(model=str(TINY), slot_tokens=4096), 1)[0].slot_tokens == 4096
+    assert choose_engine(EngineSettings(model=str(TINY), slot_tokens=4096), 1)[0].slot_tokens == 4096
 
     with pytest.raises(NotReady, match=r"VQA_SLOT_TOKENS=4097: .*4096 tokens"):
-        chosen(EngineSettings(model=str(TINY), slot_tokens=4097), 1)
+        choose_engine(EngineSettings(model=str(TINY), slot_tokens=4097), 1)
 
 
 def test_a_slot_is_long_where_it_costs_nothing_unless_somebody_says_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert chosen(settings_of(tmp_path, SUPPORTED), 1)[0].slot_tokens == CONTINUOUS_SLOT_TOKENS
-    assert chosen(settings_of(tmp_path, SUPPORTED, slot_tokens=4096), 1)[0].slot_tokens == 4096
+    assert choose_engine(settings_of(tmp_path, SUPPORTED), 1)[0].slot_tokens == CONTINUOUS_SLOT_TOKENS
+    assert choose_engine(settings_of(tmp_path, SUPPORTED, slot_tokens=4096), 1)[0].slot_tokens == 4096
     # what the bundled model was made for
-    assert chosen(EngineSettings(model=str(TINY)), 1)[0].slot_tokens == 4096 < CONTINUOUS_SLOT_TOKENS
+    assert choose_engine(EngineSettings(model=str(TINY)), 1)[0].slot_tokens == 4096 < CONTINUOUS_SLOT_TOKENS
     monkeypatch.setenv("VQA_SLOT_TOKENS", "2048")
-    assert chosen(settings_of(tmp_path, SUPPORTED), 1)[0].slot_tokens == 2048
+    assert choose_engine(settings_of(tmp_path, SUPPORTED), 1)[0].slot_tokens == 2048
 
 
 def test_of_slots_that_share_their_memory_a_image_and_an_answer_are_planned_for(tmp_path: Path) -> None:
     planned = [
-        chosen(settings_of(tmp_path, SUPPORTED, engine=engine), 1)[0].planned_tokens
+        choose_engine(settings_of(tmp_path, SUPPORTED, engine=engine), 1)[0].planned_tokens
         for engine in ("continuous", "pipeline")
     ]
 
@@ -135,4 +135,4 @@ def test_of_slots_that_share_their_memory_a_image_and_an_answer_are_planned_for(
 
 def test_a_model_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
     with pytest.raises(NotReady):
-        chosen(EngineSettings(model=str(tmp_path)), 1)
+        choose_engine(EngineSettings(model=str(tmp_path)), 1)

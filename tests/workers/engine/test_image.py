@@ -39,7 +39,7 @@ def test_a_image_is_what_pillow_had() -> None:
     taken = RGBImage.from_pil(image)
 
     assert (taken.width, taken.height, len(taken.pixels)) == (40, 30, 40 * 30 * 3)
-    assert taken.image.tobytes() == image.tobytes()
+    assert taken.pil.tobytes() == image.tobytes()
 
 
 def test_images_of_equal_pixels_and_size_have_one_name() -> None:

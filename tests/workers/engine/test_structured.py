@@ -17,7 +17,7 @@ from transformers.generation.utils import GenerationMixin
 
 from tests.schemas import WORDS, Schema, schemas
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import SOON, ask
+from tests.workers.engine.conftest import SOON, ask, guided, make_prompt
 from training.questions import held_out
 from vqa.errors import AnswerTooLong, EngineError, InvalidJob
 from vqa.grammar import json_grammar, one_of
@@ -99,7 +99,7 @@ def test_answers_are_valid_alike_in_both_engines_and_nobodys_neighbour_is_change
         for job, (schema, _), completion in zip(jobs, asked, some[: len(jobs)], strict=True):
             jsonschema.validate(job.parse(completion.text), schema)
             assert completion.finish_reason == "stop"
-    greedy = [n for n, prompt in enumerate(guided + neighbours) if prompt.temperature == 0]
+    greedy = [n for n, prompt in enumerate(guided + neighbours) if prompt.params.temperature == 0]
     assert [made[0][n] for n in greedy] == [made[1][n] for n in greedy]
     for engine, some in zip(both, made, strict=True):
         assert [engine.submit(prompt).result(SOON) for prompt in guided + neighbours] == some
@@ -267,7 +267,7 @@ def questions() -> Callable[[int], list[tuple[Prompt, str]]]:
     def made(count: int) -> list[tuple[Prompt, str]]:
         items = enumerate(held_out(count))
         return [
-            (Prompt(f"q{n}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 64), item.answer)
+            (make_prompt(f"q{n}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 64), item.answer)
             for n, item in items
         ]
 
@@ -284,7 +284,7 @@ def test_the_bundled_model_answers_in_json_alike_in_both_engines(
         "additionalProperties": False,
     }
     job = by_schema(schema)
-    prompts = [replace(prompt, grammar=job.grammar) for prompt, _ in questions(12)]
+    prompts = [guided(prompt, job.grammar) for prompt, _ in questions(12)]
     continuous, pipeline = (
         answers(engine, [_fitting(engine, prompt) for prompt in prompts]) for engine in both_bundled
     )
@@ -299,7 +299,7 @@ def test_the_bundled_model_still_knows_what_it_learnt_when_it_may_only_choose(
     items = questions(60)
     grammar = one_of(sorted({answer for _, answer in items}))
     for engine in both_bundled:
-        made = answers(engine, [_fitting(engine, replace(prompt, grammar=grammar)) for prompt, _ in items])
+        made = answers(engine, [_fitting(engine, guided(prompt, grammar)) for prompt, _ in items])
 
         assert sum(each.text == answer for each, (_, answer) in zip(made, items, strict=True)) >= 54
 
@@ -313,7 +313,7 @@ def _fitting(engine: Engine, prompt: Prompt) -> Prompt:
     def fitted(part: str | RGBImage) -> str | RGBImage:
         if isinstance(part, str):
             return part
-        return RGBImage.from_pil(part.image.resize(fit.size(part.width, part.height)))
+        return RGBImage.from_pil(part.pil.resize(fit.size(part.width, part.height)))
 
     turns = tuple(replace(turn, parts=tuple(map(fitted, turn.parts))) for turn in prompt.turns)
     return replace(prompt, turns=turns)

@@ -253,7 +253,7 @@ def processor(least: int, most: int) -> Any:
 
 def as_the_model_resizes(image: Image.Image, fit: Fit) -> np.ndarray[Any, Any]:
     """What transformers' own image processor scales the image to."""
-    theirs = processor(fit.least, fit.most)
+    theirs = processor(fit.min_pixels, fit.max_pixels)
     resized = theirs.resize(
         np.moveaxis(np.asarray(image), -1, 0), size=theirs.size, resample=theirs.resample, factor=fit.factor
     )
@@ -321,7 +321,7 @@ def test_the_fitted_size_is_that_of_the_whole_image_however_it_is_turned_and_sca
     exif[ORIENTATION] = orientation
     data = encoded(Image.new("L", (width, height)), format, exif=exif)
 
-    photo = decode(data, limits(useful_pixels=fit.most, fit=fit))
+    photo = decode(data, limits(useful_pixels=fit.max_pixels, fit=fit))
 
     assert photo.size == fit.size(*((height, width) if orientation in {5, 6, 7, 8} else (width, height)))
 

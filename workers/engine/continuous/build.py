@@ -25,8 +25,8 @@ from workers.engine.continuous.requests import Request, Sight
 from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.fair_share import Reserve
 from workers.engine.image import Fit
-from workers.engine.model.footprint import machine_free
-from workers.engine.model.loading import end_ids
+from workers.engine.model.footprint import free_memory
+from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings
 
 #: for the graphs' own memory, what lies idle between blocks, and the libraries'
@@ -45,7 +45,7 @@ def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements:
     `drawing_elements` are rows x vocabulary, `kept_bytes` what else will be kept. May be negative.
     """
     if device.type == "cpu":
-        return int(machine_free() * _CPU_PART)
+        return int(free_memory() * _CPU_PART)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -60,7 +60,7 @@ def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements:
 
 def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: int) -> list[Piece]:
     """Pieces of an image more than so many tokens, nearly all of them images' of the largest size."""
-    side = int(fit.most**0.5) // fit.factor * fit.factor
+    side = int(fit.max_pixels**0.5) // fit.factor * fit.factor
     rows = side // patch
     pieces: list[Piece] = []
     used = 0
@@ -122,7 +122,9 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     budget = (
         settings.prefill_tokens if model.device.type == "cuda" else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
     )
-    loop = Loop(Scheduler(slots, pages, budget, Reserve.of(settings, slots)), runner, pipe.tokenizer, end_ids(pipe))
+    loop = Loop(
+        Scheduler(slots, pages, budget, Reserve.from_settings(settings, slots)), runner, pipe.tokenizer, eos_ids(pipe)
+    )
     return Built(loop, runner, pages)
 
 

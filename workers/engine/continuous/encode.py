@@ -51,7 +51,7 @@ class RequestEncoder(ChatEncoder[Request]):
         self._merge = int(processor.image_processor.merge_size)
         self._image_id = int(processor.image_token_id)
 
-    def make(self, chat: Chat, prompt: Prompt) -> Request:
+    def process(self, chat: Chat, prompt: Prompt) -> Request:
         """See `ChatEncoder`."""
         continued = chat[-1]["role"] == "assistant"
         text = self.processor.apply_chat_template(
@@ -63,7 +63,7 @@ class RequestEncoder(ChatEncoder[Request]):
             raise InvalidJob("the model's chat template has no place for an image in one of these turns")
         return self._request(ids, images, self.guide(prompt))
 
-    def tokens(self, made: Request) -> int:
+    def count_tokens(self, made: Request) -> int:
         """See `ChatEncoder`."""
         return made.count
 
@@ -91,4 +91,4 @@ def fit_of(image_processor: Any) -> Fit:
     """The sizes that a Qwen-VL image processor makes of images."""
     size = image_processor.size
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
-    return Fit(factor, least=int(size["shortest_edge"]), most=int(size["longest_edge"]))
+    return Fit(factor, min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]))

@@ -15,12 +15,12 @@ from workers.engine.continuous.build import Built, build
 from workers.engine.continuous.encode import RequestEncoder, fit_of
 from workers.engine.continuous.requests import Arrival, Intake, Request
 from workers.engine.continuous.stats import Figures
-from workers.engine.model.loading import end_ids, load
+from workers.engine.model.loading import eos_ids, load
 from workers.engine.model_engine import Loaded, ModelEngine, warm_up
-from workers.engine.runtime.heartbeat import Pulse
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.heartbeat import Heartbeat
+from workers.engine.runtime.pending import Pending
 from workers.engine.settings import EngineSettings
-from workers.engine.text.encoder_pool import THREADS, Preparation
+from workers.engine.text.encoder_pool import THREADS, EncoderPool
 from workers.engine.text.grammar import Guides
 
 
@@ -58,11 +58,11 @@ class ContinuousEngine(ModelEngine):
         warm_up(pipe, partial(self._answer, pipe), self.fit.size(64, 64))
         return Loaded(pipe, partial(self._built.loop.serve, self._intake))
 
-    def prepare(self, pipe: Any) -> Preparation[Request]:
+    def make_encoder_pool(self, pipe: Any) -> EncoderPool[Request]:
         """See `ModelEngine`."""
-        guides = Guides(pipe.tokenizer, end_ids(pipe))
+        guides = Guides(pipe.tokenizer, eos_ids(pipe))
         encoders = [self._encoder(pipe, guides) for _ in range(THREADS)]
-        return Preparation(encoders, expect=lambda: None, deliver=self._deliver)
+        return EncoderPool(encoders, expect=lambda: None, deliver=self._deliver)
 
     def close(self) -> None:
         """See `ModelEngine`."""
@@ -91,13 +91,13 @@ class ContinuousEngine(ModelEngine):
     def _encoder(self, pipe: Any, guides: Guides | None = None) -> RequestEncoder:
         return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens, guides)
 
-    def _deliver(self, held: Held, request: Request | None) -> None:
+    def _deliver(self, pending: Pending, request: Request | None) -> None:
         if request is not None:
-            self._intake.put(Arrival(held, request))
+            self._intake.put(Arrival(pending, request))
 
-    def _answer(self, pipe: Any, held: Held) -> None:
+    def _answer(self, pipe: Any, pending: Pending) -> None:
         """Serve this one and return."""
         intake = Intake()
-        intake.put(Arrival(held, self._encoder(pipe).encode(held.prompt)))
-        held.future.add_done_callback(lambda _: intake.close())
-        self.built.loop.serve(intake, Pulse(self.settings.hang_s))
+        intake.put(Arrival(pending, self._encoder(pipe).encode(pending.prompt)))
+        pending.future.add_done_callback(lambda _: intake.close())
+        self.built.loop.serve(intake, Heartbeat(self.settings.hang_s))

@@ -25,8 +25,8 @@ from workers.engine.continuous.slot_table import Entry
 from workers.engine.continuous.stats import Counter
 from workers.engine.continuous.transfer import Tokens
 from workers.engine.runtime.faults import context_is_lost, is_poisoned
-from workers.engine.runtime.heartbeat import Pulse
-from workers.engine.text.generation import Row
+from workers.engine.runtime.heartbeat import Heartbeat
+from workers.engine.text.generation import Generation
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Guest:
     stay: Stay
     #: its pixels with it; None once all of it is in the cache
     request: Request | None
-    row: Row
+    row: Generation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,59 +53,59 @@ class Made:
 class Loop:
     """Belongs to the engine's thread."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Any, end_ids: Collection[int]) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Any, eos_ids: Collection[int]) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._tokenizer = tokenizer
-        self._end_ids = end_ids
+        self._eos_ids = eos_ids
         self._guests: dict[Stay, Guest] = {}
         self.counter = Counter()
 
-    def serve(self, intake: Intake, pulse: Pulse) -> None:
+    def serve(self, intake: Intake, heartbeat: Heartbeat) -> None:
         """Answer what arrives until `intake` is closed. What escapes is the end of this engine."""
         unread: list[Made] = []
         while (arrived := intake.take(wait=not self._guests)) is not None:
             for arrival in arrived:
                 self._welcome(arrival)
             self._see_off()
-            unread = self._go_on(self._scheduler.next(), unread, pulse)
+            unread = self._go_on(self._scheduler.next(), unread, heartbeat)
             if not self._guests:
-                pulse.park()
+                heartbeat.idle()
 
     def _welcome(self, arrival: Arrival) -> None:
-        held, request = arrival.held, arrival.request
-        prompt = held.prompt
-        stay = Stay(request.count, prompt.max_new_tokens, prompt.lane, prompt.alone)
+        pending, request = arrival.pending, arrival.request
+        prompt = pending.prompt
+        stay = Stay(request.count, prompt.params.max_new_tokens, prompt.lane, prompt.alone)
         if not self._scheduler.fits(stay):
-            held.fail(PromptTooLong(f"{stay.all_tokens} tokens are more than the card has room for"))
+            pending.fail(PromptTooLong(f"{stay.all_tokens} tokens are more than the card has room for"))
             return
         if not self._guests:
             self.counter.begin()
-        row = Row(held, request.count, self._tokenizer, self._end_ids, request.guide)
+        row = Generation(pending, request.count, self._tokenizer, self._eos_ids, request.guide)
         self._guests[stay] = Guest(stay, request, row)
         self._scheduler.add(stay)
 
     def _see_off(self) -> None:
         """Those who have ended, by a token, a deadline or a cancellation."""
-        for stay in [stay for stay, guest in self._guests.items() if guest.row.held.settled]:
+        for stay in [stay for stay, guest in self._guests.items() if guest.row.pending.settled]:
             self._scheduler.leave(stay)
             del self._guests[stay]
 
-    def _go_on(self, work: PrefillWork | StepWork | None, unread: Sequence[Made], pulse: Pulse) -> list[Made]:
+    def _go_on(self, work: PrefillWork | StepWork | None, unread: Sequence[Made], heartbeat: Heartbeat) -> list[Made]:
         """Launch this, read what was made before, then choose tokens of this: guides have to know those before."""
         if work is None:
-            self._read(unread, pulse)
+            self._read(unread, heartbeat)
             return []
-        pulse.beat(_phase(work), tuple(self._guests[stay].row.held.prompt.id for stay in self._scheduler.seated))
+        heartbeat.beat(_phase(work), tuple(self._guests[stay].row.pending.prompt.id for stay in self._scheduler.seated))
         match work:
             case StepWork(stays):
                 logits = self._runner.step([_slot(stay) for stay in stays])
-                self._read(unread, pulse)
-                pulse.beat(_phase(work), pulse.ids)
+                self._read(unread, heartbeat)
+                heartbeat.beat(_phase(work), heartbeat.ids)
                 return [Made(work, stays, self._runner.choose(logits, self._choice(stays)))]
             case PrefillWork():
                 made = self._prefill(work)
-                self._read(unread, pulse)
+                self._read(unread, heartbeat)
                 return made
 
     def _prefill(self, work: PrefillWork) -> list[Made]:
@@ -118,8 +118,8 @@ class Loop:
             log.debug("prefill failed", exc_info=True)
             reason = type(error).__name__
         if len(work.parts) == 1:
-            held = self._guests[work.parts[0].stay].row.held
-            held.fail(EngineError(f"the engine failed on this prompt ({reason})"))
+            pending = self._guests[work.parts[0].stay].row.pending
+            pending.fail(EngineError(f"the engine failed on this prompt ({reason})"))
             return []
         log.warning("a prefill of %d prompts failed (%s): run again one by one", len(work.parts), reason)
         return [made for part in work.parts for made in self._prefill(PrefillWork((part,)))]
@@ -143,22 +143,22 @@ class Loop:
 
     def _entry(self, stay: Stay) -> Entry:
         guest = self._guests[stay]
-        prompt = guest.row.held.prompt
-        seed = prompt.seed if prompt.seed is not None else random.getrandbits(63)
+        prompt = guest.row.pending.prompt
+        seed = prompt.params.seed if prompt.params.seed is not None else random.getrandbits(63)
         # a greedy row's temperature is never used
-        temperature = prompt.temperature or 1.0
-        return Entry(_slot(stay), stay.pages, self._request(stay).shift, temperature, prompt.top_p, seed)
+        temperature = prompt.params.temperature or 1.0
+        return Entry(_slot(stay), stay.pages, self._request(stay).shift, temperature, prompt.params.top_p, seed)
 
     def _choice(self, stays: Sequence[Stay]) -> Choice:
         """Whose token is not just the likeliest."""
         rows = [self._guests[stay].row for stay in stays]
-        drawn = [n for n, row in enumerate(rows) if row.held.prompt.temperature > 0]
-        return Choice(drawn, {n: row.guide for n, row in enumerate(rows) if row.guide and not row.held.settled})
+        drawn = [n for n, row in enumerate(rows) if row.pending.prompt.params.temperature > 0]
+        return Choice(drawn, {n: row.guide for n, row in enumerate(rows) if row.guide and not row.pending.settled})
 
-    def _read(self, unread: Sequence[Made], pulse: Pulse) -> None:
+    def _read(self, unread: Sequence[Made], heartbeat: Heartbeat) -> None:
         for made in unread:
             # it waits for the card, which may hang in it
-            pulse.beat(_phase(made.work), pulse.ids)
+            heartbeat.beat(_phase(made.work), heartbeat.ids)
             self._settle(made)
 
     def _settle(self, made: Made) -> None:
@@ -174,13 +174,13 @@ def _phase(work: PrefillWork | StepWork) -> Phase:
     return "decode" if isinstance(work, StepWork) else "prefill"
 
 
-def _add(row: Row, token: int) -> None:
+def _add(row: Generation, token: int) -> None:
     try:
         row.add(token)
     except Exception as error:
         # a tokenizer that stumbles over one prompt's tokens is nobody else's matter
         log.debug("a token could not be taken", exc_info=True)
-        row.held.fail(EngineError(f"the engine failed on this prompt ({type(error).__name__})"))
+        row.pending.fail(EngineError(f"the engine failed on this prompt ({type(error).__name__})"))
 
 
 def _slot(stay: Stay) -> int:

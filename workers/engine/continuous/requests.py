@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.pending import Pending
 from workers.engine.text.grammar import Guide
 
 
@@ -63,7 +63,7 @@ class Request:
 class Arrival:
     """A prompt that is encoded."""
 
-    held: Held
+    pending: Pending
     request: Request
 
 

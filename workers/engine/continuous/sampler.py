@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.engine.continuous.slot_table import Rows
 from workers.engine.continuous.transfer import numbers, upload
 from workers.engine.text.grammar import Guide, masks
-from workers.engine.text.masks import unpacked
+from workers.engine.text.masks import unpack_masks
 
 # of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), as signed numbers
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -91,4 +91,4 @@ class Choice:
 
     def _allowed(self, logits: Tensor) -> Tensor:
         bits = upload(torch.from_numpy(masks(list(self.guides.values()))), logits.device)
-        return logits.masked_fill(~unpacked(bits, logits.shape[-1]), -torch.inf)
+        return logits.masked_fill(~unpack_masks(bits, logits.shape[-1]), -torch.inf)

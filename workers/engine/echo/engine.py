@@ -25,14 +25,14 @@ from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from vqa.grammar import short_text
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.echo.settings import EchoSettings
-from workers.engine.echo.slots import Admission, Journal
+from workers.engine.echo.slots import Journal, Slots
 from workers.engine.fair_share import Reserve
 from workers.engine.image import Fit
-from workers.engine.runtime.heartbeat import Pulse
-from workers.engine.runtime.pending import Held, Holdings
-from workers.engine.runtime.timers import Clock
+from workers.engine.runtime.heartbeat import Heartbeat
+from workers.engine.runtime.pending import Pending, PendingPrompts
+from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
-from workers.engine.text.generation import Listener
+from workers.engine.text.generation import TextStream
 
 #: exit status of a process that `echo_fail=exit` ends
 EXIT_STATUS = 70
@@ -88,10 +88,10 @@ class EchoEngine:
         self.fit: Fit | None = None
         self._echo = echo or EchoSettings()
         self._journal = Journal(self._echo.journal) if self._echo.journal else None
-        self._admission = Admission(slots, self._journal, Reserve.from_settings(settings, slots))
-        self._clock = Clock("echo")
-        self._holdings = Holdings(self._clock)
-        self._pulse = Pulse(settings.hang_s)
+        self._slots = Slots(slots, self._journal, Reserve.from_settings(settings, slots))
+        self._timers = Timers("echo")
+        self._pending = PendingPrompts(self._timers)
+        self._heartbeat = Heartbeat(settings.hang_s)
         self._beat_s = min(_BEAT_S, settings.hang_s / 5)
         self._lock = threading.Lock()
         #: whether an alarm for the next beat is set
@@ -104,46 +104,46 @@ class EchoEngine:
     def start(self, on_crash: OnCrash) -> None:
         """Wait as long as loading is said to take."""
         self._on_crash = on_crash
-        self._pulse.beat("load")
+        self._heartbeat.beat("load")
         time.sleep(self._echo.load_s)
-        self._pulse.park()
-        self._clock.start()
+        self._heartbeat.idle()
+        self._timers.start()
 
     def stall(self) -> Stall | None:
         """Whether the clock's thread, which stands for the one that computes, is silent for too long."""
-        stall = self._pulse.stall()
-        return stall and replace(stall, ids=self._admission.in_slots())
+        stall = self._heartbeat.stall()
+        return stall and replace(stall, ids=self._slots.in_slots())
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
         """Queue a prompt, or answer it at once where it asks for no delay."""
-        held = self._holdings.hold(prompt)
-        if not held.settled:
+        pending = self._pending.add(prompt)
+        if not pending.settled:
             try:
-                self._submit(held, _Asked.by(prompt, self._echo.delay_s))
+                self._submit(pending, _Asked.by(prompt, self._echo.delay_s))
             except InvalidJob as error:
-                held.fail(error)
-        return held.future if self._journal is None else _following(held.future)
+                pending.fail(error)
+        return pending.future if self._journal is None else _following(pending.future)
 
     def cancel(self, id: str) -> None:
         """Fail the prompt with Cancelled; its slot is free at once."""
-        self._holdings.cancel(id)
+        self._pending.cancel(id)
 
     def stop(self) -> None:
         """Fail what is held with EngineError."""
         self._stopped.set()
-        self._holdings.close(EngineError("the engine is stopping"))
-        self._clock.stop()
-        self._pulse.park()
+        self._pending.close(EngineError("the engine is stopping"))
+        self._timers.stop()
+        self._heartbeat.idle()
 
-    def _submit(self, held: Held, asked: _Asked) -> None:
-        if asked.at_once and self._admission.pass_through(held):
-            self._finish(held, asked)
+    def _submit(self, pending: Pending, asked: _Asked) -> None:
+        if asked.at_once and self._slots.pass_through(pending):
+            self._finish(pending, asked)
         else:
-            self._admission.enter(held, partial(self._begin, held, asked))
+            self._slots.enter(pending, partial(self._begin, pending, asked))
 
-    def _begin(self, held: Held, asked: _Asked) -> None:
-        alarm = self._clock.at(time.monotonic() + asked.delay_s, partial(self._finish, held, asked))
-        held.future.add_done_callback(lambda _: alarm.cancel())
+    def _begin(self, pending: Pending, asked: _Asked) -> None:
+        timer = self._timers.at(time.monotonic() + asked.delay_s, partial(self._finish, pending, asked))
+        pending.future.add_done_callback(lambda _: timer.cancel())
         with self._lock:
             beating, self._beating = self._beating, True
         if not beating:
@@ -151,54 +151,54 @@ class EchoEngine:
 
     def _beat(self) -> None:
         with self._lock:
-            self._beating = bool(self._admission.in_slots())
+            self._beating = bool(self._slots.in_slots())
             if not self._beating:
-                self._pulse.park()
+                self._heartbeat.idle()
                 return
-            self._pulse.beat("decode")
-        self._clock.at(time.monotonic() + self._beat_s, self._beat)
+            self._heartbeat.beat("decode")
+        self._timers.at(time.monotonic() + self._beat_s, self._beat)
 
-    def _finish(self, held: Held, asked: _Asked) -> None:
+    def _finish(self, pending: Pending, asked: _Asked) -> None:
         if asked.failure:
-            self._fail(held, asked.failure)
+            self._fail(pending, asked.failure)
         else:
-            parts = [part for turn in held.prompt.turns for part in turn.parts]
+            parts = [part for turn in pending.prompt.turns for part in turn.parts]
             words = sum(len(part.split()) if isinstance(part, str) else 1 for part in parts)
             try:
-                text = _text(held.prompt)
+                text = _text(pending.prompt)
             except VQAError as error:
-                held.fail(error)
+                pending.fail(error)
                 return
-            if held.prompt.on_text:
-                listener = Listener(held)
+            if pending.prompt.on_text:
+                listener = TextStream(pending)
                 for piece in _WORD.findall(text):
                     listener.tell(piece)
-            held.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
+            pending.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
 
-    def _fail(self, held: Held, how: str) -> None:
+    def _fail(self, pending: Pending, how: str) -> None:
         kind = getattr(errors, how, None)
         if how == "exit":
             os._exit(EXIT_STATUS)
         elif how == "crash":
-            self._crash(held.prompt.id)
+            self._crash(pending.prompt.id)
         elif how == "hang":
             self._stopped.wait()
         elif isinstance(kind, type) and issubclass(kind, VQAError) and kind is not Cancelled:
-            held.fail(kind("the job's metadata asked for this failure"))
+            pending.fail(kind("the job's metadata asked for this failure"))
         else:
-            held.fail(InvalidJob("metadata echo_fail is the name of an error but Cancelled, or exit, crash or hang"))
+            pending.fail(InvalidJob("metadata echo_fail is the name of an error but Cancelled, or exit, crash or hang"))
 
     def _crash(self, id: str) -> None:
         if self._ending.acquire(blocking=False):
             self._on_crash(RuntimeError("the job's metadata asked for this crash"), (id,))
-        self._holdings.close(EngineError("the engine crashed"))
+        self._pending.close(EngineError("the engine crashed"))
 
 
 def _text(prompt: Prompt) -> str:
     """Raises AnswerTooLong or InvalidJob where it has a grammar."""
-    if prompt.grammar is None:
+    if prompt.params.grammar is None:
         return echo_of(prompt)
-    return short_text(prompt.grammar, prompt.max_new_tokens)
+    return short_text(prompt.params.grammar, prompt.params.max_new_tokens)
 
 
 def _following(settled_first: Future[Completion]) -> Future[Completion]:

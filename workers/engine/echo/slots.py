@@ -16,7 +16,7 @@ from vqa.errors import NotReady
 from vqa.job import LANES
 from workers.engine.base import Completion, Prompt
 from workers.engine.fair_share import FairShare, Reserve
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.pending import Pending
 
 
 class Journal:
@@ -46,7 +46,7 @@ class Journal:
             file.write(line)
 
 
-class Admission:
+class Slots:
     """A prompt leaves as its future is settled, before whoever waits on a future that follows that one hears of it."""
 
     def __init__(self, slots: int, journal: Journal | None, reserve: Reserve | None = None) -> None:
@@ -57,27 +57,27 @@ class Admission:
         self._taken = self._bulk = 0
         self._fair_share = FairShare()
         self._journal = journal
-        self._waiting: dict[str, deque[tuple[Held, Callable[[], None]]]] = {lane: deque() for lane in LANES}
+        self._waiting: dict[str, deque[tuple[Pending, Callable[[], None]]]] = {lane: deque() for lane in LANES}
         #: those that are inside, and whether they take a slot; not by Held: a future that kept its own would keep the
         #: images until the garbage collector comes
         self._inside: dict[Future[Completion], tuple[Prompt, bool]] = {}
         self._alone = False
 
-    def enter(self, held: Held, begin: Callable[[], None]) -> None:
+    def enter(self, pending: Pending, begin: Callable[[], None]) -> None:
         """Call `begin` once the prompt has a slot; never where it is settled before."""
         with self._lock:
-            self._reserve.saw(held.prompt.lane)
-            self._waiting[held.prompt.lane].append((held, begin))
-        held.future.add_done_callback(self._leave)
+            self._reserve.saw(pending.prompt.lane)
+            self._waiting[pending.prompt.lane].append((pending, begin))
+        pending.future.add_done_callback(self._leave)
         self._fill_slots()
 
-    def pass_through(self, held: Held) -> bool:
+    def pass_through(self, pending: Pending) -> bool:
         """Let the prompt in without a slot, to be settled at once; False where it has to wait for one."""
         with self._lock:
-            if self._alone or held.prompt.alone:
+            if self._alone or pending.prompt.alone:
                 return False
-            self._let_in(held, slot=False)
-        held.future.add_done_callback(self._leave)
+            self._let_in(pending, slot=False)
+        pending.future.add_done_callback(self._leave)
         return True
 
     def in_slots(self) -> tuple[str, ...]:
@@ -97,12 +97,12 @@ class Admission:
             first = self._first()
             if first is None or not self._may_enter(first[0][0]):
                 return None
-            held, begin = first.popleft()
-            self._fair_share.served(held.prompt.lane, self._lanes_waiting())
-            self._let_in(held, slot=True)
+            pending, begin = first.popleft()
+            self._fair_share.served(pending.prompt.lane, self._lanes_waiting())
+            self._let_in(pending, slot=True)
             return begin
 
-    def _first(self) -> deque[tuple[Held, Callable[[], None]]] | None:
+    def _first(self) -> deque[tuple[Pending, Callable[[], None]]] | None:
         waiting = [self._waiting[lane] for lane in self._fair_share.order(self._lanes_waiting())]
         # one that is to be alone would wait for ever behind others that come and go
         waiting.sort(key=lambda waiting: not waiting[0][0].prompt.alone)
@@ -116,17 +116,17 @@ class Admission:
     def _lanes_waiting(self) -> list[str]:
         return [lane for lane, waiting in self._waiting.items() if waiting]
 
-    def _may_enter(self, held: Held) -> bool:
-        if held.prompt.alone:
+    def _may_enter(self, pending: Pending) -> bool:
+        if pending.prompt.alone:
             return not self._inside
         return self._taken < self._slots and not self._alone
 
-    def _let_in(self, held: Held, slot: bool) -> None:
-        self._inside[held.future] = held.prompt, slot
-        self._count(held.prompt, slot)
-        self._alone = held.prompt.alone
+    def _let_in(self, pending: Pending, slot: bool) -> None:
+        self._inside[pending.future] = pending.prompt, slot
+        self._count(pending.prompt, slot)
+        self._alone = pending.prompt.alone
         if self._journal:
-            self._journal.write(held.prompt, "start")
+            self._journal.write(pending.prompt, "start")
 
     def _count(self, prompt: Prompt, slots: int) -> None:
         self._taken += slots

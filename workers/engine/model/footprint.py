@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqa.errors import NotReady
-from workers.engine.model.quant import is_quantised, stored_bytes, used_together
+from workers.engine.model.quant import is_quantized, stored_bytes, unpacked_with
 from workers.engine.settings import EngineSettings
 
 #: a header is JSON; larger than any model's, and refused so that a damaged file is not read into memory
@@ -46,7 +46,7 @@ def tensors_on_hub(model: str, revision: str | None) -> Tensors:
             yield name, tuple(entry.shape)
 
 
-def machine_free() -> int:
+def free_memory() -> int:
     """Bytes that nobody needs: what is only kept for reading again counts as free."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -60,7 +60,7 @@ _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
+class ModelFootprint:
     """Bytes of a loaded model, and of one token in its cache."""
 
     weights_bytes: int
@@ -75,7 +75,7 @@ def read_config(settings: EngineSettings) -> Mapping[str, Any]:
     return config
 
 
-def read_shape(settings: EngineSettings, on_card: bool) -> ModelShape:
+def read_footprint(settings: EngineSettings, on_card: bool) -> ModelFootprint:
     """The shape of the model that `settings` names, as it is loaded on a card or on the CPU. Raises NotReady."""
     config = read_config(settings)
     stored = _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
@@ -83,12 +83,12 @@ def read_shape(settings: EngineSettings, on_card: bool) -> ModelShape:
     loaded = _WIDTHS[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
     kv_token_bytes = kv_elements(config) * loaded
     if settings.quant != "none":
-        refuse_quantised(settings, config)
+        refuse_quantized(settings, config)
         return _quantised(settings, loaded, kv_token_bytes)
-    return ModelShape(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
+    return ModelFootprint(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
 
 
-def refuse_quantised(settings: EngineSettings, config: Mapping[str, Any]) -> None:
+def refuse_quantized(settings: EngineSettings, config: Mapping[str, Any]) -> None:
     """Raises NotReady where the checkpoint is quantised already: it is loaded as it is, without VQA_QUANT."""
     if config.get("quantization_config") or _text(config).get("quantization_config"):
         raise NotReady(
@@ -96,12 +96,12 @@ def refuse_quantised(settings: EngineSettings, config: Mapping[str, Any]) -> Non
         )
 
 
-def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelShape:
+def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelFootprint:
     weights, unpacked = 0, Counter[str]()
     for name, shape in _tensors(settings):
-        if is_quantised(name, shape):
+        if is_quantized(name, shape):
             weights += stored_bytes(settings.quant, shape)
-            unpacked[used_together(name)] += prod(shape) * loaded
+            unpacked[unpacked_with(name)] += prod(shape) * loaded
         else:
             weights += prod(shape) * loaded
     if not unpacked:
@@ -109,7 +109,7 @@ def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> Mo
             f"VQA_QUANT={settings.quant} finds no language model's layers in {settings.model} (VQA_MODEL) by their "
             "names: run it as it is, or spread it over several cards (VQA_CARDS=0+1)"
         )
-    return ModelShape(weights, kv_token_bytes, max(unpacked.values()))
+    return ModelFootprint(weights, kv_token_bytes, max(unpacked.values()))
 
 
 def _tensors(settings: EngineSettings) -> Tensors:

@@ -18,19 +18,19 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.processing_utils import ProcessorMixin
 
 from vqa.errors import NotReady, VQAError
-from workers.engine.model.footprint import refuse_quantised
-from workers.engine.model.quantize import quantisation
+from workers.engine.model.footprint import refuse_quantized
+from workers.engine.model.quantize import quantization_arguments
 from workers.engine.settings import EngineSettings
 
 
-def end_ids(pipe: Any) -> frozenset[int]:
+def eos_ids(pipe: Any) -> frozenset[int]:
     """By the model's generation config and by its tokenizer."""
     config, tokenizer = pipe.model.generation_config, pipe.tokenizer
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
 
 
-class PatchProduct(nn.Module):
+class PatchLinear(nn.Module):
     """A Conv3d over patches of exactly its kernel's size: (patches, channels, time, height, width) in.
 
     Shares the convolution's memory.
@@ -46,10 +46,10 @@ class PatchProduct(nn.Module):
         return linear(patches.flatten(1), self.weight, self.bias)
 
 
-def multiply_patches(model: Any) -> None:
+def replace_patch_embedding(model: Any) -> None:
     """Replace the patch embedding of a Qwen3-VL model in place."""
     embedding = model.model.visual.patch_embed
-    embedding.proj = PatchProduct(embedding.proj)
+    embedding.proj = PatchLinear(embedding.proj)
 
 
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
@@ -98,7 +98,7 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
     model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
     if config.model_type in _QWEN3_VL:
-        multiply_patches(model)
+        replace_patch_embedding(model)
     # a spread model is where it is to be; its inputs go to the first card
     place = None if _cards_of(model) else device
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=place)
@@ -109,9 +109,9 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
 def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> dict[str, Any]:
     """Where the weights go while they are loaded, and how they are quantised on the way."""
     if settings.quant != "none":
-        refuse_quantised(settings, config.to_dict())
+        refuse_quantized(settings, config.to_dict())
     exact = getattr(torch, dtype) if dtype != "auto" else _dtype_of(config)
-    quantised = quantisation(settings, config, exact)
+    quantised = quantization_arguments(settings, config, exact)
     if device != "cpu" and torch.cuda.device_count() > 1:
         return quantised | {"device_map": "auto"}
     return quantised | {"device_map": {"": device}} if quantised else {}

@@ -25,7 +25,7 @@ _EXPERTS = re.compile(r"(.*\.experts)\.")
 _ROUTER = re.compile(r"\.(?:gate|router)\.weight$")
 
 
-def is_quantised(name: str, shape: Sequence[int]) -> bool:
+def is_quantized(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor of that name, in a checkpoint or in a loaded model, is stored in fewer bits."""
     if not _LAYER.search(name) or _ROUTER.search(name):
         return False
@@ -41,7 +41,7 @@ def stored_bytes(quant: Quant, shape: Sequence[int]) -> int:
     return values + values // shape[-1] * (_SCALE_BYTES + (quant == "int8"))
 
 
-def used_together(name: str) -> str:
+def unpacked_with(name: str) -> str:
     """What is unpacked at the same time has this in common: a layer's experts, else one matrix."""
     experts = _EXPERTS.match(name)
     return experts[1] if experts else name

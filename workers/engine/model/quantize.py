@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchA
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from vqa.errors import NotReady
-from workers.engine.model.quant import INT4_BLOCK, PACKAGES, is_quantised
+from workers.engine.model.quant import INT4_BLOCK, PACKAGES, is_quantized
 from workers.engine.settings import EngineSettings
 
 #: the name to give as `experts_implementation`
@@ -32,7 +32,7 @@ def register_experts() -> None:
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _packed_forward)
 
 
-def unpacked(weight: Any) -> Tensor:
+def dequantize(weight: Any) -> Tensor:
     """The weight as it is multiplied, in the model's dtype."""
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
@@ -53,7 +53,7 @@ class _Unpacking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._experts, name)
-        return unpacked(value) if isinstance(value, nn.Parameter) else value
+        return dequantize(value) if isinstance(value, nn.Parameter) else value
 
 
 def _packed_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _packed_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of
     return grouped_mm_experts_forward(_Unpacking(experts), hidden, experts_of, weights_of)  # type: ignore[arg-type]
 
 
-def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
+def quantization_arguments(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments for `from_pretrained`; none where VQA_QUANT is none. Raises NotReady for what cannot be quantised."""
     if settings.quant == "none":
         return {}
@@ -70,7 +70,7 @@ def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> d
         raise NotReady(f"VQA_QUANT={settings.quant} needs {package}: pip install 'vqa-queue[quant]'")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=settings.trust_remote_code)
-    chosen = quantised_names(model, settings)
+    chosen = names_to_quantize(model, settings)
     how = _nf4(model, chosen, dtype) if settings.quant == "int4" else _torchao(settings, chosen)
     arguments: dict[str, Any] = {"quantization_config": how}
     if any(name.endswith(PARTS) for name in chosen):
@@ -79,12 +79,12 @@ def quantisation(settings: EngineSettings, config: Any, dtype: torch.dtype) -> d
     return arguments
 
 
-def quantised_names(model: nn.Module, settings: EngineSettings) -> list[str]:
+def names_to_quantize(model: nn.Module, settings: EngineSettings) -> list[str]:
     """The parameters to quantise, by name."""
     chosen = []
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
-            if not is_quantised(name, parameter.shape):
+            if not is_quantized(name, parameter.shape):
                 continue
             if type(module) is not nn.Linear and not _are_experts(module, name):
                 raise NotReady(

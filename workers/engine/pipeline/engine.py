@@ -13,14 +13,14 @@ from typing import Any
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
-from workers.engine.model.loading import end_ids, load
+from workers.engine.model.loading import eos_ids, load
 from workers.engine.model_engine import Loaded, ModelEngine
-from workers.engine.pipeline.batcher import Ready, Waiting
-from workers.engine.pipeline.encoding import Encoded, Encoder
+from workers.engine.pipeline.batcher import Batcher, Encoded
+from workers.engine.pipeline.encoding import Encoder, ModelInputs
 from workers.engine.pipeline.replica import Replica
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.pending import Pending
 from workers.engine.settings import EngineSettings
-from workers.engine.text.encoder_pool import THREADS, Preparation
+from workers.engine.text.encoder_pool import THREADS, EncoderPool
 from workers.engine.text.grammar import Guides
 
 #: seconds that a microbatch with free places waits for another prompt
@@ -42,22 +42,22 @@ class PipelineEngine(ModelEngine):
         self._load = load
         # replicas share the card's slots
         self._microbatch = max(1, min(settings.microbatch_of(slots), slots // settings.replicas))
-        self._waiting = Waiting(wait_s)
+        self._batcher = Batcher(wait_s)
 
     def open(self) -> Loaded:
         """See `ModelEngine`."""
         replica = Replica(self.settings, self._microbatch, self._load)
         replica.warm_up()
-        return Loaded(replica.pipe, partial(replica.serve, self._waiting))
+        return Loaded(replica.pipe, partial(replica.serve, self._batcher))
 
-    def prepare(self, pipe: Any) -> Preparation[Encoded]:
+    def make_encoder_pool(self, pipe: Any) -> EncoderPool[ModelInputs]:
         """See `ModelEngine`."""
-        guides = Guides(pipe.tokenizer, end_ids(pipe))
-        return Preparation([self._encoder(pipe, guides) for _ in range(THREADS)], self._waiting.expect, self._deliver)
+        guides = Guides(pipe.tokenizer, eos_ids(pipe))
+        return EncoderPool([self._encoder(pipe, guides) for _ in range(THREADS)], self._batcher.expect, self._deliver)
 
     def close(self) -> None:
         """See `ModelEngine`."""
-        self._waiting.close()
+        self._batcher.close()
 
     def _encoder(self, pipe: Any, guides: Guides) -> Encoder:
         own = copy.copy(pipe)
@@ -65,5 +65,5 @@ class PipelineEngine(ModelEngine):
         own.tokenizer = own.processor.tokenizer
         return Encoder(own, self.settings.slot_tokens, guides)
 
-    def _deliver(self, held: Held, encoded: Encoded | None) -> None:
-        self._waiting.arrived(Ready(held, encoded) if encoded is not None else None)
+    def _deliver(self, pending: Pending, inputs: ModelInputs | None) -> None:
+        self._batcher.add(Encoded(pending, inputs) if inputs is not None else None)

@@ -15,13 +15,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from workers.engine.base import Prompt
-from workers.engine.text.generation import Row
+from workers.engine.base import SamplingParams
+from workers.engine.text.generation import Generation
 from workers.engine.text.grammar import masks
-from workers.engine.text.masks import unpacked
+from workers.engine.text.masks import unpack_masks
 
 
-class _Draw(LogitsProcessor):
+class _Sample(LogitsProcessor):
     """Leaves to each row the one token that was drawn, so that the greedy choice after it takes that one.
 
     With a seed it draws by a generator of its own: torch's is shared by all replicas of the process, and what another
@@ -42,41 +42,41 @@ class _Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
 
 
-def drawing(prompt: Prompt) -> LogitsProcessorList:
+def sampling(params: SamplingParams) -> LogitsProcessorList:
     """For the `logits_processor` of a `generate` that does not sample itself; fresh for each run.
 
     So neither the checkpoint's own top_k nor any other limit that it was released with cuts what may be drawn.
     """
-    cut = [TopPLogitsWarper(prompt.top_p)] if prompt.top_p < 1 else []
-    return LogitsProcessorList([TemperatureLogitsWarper(prompt.temperature), *cut, _Draw(prompt.seed)])
+    cut = [TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []
+    return LogitsProcessorList([TemperatureLogitsWarper(params.temperature), *cut, _Sample(params.seed)])
 
 
-class Guiding(LogitsProcessor):
+class GuideProcessor(LogitsProcessor):
     """Leaves to each row with a guide the tokens that may come next; its neighbours' scores stay as they are."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Generation]) -> None:
         self._rows = rows
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores with all but those tokens at minus infinity."""
-        guides = {n: row.guide for n, row in enumerate(self._rows) if row.guide and not row.held.settled}
+        guides = {n: row.guide for n, row in enumerate(self._rows) if row.guide and not row.pending.settled}
         if not guides:
             return scores
         at = torch.tensor(list(guides), device=scores.device)
         bits = torch.from_numpy(masks(list(guides.values()))).to(scores.device)
-        allowed = unpacked(bits, scores.shape[-1])
+        allowed = unpack_masks(bits, scores.shape[-1])
         scores = scores.clone()
         scores[at] = scores[at].masked_fill(~allowed, -torch.inf)
         return scores
 
 
-class RowEnds(StoppingCriteria):
+class RowStoppingCriteria(StoppingCriteria):
     """Tells after each step which rows have ended: by token, stop string, length, deadline, cancellation.
 
     `on_step` is called first: the step was made.
     """
 
-    def __init__(self, rows: Sequence[Row], on_step: Callable[[], None]) -> None:
+    def __init__(self, rows: Sequence[Generation], on_step: Callable[[], None]) -> None:
         self._rows = rows
         self._on_step = on_step
 
@@ -87,4 +87,4 @@ class RowEnds(StoppingCriteria):
         self._on_step()
         for row, token in zip(self._rows, newest, strict=True):
             row.add(token)
-        return torch.tensor([row.held.settled for row in self._rows], device=input_ids.device)
+        return torch.tensor([row.pending.settled for row in self._rows], device=input_ids.device)

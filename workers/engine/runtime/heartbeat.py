@@ -26,7 +26,7 @@ def limit_s(phase: Phase, hang_s: float) -> float:
             return hang_s
 
 
-class Pulse:
+class Heartbeat:
     """Beaten by the one thread that computes, looked at by any other.
 
     A beat is one attribute write (0.2 us): no lock, so a thread that hangs holds up nobody who looks.
@@ -43,7 +43,7 @@ class Pulse:
         """Alive, in this phase, with these prompts; `ids` is not copied and not to change."""
         self._sign = (phase, ids, self._now())
 
-    def park(self) -> None:
+    def idle(self) -> None:
         """Nothing to compute: silence means nothing until the next beat."""
         self._sign = None
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, VQAError
 from workers.engine.base import Completion, Prompt
-from workers.engine.runtime.timers import Alarm, Clock
+from workers.engine.runtime.timers import Timer, Timers
 
 
 def _running() -> Future[Completion]:
@@ -22,7 +22,7 @@ def _running() -> Future[Completion]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class Pending:
     """A prompt and the future that was promised for it."""
 
     prompt: Prompt
@@ -56,52 +56,52 @@ class Held:
         self.fail(DeadlineExceeded("the deadline passed before the answer was ready"))
 
 
-class Holdings:
+class PendingPrompts:
     """Every prompt that an engine has not settled yet, each with an alarm at its deadline.
 
     A deadline or a cancellation settles the future at once, from the clock's or the caller's thread; whoever computes
     for the prompt sees `settled` at its next step.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._held: dict[str, dict[int, Held]] = {}
+        self._held: dict[str, dict[int, Pending]] = {}
         self._closed: EngineError | None = None
 
-    def hold(self, prompt: Prompt) -> Held:
+    def add(self, prompt: Prompt) -> Pending:
         """Take `prompt` on; settled already where its deadline has passed or the holdings are closed."""
-        held, number = Held(prompt), next(self._numbers)
+        pending, number = Pending(prompt), next(self._numbers)
         if prompt.deadline <= time.monotonic():
-            held.expire()
-            return held
+            pending.expire()
+            return pending
         with self._lock:
             closed = self._closed
             if closed is None:
-                self._held.setdefault(prompt.id, {})[number] = held
+                self._held.setdefault(prompt.id, {})[number] = pending
         if closed is not None:
-            held.fail(EngineError(str(closed)))
-            return held
-        alarm = self._clock.at(prompt.deadline, held.expire)
+            pending.fail(EngineError(str(closed)))
+            return pending
+        timer = self._timers.at(prompt.deadline, pending.expire)
         # not `held` itself: its future keeps the callback, and its images are not to wait for the garbage collector
-        held.future.add_done_callback(partial(self._let_go, prompt.id, number, alarm))
-        return held
+        pending.future.add_done_callback(partial(self._let_go, prompt.id, number, timer))
+        return pending
 
     def cancel(self, id: str) -> None:
         """Settle the prompt with Cancelled; an unknown id is ignored."""
         with self._lock:
             found = tuple(self._held.get(id, {}).values())
-        for held in found:
-            held.fail(Cancelled("cancelled"))
+        for pending in found:
+            pending.fail(Cancelled("cancelled"))
 
     def close(self, error: EngineError) -> None:
         """Settle everything, and whatever is held later, with `error`; the first one stands."""
         with self._lock:
             self._closed = self._closed or error
-            everything = [held for same_id in self._held.values() for held in same_id.values()]
-        for held in everything:
-            held.fail(EngineError(str(error)))
+            everything = [pending for same_id in self._held.values() for pending in same_id.values()]
+        for pending in everything:
+            pending.fail(EngineError(str(error)))
 
     def __contains__(self, id: str) -> bool:
         return id in self._held
@@ -110,8 +110,8 @@ class Holdings:
         with self._lock:
             return sum(map(len, self._held.values()))
 
-    def _let_go(self, id: str, number: int, alarm: Alarm, _: Future[Completion]) -> None:
-        alarm.cancel()
+    def _let_go(self, id: str, number: int, timer: Timer, _: Future[Completion]) -> None:
+        timer.cancel()
         with self._lock:
             same_id = self._held[id]
             del same_id[number]

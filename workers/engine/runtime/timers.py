@@ -12,7 +12,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
-class Alarm:
+class Timer:
     """Something to do at a time; `cancel` takes it back."""
 
     __slots__ = ("action",)
@@ -25,7 +25,7 @@ class Alarm:
         self.action = None
 
 
-class Clock:
+class Timers:
     """A heap of alarms and one thread that waits for the next.
 
     Alarms that were cancelled stay in the heap until they are due or are more than half of it (as asyncio's timers
@@ -33,7 +33,7 @@ class Clock:
     """
 
     def __init__(self, name: str) -> None:
-        self._alarms: list[tuple[float, int, Alarm]] = []
+        self._heap: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._stopped = False
@@ -44,32 +44,32 @@ class Clock:
         """Begin to do what is due."""
         self._thread.start()
 
-    def at(self, when: float, action: Callable[[], None]) -> Alarm:
+    def at(self, when: float, action: Callable[[], None]) -> Timer:
         """Call `action` from the clock's thread at `when` on `time.monotonic()`'s clock; it must be quick."""
-        alarm = Alarm(action)
+        timer = Timer(action)
         if when == float("inf"):
-            return alarm
+            return timer
         with self._changed:
-            if len(self._alarms) >= self._sweep_at:
+            if len(self._heap) >= self._sweep_at:
                 self._sweep()
-            heapq.heappush(self._alarms, (when, next(self._order), alarm))
-            if self._alarms[0][2] is alarm:
+            heapq.heappush(self._heap, (when, next(self._order), timer))
+            if self._heap[0][2] is timer:
                 self._changed.notify()
-        return alarm
+        return timer
 
     def stop(self) -> None:
         """End the thread; alarms that are not due never ring."""
         with self._changed:
             self._stopped = True
-            self._alarms.clear()
+            self._heap.clear()
             self._changed.notify()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _sweep(self) -> None:
-        self._alarms = [entry for entry in self._alarms if entry[2].action]
-        heapq.heapify(self._alarms)
-        self._sweep_at = max(128, 2 * len(self._alarms))
+        self._heap = [entry for entry in self._heap if entry[2].action]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(128, 2 * len(self._heap))
 
     def _run(self) -> None:
         while (due := self._next_due()) is not None:
@@ -81,13 +81,13 @@ class Clock:
                     log.exception("an alarm failed")
             del due, action
 
-    def _next_due(self) -> Alarm | None:
+    def _next_due(self) -> Timer | None:
         with self._changed:
             while not self._stopped:
-                if not self._alarms:
+                if not self._heap:
                     self._changed.wait()
-                elif (wait_s := self._alarms[0][0] - time.monotonic()) > 0:
+                elif (wait_s := self._heap[0][0] - time.monotonic()) > 0:
                     self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                 else:
-                    return heapq.heappop(self._alarms)[2]
+                    return heapq.heappop(self._heap)[2]
         return None

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.text.grammar import Guide, Guides
-from workers.engine.text.special_tokens import ControlTokens
+from workers.engine.text.special_tokens import SpecialTokens
 
 #: no tokenizer makes fewer tokens of a longer text; refused before it costs the tokenizer seconds
 _MOST_CHARACTERS_A_TOKEN = 128
@@ -27,24 +27,24 @@ class ChatEncoder(ABC, Generic[Made]):
         # its methods have no types
         self.processor = processor
         self._slot_tokens = slot_tokens
-        self._control = ControlTokens(processor)
+        self._control = SpecialTokens(processor)
         self._guides = guides
 
     @abstractmethod
-    def make(self, chat: Chat, prompt: Prompt) -> Made:
+    def process(self, chat: Chat, prompt: Prompt) -> Made:
         """What the engine computes with; may raise whatever a processor raises."""
 
     @abstractmethod
-    def tokens(self, made: Made) -> int:
+    def count_tokens(self, made: Made) -> int:
         """How many tokens of prompt that is."""
 
     def encode(self, prompt: Prompt) -> Made:
         """Made of the prompt. Raises PromptTooLong, or another VQAError where the processor refuses it."""
         characters = sum(len(part) for turn in prompt.turns for part in turn.parts if isinstance(part, str))
-        self._check_fits("at least ", characters // _MOST_CHARACTERS_A_TOKEN, prompt.max_new_tokens)
+        self._check_fits("at least ", characters // _MOST_CHARACTERS_A_TOKEN, prompt.params.max_new_tokens)
         try:
-            made = self.make([self._message(turn) for turn in prompt.turns], prompt)
-            tokens = self.tokens(made)
+            made = self.process([self._message(turn) for turn in prompt.turns], prompt)
+            tokens = self.count_tokens(made)
         except VQAError:
             raise
         except UnicodeEncodeError:
@@ -57,15 +57,15 @@ class ChatEncoder(ABC, Generic[Made]):
         except Exception as error:
             # processors raise of many kinds, and their words may hold the user's
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
-        self._check_fits("", tokens, prompt.max_new_tokens)
+        self._check_fits("", tokens, prompt.params.max_new_tokens)
         return made
 
     def guide(self, prompt: Prompt) -> Guide | None:
         """What the prompt's answer is to be kept to its grammar by. Raises InvalidJob."""
-        if prompt.grammar is None:
+        if prompt.params.grammar is None:
             return None
         assert self._guides is not None
-        return self._guides.guide(prompt.grammar)
+        return self._guides.guide(prompt.params.grammar)
 
     def _check_fits(self, about: str, prompt_tokens: int, max_new_tokens: int) -> None:
         if prompt_tokens + max_new_tokens > self._slot_tokens:
@@ -78,7 +78,7 @@ class ChatEncoder(ABC, Generic[Made]):
         content: list[dict[str, Any]] = []
         for part in turn.parts:
             if not isinstance(part, str):
-                content.append({"type": "image", "image": part.image})
+                content.append({"type": "image", "image": part.pil})
             elif content and content[-1]["type"] == "text":
                 # joined before it is made plain: a token could be split over two parts
                 content[-1]["text"] += part

@@ -17,7 +17,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LONG, _SHORT = 24, 8
 
 
-class Spelling:
+class Detokenizer:
     """The text of tokens that come one by one, of which only a short tail is decoded at each.
 
     Equal to decoding all tokens at once wherever a token's spelling depends on its neighbours alone. A text's end is

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from vqa.errors import EngineError, VQAError
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.pending import Pending
 from workers.engine.text.chat import ChatEncoder
 
 #: encoders, and so threads, that an engine has
@@ -21,14 +21,14 @@ THREADS = 2
 Made = TypeVar("Made")
 
 
-class Preparation(Generic[Made]):
+class EncoderPool(Generic[Made]):
     """From a prompt in hand to one that is ready to run."""
 
     def __init__(
         self,
         encoders: Sequence[ChatEncoder[Made]],
         expect: Callable[[], None],
-        deliver: Callable[[Held, Made | None], None],
+        deliver: Callable[[Pending, Made | None], None],
     ) -> None:
         """Each encoder has a tokenizer of its own.
 
@@ -40,37 +40,37 @@ class Preparation(Generic[Made]):
             self._encoders.put(encoder)
         self._pool = ThreadPoolExecutor(len(encoders), thread_name_prefix="encode")
 
-    def prepare(self, held: Held) -> None:
+    def submit(self, pending: Pending) -> None:
         """Encode the prompt and deliver it, or settle it with what is wrong with it."""
         self._expect()
         try:
-            self._pool.submit(self._prepare, held)
+            self._pool.submit(self._run, pending)
         except RuntimeError:
             # closed: whoever closes it settles what is held
-            self._deliver(held, None)
+            self._deliver(pending, None)
 
     def close(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, held: Held) -> None:
+    def _run(self, pending: Pending) -> None:
         made = None
         try:
-            made = None if held.settled else self._encode(held)
+            made = None if pending.settled else self._encode(pending)
         finally:
             # counted whatever happened: a prompt that never arrives would hold every microbatch up
-            self._deliver(held, made)
+            self._deliver(pending, made)
 
-    def _encode(self, held: Held) -> Made | None:
+    def _encode(self, pending: Pending) -> Made | None:
         encoder = self._encoders.get()
         try:
-            return encoder.encode(held.prompt)
+            return encoder.encode(pending.prompt)
         except VQAError as error:
-            held.fail(error)
+            pending.fail(error)
             return None
         except BaseException as error:
             # nobody reads this thread's future: the prompt would wait for its deadline
-            held.fail(EngineError(f"preparing the prompt failed ({type(error).__name__})"))
+            pending.fail(EngineError(f"preparing the prompt failed ({type(error).__name__})"))
             raise
         finally:
             self._encoders.put(encoder)

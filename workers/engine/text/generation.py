@@ -9,18 +9,18 @@ from typing import Any
 from vqa.answer import FinishReason
 from vqa.errors import AnswerTooLong, EngineError, InvalidJob
 from workers.engine.base import Completion
-from workers.engine.runtime.pending import Held
-from workers.engine.text.detokenizer import Spelling, decode
+from workers.engine.runtime.pending import Pending
+from workers.engine.text.detokenizer import Detokenizer, decode
 from workers.engine.text.grammar import Guide
 
 log = logging.getLogger(__name__)
 
 
-class Listener:
+class TextStream:
     """`Prompt.on_text` of one prompt. What goes wrong with it settles the prompt, and nobody else notices."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
+    def __init__(self, pending: Pending) -> None:
+        self._held = pending
         self._told: list[str] = []
         #: what was told before the prompt was run again, and has not come again yet
         self._again = ""
@@ -62,7 +62,7 @@ class Listener:
         self._held.fail(EngineError("run again, the prompt got another answer than the one that was told in part"))
 
 
-class Row:
+class Generation:
     """A prompt while it is decoded; settles its future at its own last token, not at its microbatch's.
 
     Of its tokens the one that ends the text is counted and not shown. Nothing is decoded before the end where nobody
@@ -70,16 +70,16 @@ class Row:
     """
 
     def __init__(
-        self, held: Held, prompt_tokens: int, tokenizer: Any, end_ids: Collection[int], guide: Guide | None = None
+        self, pending: Pending, prompt_tokens: int, tokenizer: Any, eos_ids: Collection[int], guide: Guide | None = None
     ) -> None:
         """`guide` is what its tokens have been chosen by."""
-        self.held = held
+        self.pending = pending
         self.guide = guide
         self.prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
-        self._end_ids = end_ids
+        self._eos_ids = eos_ids
         self._unseen_ids = frozenset(tokenizer.all_special_ids)
-        self._listener = Listener(held) if held.prompt.on_text else None
+        self._listener = TextStream(pending) if pending.prompt.on_text else None
         self._begin()
 
     def restart(self) -> None:
@@ -92,13 +92,13 @@ class Row:
 
     def add(self, token: int) -> None:
         """Take the next token, and end where it is the last one."""
-        if self.held.settled:
+        if self.pending.settled:
             return
         self._count += 1
         if self.guide and not self.guide.take(token):
             # the token came of its mask, so it is the grammar that went wrong
-            self.held.fail(InvalidJob("the response format is too complex to be kept to"))
-        elif token in self._end_ids:
+            self.pending.fail(InvalidJob("the response format is too complex to be kept to"))
+        elif token in self._eos_ids:
             self._end("stop")
         else:
             self._go_on(token)
@@ -108,15 +108,17 @@ class Row:
             self._show(token)
         if (self._spelling and self._spelling.stopped) or (self.guide and self.guide.over):
             self._end("stop")
-        elif self._count >= self.held.prompt.max_new_tokens:
+        elif self._count >= self.pending.prompt.params.max_new_tokens:
             self._end("length")
 
     def _begin(self) -> None:
         #: tokens so far, and those of them that are text; spelled at once where somebody needs it
         self._count = 0
         self._shown: list[int] = []
-        prompt = self.held.prompt
-        self._spelling = Spelling(self._tokenizer, prompt.stop) if prompt.stop or prompt.on_text else None
+        prompt = self.pending.prompt
+        self._spelling = (
+            Detokenizer(self._tokenizer, prompt.params.stop) if prompt.params.stop or prompt.on_text else None
+        )
 
     def _show(self, token: int) -> None:
         if self._spelling is None:
@@ -126,11 +128,11 @@ class Row:
 
     def _end(self, reason: FinishReason) -> None:
         if self.guide and not self.guide.complete:
-            most = f"max_new_tokens={self.held.prompt.max_new_tokens}"
-            self.held.fail(AnswerTooLong(f"the structured answer did not fit {most}; cut, it does not parse"))
+            most = f"max_new_tokens={self.pending.prompt.params.max_new_tokens}"
+            self.pending.fail(AnswerTooLong(f"the structured answer did not fit {most}; cut, it does not parse"))
             return
         text = self._finish(self._spelling) if self._spelling else decode(self._tokenizer, self._shown)
-        self.held.answer(
+        self.pending.answer(
             Completion(
                 text=text,
                 finish_reason=reason,
@@ -139,7 +141,7 @@ class Row:
             )
         )
 
-    def _finish(self, spelling: Spelling) -> str:
+    def _finish(self, spelling: Detokenizer) -> str:
         last = spelling.finish()
         if self._listener:
             self._listener.tell(last)

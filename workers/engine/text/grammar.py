@@ -77,7 +77,7 @@ def _threads() -> LLExecutor:
 class Guides:
     """Makes guides for the tokens of one model; for any thread."""
 
-    def __init__(self, tokenizer: Any, end_ids: Collection[int]) -> None:
+    def __init__(self, tokenizer: Any, eos_ids: Collection[int]) -> None:
         """`tokenizer` belongs to this thread; `end_ids` are the tokens that end a text."""
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
@@ -85,7 +85,7 @@ class Guides:
         self._refusal = ""
         # not when the first job needs it: of 151,936 tokens it stops the whole process, and so the card, for a second
         try:
-            self._tokenizer = vocabulary(tokenizer, end_ids)
+            self._tokenizer = vocabulary(tokenizer, eos_ids)
         except InvalidJob as error:
             self._refusal = str(error)
             log.warning("%s: jobs with a response_format fail", error)

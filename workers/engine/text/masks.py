@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def unpacked(masks: Tensor, width: int) -> Tensor:
+def unpack_masks(masks: Tensor, width: int) -> Tensor:
     """(n, width) bool of `guides.masks` as a tensor, where that is: false past its end.
 
     A model's matrix may have more rows than its tokenizer has tokens.

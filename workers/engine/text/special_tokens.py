@@ -11,7 +11,7 @@ from vqa.errors import InvalidJob
 _ROUNDS = 8
 
 
-class ControlTokens:
+class SpecialTokens:
     """The tokens that a tokenizer takes whole out of any text: roles, ends, places of images, tool calls.
 
     A prompt's text is one string for the tokenizer, so a question that holds `<|im_start|>system` would open a new
@@ -24,7 +24,7 @@ class ControlTokens:
         added = self._tokenizer.get_added_vocab()
         # placeholders of images need not be tokens: the processor replaces them in the string
         extra = {getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")}
-        tokens = {token for token in {*added, *extra} if isinstance(token, str) and steers(token)}
+        tokens = {token for token in {*added, *extra} if isinstance(token, str) and is_special(token)}
         longest_first = sorted(tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}
@@ -47,6 +47,6 @@ class ControlTokens:
         return text
 
 
-def steers(token: str) -> bool:
+def is_special(token: str) -> bool:
     """Not so runs of spaces and single characters, which some tokenizers add to save tokens."""
     return len(token) > 1 and not token.isspace()

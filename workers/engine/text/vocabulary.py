@@ -9,13 +9,13 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from vqa.errors import InvalidJob
-from workers.engine.text.special_tokens import steers
+from workers.engine.text.special_tokens import is_special
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 
-def vocabulary(tokenizer: Any, end_ids: Collection[int]) -> LLTokenizer:
+def vocabulary(tokenizer: Any, eos_ids: Collection[int]) -> LLTokenizer:
     """Of a fast tokenizer, which belongs to this thread; `end_ids` end a text. Takes two seconds for a large one.
 
     Raises InvalidJob where it is of a kind that llguidance cannot read.
@@ -26,7 +26,7 @@ def vocabulary(tokenizer: Any, end_ids: Collection[int]) -> LLTokenizer:
         backend = copy.copy(tokenizer.backend_tokenizer)
         backend.no_padding()
         backend.no_truncation()
-        known = sorted(id for id in end_ids if id < backend.get_vocab_size())
+        known = sorted(id for id in eos_ids if id < backend.get_vocab_size())
         return LLTokenizer(_without_control_tokens(backend.to_str()), eos_token=known)
     except Exception as error:
         # llguidance and tokenizers raise of many kinds
@@ -41,7 +41,7 @@ def _without_control_tokens(written: str) -> str:
     `<|im_end|>` the control token, which is not that text.
     """
     data = json.loads(written)
-    control = [token for token in data["added_tokens"] if steers(token["content"])]
+    control = [token for token in data["added_tokens"] if is_special(token["content"])]
     secret = secrets.token_hex(16)
     names = {token["content"]: f"<{secret}-{token['id']}>" for token in control}
     for token in control:

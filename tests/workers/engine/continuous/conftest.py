@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.worker_process import TINY
+from tests.workers.engine.conftest import make_prompt
 from workers.engine.base import Completion, Prompt, Turn
 from workers.engine.continuous.block_manager import Pages
 from workers.engine.continuous.encode import RequestEncoder
@@ -26,10 +27,10 @@ from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
 from workers.engine.continuous.requests import Arrival, Intake, Request
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.model.loading import end_ids, load
+from workers.engine.model.loading import eos_ids, load
 from workers.engine.pipeline.encoding import Encoder
-from workers.engine.runtime.heartbeat import Pulse
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.heartbeat import Heartbeat
+from workers.engine.runtime.pending import Pending
 from workers.engine.settings import EngineSettings
 
 #: turns of the loop that a test may take
@@ -69,7 +70,7 @@ class Timetable(Intake):
     def __init__(self, arrivals: Mapping[int, Sequence[Arrival]], ends: Callable[[int], None] = lambda turn: None):
         super().__init__()
         self._arrivals = dict(arrivals)
-        self._all = [arrival.held for some in arrivals.values() for arrival in some]
+        self._all = [arrival.pending for some in arrivals.values() for arrival in some]
         self._ends = ends
         self.turn = 0
 
@@ -80,7 +81,7 @@ class Timetable(Intake):
             self.turn = max(self.turn, min(self._arrivals))
         self._ends(self.turn)
         due = [at for at in self._arrivals if at <= self.turn]
-        if all(held.settled for held in self._all):
+        if all(pending.settled for pending in self._all):
             return None
         assert due or not wait, "it waits for ever"
         return [arrival for at in sorted(due) for arrival in self._arrivals.pop(at)]
@@ -108,35 +109,35 @@ class Bench:
         self.encoder = RequestEncoder(pipe.processor, slot_tokens=4096)
         self._reference = Encoder(pipe, slot_tokens=4096)
         self._generated = functools.cache(self._generate)
-        self.ends = end_ids(pipe)
+        self.ends = eos_ids(pipe)
 
     @torch.inference_mode()
-    def loop(self, sizes: Sizes, end_ids: Collection[int] = ()) -> Loop:
+    def loop(self, sizes: Sizes, eos_ids: Collection[int] = ()) -> Loop:
         pages = Pages(sizes.pages, sizes.page_tokens)
         language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), self.ops)
         features = Features(self.vision.see, sizes.reuse_bytes)
         prefill = Prefill(language, features, self.ops, self.vision.deep_layers)
         runner = Runner(language, prefill, self.ops, sizes.slots, pages.count)
-        return Loop(Scheduler(sizes.slots, pages, sizes.prefill_tokens), runner, Numbers(), end_ids)
+        return Loop(Scheduler(sizes.slots, pages, sizes.prefill_tokens), runner, Numbers(), eos_ids)
 
     def request(self, prompt: Prompt) -> Request:
         return self.encoder.encode(prompt)
 
     def answer(self, sizes: Sizes, arrivals: Mapping[int, Sequence[Prompt]]) -> dict[str, Completion]:
         """What each prompt gets, by its id; texts are of numbers."""
-        held = {at: [Held(prompt) for prompt in prompts] for at, prompts in arrivals.items()}
-        table = {at: [Arrival(each, self.request(each.prompt)) for each in some] for at, some in held.items()}
-        self.loop(sizes, self.ends).serve(Timetable(table), Pulse(60))
-        return {each.prompt.id: each.future.result(0) for some in held.values() for each in some}
+        pending = {at: [Pending(prompt) for prompt in prompts] for at, prompts in arrivals.items()}
+        table = {at: [Arrival(each, self.request(each.prompt)) for each in some] for at, some in pending.items()}
+        self.loop(sizes, self.ends).serve(Timetable(table), Heartbeat(60))
+        return {each.prompt.id: each.future.result(0) for some in pending.values() for each in some}
 
     def expected(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens of `generate`, the one that ends the text included."""
-        return self._generated(prompt.turns, prompt.max_new_tokens)
+        return self._generated(prompt.turns, prompt.params.max_new_tokens)
 
     @torch.inference_mode()
     def _generate(self, turns: tuple[Turn, ...], max_new_tokens: int) -> tuple[int, ...]:
-        encoded = self._reference.encode(Prompt("expected", turns, max_new_tokens))
-        inputs = {name: tensor.to(self.pipe.model.device) for name, tensor in encoded.inputs.items()}
+        encoded = self._reference.encode(make_prompt("expected", turns, max_new_tokens))
+        inputs = {name: tensor.to(self.pipe.model.device) for name, tensor in encoded.tensors.items()}
         made = self.pipe.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
         return tuple(made[0, inputs["input_ids"].shape[1] :].tolist())
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.workers.engine.conftest import SPECIAL, image
+from tests.workers.engine.conftest import SPECIAL, image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench
 from vqa.errors import InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
@@ -26,20 +26,20 @@ chats = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), par
 
 def assert_alike(bench: Bench, *turns: Turn) -> None:
     """This engine and transformers' own processor make the same of a prompt, or both refuse it."""
-    prompt = Prompt("a", turns, 4)
+    prompt = make_prompt("a", turns, 4)
     made, expected = (outcome(encoder, prompt) for encoder in (bench.encoder, Encoder(bench.pipe, slot_tokens=4096)))
     if not (isinstance(made, Request) and isinstance(expected, Encoded)):
         assert type(made) is type(expected)
         return
-    assert made.tokens.tolist() == expected.inputs["input_ids"][0].tolist()
+    assert made.tokens.tolist() == expected.tensors["input_ids"][0].tolist()
     assert bench.encoder.tokens(made) == expected.prompt_tokens == made.count
-    grids = expected.inputs.get("image_grid_thw", torch.empty(0, 3)).tolist()
+    grids = expected.tensors.get("image_grid_thw", torch.empty(0, 3)).tolist()
     assert [[1, sight.rows, sight.columns] for sight in made.sights] == grids
     for sight in made.sights:
         assert set(made.tokens[sight.start : sight.stop].tolist()) == {bench.pipe.processor.image_token_id}
     if made.sights:
         pixels = bench.vision._patches(made.sights)
-        torch.testing.assert_close(pixels, expected.inputs["pixel_values"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(pixels, expected.tensors["pixel_values"], rtol=0, atol=1e-6)
 
 
 def outcome(encoder: Any, prompt: Prompt) -> Request | Encoded | VQAError:
@@ -63,7 +63,7 @@ def test_a_prompt_becomes_the_numbers_that_transformers_makes_of_it(
 
 def test_what_is_refused_is_refused_as_transformers_does(dense_bench: Bench) -> None:
     for parts in ((), ("", image())):
-        assert isinstance(outcome(dense_bench.encoder, Prompt("a", (Turn("assistant", parts),), 4)), InvalidJob)
+        assert isinstance(outcome(dense_bench.encoder, make_prompt("a", (Turn("assistant", parts),), 4)), InvalidJob)
         assert_alike(dense_bench, Turn("assistant", parts))
 
 
@@ -85,7 +85,7 @@ def test_a_image_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Benc
     size = fit_of(bundled_bench.pipe.processor.image_processor).size(width, height)
     scaled = RGBImage.from_pil(Image.new("RGB", size, "red"))
 
-    (sight,) = bundled_bench.request(Prompt("a", (Turn("user", (scaled,)),), 4)).sights
+    (sight,) = bundled_bench.request(make_prompt("a", (Turn("user", (scaled,)),), 4)).sights
 
     assert (sight.columns * 16, sight.rows * 16) == size
     assert sight.tokens == sight.patches // 4
@@ -96,7 +96,7 @@ def test_a_image_of_another_size_is_refused(dense_bench: Bench, size: tuple[int,
     wrong = RGBImage.from_pil(Image.new("RGB", size))
 
     with pytest.raises(InvalidJob):
-        dense_bench.request(Prompt("a", (Turn("user", (wrong, "what?")),), 4))
+        dense_bench.request(make_prompt("a", (Turn("user", (wrong, "what?")),), 4))
 
 
 def test_a_template_without_a_place_for_images_in_a_turn_is_told(dense: Any) -> None:
@@ -107,13 +107,13 @@ def test_a_template_without_a_place_for_images_in_a_turn_is_told(dense: Any) -> 
     encoder = RequestEncoder(processor, slot_tokens=4096)
 
     with pytest.raises(InvalidJob, match="no place for an image"):
-        encoder.encode(Prompt("a", (Turn("user", ("what?", image())),), 4))
+        encoder.encode(make_prompt("a", (Turn("user", ("what?", image())),), 4))
 
 
 def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any) -> None:
     encoder = RequestEncoder(dense.processor, slot_tokens=64)
     # 96 x 96 pixels are 9 tokens
-    assert encoder.encode(Prompt("a", (Turn("user", (image(1), "?")),), 64 - 31)).count == 9 + 22
+    assert encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 64 - 31)).count == 9 + 22
 
     with pytest.raises(PromptTooLong, match=r"31 tokens of prompt and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
-        encoder.encode(Prompt("a", (Turn("user", (image(1), "?")),), 34))
+        encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 34))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.workers.engine.conftest import SOON, Crashes, ask, wait_until
+from tests.workers.engine.conftest import SOON, Crashes, ask, make_prompt, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous import build as room
@@ -82,7 +82,7 @@ def answers(engine: Engine, prompts: list[Prompt]) -> list[Completion]:
 def long(number: int, tokens: int, **how: Any) -> Prompt:
     """A prompt of exactly so many tokens."""
     # of each character one, and 20 around the words
-    return Prompt(f"job-{number}", (Turn("user", ("x" * (tokens - 19),)),), **{"max_new_tokens": 4, **how})
+    return make_prompt(f"job-{number}", (Turn("user", ("x" * (tokens - 19),)),), **{"max_new_tokens": 4, **how})
 
 
 def break_attention(monkeypatch: pytest.MonkeyPatch, tokens: int, error: BaseException) -> list[tuple[int, ...]]:
@@ -113,7 +113,7 @@ def test_it_is_an_engine(starting: Starting) -> None:
 def test_answers_in_company_are_those_of_prompts_alone(starting: Starting) -> None:
     engine = starting(slots=3)
     prompts = [ask(number) for number in range(8)]
-    prompts += [Prompt("words", (Turn("user", ("hello",)),), 6), long(9, 200)]
+    prompts += [make_prompt("words", (Turn("user", ("hello",)),), 6), long(9, 200)]
 
     alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
 
@@ -264,7 +264,7 @@ def test_prompts_longer_than_a_slot_are_refused_by_name(starting: Starting) -> N
     with pytest.raises(PromptTooLong, match="VQA_SLOT_TOKENS"):
         engine.submit(long(1, 125)).result(SOON)
     with pytest.raises(PromptTooLong, match="at least"):
-        engine.submit(Prompt("a", (Turn("user", ("word " * 100_000,)),), 4)).result(SOON)
+        engine.submit(make_prompt("a", (Turn("user", ("word " * 100_000,)),), 4)).result(SOON)
 
 
 def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
@@ -311,7 +311,7 @@ def test_a_image_of_a_wrong_size_is_refused_and_its_neighbours_answered(starting
     # fewer pixels than it says
     short = RGBImage(64, 64, bytes(100), "short")
 
-    prompts = [ask(0), *(Prompt(p.digest, (Turn("user", (p, "?")),), 4) for p in (wrong, short)), ask(0)]
+    prompts = [ask(0), *(make_prompt(p.digest, (Turn("user", (p, "?")),), 4) for p in (wrong, short)), ask(0)]
     first, *bad, last = [engine.submit(prompt) for prompt in prompts]
 
     assert first.result(SOON) == last.result(SOON) == good
@@ -485,7 +485,7 @@ def test_a_prefill_may_take_longer_than_a_step(starting: Starting, monkeypatch: 
 def test_an_engine_without_prompts_neither_hangs_nor_stops_serving(starting: Starting) -> None:
     engine = starting(hang_s=0.1)
     first = engine.submit(ask(0)).result(SOON)
-    wait_until(lambda: engine._pulses[0].ids == ())
+    wait_until(lambda: engine._heartbeats[0].ids == ())
     until = time.monotonic() + 0.5
     while time.monotonic() < until:
         assert engine.stall() is None
@@ -497,7 +497,7 @@ def test_an_engine_without_prompts_neither_hangs_nor_stops_serving(starting: Sta
 def test_an_idle_engine_takes_no_processor_time(starting: Starting) -> None:
     engine = starting()
     assert engine.submit(ask(0)).result(SOON)
-    wait_until(lambda: engine._pulses[0].ids == ())
+    wait_until(lambda: engine._heartbeats[0].ids == ())
     before, since = time.process_time(), time.monotonic()
     while time.monotonic() < since + 0.5:
         time.sleep(0.05)
@@ -514,11 +514,11 @@ def test_a_prompt_that_is_alone_has_no_company(starting: Starting, monkeypatch: 
         rows.append(set(ids))
 
     def watched(*given: Any) -> Tensor:
-        note(engine._pulses[0].ids)
+        note(engine._heartbeats[0].ids)
         return attend_rows(*given)
 
     def watched_prefill(*given: Any, **how: Any) -> Tensor:
-        note(engine._pulses[0].ids)
+        note(engine._heartbeats[0].ids)
         return attend(*given, **how)
 
     monkeypatch.setattr(reference, "attend_rows", watched)
@@ -554,11 +554,11 @@ def test_hundreds_of_short_prompts_are_all_answered_and_the_figures_add_up(start
     engine = starting(slots=8)
     before = engine.figures()
     prompts = [
-        Prompt(f"{number}", (Turn("user", ("hello " * (number % 7),)),), 1 + number % 5) for number in range(400)
+        make_prompt(f"{number}", (Turn("user", ("hello " * (number % 7),)),), 1 + number % 5) for number in range(400)
     ]
 
     made = answers(engine, prompts)
-    wait_until(lambda: not engine._pulses[0].ids)
+    wait_until(lambda: not engine._heartbeats[0].ids)
     after = engine.figures()
 
     assert after.prefilled_tokens - before.prefilled_tokens == sum(each.prompt_tokens for each in made)
@@ -594,7 +594,7 @@ def test_a_image_that_is_cut_over_pieces_is_seen_once_though_nothing_is_kept(sta
     hook = dense.model.model.visual.merger.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     try:
         # 64 tokens each
-        prompts = [Prompt(f"{n}", (Turn("user", ("?" * n, whole, whole)),), 4) for n in range(3)]
+        prompts = [make_prompt(f"{n}", (Turn("user", ("?" * n, whole, whole)),), 4) for n in range(3)]
         one = engine.submit(prompts[0]).result(SOON)
         assert seen == [256]
         assert answers(engine, prompts)[0] == one

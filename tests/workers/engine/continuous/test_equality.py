@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import image
+from tests.workers.engine.conftest import image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes
 from training.questions import held_out
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.continuous.encode import fit_of
 from workers.engine.image import RGBImage
 
@@ -34,7 +34,7 @@ CHATS: tuple[tuple[Turn, ...], ...] = (
     # an answer that has begun
     (Turn("user", (image(6), "a?")), Turn("assistant", ("It is",))),
 )
-PROMPTS = [Prompt(f"p{number}", turns, MOST) for number, turns in enumerate(CHATS)]
+PROMPTS = [make_prompt(f"p{number}", turns, MOST) for number, turns in enumerate(CHATS)]
 
 #: which prompt, the most tokens of its answer, and the turn of the loop at which it comes
 arrivals = st.lists(
@@ -60,7 +60,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 def expected(bench: Bench, prompt: Prompt) -> tuple[str, str, int]:
     """By `generate`: the tokens that are told, why they end, and how many there are."""
     ends = bench.ends
-    tokens = bench.expected(replace(prompt, max_new_tokens=MOST))[: prompt.max_new_tokens]
+    tokens = bench.expected(replace(prompt, params=SamplingParams(MOST)))[: prompt.params.max_new_tokens]
     shown = [token for token in tokens if token not in ends]
     return " ".join(map(str, shown)), "length" if len(shown) == len(tokens) else "stop", len(tokens)
 
@@ -111,7 +111,7 @@ def test_the_bundled_model_answers_as_generate_does(bundled_bench: Bench) -> Non
     items = list(held_out(24))
     images = [RGBImage.from_pil(item.image.resize(fit.size(*item.image.size))) for item in items]
     prompts = [
-        Prompt(f"q{n}", (Turn("user", (*draw.sample(images, n % 3), images[n], item.question)),), 16)
+        make_prompt(f"q{n}", (Turn("user", (*draw.sample(images, n % 3), images[n], item.question)),), 16)
         for n, item in enumerate(items)
     ]
     at: dict[int, list[Prompt]] = defaultdict(list)
@@ -169,7 +169,7 @@ def test_a_greedy_answer_is_not_changed_by_one_that_is_drawn_beside_it(bench: Be
 
     made = bench.answer(Sizes(), {0: prompts})
 
-    greedy = [p for p in prompts if not p.temperature]
+    greedy = [p for p in prompts if not p.params.temperature]
     assert [made[p.id].text for p in greedy] == [expected(bench, replace(p, seed=None))[0] for p in greedy]
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.workers.engine.conftest import SOON, Crashes, wait_until
+from tests.workers.engine.conftest import SOON, Crashes, guided, wait_until
 from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, TransientError
 from vqa.grammar import json_grammar, one_of
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.echo.engine import EXIT_STATUS, EchoEngine
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.factory import make_engine
@@ -29,7 +29,8 @@ from workers.engine.settings import EngineSettings
 def ask(id: str = "a", question: str = "how many?", /, *, attempt: int = 1, **wishes: Any) -> Prompt:
     known = {name: wishes.pop(name) for name in ("lane", "deadline", "alone", "on_text") if name in wishes}
     turns = (Turn("user", (RGBImage.from_pil(Image.new("RGB", (30, 20))), question)),)
-    return Prompt(id, turns, 10, attempt=attempt, metadata={name: str(wish) for name, wish in wishes.items()}, **known)
+    metadata = {name: str(wish) for name, wish in wishes.items()}
+    return Prompt(id, turns, SamplingParams(10), attempt=attempt, metadata=metadata, **known)
 
 
 @pytest.fixture
@@ -62,15 +63,16 @@ def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine, delay_s
 def test_in_a_response_format_it_answers_a_short_value(engine: EchoEngine, delay_s: float) -> None:
     pieces: list[str] = []
     schema = '{"type":"object","properties":{"a":{"type":"boolean"},"b":{}},"required":["a"]}'
-    prompt = replace(ask(on_text=pieces.append, echo_delay_s=delay_s), grammar=json_grammar(schema), max_new_tokens=80)
+    params = SamplingParams(80, grammar=json_grammar(schema))
+    prompt = replace(ask(on_text=pieces.append, echo_delay_s=delay_s), params=params)
 
     assert json.loads(engine.submit(prompt).result(SOON).text) == {"a": False}
     assert json.loads("".join(pieces)) == {"a": False}
-    assert engine.submit(replace(prompt, grammar=one_of(["b", "a"]))).result(SOON).text == "a"
+    assert engine.submit(guided(prompt, one_of(["b", "a"]))).result(SOON).text == "a"
 
 
 def test_a_value_that_does_not_fit_is_an_error_by_name(engine: EchoEngine) -> None:
-    prompt = replace(ask(), grammar=one_of(["longer than ten"]))
+    prompt = guided(ask(), one_of(["longer than ten"]))
 
     with pytest.raises(AnswerTooLong, match="max_new_tokens"):
         engine.submit(prompt).result(SOON)
@@ -249,14 +251,14 @@ def test_the_journal_says_when_a_prompt_was_in_its_slot(tmp_path: Path) -> None:
 def test_processes_share_a_journal(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from workers.engine.base import Prompt\n"
+        "from workers.engine.base import Prompt, SamplingParams\n"
         "from workers.engine.echo.engine import EchoEngine\n"
         "from workers.engine.echo.settings import EchoSettings\n"
         "from workers.engine.settings import EngineSettings\n"
         "engine = EchoEngine(EngineSettings(engine='echo'), 1, EchoSettings(journal=sys.argv[1]))\n"
         "for number in range(500):\n"
-        "    engine.submit(Prompt(str(number), (), 1))\n"
-        "engine.submit(Prompt('last', (), 1, metadata={'echo_fail': 'exit'}))\n"
+        "    engine.submit(Prompt(str(number), (), SamplingParams(1)))\n"
+        "engine.submit(Prompt('last', (), SamplingParams(1), metadata={'echo_fail': 'exit'}))\n"
     )
     journal = tmp_path / "journal"
     processes = [subprocess.Popen([sys.executable, "-c", program, str(journal)]) for _ in range(2)]
@@ -275,11 +277,11 @@ def test_a_journal_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> Non
 
 def test_the_process_ends_where_the_metadata_asks_for_it() -> None:
     program = (
-        "from workers.engine.base import Prompt\n"
+        "from workers.engine.base import Prompt, SamplingParams\n"
         "from workers.engine.echo.engine import EchoEngine\n"
         "from workers.engine.settings import EngineSettings\n"
         "engine = EchoEngine(EngineSettings(engine='echo'), 1)\n"
-        "engine.submit(Prompt('a', (), 1, metadata={'echo_fail': 'exit'}))\n"
+        "engine.submit(Prompt('a', (), SamplingParams(1), metadata={'echo_fail': 'exit'}))\n"
     )
 
     assert subprocess.run([sys.executable, "-c", program], timeout=SOON, check=False).returncode == EXIT_STATUS

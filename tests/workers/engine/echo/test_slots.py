@@ -9,30 +9,30 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vqa.errors import Cancelled
 from vqa.job import Lane
-from workers.engine.base import Completion, Prompt
-from workers.engine.echo.slots import Admission
+from workers.engine.base import Completion, Prompt, SamplingParams
+from workers.engine.echo.slots import Slots
 from workers.engine.fair_share import BULK_TURN, Reserve
-from workers.engine.runtime.pending import Held
+from workers.engine.runtime.pending import Pending
 
 DONE = Completion("yes", "stop", 1, 1)
 SLOTS = 3
 
 
-def held(id: str = "a", lane: Lane = "interactive", alone: bool = False) -> Held:
-    return Held(Prompt(id, (), 1, lane=lane, alone=alone))
+def pending(id: str = "a", lane: Lane = "interactive", alone: bool = False) -> Pending:
+    return Pending(Prompt(id, (), SamplingParams(1), lane=lane, alone=alone))
 
 
 @dataclass
 class Entered:
     """Those that have begun, in order."""
 
-    order: list[Held] = field(default_factory=list)
+    order: list[Pending] = field(default_factory=list)
 
-    def enter(self, admission: Admission, *prompts: Held) -> None:
+    def enter(self, admission: Slots, *prompts: Pending) -> None:
         for prompt in prompts:
             admission.enter(prompt, lambda prompt=prompt: self.order.append(prompt))  # type: ignore[misc]
 
-    def inside(self) -> list[Held]:
+    def inside(self) -> list[Pending]:
         return [prompt for prompt in self.order if not prompt.settled]
 
 
@@ -41,19 +41,19 @@ class Doorkeeper(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.admission = Admission(SLOTS, None)
+        self.admission = Slots(SLOTS, None)
         self.entered = Entered()
-        self.waiting: list[Held] = []
+        self.waiting: list[Pending] = []
 
     @rule(lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
     def comes(self, lane: Lane, alone: bool) -> None:
-        prompt = held(f"{len(self.entered.order)}", lane, alone)
+        prompt = pending(f"{len(self.entered.order)}", lane, alone)
         self.waiting.append(prompt)
         self.entered.enter(self.admission, prompt)
 
     @rule()
     def passes_through(self) -> None:
-        prompt = held("through")
+        prompt = pending("through")
         let_in = self.admission.pass_through(prompt)
         assert let_in == (not any(each.prompt.alone for each in self.entered.inside()))
         prompt.answer(DONE)
@@ -96,8 +96,12 @@ TestDoorkeeper = Doorkeeper.TestCase
 
 @given(st.permutations(range(6)))
 def test_one_that_is_alone_goes_before_others_that_come_later(order: list[int]) -> None:
-    admission, entered = Admission(SLOTS, None), Entered()
-    first, alone, *later = held("first"), held("alone", "bulk", alone=True), *(held(f"later{n}") for n in order)
+    admission, entered = Slots(SLOTS, None), Entered()
+    first, alone, *later = (
+        pending("first"),
+        pending("alone", "bulk", alone=True),
+        *(pending(f"later{n}") for n in order),
+    )
     entered.enter(admission, first, alone, *later)
 
     assert entered.order == [first]
@@ -108,8 +112,8 @@ def test_one_that_is_alone_goes_before_others_that_come_later(order: list[int]) 
 
 
 def test_interactive_prompts_enter_first() -> None:
-    admission, entered = Admission(1, None), Entered()
-    first, bulk, interactive = held("first"), held("bulk", "bulk"), held("interactive")
+    admission, entered = Slots(1, None), Entered()
+    first, bulk, interactive = pending("first"), pending("bulk", "bulk"), pending("interactive")
     entered.enter(admission, first, bulk, interactive)
     first.answer(DONE)
 
@@ -117,13 +121,13 @@ def test_interactive_prompts_enter_first() -> None:
 
 
 def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> None:
-    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
-    bulk = [held(f"bulk{n}", "bulk") for n in range(4)]
+    admission, entered = Slots(SLOTS, None, Reserve(1)), Entered()
+    bulk = [pending(f"bulk{n}", "bulk") for n in range(4)]
     entered.enter(admission, *bulk)
     assert entered.order == bulk[:2]
     bulk[0].answer(DONE)
     assert entered.order == bulk[:3]
-    flood = [held(f"{n}") for n in range(60)]
+    flood = [pending(f"{n}") for n in range(60)]
     entered.enter(admission, *flood)
     assert entered.order == [*bulk[:3], flood[0]]
     bulk[1].answer(DONE)
@@ -134,10 +138,10 @@ def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> Non
 
 
 def test_bulk_that_has_its_share_does_not_block_interactive_in_its_turn() -> None:
-    admission, entered = Admission(SLOTS, None, Reserve(1)), Entered()
-    bulk = [held(f"bulk{n}", "bulk") for n in range(3)]
+    admission, entered = Slots(SLOTS, None, Reserve(1)), Entered()
+    bulk = [pending(f"bulk{n}", "bulk") for n in range(3)]
     entered.enter(admission, *bulk)
-    flood = [held(f"{n}") for n in range(60)]
+    flood = [pending(f"{n}") for n in range(60)]
     entered.enter(admission, *flood)
     for each in flood:
         each.answer(DONE)

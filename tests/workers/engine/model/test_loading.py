@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from tests.workers.engine.conftest import SOON, Starting, answers, ask
+from tests.workers.engine.conftest import SOON, Starting, answers, ask, make_prompt
 from vqa.errors import NotReady
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Turn
 from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
 from workers.engine.settings import EngineSettings
@@ -48,7 +48,7 @@ def test_images_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_mod
 
 
 def test_a_capped_image_becomes_no_more_tokens(starting: Starting) -> None:
-    prompt = Prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (900, 700))), "")),), max_new_tokens=1)
+    prompt = make_prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (900, 700))), "")),), 1)
 
     tokens = [starting(max_image_tokens=cap).submit(prompt).result(SOON).prompt_tokens for cap in (4, 16)]
 

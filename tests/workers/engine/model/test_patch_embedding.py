@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workers.engine.model.loading import PatchProduct
+from workers.engine.model.loading import PatchLinear
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -12,6 +12,6 @@ def test_the_product_is_the_convolution(bias: bool) -> None:
     patches = torch.randn(7, 3, *kernel)
 
     with torch.inference_mode():
-        product = PatchProduct(convolution)(patches)
+        product = PatchLinear(convolution)(patches)
         torch.testing.assert_close(product, convolution(patches).view(-1, 24), rtol=1e-4, atol=1e-5)
-    assert PatchProduct(convolution).weight.data_ptr() == convolution.weight.data_ptr()
+    assert PatchLinear(convolution).weight.data_ptr() == convolution.weight.data_ptr()

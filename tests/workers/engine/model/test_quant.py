@@ -12,8 +12,8 @@ import pytest
 
 from tests.worker_process import TINY
 from vqa.errors import NotReady
-from workers.engine.model.footprint import read_shape, tensors_in
-from workers.engine.model.quant import is_quantised, stored_bytes
+from workers.engine.model.footprint import read_footprint, tensors_in
+from workers.engine.model.quant import is_quantized, stored_bytes
 from workers.engine.settings import EngineSettings
 from workers.slots import GIB, fit_slots
 
@@ -75,7 +75,7 @@ def large_model(tmp_path: Path) -> Path:
     ],
 )
 def test_the_language_models_matrices_are_quantised(name: str, shape: tuple[int, ...]) -> None:
-    assert is_quantised(name, shape)
+    assert is_quantized(name, shape)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_language_models_matrices_are_quantised(name: str, shape: tuple[int,
     ],
 )
 def test_embeddings_vision_norms_and_routers_are_not(name: str, shape: tuple[int, ...]) -> None:
-    assert not is_quantised(name, shape)
+    assert not is_quantized(name, shape)
 
 
 def test_scales_are_counted() -> None:
@@ -101,7 +101,7 @@ def test_scales_are_counted() -> None:
 
 @pytest.mark.parametrize(("quant", "gib"), [("fp8", 29.9), ("int8", 29.9), ("int4", 17.6)])
 def test_the_30b_model_takes_a_card_of_its_size(large_model: Path, quant: Any, gib: float) -> None:
-    shape = read_shape(EngineSettings(model=str(large_model), quant=quant), on_card=True)
+    shape = read_footprint(EngineSettings(model=str(large_model), quant=quant), on_card=True)
 
     assert shape.weights_bytes / GIB == pytest.approx(gib, abs=0.05)
     assert shape.kv_token_bytes == 96 * 1024
@@ -114,7 +114,7 @@ def test_the_30b_model_takes_a_card_of_its_size(large_model: Path, quant: Any, g
 )
 def test_quantised_it_fits_smaller_cards(large_model: Path, quant: Any, free_gib: float, fits: bool) -> None:
     settings = EngineSettings(model=str(large_model), quant=quant)
-    shape = read_shape(settings, on_card=True)
+    shape = read_footprint(settings, on_card=True)
 
     if fits:
         assert fit_slots(settings, shape, int(free_gib * GIB), (0,)).slots >= 4
@@ -124,7 +124,7 @@ def test_quantised_it_fits_smaller_cards(large_model: Path, quant: Any, free_gib
 
 
 def test_a_model_that_does_not_fit_is_told_what_would_help() -> None:
-    shape = read_shape(EngineSettings(model=str(TINY)), on_card=True)
+    shape = read_footprint(EngineSettings(model=str(TINY)), on_card=True)
 
     with pytest.raises(NotReady, match=r"quantise it \(VQA_QUANT\), spread it over several cards \(VQA_CARDS=0\+1\)"):
         fit_slots(EngineSettings(model=str(TINY)), shape, 0, (0,))
@@ -139,7 +139,7 @@ def test_without_quantisation_the_bundled_model_is_as_large_as_its_tensors() -> 
             for side in shape:
                 numbers[name] *= side
 
-    assert read_shape(settings, on_card=True).weights_bytes == 2 * sum(numbers.values())
+    assert read_footprint(settings, on_card=True).weights_bytes == 2 * sum(numbers.values())
 
 
 def test_a_checkpoint_that_is_quantised_already_is_refused_by_name(large_model: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_by_name(large_model: 
     (large_model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
 
     with pytest.raises(NotReady, match="needs no VQA_QUANT=int8"):
-        read_shape(EngineSettings(model=str(large_model), quant="int8"), on_card=True)
+        read_footprint(EngineSettings(model=str(large_model), quant="int8"), on_card=True)
 
 
 def test_a_model_whose_layers_are_not_known_is_refused_by_name(large_model: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_model_whose_layers_are_not_known_is_refused_by_name(large_model: Path
     write_headers(large_model / "model-1.safetensors", {"blocks.1.attention.weight": (64, 64)})
 
     with pytest.raises(NotReady, match="VQA_QUANT=fp8 finds no language model's layers"):
-        read_shape(EngineSettings(model=str(large_model), quant="fp8"), on_card=True)
+        read_footprint(EngineSettings(model=str(large_model), quant="fp8"), on_card=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, (4).to_bytes(8, "little") + b"[1]]"])
@@ -163,14 +163,14 @@ def test_a_damaged_file_is_not_ready(large_model: Path, content: bytes) -> None:
     (large_model / "model-1.safetensors").write_bytes(content)
 
     with pytest.raises(NotReady, match="not a safetensors file"):
-        read_shape(EngineSettings(model=str(large_model), quant="int4"), on_card=True)
+        read_footprint(EngineSettings(model=str(large_model), quant="int4"), on_card=True)
 
 
 def test_a_folder_that_lacks_a_part_is_not_ready(large_model: Path) -> None:
     (large_model / "model-1.safetensors").unlink()
 
     with pytest.raises(NotReady, match=r"lacks model-1\.safetensors"):
-        read_shape(EngineSettings(model=str(large_model), quant="int4"), on_card=True)
+        read_footprint(EngineSettings(model=str(large_model), quant="int4"), on_card=True)
 
 
 def test_of_a_model_on_the_hub_the_headers_are_asked(large_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_of_a_model_on_the_hub_the_headers_are_asked(large_model: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.HfApi.get_safetensors_metadata", metadata)
     settings = EngineSettings(model="some/model", revision="v1", quant="int4")
 
-    assert read_shape(settings, on_card=True) == read_shape(
+    assert read_footprint(settings, on_card=True) == read_footprint(
         EngineSettings(model=str(large_model), quant="int4"), on_card=True
     )
 
@@ -203,4 +203,4 @@ def test_planning_a_quantised_model_imports_no_torch(large_model: Path, monkeypa
     for name in ("torch", "transformers", "torchao", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, name, None)
 
-    assert read_shape(EngineSettings(model=str(large_model), quant="int8"), on_card=True)
+    assert read_footprint(EngineSettings(model=str(large_model), quant="int8"), on_card=True)

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import EXPERTS, Starting, answers, ask, build_model
+from tests.workers.engine.conftest import EXPERTS, Starting, answers, ask, build_model, make_prompt
 from training.questions import held_out
 from vqa.errors import NotReady
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Turn
 from workers.engine.image import RGBImage
-from workers.engine.model.footprint import read_shape
+from workers.engine.model.footprint import read_footprint
 from workers.engine.model.loading import load
-from workers.engine.model.quant import PACKAGES, is_quantised
-from workers.engine.model.quantize import unpacked
+from workers.engine.model.quant import PACKAGES, is_quantized
+from workers.engine.model.quantize import dequantize
 from workers.engine.settings import EngineSettings
 
 QUANTS = ("fp8", "int8", "int4")
@@ -75,9 +75,9 @@ def test_a_loaded_model_is_as_large_as_was_planned(model: Path, quant: Any, dtyp
 
     size = sum(part.nbytes for _, weight in weights for part in parts(weight))
 
-    planned = read_shape(EngineSettings(model=str(model), quant=quant, dtype=dtype), on_card=False)
+    planned = read_footprint(EngineSettings(model=str(model), quant=quant, dtype=dtype), on_card=False)
     assert size == planned.weights_bytes
-    assert size < read_shape(EngineSettings(model=str(model), dtype=dtype), on_card=False).weights_bytes
+    assert size < read_footprint(EngineSettings(model=str(model), dtype=dtype), on_card=False).weights_bytes
 
 
 @each_quant
@@ -87,8 +87,8 @@ def test_it_computes_what_its_weights_say(model: Path, quant: Any) -> None:
     targets = dict(plain.named_parameters())
     changed = 0
     for name, weight in quantised.named_parameters():
-        whole = unpacked(weight)
-        if is_quantised(name, targets[name].shape):
+        whole = dequantize(weight)
+        if is_quantized(name, targets[name].shape):
             error = (whole - targets[name]).norm() / targets[name].norm()
             assert 0 < error < {"fp8": 0.05, "int8": 0.02, "int4": 0.12}[quant], name
             changed += 1
@@ -105,7 +105,7 @@ def test_only_the_language_models_matrices_are_quantised(model: Path, quant: Any
     shapes = {name: weight.shape for name, weight in loaded(model).named_parameters()}
 
     for name, weight in loaded(model, quant=quant).named_parameters():
-        assert is_quantised(name, shapes[name]) == (len(list(parts(weight))) > 1), name
+        assert is_quantized(name, shapes[name]) == (len(list(parts(weight))) > 1), name
 
 
 @each_quant
@@ -122,7 +122,7 @@ def test_a_quantised_model_answers_alike_alone_and_together(starting: Starting, 
 def test_the_bundled_model_is_still_right(starting: Starting, quant: Any) -> None:
     items = list(held_out(50))
     prompts = [
-        Prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), max_new_tokens=16)
+        make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
         for number, item in enumerate(items)
     ]
 

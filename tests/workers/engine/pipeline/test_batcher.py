@@ -9,44 +9,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import SOON, wait_until
+from tests.workers.engine.conftest import SOON, make_prompt, wait_until
 from vqa.errors import Cancelled
 from vqa.job import Lane
-from workers.engine.base import Prompt
 from workers.engine.fair_share import BULK_TURN
-from workers.engine.pipeline.batcher import Ready, Waiting
-from workers.engine.pipeline.encoding import Encoded
-from workers.engine.runtime.pending import Held
+from workers.engine.pipeline.batcher import Batcher, Encoded
+from workers.engine.pipeline.encoding import ModelInputs
+from workers.engine.runtime.pending import Pending
 
 NEVER_S = 1000.0
 
 
-def ready(
+def encoded(
     id: str = "a",
     lane: Lane = "interactive",
     tokens: int = 10,
     max_new_tokens: int = 100,
     alone: bool = False,
     **drawn: Any,
-) -> Ready:
-    prompt = Prompt(id, (), max_new_tokens, lane=lane, alone=alone, **drawn)
-    return Ready(Held(prompt), cast(Encoded, SimpleNamespace(prompt_tokens=tokens)))
+) -> Encoded:
+    prompt = make_prompt(id, (), max_new_tokens, **drawn, lane=lane, alone=alone)
+    return Encoded(Pending(prompt), cast(ModelInputs, SimpleNamespace(prompt_tokens=tokens)))
 
 
-def add(waiting: Waiting, prompt: Ready) -> None:
-    waiting.expect()
-    waiting.arrived(prompt)
+def add(batcher: Batcher, prompt: Encoded) -> None:
+    batcher.expect()
+    batcher.add(prompt)
 
 
-def waiting_with(*prompts: Ready, wait_s: float = 0.0) -> Waiting:
-    waiting = Waiting(wait_s)
+def batcher_with(*prompts: Encoded, wait_s: float = 0.0) -> Batcher:
+    batcher = Batcher(wait_s)
     for prompt in prompts:
-        add(waiting, prompt)
-    return waiting
+        add(batcher, prompt)
+    return batcher
 
 
 prompts = st.builds(
-    ready,
+    encoded,
     lane=st.sampled_from(["interactive", "bulk"]),
     tokens=st.integers(1, 2000),
     max_new_tokens=st.integers(1, 2000),
@@ -54,36 +53,39 @@ prompts = st.builds(
     top_p=st.sampled_from([0.9, 1.0]),
     seed=st.sampled_from([None, None, 7]),
 )
-some_alone = st.builds(ready, lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
+some_alone = st.builds(encoded, lane=st.sampled_from(["interactive", "bulk"]), alone=st.booleans())
 
 
 @given(everything=st.lists(prompts, min_size=1, max_size=20), limit=st.integers(1, 6))
 @settings(deadline=None)
-def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[Ready], limit: int) -> None:
-    waiting = waiting_with(*everything)
-    taken: list[Ready] = []
+def test_every_prompt_is_taken_once_in_microbatches_that_suit(everything: list[Encoded], limit: int) -> None:
+    batcher = batcher_with(*everything)
+    taken: list[Encoded] = []
 
     while len(taken) < len(everything):
-        microbatch = waiting.take(limit)
+        microbatch = batcher.take(limit)
         assert microbatch is not None
         assert 1 <= len(microbatch) <= limit
-        assert len({prompt.prompt.temperature for prompt in microbatch}) == 1
-        if microbatch[0].prompt.temperature:
-            assert len({prompt.prompt.top_p for prompt in microbatch}) == 1
-            assert len(microbatch) == 1 or not any(prompt.prompt.seed for prompt in microbatch)
-        assert all(prompt.prompt.max_new_tokens <= 4 * microbatch[0].prompt.max_new_tokens for prompt in microbatch)
+        assert len({prompt.prompt.params.temperature for prompt in microbatch}) == 1
+        if microbatch[0].prompt.params.temperature:
+            assert len({prompt.prompt.params.top_p for prompt in microbatch}) == 1
+            assert len(microbatch) == 1 or not any(prompt.prompt.params.seed for prompt in microbatch)
+        assert all(
+            prompt.prompt.params.max_new_tokens <= 4 * microbatch[0].prompt.params.max_new_tokens
+            for prompt in microbatch
+        )
         taken += microbatch
-        waiting.done()
+        batcher.done()
 
     assert len(taken) == len(set(taken))
 
 
 @given(everything=st.lists(prompts, min_size=1, max_size=20))
 @settings(deadline=None)
-def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everything: list[Ready]) -> None:
+def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everything: list[Encoded]) -> None:
     interactive = [prompt for prompt in everything if prompt.prompt.lane == "interactive"]
 
-    microbatch = waiting_with(*everything).take(4)
+    microbatch = batcher_with(*everything).take(4)
 
     assert microbatch is not None
     assert microbatch[0] is (interactive or everything)[0]
@@ -91,28 +93,28 @@ def test_a_microbatch_begins_with_the_longest_waiting_interactive_prompt(everyth
 
 def test_the_nearest_lengths_run_together() -> None:
     first, near, nearer, far = (
-        ready("a", tokens=100),
-        ready("b", tokens=180),
-        ready("c", tokens=120),
-        ready("d", tokens=4000),
+        encoded("a", tokens=100),
+        encoded("b", tokens=180),
+        encoded("c", tokens=120),
+        encoded("d", tokens=4000),
     )
-    waiting = waiting_with(first, near, far, nearer)
+    batcher = batcher_with(first, near, far, nearer)
 
-    assert waiting.take(2) == [first, nearer]
-    assert waiting.take(2) == [near]
-    assert waiting.take(2) == [far]
+    assert batcher.take(2) == [first, nearer]
+    assert batcher.take(2) == [near]
+    assert batcher.take(2) == [far]
 
 
 def test_interactive_prompts_join_before_bulk_ones_that_are_nearer() -> None:
-    first, bulk, interactive = ready("a"), ready("b", "bulk"), ready("c", tokens=20)
+    first, bulk, interactive = encoded("a"), encoded("b", "bulk"), encoded("c", tokens=20)
 
-    assert waiting_with(first, bulk, interactive).take(2) == [first, interactive]
+    assert batcher_with(first, bulk, interactive).take(2) == [first, interactive]
 
 
 def test_bulk_begins_one_microbatch_in_twenty() -> None:
-    waiting = waiting_with(ready("bulk", "bulk"), *(ready(str(number)) for number in range(30)))
+    batcher = batcher_with(encoded("bulk", "bulk"), *(encoded(str(number)) for number in range(30)))
 
-    firsts = [microbatch[0].prompt.id for _ in range(BULK_TURN) if (microbatch := waiting.take(1))]
+    firsts = [microbatch[0].prompt.id for _ in range(BULK_TURN) if (microbatch := batcher.take(1))]
 
     assert firsts[:-1] == [str(number) for number in range(BULK_TURN - 1)]
     assert firsts[-1] == "bulk"
@@ -120,59 +122,59 @@ def test_bulk_begins_one_microbatch_in_twenty() -> None:
 
 def test_a_microbatch_that_is_not_full_waits_a_little() -> None:
     started = time.monotonic()
-    waiting = waiting_with(ready(), wait_s=0.2)
+    batcher = batcher_with(encoded(), wait_s=0.2)
 
-    assert waiting.take(2)
+    assert batcher.take(2)
     assert time.monotonic() - started >= 0.2
 
 
 def test_a_microbatch_goes_when_it_is_full() -> None:
-    waiting = waiting_with(ready("a"), wait_s=NEVER_S)
-    taken: list[list[Ready] | None] = []
-    taker = threading.Thread(target=lambda: taken.append(waiting.take(2)))
+    batcher = batcher_with(encoded("a"), wait_s=NEVER_S)
+    taken: list[list[Encoded] | None] = []
+    taker = threading.Thread(target=lambda: taken.append(batcher.take(2)))
     taker.start()
-    add(waiting, ready("b"))
+    add(batcher, encoded("b"))
     taker.join(SOON)
 
     assert [prompt.prompt.id for prompt in taken[0] or ()] == ["a", "b"]
 
 
 def test_a_microbatch_waits_for_prompts_that_are_being_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.pipeline.batcher._PATIENCE_S", SOON)
-    waiting = waiting_with(ready("a"))
-    waiting.expect()
-    waiting.expect()
-    arrivals = [threading.Timer(0.05, waiting.arrived, [None]), threading.Timer(0.1, waiting.arrived, [ready("b")])]
+    monkeypatch.setattr("workers.engine.pipeline.batcher._ENCODING_WAIT_S", SOON)
+    batcher = batcher_with(encoded("a"))
+    batcher.expect()
+    batcher.expect()
+    arrivals = [threading.Timer(0.05, batcher.add, [None]), threading.Timer(0.1, batcher.add, [encoded("b")])]
     for arrival in arrivals:
         arrival.start()
 
-    assert [taken.prompt.id for taken in waiting.take(3) or ()] == ["a", "b"]
+    assert [taken.prompt.id for taken in batcher.take(3) or ()] == ["a", "b"]
 
 
 def test_a_prompt_that_takes_long_to_encode_does_not_hold_up_the_others() -> None:
-    waiting = waiting_with(ready("a"))
-    waiting.expect()
+    batcher = batcher_with(encoded("a"))
+    batcher.expect()
 
-    assert waiting.take(2)
+    assert batcher.take(2)
 
 
 def test_what_has_ended_is_not_taken() -> None:
-    gone, here = ready("gone"), ready("here")
-    waiting = waiting_with(gone, here)
-    gone.held.fail(Cancelled("cancelled"))
+    gone, here = encoded("gone"), encoded("here")
+    batcher = batcher_with(gone, here)
+    gone.pending.fail(Cancelled("cancelled"))
 
-    assert waiting.take(4) == [here]
+    assert batcher.take(4) == [here]
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_closing_lets_whoever_waits_go(first: bool) -> None:
-    waiting = waiting_with()
-    taken: list[list[Ready] | None] = []
-    taker = threading.Thread(target=lambda: taken.append(waiting.take(2)))
+    batcher = batcher_with()
+    taken: list[list[Encoded] | None] = []
+    taker = threading.Thread(target=lambda: taken.append(batcher.take(2)))
     if first:
-        waiting.close()
+        batcher.close()
     taker.start()
-    waiting.close()
+    batcher.close()
     taker.join(SOON)
 
     wait_until(lambda: taken == [None])
@@ -181,13 +183,13 @@ def test_closing_lets_whoever_waits_go(first: bool) -> None:
 @given(everything=st.lists(some_alone, min_size=1, max_size=16), limit=st.integers(1, 4), replicas=st.integers(1, 3))
 @settings(deadline=None, max_examples=60)
 def test_a_prompt_that_is_alone_shares_nothing_whoever_else_runs(
-    everything: list[Ready], limit: int, replicas: int
+    everything: list[Encoded], limit: int, replicas: int
 ) -> None:
-    waiting = waiting_with(*everything)
-    lock, running, taken, shared = threading.Lock(), list[Ready](), list[Ready](), list[Ready]()
+    batcher = batcher_with(*everything)
+    lock, running, taken, shared = threading.Lock(), list[Encoded](), list[Encoded](), list[Encoded]()
 
     def replica() -> None:
-        while (microbatch := waiting.take(limit)) is not None:
+        while (microbatch := batcher.take(limit)) is not None:
             with lock:
                 running.extend(microbatch)
                 taken.extend(microbatch)
@@ -198,9 +200,9 @@ def test_a_prompt_that_is_alone_shares_nothing_whoever_else_runs(
             with lock:
                 running[:] = [each for each in running if each not in microbatch]
                 last = len(taken) == len(everything)
-            waiting.done()
+            batcher.done()
             if last:
-                waiting.close()
+                batcher.close()
 
     threads = [threading.Thread(target=replica) for _ in range(replicas)]
     for thread in threads:
@@ -214,22 +216,22 @@ def test_a_prompt_that_is_alone_shares_nothing_whoever_else_runs(
 
 
 def test_one_that_is_alone_waits_for_the_others_and_they_for_it() -> None:
-    waiting = waiting_with(ready("first"))
-    assert waiting.take(1)
+    batcher = batcher_with(encoded("first"))
+    assert batcher.take(1)
     story: list[str] = []
-    for prompt in (ready("alone", alone=True), ready("later")):
-        add(waiting, prompt)
+    for prompt in (encoded("alone", alone=True), encoded("later")):
+        add(batcher, prompt)
     takers = [
-        threading.Thread(target=lambda: story.extend(each.prompt.id for each in waiting.take(2) or ()))
+        threading.Thread(target=lambda: story.extend(each.prompt.id for each in batcher.take(2) or ()))
         for _ in range(2)
     ]
     for taker in takers:
         taker.start()
     story.append("first is done")
-    waiting.done()
+    batcher.done()
     wait_until(lambda: len(story) == 2)
     story.append("alone is done")
-    waiting.done()
+    batcher.done()
     for taker in takers:
         taker.join(SOON)
 
@@ -237,43 +239,45 @@ def test_one_that_is_alone_waits_for_the_others_and_they_for_it() -> None:
 
 
 def test_one_that_ends_before_it_may_run_alone_holds_nobody_up() -> None:
-    waiting = waiting_with(ready("first"))
-    waiting.take(1)
-    alone = ready("alone", alone=True)
-    add(waiting, alone)
-    add(waiting, ready("later"))
-    alone.held.fail(Cancelled("cancelled"))
+    batcher = batcher_with(encoded("first"))
+    batcher.take(1)
+    alone = encoded("alone", alone=True)
+    add(batcher, alone)
+    add(batcher, encoded("later"))
+    alone.pending.fail(Cancelled("cancelled"))
 
-    assert [each.prompt.id for each in waiting.take(1) or ()] == ["later"]
+    assert [each.prompt.id for each in batcher.take(1) or ()] == ["later"]
 
 
 def test_one_that_is_alone_does_not_wait_for_company() -> None:
-    waiting = waiting_with(ready(alone=True), wait_s=NEVER_S)
+    batcher = batcher_with(encoded(alone=True), wait_s=NEVER_S)
 
-    assert waiting.take(4)
+    assert batcher.take(4)
 
 
 def test_one_with_a_seed_does_not_wait_for_company_that_it_may_not_have() -> None:
-    waiting = waiting_with(ready("seeded", temperature=0.5, seed=7), ready("other", temperature=0.5), wait_s=NEVER_S)
+    batcher = batcher_with(
+        encoded("seeded", temperature=0.5, seed=7), encoded("other", temperature=0.5), wait_s=NEVER_S
+    )
 
-    assert [each.prompt.id for each in waiting.take(4) or ()] == ["seeded"]
+    assert [each.prompt.id for each in batcher.take(4) or ()] == ["seeded"]
 
 
 def test_what_draws_nothing_runs_together_whatever_it_asks_of_the_draw() -> None:
-    greedy = [ready("a"), ready("b", top_p=0.5), ready("c", seed=7)]
+    greedy = [encoded("a"), encoded("b", top_p=0.5), encoded("c", seed=7)]
 
-    assert waiting_with(*greedy).take(4) == greedy
+    assert batcher_with(*greedy).take(4) == greedy
 
 
 def test_bulk_that_is_alone_gets_its_turn_among_interactive_prompts_that_keep_coming() -> None:
-    waiting = waiting_with(ready("bulk", "bulk", alone=True), ready("0"))
+    batcher = batcher_with(encoded("bulk", "bulk", alone=True), encoded("0"))
     order: list[str] = []
 
     while "bulk" not in order:
-        microbatch = waiting.take(1)
+        microbatch = batcher.take(1)
         assert microbatch is not None
         order.append(microbatch[0].prompt.id)
-        add(waiting, ready(str(len(order))))
-        waiting.done()
+        add(batcher, encoded(str(len(order))))
+        batcher.done()
 
     assert len(order) == BULK_TURN

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.conftest import SPECIAL, ask, image
+from tests.workers.engine.conftest import SPECIAL, ask, image, make_prompt
 from vqa.errors import InvalidJob
-from workers.engine.base import Prompt, Turn
+from workers.engine.base import Turn
 from workers.engine.model.loading import load
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
@@ -31,7 +31,7 @@ def encoder(pipe: Any) -> Encoder:
 
 def steering(encoder: Encoder, pipe: Any, *texts: str) -> Counter[int]:
     """How often each control token is in a prompt of one image and `texts`."""
-    ids = encoder.encode(Prompt("a", (Turn("user", (image(), *texts)),), 1)).inputs["input_ids"][0].tolist()
+    ids = encoder.encode(make_prompt("a", (Turn("user", (image(), *texts)),), 1)).tensors["input_ids"][0].tolist()
     return Counter(id for id in ids if id in set(pipe.tokenizer.all_special_ids))
 
 
@@ -48,7 +48,7 @@ def test_no_words_add_a_control_token_to_a_prompt_even_over_several_parts(
 def test_ordinary_words_reach_the_model_as_they_are(encoder: Encoder, pipe: Any, question: str) -> None:
     if any(token in question for token in SPECIAL):
         return
-    ids = encoder.encode(Prompt("a", (Turn("user", (question,)),), 1)).inputs["input_ids"][0].tolist()
+    ids = encoder.encode(make_prompt("a", (Turn("user", (question,)),), 1)).tensors["input_ids"][0].tolist()
 
     # the tokenizer itself composes accents
     normal = pipe.tokenizer.decode(pipe.tokenizer(question)["input_ids"])
@@ -58,7 +58,7 @@ def test_ordinary_words_reach_the_model_as_they_are(encoder: Encoder, pipe: Any,
 def test_a_chat_that_ends_with_the_assistant_is_continued(encoder: Encoder, pipe: Any) -> None:
     chat = (Turn("user", ("what?",)), Turn("assistant", ("It is",)))
 
-    ids = encoder.encode(Prompt("a", chat, 1)).inputs["input_ids"][0].tolist()
+    ids = encoder.encode(make_prompt("a", chat, 1)).tensors["input_ids"][0].tolist()
 
     assert pipe.tokenizer.decode(ids).endswith("<|im_start|>assistant\nIt is")
 
@@ -66,26 +66,26 @@ def test_a_chat_that_ends_with_the_assistant_is_continued(encoder: Encoder, pipe
 def test_prompts_are_padded_on_the_left_and_images_strung_together(encoder: Encoder) -> None:
     short, long = encoder.encode(ask(0, "a")), encoder.encode(ask(1, "a much longer question"))
 
-    inputs = encoder.together([short, long])
+    inputs = encoder.collate([short, long])
 
     gap = long.prompt_tokens - short.prompt_tokens
     assert inputs["input_ids"].shape == (2, long.prompt_tokens)
     assert inputs["attention_mask"][0].tolist() == [0] * gap + [1] * short.prompt_tokens
-    assert torch.equal(inputs["input_ids"][0, gap:], short.inputs["input_ids"][0])
+    assert torch.equal(inputs["input_ids"][0, gap:], short.tensors["input_ids"][0])
     assert inputs["image_grid_thw"].shape == (2, 3)
-    assert len(inputs["pixel_values"]) == len(short.inputs["pixel_values"]) + len(long.inputs["pixel_values"])
+    assert len(inputs["pixel_values"]) == len(short.tensors["pixel_values"]) + len(long.tensors["pixel_values"])
 
 
 def test_prompts_of_words_alone_are_of_another_kind(encoder: Encoder) -> None:
     first, second = encoder.encode(ask(0)), encoder.encode(ask(1))
-    of_words = encoder.encode(Prompt("a", (Turn("user", ("hello",)),), 1))
+    of_words = encoder.encode(make_prompt("a", (Turn("user", ("hello",)),), 1))
 
     assert first.kind == second.kind != of_words.kind
 
 
 def test_half_a_surrogate_pair_is_an_invalid_job(encoder: Encoder) -> None:
     with pytest.raises(InvalidJob, match="surrogate"):
-        encoder.encode(Prompt("a", (Turn("user", ("\ud800",)),), 1))
+        encoder.encode(make_prompt("a", (Turn("user", ("\ud800",)),), 1))
 
 
 def test_a_image_that_is_a_string_is_never_fetched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_a_image_that_is_a_string_is_never_fetched(encoder: Encoder, monkeypatch
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it was fetched"))
 
     # a string is words, whatever it looks like
-    assert encoder.encode(Prompt("a", (Turn("user", (url,)),), 1)).prompt_tokens > len(url)
+    assert encoder.encode(make_prompt("a", (Turn("user", (url,)),), 1)).prompt_tokens > len(url)
 
 
 def test_the_processors_words_are_not_told(encoder: Encoder, pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

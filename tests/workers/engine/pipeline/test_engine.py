@@ -14,12 +14,12 @@ from PIL import Image
 from transformers import AutoTokenizer
 from transformers.generation.utils import GenerationMixin
 
-from tests.workers.engine.conftest import SOON, Crashes, Starting, answers, ask, image, wait_until
+from tests.workers.engine.conftest import SOON, Crashes, Starting, answers, ask, image, make_prompt, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
 from workers.engine.base import OnCrash, Prompt, Turn
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
-from workers.engine.pipeline.generate_hooks import RowEnds
+from workers.engine.pipeline.generate_hooks import RowStoppingCriteria
 from workers.engine.settings import EngineSettings
 
 Generate = Callable[..., Any]
@@ -45,15 +45,15 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.open = threading.Event()
-        step = RowEnds.__call__
+        step = RowStoppingCriteria.__call__
 
-        def gated(ends: RowEnds, *given: Any, **more: Any) -> Any:
+        def gated(ends: RowStoppingCriteria, *given: Any, **more: Any) -> Any:
             done = step(ends, *given, **more)
             self.reached.set()
             assert self.open.wait(SOON)
             return done
 
-        monkeypatch.setattr(RowEnds, "__call__", gated)
+        monkeypatch.setattr(RowStoppingCriteria, "__call__", gated)
 
     def __enter__(self) -> Gate:
         return self
@@ -113,7 +113,7 @@ def test_tokens_are_counted_exactly(starting: Starting, dense_model: Path) -> No
     text = "<|im_start|>user\n<|vision_start|><|vision_end|>what?<|im_end|>\n<|im_start|>assistant\n"
 
     completion = engine.submit(
-        Prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (96, 64))), "what?")),), max_new_tokens=1)
+        make_prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (96, 64))), "what?")),), 1)
     ).result(SOON)
 
     # 96 x 64 pixels are 3 x 2 tokens
@@ -156,7 +156,7 @@ def test_prompts_of_words_alone_and_of_several_images_are_answered_beside_others
         Turn("assistant", ("in size",)),
         Turn("user", ("else?",)),
     )
-    prompts = [ask(0), Prompt("words", (Turn("user", ("hello",)),), 6), Prompt("chat", chat, 6)]
+    prompts = [ask(0), make_prompt("words", (Turn("user", ("hello",)),), 6), make_prompt("chat", chat, 6)]
 
     alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
 
@@ -280,7 +280,7 @@ def test_control_tokens_in_a_question_are_words(starting: Starting, token: str) 
 def test_a_prompt_that_cannot_be_prepared_fails_alone(starting: Starting) -> None:
     engine = starting()
     good = engine.submit(ask(0)).result(SOON)
-    sliver = Prompt("sliver", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (3000, 2))), "what?")),), 12)
+    sliver = make_prompt("sliver", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (3000, 2))), "what?")),), 12)
 
     futures = [engine.submit(prompt) for prompt in (ask(0), sliver, ask(0))]
 
@@ -405,7 +405,7 @@ def test_a_chat_that_the_template_refuses_is_an_invalid_job(
     engine = starting(model=str(folder))
 
     with pytest.raises(InvalidJob, match="chat template"):
-        engine.submit(Prompt("a", (Turn("system", ("x",)), Turn("user", ("y",))), 4)).result(SOON)
+        engine.submit(make_prompt("a", (Turn("system", ("x",)), Turn("user", ("y",))), 4)).result(SOON)
 
 
 def test_a_deadline_that_passes_in_the_queue_fails_at_once_and_never_reaches_the_model(
@@ -470,7 +470,7 @@ def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pyt
             future = engine.submit(ask(number, lane=lane))
             future.add_done_callback(lambda _, lane=lane: order.append(lane))  # type: ignore[misc]
             futures.append(future)
-        wait_until(lambda: len(engine._waiting._ready) == 3)
+        wait_until(lambda: len(engine._batcher._encoded) == 3)
 
     assert all(future.result(SOON) for future in futures)
     wait_until(lambda: len(order) == 3)
@@ -623,7 +623,7 @@ def test_prefill_may_take_longer_than_a_step(starting: Starting, instead: Callab
 def test_an_engine_without_prompts_does_not_hang(starting: Starting) -> None:
     engine = starting(hang_s=0.1)
     assert engine.submit(ask(0)).result(SOON)
-    wait_until(lambda: engine._pulses[0].ids == ())
+    wait_until(lambda: engine._heartbeats[0].ids == ())
     until = time.monotonic() + 1
     while time.monotonic() < until:
         assert engine.stall() is None

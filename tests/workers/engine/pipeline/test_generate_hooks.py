@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine.base import Prompt
-from workers.engine.pipeline.generate_hooks import drawing
+from workers.engine.base import SamplingParams
+from workers.engine.pipeline.generate_hooks import sampling
 
 CHANCES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 ROWS = 40_000
@@ -15,7 +15,7 @@ ROWS = 40_000
 
 def shares(**how: Any) -> list[float]:
     """How often each token is drawn, of many rows with the same chances."""
-    drawn = drawn_tokens(drawing(Prompt("a", (), 1, **how)))
+    drawn = drawn_tokens(sampling(SamplingParams(1, **how)))
     return (torch.bincount(drawn, minlength=len(CHANCES)) / ROWS).tolist()
 
 
@@ -39,7 +39,7 @@ def test_tokens_are_drawn_by_their_chances(how: dict[str, float], expected: list
 
 
 def test_a_seed_repeats_every_draw_and_no_two_steps_are_alike() -> None:
-    first, second = (drawing(Prompt("a", (), 1, temperature=1.0, seed=5)) for _ in range(2))
+    first, second = (sampling(SamplingParams(1, temperature=1.0, seed=5)) for _ in range(2))
     steps = [drawn_tokens(first) for _ in range(2)]
 
     assert torch.equal(drawn_tokens(second), steps[0])

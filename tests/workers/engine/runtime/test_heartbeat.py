@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.engine.base import Phase, Stall
-from workers.engine.runtime.heartbeat import LOAD_S, Pulse, limit_s
+from workers.engine.runtime.heartbeat import LOAD_S, Heartbeat, limit_s
 
 PHASES: list[Phase] = ["load", "prefill", "decode"]
 HANG_S = 10.0
@@ -22,7 +22,7 @@ steps = st.one_of(
 @given(st.lists(steps, max_size=30))
 def test_it_stalls_when_its_last_beat_is_older_than_its_phase_allows(story: list[tuple[str, object]]) -> None:
     now = 0.0
-    pulse = Pulse(HANG_S, lambda: now)
+    heartbeat = Heartbeat(HANG_S, lambda: now)
     last: tuple[Phase, tuple[str, ...], float] | None = None
 
     for what, how in story:
@@ -30,17 +30,17 @@ def test_it_stalls_when_its_last_beat_is_older_than_its_phase_allows(story: list
             assert isinstance(how, float)
             now += how
         elif what == "park":
-            pulse.park()
+            heartbeat.idle()
             last = None
         else:
             assert isinstance(how, set)
             assert what in PHASES
-            pulse.beat(what, tuple(how))
+            heartbeat.beat(what, tuple(how))
             last = (what, tuple(how), now)
 
         late = last is not None and now - last[2] > limit_s(last[0], HANG_S)
-        assert pulse.stall() == (Stall(last[0], now - last[2], last[1], limit_s(last[0], HANG_S)) if late else None)  # type: ignore[index]
-        assert pulse.ids == (last[1] if last else ())
+        assert heartbeat.stall() == (Stall(last[0], now - last[2], last[1], limit_s(last[0], HANG_S)) if late else None)  # type: ignore[index]
+        assert heartbeat.ids == (last[1] if last else ())
 
 
 @pytest.mark.parametrize("hang_s", [0.1, 60, 86_400])
@@ -53,10 +53,10 @@ def test_prefill_may_be_silent_for_longer_than_a_step_and_loading_for_longest(ha
 
 
 def test_a_beat_costs_next_to_nothing() -> None:
-    pulse, ids = Pulse(HANG_S), tuple("abcdefgh")
+    heartbeat, ids = Heartbeat(HANG_S), tuple("abcdefgh")
     started = time.thread_time()
     for _ in range(100_000):
-        pulse.beat("decode", ids)
+        heartbeat.beat("decode", ids)
 
     # 0.2 us when measured; a step takes milliseconds
     assert time.thread_time() - started < 100_000 * 5e-6

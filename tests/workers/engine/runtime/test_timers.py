@@ -7,78 +7,78 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workers.engine.conftest import SOON
-from workers.engine.runtime.timers import Clock
+from workers.engine.runtime.timers import Timers
 
 
 @pytest.fixture
-def clock() -> Iterator[Clock]:
-    clock = Clock("test")
-    clock.start()
-    yield clock
-    clock.stop()
+def timers() -> Iterator[Timers]:
+    timers = Timers("test")
+    timers.start()
+    yield timers
+    timers.stop()
 
 
-def test_alarms_ring_in_order_and_not_before_their_time(clock: Clock) -> None:
+def test_alarms_ring_in_order_and_not_before_their_time(timers: Timers) -> None:
     rung: list[str] = []
     done = threading.Event()
     now = time.monotonic()
-    clock.at(now + 0.1, lambda: rung.append("later"))
-    clock.at(now + 0.1, done.set)
-    clock.at(now + 0.05, lambda: rung.append("soon"))
+    timers.at(now + 0.1, lambda: rung.append("later"))
+    timers.at(now + 0.1, done.set)
+    timers.at(now + 0.05, lambda: rung.append("soon"))
 
     assert done.wait(SOON)
     assert time.monotonic() >= now + 0.1
     assert rung == ["soon", "later"]
 
 
-def test_an_alarm_that_was_cancelled_does_not_ring(clock: Clock) -> None:
+def test_an_alarm_that_was_cancelled_does_not_ring(timers: Timers) -> None:
     rung: list[str] = []
     done = threading.Event()
     now = time.monotonic()
-    clock.at(now + 0.02, lambda: rung.append("cancelled")).cancel()
-    clock.at(now + 0.04, done.set)
+    timers.at(now + 0.02, lambda: rung.append("cancelled")).cancel()
+    timers.at(now + 0.04, done.set)
 
     assert done.wait(SOON)
     assert rung == []
 
 
-def test_cancelled_alarms_of_far_days_do_not_pile_up(clock: Clock) -> None:
+def test_cancelled_alarms_of_far_days_do_not_pile_up(timers: Timers) -> None:
     tomorrow = time.monotonic() + 86_400
 
     for _ in range(10_000):
-        clock.at(tomorrow, lambda: None).cancel()
+        timers.at(tomorrow, lambda: None).cancel()
 
-    assert len(clock._alarms) < 500
+    assert len(timers._heap) < 500
 
 
-def test_an_alarm_that_fails_does_not_silence_the_others(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_alarm_that_fails_does_not_silence_the_others(timers: Timers, caplog: pytest.LogCaptureFixture) -> None:
     done = threading.Event()
-    clock.at(time.monotonic(), lambda: [][0])
-    clock.at(time.monotonic(), done.set)
+    timers.at(time.monotonic(), lambda: [][0])
+    timers.at(time.monotonic(), done.set)
 
     assert done.wait(SOON)
     assert "an alarm failed" in caplog.text
 
 
 def test_a_stopped_clock_rings_no_more() -> None:
-    clock = Clock("test")
+    timers = Timers("test")
     rung = threading.Event()
-    clock.start()
-    clock.at(time.monotonic() + 0.05, rung.set)
-    clock.stop()
+    timers.start()
+    timers.at(time.monotonic() + 0.05, rung.set)
+    timers.stop()
 
     assert not rung.wait(0.1)
 
 
 def test_an_alarm_may_stop_its_clock() -> None:
-    clock = Clock("test")
+    timers = Timers("test")
     stopped = threading.Event()
-    clock.start()
+    timers.start()
 
     def stop() -> None:
-        clock.stop()
+        timers.stop()
         stopped.set()
 
-    clock.at(time.monotonic(), stop)
+    timers.at(time.monotonic(), stop)
 
     assert stopped.wait(SOON)

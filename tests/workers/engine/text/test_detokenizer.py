@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workers.engine.text.detokenizer import Spelling, decode
+from workers.engine.text.detokenizer import Detokenizer, decode
 
 BUNDLED: Any = AutoTokenizer.from_pretrained(Path(__file__).parents[4] / "models" / "tiny-vl")
 
@@ -51,7 +51,7 @@ def sure(text: str, stops: Sequence[str]) -> str:
 
 def spell(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
     """After each token: all that was given out, all that was decoded, and whether it has stopped."""
-    spelling = Spelling(tokenizer, stops)
+    spelling = Detokenizer(tokenizer, stops)
     given = ""
     for count, token in enumerate(tokens, start=1):
         given += spelling.add(token)
@@ -116,7 +116,7 @@ class Counting:
 @pytest.mark.parametrize("text", ["the red square ", "😀", "\ufffd"])
 def test_however_long_the_text_a_token_costs_the_decoding_of_a_few(text: str, stops: tuple[str, ...]) -> None:
     tokenizer = Counting()
-    spelling = Spelling(tokenizer, stops)
+    spelling = Detokenizer(tokenizer, stops)
     tokens = BUNDLED.encode(text * 400)
 
     for token in tokens:
@@ -127,7 +127,7 @@ def test_however_long_the_text_a_token_costs_the_decoding_of_a_few(text: str, st
 
 
 def test_a_half_character_at_the_end_is_part_of_the_text_as_it_is_decoded() -> None:
-    spelling = Spelling(BUNDLED, ())
+    spelling = Detokenizer(BUNDLED, ())
     pieces = [spelling.add(token) for token in BUNDLED.encode("a€")[:-1]]
 
     assert "".join(pieces) == "a"

@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.workers.engine.conftest import SOON
+from tests.workers.engine.conftest import SOON, make_prompt
 from vqa.errors import Cancelled, EngineError
-from workers.engine.base import Completion, Prompt
-from workers.engine.runtime.pending import Held
-from workers.engine.text.generation import Row
+from workers.engine.base import Completion
+from workers.engine.runtime.pending import Pending
+from workers.engine.text.generation import Generation
 
 TOKENIZER: Any = AutoTokenizer.from_pretrained(Path(__file__).parents[4] / "models" / "tiny-vl")
 ENDS = frozenset({TOKENIZER.eos_token_id})
 SIGNS = st.sampled_from("ab \n.é€😀\ufffd")
 
 
-def row(on_text: Callable[[str], None] | None = None, **how: Any) -> Row:
-    prompt = Prompt("a", (), on_text=on_text, **{"max_new_tokens": 1000, **how})
-    return Row(Held(prompt), 7, TOKENIZER, ENDS)
+def row(on_text: Callable[[str], None] | None = None, **how: Any) -> Generation:
+    prompt = make_prompt("a", (), on_text=on_text, **{"max_new_tokens": 1000, **how})
+    return Generation(Pending(prompt), 7, TOKENIZER, ENDS)
 
 
-def run(row: Row, tokens: Iterable[int]) -> Row:
+def run(row: Generation, tokens: Iterable[int]) -> Generation:
     for token in tokens:
         row.add(token)
     return row
@@ -50,8 +50,8 @@ def test_the_pieces_joined_are_the_answer_and_listening_changes_nothing(
     pieces: list[str] = []
     tokens = [*tokens, *ENDS]
 
-    heard = run(row(pieces.append, stop=stop, max_new_tokens=max_new_tokens), tokens).held.future.result(0)
-    unheard = run(row(stop=stop, max_new_tokens=max_new_tokens), tokens).held.future.result(0)
+    heard = run(row(pieces.append, stop=stop, max_new_tokens=max_new_tokens), tokens).pending.future.result(0)
+    unheard = run(row(stop=stop, max_new_tokens=max_new_tokens), tokens).pending.future.result(0)
     shown = [token for token in tokens[: heard.completion_tokens] if token not in TOKENIZER.all_special_ids]
     whole = TOKENIZER.decode(shown)
 
@@ -65,7 +65,7 @@ def test_the_pieces_joined_are_the_answer_and_listening_changes_nothing(
 def test_the_end_of_text_is_counted_and_not_shown() -> None:
     tokens = words("a red square")
 
-    assert run(row(), tokens).held.future.result(0) == Completion("a red square", "stop", 7, len(tokens))
+    assert run(row(), tokens).pending.future.result(0) == Completion("a red square", "stop", 7, len(tokens))
 
 
 def test_a_piece_is_told_with_its_token_and_a_stop_that_has_begun_is_not() -> None:
@@ -78,8 +78,8 @@ def test_a_piece_is_told_with_its_token_and_a_stop_that_has_begun_is_not() -> No
     assert "".join(pieces) == "red blus"
     run(heard, words(" blue", ended=False))
 
-    assert heard.held.future.result(0).finish_reason == "stop"
-    assert "".join(pieces) == heard.held.future.result(0).text == "red blus "
+    assert heard.pending.future.result(0).finish_reason == "stop"
+    assert "".join(pieces) == heard.pending.future.result(0).text == "red blus "
 
 
 def test_a_listener_that_fails_fails_its_prompt_alone_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +89,7 @@ def test_a_listener_that_fails_fails_its_prompt_alone_in_one_line(caplog: pytest
     with caplog.at_level(logging.INFO):
         heard = run(row(fails), words("a red square"))
 
-    error = heard.held.future.exception(0)
+    error = heard.pending.future.exception(0)
     assert isinstance(error, EngineError)
     assert "ValueError" in str(error)
     assert [record.exc_info for record in caplog.records] == [None]
@@ -101,7 +101,7 @@ def test_nothing_is_told_of_a_prompt_that_has_ended() -> None:
     pieces: list[str] = []
     heard = run(row(pieces.append), words("a red", ended=False))
     before = list(pieces)
-    heard.held.fail(Cancelled("cancelled"))
+    heard.pending.fail(Cancelled("cancelled"))
     run(heard, words(" square"))
 
     assert pieces == before
@@ -117,7 +117,7 @@ def test_a_row_that_is_run_again_tells_nothing_twice(text: str, told: int, again
         heard.restart()
     run(heard, words(text))
 
-    assert "".join(pieces) == heard.held.future.result(0).text == text
+    assert "".join(pieces) == heard.pending.future.result(0).text == text
 
 
 @pytest.mark.parametrize("second", ["a red square", "a blue", ""])
@@ -127,7 +127,7 @@ def test_a_row_that_gets_another_answer_when_it_is_run_again_fails(second: str) 
     heard.restart()
     run(heard, words(second))
 
-    assert isinstance(heard.held.future.exception(0), EngineError)
+    assert isinstance(heard.pending.future.exception(0), EngineError)
     assert "".join(pieces) == "a blue square"
 
 

@@ -20,7 +20,7 @@ from tests.worker_process import TINY
 from vqa.errors import InvalidJob
 from vqa.grammar import json_grammar, one_of
 from workers.engine.text.grammar import Guide, Guides, masks
-from workers.engine.text.masks import unpacked
+from workers.engine.text.masks import unpack_masks
 
 #: `<tool_call>` steers a model and is not marked as special, as in Qwen's
 ADDED = ("<s>", "<|im_end|>", "<|endoftext|>")
@@ -191,7 +191,7 @@ def test_the_masks_of_many_are_those_of_each_and_name_no_token_that_there_is_not
 def test_a_mask_is_unpacked_to_the_width_of_the_models_matrix(width: int, words: int, seed: int) -> None:
     bits = numpy.frombuffer(random.Random(seed).randbytes(3 * 4 * words), numpy.int32).reshape(3, words)
 
-    allowed = unpacked(torch.from_numpy(bits.copy()), width)
+    allowed = unpack_masks(torch.from_numpy(bits.copy()), width)
 
     wanted = [[at < 32 * words and bool(int(row[at // 32]) >> at % 32 & 1) for at in range(width)] for row in bits]
     assert allowed.tolist() == wanted

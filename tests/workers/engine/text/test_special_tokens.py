@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.workers.engine.conftest import SPECIAL
 from vqa.errors import InvalidJob
-from workers.engine.text.special_tokens import ControlTokens
+from workers.engine.text.special_tokens import SpecialTokens
 
 fragments = st.one_of(
     st.sampled_from(SPECIAL),
@@ -30,13 +30,13 @@ def tokenizer(dense_model: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def control(tokenizer: Any) -> ControlTokens:
-    return ControlTokens(SimpleNamespace(tokenizer=tokenizer, image_token="<image>"))
+def control(tokenizer: Any) -> SpecialTokens:
+    return SpecialTokens(SimpleNamespace(tokenizer=tokenizer, image_token="<image>"))
 
 
 @given(pieces=st.lists(fragments, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_no_text_holds_a_control_token(control: ControlTokens, tokenizer: Any, pieces: list[str]) -> None:
+def test_no_text_holds_a_control_token(control: SpecialTokens, tokenizer: Any, pieces: list[str]) -> None:
     steering = {tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, "<tool_call>")}
 
     plain = control.plain("".join(pieces))
@@ -47,7 +47,7 @@ def test_no_text_holds_a_control_token(control: ControlTokens, tokenizer: Any, p
 
 @given(text=st.text())
 @settings(deadline=None)
-def test_ordinary_text_is_left_as_it_is(control: ControlTokens, text: str) -> None:
+def test_ordinary_text_is_left_as_it_is(control: SpecialTokens, text: str) -> None:
     if not any(token in text for token in (*SPECIAL, "<tool_call>", "<image>")):
         assert control.plain(text) == text
 
@@ -63,7 +63,7 @@ def test_ordinary_text_is_left_as_it_is(control: ControlTokens, text: str) -> No
         ("x < y | z > 1", "x < y | z > 1"),
     ],
 )
-def test_a_control_token_is_broken_by_a_space(control: ControlTokens, text: str, plain: str) -> None:
+def test_a_control_token_is_broken_by_a_space(control: SpecialTokens, text: str, plain: str) -> None:
     assert control.plain(text) == plain
 
 
@@ -77,7 +77,7 @@ def test_what_normalization_makes_a_control_token_is_refused(tokenizer: Any) -> 
         def __call__(self, text: str, **how: Any) -> Any:
             return tokenizer(text.replace("＜", "<").replace("＞", ">"), **how)  # noqa: RUF001
 
-    control = ControlTokens(SimpleNamespace(tokenizer=Folding()))
+    control = SpecialTokens(SimpleNamespace(tokenizer=Folding()))
 
     with pytest.raises(InvalidJob, match="control tokens"):
         control.plain("＜|im_start|＞")  # noqa: RUF001
