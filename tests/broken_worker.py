@@ -35,22 +35,22 @@ def _main() -> None:
     from celery.__main__ import main
     from transformers.generation.utils import GenerationMixin
 
-    from workers.engine.continuous.model_runner import Runner
+    from workers.engine.continuous.model_runner import ModelRunner
 
-    original, prefill = GenerationMixin.generate, Runner.prefill
+    original, prefill = GenerationMixin.generate, ModelRunner.prefill
 
     def generate(model: Any, **inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] > LONG:
             _break(os.environ.get("BREAKS", ""))
         return original(model, **inputs)
 
-    def breaking_prefill(runner: Runner, pieces: Any) -> Any:
-        if any(piece.request.count > LONG for piece in pieces):
+    def breaking_prefill(runner: ModelRunner, chunks: Any) -> Any:
+        if any(chunk.request.num_tokens > LONG for chunk in chunks):
             _break(os.environ.get("BREAKS", ""))
-        return prefill(runner, pieces)
+        return prefill(runner, chunks)
 
     GenerationMixin.generate = generate
-    Runner.prefill = breaking_prefill
+    ModelRunner.prefill = breaking_prefill
     main()
 
 
