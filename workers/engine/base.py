@@ -1,6 +1,6 @@
 """The protocol between the task and an engine: a prompt goes in, a future of a completion comes out.
 
-Knows nothing of the queue: no Celery, no Redis, no ids but the one it is given.
+Independent of the queue: no Celery, no Redis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.engine.image import Fit, RGBImage
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the chat: words and decoded images in their order."""
+    """One message of the chat: texts and decoded images in order."""
 
     role: str
     parts: tuple[str | RGBImage, ...]
@@ -48,22 +48,22 @@ class Prompt:
     turns: tuple[Turn, ...]
     params: SamplingParams
     lane: Lane = "interactive"
-    #: a point on `time.monotonic()`'s clock, in seconds
+    #: in seconds on the clock of `time.monotonic()`
     deadline: float = float("inf")
-    #: from 1; with the metadata it lets the echo engine fail as a test asks
+    #: from 1; the echo engine uses it and the metadata to fail as a test asks
     attempt: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
-    #: it has lost workers before, and if it loses this one nobody else is to be hurt: while it is in a slot, in prefill
-    #: or in a microbatch, no other prompt is
+    #: run with no other prompt in a slot, in prefill or in a microbatch: this job has lost workers before, and must not
+    #: take other jobs with it if it loses this one
     alone: bool = False
-    #: told each piece of the answer as soon as it is sure, from the engine's thread: the pieces joined are the answer's
-    #: text. It must be quick, and what it raises fails this prompt alone.
+    #: called from the engine's thread with each piece of the answer as soon as it is final; the pieces joined are the
+    #: answer's text. It must return quickly; an exception fails this prompt alone.
     on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the engine made of a prompt."""
+    """The engine's answer to a prompt."""
 
     text: str
     finish_reason: FinishReason
@@ -71,52 +71,51 @@ class Completion:
     completion_tokens: int
 
 
-#: what a computing thread is at
+#: what a computing thread is doing
 Phase = Literal["load", "prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A thread that computes has given no sign of life for longer than its phase may take."""
+    """A computing thread whose last heartbeat is older than its phase allows."""
 
     phase: Phase
-    #: since its last sign of life
+    #: seconds since the last heartbeat
     silent_s: float
-    #: the prompts in slots or in prefill: one of them may be why
+    #: the prompts in slots or in prefill: one of them may be the cause
     ids: tuple[str, ...]
-    #: how long this phase may be silent
+    #: seconds that this phase may go without a heartbeat
     limit_s: float = 0.0
 
 
-#: told what escaped an engine's loop, and the ids of the prompts that raised it
+#: called with the exception that ended an engine's loop, and the ids of the prompts that were being computed
 OnCrash = Callable[[BaseException, Collection[str]], None]
 
 
 class Engine(Protocol):
-    """One loaded model, and the threads that alone touch it."""
+    """One loaded model and the threads that own it."""
 
-    #: the model's name as answers carry it
+    #: the model's name in answers
     model: str
-    #: the size to which images are to be scaled before they come, where the engine has the model's own image
-    #: processor do no more; known once started
+    #: the size to which images must be scaled before `submit`, if the engine does not use the model's own image
+    #: processor; set by `start`
     fit: Fit | None
 
     def start(self, on_crash: OnCrash) -> None:
         """Load and warm up; return when prompts can be answered. Raises NotReady.
 
-        `on_crash` is called once, from an engine's thread, with what escaped its loop and the ids of the prompts that
-        it was at: the engine is of no use any more. Then every prompt that it holds fails with EngineError, so whoever
-        waits for one knows why by then.
+        If an engine's thread crashes, it calls `on_crash` once, and then fails every pending prompt with EngineError.
+        A crashed engine cannot be used again.
         """
 
     def stall(self) -> Stall | None:
-        """Whether a thread that computes has been silent for longer than it may. For any thread, at any time."""
+        """Return the computing thread that is silent for too long, if there is one. Thread-safe."""
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
-        """Queue a prompt. The future fails with a VQAError; a deadline that passes first, with DeadlineExceeded."""
+        """Queue a prompt. The future fails with a VQAError: DeadlineExceeded if the deadline passes first."""
 
     def cancel(self, id: str) -> None:
-        """End this prompt as soon as the engine can: its future fails with Cancelled. Unknown ids are ignored."""
+        """Fail the prompt's future with Cancelled and stop computing it at the next step. Ignore unknown ids."""
 
     def stop(self) -> None:
-        """Answer nothing more; what is still held fails with EngineError."""
+        """Stop answering; pending prompts fail with EngineError."""

@@ -1,4 +1,4 @@
-"""An image as engines take it: upright RGB pixels, and the size at which a model sees it."""
+"""A decoded image as engines take it, and the size to which a model scales images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class RGBImage:
-    """Decoded pixels. Equal digests mean equal pixels."""
+    """The pixels of a decoded image, upright."""
 
     width: int
     height: int
     #: RGB, row by row: height x width x 3 bytes
     pixels: bytes
-    #: names the pixels, so that what was computed from them can be used again
+    #: SHA-256 of size and pixels: the key under which computed features are reused
     digest: str
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> RGBImage:
-        """The image that Pillow holds."""
         pixels = image.convert("RGB").tobytes()
         name = sha256(b"%d %d " % image.size)
         name.update(pixels)
@@ -30,23 +29,22 @@ class RGBImage:
 
     @property
     def pil(self) -> Image.Image:
-        """For Pillow; shares the pixels."""
+        """The image for Pillow; shares the memory of `pixels`."""
         return Image.frombuffer("RGB", (self.width, self.height), self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The sizes that a model of the Qwen-VL kind sees: sides that are multiples of `factor`, within limits of area."""
+    """The image sizes of a Qwen-VL model: sides are multiples of `factor`, the area is within limits."""
 
     factor: int
-    #: pixels
     min_pixels: int
     max_pixels: int
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of this size is scaled to, its shape kept as nearly as the multiples allow.
+        """Return the width and height to scale an image to; keep its aspect ratio as far as the multiples allow.
 
-        `smart_resize` of transformers' models/qwen2_vl/image_processing_qwen2_vl.py.
+        Equals `smart_resize` in transformers' models/qwen2_vl/image_processing_qwen2_vl.py.
         """
         factor = self.factor
         fitted_width, fitted_height = (round(side / factor) * factor for side in (width, height))

@@ -147,7 +147,7 @@ def test_what_max_new_tokens_cuts_is_an_error_by_name_and_its_neighbour_is_answe
     )
 
     assert enough.result(SOON) == whole
-    with pytest.raises(AnswerTooLong, match=r"did not fit max_new_tokens=\d+"):
+    with pytest.raises(AnswerTooLong, match=r"exceeds max_new_tokens=\d+"):
         cut.result(SOON)
     assert beside.result(SOON) == plain
 
@@ -174,13 +174,13 @@ def test_a_seed_repeats_a_structured_answer_and_another_gives_another(engine: En
 def test_a_structured_answer_takes_part_in_every_step(both: tuple[Engine, ...]) -> None:
     continuous = both[0]
     assert isinstance(continuous, ContinuousEngine)
-    before = continuous.figures().steps
+    before = continuous.stats().steps
 
     made, *free = answers(
         continuous, [ask(0, grammar=LIST, max_new_tokens=200), *(ask(1 + n, max_new_tokens=40) for n in range(2))]
     )
 
-    steps = continuous.figures().steps - before
+    steps = continuous.stats().steps - before
     # the first token is the prefill's, one step more may be for nobody, and it may come a few steps after the others
     assert made.completion_tokens - 1 <= steps <= made.completion_tokens + 10
     assert made.completion_tokens > 60

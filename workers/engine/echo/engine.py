@@ -1,11 +1,12 @@
 """An engine without a model: for tests, and to measure the queue alone.
 
-The answer to a prompt is `echo:` and the first 16 hex digits of the SHA-256 over its turns in order: each text as
-UTF-8, each image as `WIDTHxHEIGHT`, each of them ended by a zero byte; so a test can say beforehand what it must be.
-To a prompt with a grammar it is a short text that keeps to it (`vqa/grammar.py`), the same one to every such prompt.
-A job's metadata may ask for more: `echo_delay_s` (seconds before the answer), and `echo_fail` (how the job fails then:
-the name of a class in vqa.errors, `exit` to end the process, `crash` for an exception that escapes the engine, `hang`
-to stop the engine's thread), on its attempts up to `echo_fail_attempts` where that is set.
+The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in order: each text as UTF-8, each image
+as `WIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt with a grammar gets a short text
+that matches the grammar (`vqa/grammar.py`), always the same.
+
+A job's metadata may set `echo_delay_s` (seconds before the answer) and `echo_fail` (how the job fails then: the name of
+a class in vqa.errors, `exit` to end the process, `crash` to raise in the engine, `hang` to block the engine's thread);
+`echo_fail_attempts` limits the failure to the first attempts.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
 from workers.engine.text.generation import TextStream
 
-#: exit status of a process that `echo_fail=exit` ends
+#: exit status of `echo_fail=exit`
 EXIT_STATUS = 70
 
-#: what of an answer is told at once: `echo:`, then the digits
+#: pieces of an answer for `on_text`: `echo:`, then the digits
 _WORD = re.compile(r"\w+\W*|\W+")
 
-#: between two beats while slots are occupied; a fifth of VQA_HANG_S where that is less
+#: seconds between heartbeats while slots are occupied; at most a fifth of VQA_HANG_S
 _BEAT_S = 0.2
 
 
 def echo_of(prompt: Prompt) -> str:
-    """The answer that the echo engine gives to `prompt`."""
+    """Return the echo engine's answer to a prompt without a grammar."""
     digest = hashlib.sha256()
     for turn in prompt.turns:
         for part in turn.parts:
@@ -54,36 +55,36 @@ def echo_of(prompt: Prompt) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a prompt's metadata asks of the echo engine."""
+class _Behaviour:
+    """How a prompt's metadata makes the echo engine behave."""
 
     delay_s: float
     failure: str | None
 
     @classmethod
-    def by(cls, prompt: Prompt, delay_s: float) -> Self:
-        """Raises InvalidJob."""
-        wish = prompt.metadata
+    def from_prompt(cls, prompt: Prompt, delay_s: float) -> Self:
+        """Read the metadata; `delay_s` is the default delay. Raises InvalidJob."""
+        metadata = prompt.metadata
         try:
-            fails = prompt.attempt <= int(wish.get("echo_fail_attempts", prompt.attempt))
-            return cls(float(wish.get("echo_delay_s", delay_s)), wish.get("echo_fail") if fails else None)
+            fails = prompt.attempt <= int(metadata.get("echo_fail_attempts", prompt.attempt))
+            return cls(float(metadata.get("echo_delay_s", delay_s)), metadata.get("echo_fail") if fails else None)
         except ValueError:
-            raise InvalidJob("metadata echo_delay_s and echo_fail_attempts are numbers") from None
+            raise InvalidJob("metadata echo_delay_s and echo_fail_attempts must be numbers") from None
 
     @property
     def at_once(self) -> bool:
-        """Whether it needs no time and no thread but the caller's."""
+        """Whether the prompt can be settled in the caller's thread."""
         return self.delay_s <= 0 and self.failure not in ("crash", "hang")
 
 
 class EchoEngine:
-    """Answers with a hash of the prompt; `slots` prompts spend their delay at once, the rest wait.
+    """Answers with a hash of the prompt; `slots` prompts wait out their delays at the same time.
 
-    Without a delay the future is settled before `submit` returns: no slot, no other thread; unless a prompt is alone.
+    A prompt without a delay takes no slot and is answered before `submit` returns, unless a prompt must run alone.
     """
 
     def __init__(self, settings: EngineSettings, slots: int, echo: EchoSettings | None = None) -> None:
-        """Raises NotReady where its journal cannot be written."""
+        """Raises NotReady if the journal cannot be written."""
         self.model = "echo"
         self.fit: Fit | None = None
         self._echo = echo or EchoSettings()
@@ -94,15 +95,15 @@ class EchoEngine:
         self._heartbeat = Heartbeat(settings.hang_s)
         self._beat_s = min(_BEAT_S, settings.hang_s / 5)
         self._lock = threading.Lock()
-        #: whether an alarm for the next beat is set
+        #: whether a timer for the next heartbeat is set
         self._beating = False
         self._stopped = threading.Event()
         self._on_crash: OnCrash = lambda error, ids: None
-        #: taken by the first crash, never let go
+        #: acquired by the first crash, never released
         self._ending = threading.Lock()
 
     def start(self, on_crash: OnCrash) -> None:
-        """Wait as long as loading is said to take."""
+        """Wait as long as the settings say that loading takes."""
         self._on_crash = on_crash
         self._heartbeat.beat("load")
         time.sleep(self._echo.load_s)
@@ -110,39 +111,39 @@ class EchoEngine:
         self._timers.start()
 
     def stall(self) -> Stall | None:
-        """Whether the clock's thread, which stands for the one that computes, is silent for too long."""
+        """Return a Stall if the timers' thread, which stands for a computing thread, is silent for too long."""
         stall = self._heartbeat.stall()
         return stall and replace(stall, ids=self._slots.in_slots())
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
-        """Queue a prompt, or answer it at once where it asks for no delay."""
+        """Queue a prompt, or answer it at once if it has no delay."""
         pending = self._pending.add(prompt)
         if not pending.settled:
             try:
-                self._submit(pending, _Asked.by(prompt, self._echo.delay_s))
+                self._submit(pending, _Behaviour.from_prompt(prompt, self._echo.delay_s))
             except InvalidJob as error:
                 pending.fail(error)
-        return pending.future if self._journal is None else _following(pending.future)
+        return pending.future if self._journal is None else _followed(pending.future)
 
     def cancel(self, id: str) -> None:
-        """Fail the prompt with Cancelled; its slot is free at once."""
+        """Fail the prompt with Cancelled and free its slot at once."""
         self._pending.cancel(id)
 
     def stop(self) -> None:
-        """Fail what is held with EngineError."""
+        """Fail all pending prompts with EngineError."""
         self._stopped.set()
         self._pending.close(EngineError("the engine is stopping"))
         self._timers.stop()
         self._heartbeat.idle()
 
-    def _submit(self, pending: Pending, asked: _Asked) -> None:
-        if asked.at_once and self._slots.pass_through(pending):
-            self._finish(pending, asked)
+    def _submit(self, pending: Pending, behaviour: _Behaviour) -> None:
+        if behaviour.at_once and self._slots.pass_through(pending):
+            self._finish(pending, behaviour)
         else:
-            self._slots.enter(pending, partial(self._begin, pending, asked))
+            self._slots.enter(pending, partial(self._begin, pending, behaviour))
 
-    def _begin(self, pending: Pending, asked: _Asked) -> None:
-        timer = self._timers.at(time.monotonic() + asked.delay_s, partial(self._finish, pending, asked))
+    def _begin(self, pending: Pending, behaviour: _Behaviour) -> None:
+        timer = self._timers.at(time.monotonic() + behaviour.delay_s, partial(self._finish, pending, behaviour))
         pending.future.add_done_callback(lambda _: timer.cancel())
         with self._lock:
             beating, self._beating = self._beating, True
@@ -158,9 +159,9 @@ class EchoEngine:
             self._heartbeat.beat("decode")
         self._timers.at(time.monotonic() + self._beat_s, self._beat)
 
-    def _finish(self, pending: Pending, asked: _Asked) -> None:
-        if asked.failure:
-            self._fail(pending, asked.failure)
+    def _finish(self, pending: Pending, behaviour: _Behaviour) -> None:
+        if behaviour.failure:
+            self._fail(pending, behaviour.failure)
         else:
             parts = [part for turn in pending.prompt.turns for part in turn.parts]
             words = sum(len(part.split()) if isinstance(part, str) else 1 for part in parts)
@@ -170,23 +171,23 @@ class EchoEngine:
                 pending.fail(error)
                 return
             if pending.prompt.on_text:
-                listener = TextStream(pending)
+                stream = TextStream(pending)
                 for piece in _WORD.findall(text):
-                    listener.tell(piece)
+                    stream.write(piece)
             pending.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
 
-    def _fail(self, pending: Pending, how: str) -> None:
-        kind = getattr(errors, how, None)
-        if how == "exit":
+    def _fail(self, pending: Pending, failure: str) -> None:
+        kind = getattr(errors, failure, None)
+        if failure == "exit":
             os._exit(EXIT_STATUS)
-        elif how == "crash":
+        elif failure == "crash":
             self._crash(pending.prompt.id)
-        elif how == "hang":
+        elif failure == "hang":
             self._stopped.wait()
         elif isinstance(kind, type) and issubclass(kind, VQAError) and kind is not Cancelled:
             pending.fail(kind("the job's metadata asked for this failure"))
         else:
-            pending.fail(InvalidJob("metadata echo_fail is the name of an error but Cancelled, or exit, crash or hang"))
+            pending.fail(InvalidJob("metadata echo_fail must be exit, crash, hang or an error other than Cancelled"))
 
     def _crash(self, id: str) -> None:
         if self._ending.acquire(blocking=False):
@@ -195,14 +196,14 @@ class EchoEngine:
 
 
 def _text(prompt: Prompt) -> str:
-    """Raises AnswerTooLong or InvalidJob where it has a grammar."""
+    """Raises AnswerTooLong or InvalidJob if the prompt has a grammar that the text cannot match."""
     if prompt.params.grammar is None:
         return echo_of(prompt)
     return short_text(prompt.params.grammar, prompt.params.max_new_tokens)
 
 
-def _following(settled_first: Future[Completion]) -> Future[Completion]:
-    """A future for whoever waits, settled after the callbacks that the engine's own has so far."""
+def _followed(settled_first: Future[Completion]) -> Future[Completion]:
+    """Return a future that is settled after the callbacks of `settled_first`, which free the slot, have run."""
     future: Future[Completion] = Future()
     future.set_running_or_notify_cancel()
 

@@ -1,4 +1,4 @@
-"""Who is in the echo engine's slots and who is next: interactive first, one in twenty bulk, nobody beside one alone."""
+"""Admits prompts to the echo engine's slots by lane, and records their times for tests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from workers.engine.runtime.pending import Pending
 
 
 class Journal:
-    """Each line is one write at the file's end, so lines of several processes never mix."""
+    """Appends a line of JSON when a prompt enters or leaves; each is one write, so processes can share a file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises NotReady where the file cannot be written."""
+        """Raises NotReady if the file cannot be written."""
         self._path = path
         try:
             self._append(b"")
@@ -31,14 +31,8 @@ class Journal:
             raise NotReady(f"cannot write {path} (VQA_ECHO_JOURNAL): {error.strerror}") from None
 
     def write(self, prompt: Prompt, event: Literal["start", "end"]) -> None:
-        """`at` is on `time.monotonic()`'s clock, which all processes of a machine share."""
-        line = {
-            "at": time.monotonic(),
-            "pid": os.getpid(),
-            "id": prompt.id,
-            "attempt": prompt.attempt,
-            "event": event,
-        }
+        # all processes of a machine share the clock of `time.monotonic()`
+        line = {"at": time.monotonic(), "pid": os.getpid(), "id": prompt.id, "attempt": prompt.attempt, "event": event}
         self._append(json.dumps(line).encode() + b"\n")
 
     def _append(self, line: bytes) -> None:
@@ -47,24 +41,27 @@ class Journal:
 
 
 class Slots:
-    """A prompt leaves as its future is settled, before whoever waits on a future that follows that one hears of it."""
+    """Prompts in slots and prompts that wait for one: interactive first, then bulk; one that is `alone` runs alone.
+
+    A prompt frees its slot in a callback of its future, before callers that wait on its result are woken.
+    """
 
     def __init__(self, slots: int, journal: Journal | None, reserve: Reserve | None = None) -> None:
         self._lock = threading.Lock()
         self._slots = slots
         self._reserve = reserve or Reserve()
-        #: slots that are taken, in all and by bulk
+        #: slots in use, in all and by bulk
         self._taken = self._bulk = 0
         self._fair_share = FairShare()
         self._journal = journal
         self._waiting: dict[str, deque[tuple[Pending, Callable[[], None]]]] = {lane: deque() for lane in LANES}
-        #: those that are inside, and whether they take a slot; not by Held: a future that kept its own would keep the
-        #: images until the garbage collector comes
+        #: prompts being answered, and whether they use a slot. Not keyed by Pending: a future whose callback references
+        #: its own Pending keeps the images until a garbage collection
         self._inside: dict[Future[Completion], tuple[Prompt, bool]] = {}
         self._alone = False
 
     def enter(self, pending: Pending, begin: Callable[[], None]) -> None:
-        """Call `begin` once the prompt has a slot; never where it is settled before."""
+        """Call `begin` once the prompt gets a slot, unless it is settled before."""
         with self._lock:
             self._reserve.saw(pending.prompt.lane)
             self._waiting[pending.prompt.lane].append((pending, begin))
@@ -72,16 +69,16 @@ class Slots:
         self._fill_slots()
 
     def pass_through(self, pending: Pending) -> bool:
-        """Let the prompt in without a slot, to be settled at once; False where it has to wait for one."""
+        """Admit the prompt without a slot, to be settled at once; return False if it has to wait for a slot."""
         with self._lock:
             if self._alone or pending.prompt.alone:
                 return False
-            self._let_in(pending, slot=False)
+            self._admit(pending, slot=False)
         pending.future.add_done_callback(self._leave)
         return True
 
     def in_slots(self) -> tuple[str, ...]:
-        """The prompts that have a slot."""
+        """The ids of the prompts in slots."""
         with self._lock:
             return tuple(prompt.id for prompt, slot in self._inside.values() if slot)
 
@@ -99,12 +96,12 @@ class Slots:
                 return None
             pending, begin = first.popleft()
             self._fair_share.served(pending.prompt.lane, self._lanes_waiting())
-            self._let_in(pending, slot=True)
+            self._admit(pending, slot=True)
             return begin
 
     def _first(self) -> deque[tuple[Pending, Callable[[], None]]] | None:
         waiting = [self._waiting[lane] for lane in self._fair_share.order(self._lanes_waiting())]
-        # one that is to be alone would wait for ever behind others that come and go
+        # a prompt that must run alone goes first, or it would wait for ever behind others
         waiting.sort(key=lambda waiting: not waiting[0][0].prompt.alone)
         admits_bulk = self._reserve.admits_bulk(self._slots, self._taken, self._bulk, self._fair_share.is_due("bulk"))
         for first in waiting:
@@ -121,7 +118,7 @@ class Slots:
             return not self._inside
         return self._taken < self._slots and not self._alone
 
-    def _let_in(self, pending: Pending, slot: bool) -> None:
+    def _admit(self, pending: Pending, slot: bool) -> None:
         self._inside[pending.future] = pending.prompt, slot
         self._count(pending.prompt, slot)
         self._alone = pending.prompt.alone

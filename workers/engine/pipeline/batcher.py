@@ -1,4 +1,4 @@
-"""The prompts that no replica has taken yet, and which of them run together. Decides; computes nothing."""
+"""Groups encoded prompts into microbatches for the replicas. Pure scheduling: computes no tensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from workers.engine.runtime.pending import Pending
 if TYPE_CHECKING:
     from workers.engine.pipeline.encoding import ModelInputs
 
-#: lengths may differ by this factor; past it padding and waiting for the longest cost more than a microbatch saves
+#: lengths in a microbatch differ by at most this factor; beyond it, padding and waiting for the longest cost more than
+#: the microbatch saves
 _MAX_RATIO = 4.0
 
-#: seconds that a microbatch waits at most for prompts that are being encoded: to go without them would cost them a
-#: whole microbatch's time
+#: most seconds that a microbatch waits for prompts that are being encoded: left out, they would wait for all of it
 _ENCODING_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A prompt that is encoded and can run."""
+    """A prompt that is ready to run."""
 
     pending: Pending
     inputs: ModelInputs
@@ -34,15 +34,14 @@ class Encoded:
 
     @property
     def prompt(self) -> Prompt:
-        """What was asked."""
         return self.pending.prompt
 
 
 class Batcher:
-    """Lets replicas take microbatches: interactive first, beginning with the longest waiting, with what suits it.
+    """Makes microbatches: the prompt that has waited longest, interactive first, and prompts of similar length.
 
-    A prompt that is to be alone is a microbatch of its own, taken when no replica runs another; until it is done no
-    other is taken.
+    A prompt that must run alone gets a microbatch of its own, taken when no other runs; until it is done no other
+    microbatch is taken.
     """
 
     def __init__(self, wait_s: float) -> None:
@@ -51,18 +50,18 @@ class Batcher:
         self._encoded: list[Encoded] = []
         self._expected = 0
         self._fair_share = FairShare()
-        #: microbatches that were taken and are not done, and whether the one there is has to be alone
+        #: microbatches taken and not done; whether the only one must run alone
         self._running = 0
         self._alone = False
         self._closed = False
 
     def expect(self) -> None:
-        """A prompt is being encoded; `arrived` is to follow."""
+        """Announce a prompt that is being encoded; `add` must follow."""
         with self._changed:
             self._expected += 1
 
     def add(self, encoded: Encoded | None) -> None:
-        """A prompt that was expected waits from now on; None where it ended on the way."""
+        """Queue an expected prompt; None if it was settled while it was encoded."""
         with self._changed:
             self._expected -= 1
             if encoded and not self._closed:
@@ -70,16 +69,16 @@ class Batcher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Every `take` returns None from now on."""
+        """Make every `take` return None from now on."""
         with self._changed:
             self._closed = True
             self._encoded.clear()
             self._changed.notify_all()
 
     def take(self, limit: int) -> list[Encoded] | None:
-        """The next microbatch of at most `limit`; blocks until there is one, None when closed. `done` is to follow.
+        """Wait for the next microbatch of at most `limit` prompts; return None when closed. `done` must follow.
 
-        One that is not full waits a little, counted from when its first prompt was ready.
+        A microbatch that is not full waits up to `wait_s`, counted from when its first prompt was encoded.
         """
         with self._changed:
             while not self._closed:
@@ -93,14 +92,14 @@ class Batcher:
         return None
 
     def done(self) -> None:
-        """A microbatch that was taken runs no more."""
+        """Report that a microbatch has ended."""
         with self._changed:
             self._running -= 1
             self._alone = False
             self._changed.notify_all()
 
     def _left_s(self, chosen: list[Encoded], limit: int) -> float | None:
-        """Seconds until this microbatch may go; None where that depends on more than time."""
+        """Return the seconds until this microbatch may start; None if it has to wait for something else."""
         if not chosen or self._alone:
             return None
         head = chosen[0]
@@ -114,9 +113,9 @@ class Batcher:
     def _choose(self, limit: int) -> list[Encoded]:
         head = self._head()
         distances = ((_distance(head, encoded), encoded) for encoded in self._encoded if encoded is not head)
-        suiting = [(distance, encoded) for distance, encoded in distances if distance <= 1]
-        suiting.sort(key=lambda entry: (entry[1].prompt.lane != head.prompt.lane, entry[0]))
-        return [head, *(encoded for _, encoded in suiting[: limit - 1])]
+        suitable = [(distance, encoded) for distance, encoded in distances if distance <= 1]
+        suitable.sort(key=lambda entry: (entry[1].prompt.lane != head.prompt.lane, entry[0]))
+        return [head, *(encoded for _, encoded in suitable[: limit - 1])]
 
     def _head(self) -> Encoded:
         lane = self._fair_share.order({encoded.prompt.lane for encoded in self._encoded})[0]
@@ -132,10 +131,10 @@ class Batcher:
 
 
 def _distance(one: Encoded, other: Encoded) -> float:
-    """0 for prompts of equal lengths, over 1 for those that are better apart."""
+    """Return 0 for prompts of equal lengths, more than 1 for prompts that must not share a microbatch."""
     if any(encoded.prompt.alone or _is_seeded(encoded.prompt) for encoded in (one, other)):
         return math.inf
-    if _chances(one.prompt) != _chances(other.prompt):
+    if _sampling(one.prompt) != _sampling(other.prompt):
         return math.inf
     lengths = (
         (one.inputs.prompt_tokens, other.inputs.prompt_tokens),
@@ -145,10 +144,10 @@ def _distance(one: Encoded, other: Encoded) -> float:
 
 
 def _is_seeded(prompt: Prompt) -> bool:
-    """Whether it runs in a microbatch of its own: padding and company change a model's figures a little."""
+    """Whether the prompt runs in a microbatch of its own: padding and other prompts change the logits a little."""
     return prompt.params.seed is not None and prompt.params.temperature > 0
 
 
-def _chances(prompt: Prompt) -> tuple[float, float]:
-    """What a microbatch has for all of its rows."""
+def _sampling(prompt: Prompt) -> tuple[float, float]:
+    """Return the temperature and top_p, which all prompts of a microbatch share."""
     return (prompt.params.temperature, prompt.params.top_p) if prompt.params.temperature > 0 else (0.0, 1.0)

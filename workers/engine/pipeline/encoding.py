@@ -1,4 +1,4 @@
-"""From prompts to a model's input tensors: each alone, so that a bad one fails alone, then some together."""
+"""Encodes prompts to a model's input tensors: one by one, so that errors stay with their prompt, then collated."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from workers.engine.text.grammar import Guide, Guides
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInputs:
-    """One prompt as tensors with a leading dimension of 1 (or of its patches and images)."""
+    """The tensors of one prompt; the leading dimension is 1, or counts patches or images."""
 
     tensors: Mapping[str, Tensor]
     prompt_tokens: int
-    #: of a prompt with a grammar
+    #: None without a grammar
     guide: Guide | None = None
 
     @property
     def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """What must be equal for prompts to run together: the tensors' names and all sizes but the leading ones."""
+        """The names and the sizes past the leading dimension; equal for prompts that can run together."""
         return tuple((name, self._rest(tensor)) for name, tensor in sorted(self.tensors.items()))
 
     def is_text(self, tensor: Tensor) -> bool:
-        """Whether `tensor` has one whole number a token, and so is padded rather than strung together."""
+        """Whether `tensor` has an integer per token, so that it is padded and not only concatenated."""
         return tensor.shape == (1, self.prompt_tokens) and not tensor.is_floating_point()
 
     def _rest(self, tensor: Tensor) -> tuple[int, ...]:
@@ -40,27 +40,25 @@ class ModelInputs:
 
 
 class Encoder(ChatEncoder[ModelInputs]):
-    """A loaded pipeline's preprocessing. Belongs to one thread, as the pipeline's tokenizer does."""
+    """A pipeline's preprocessing. Belongs to one thread, as the pipeline's tokenizer does."""
 
     def __init__(self, pipe: ImageTextToTextPipeline, slot_tokens: int, guides: Guides | None = None) -> None:
         super().__init__(pipe.processor, slot_tokens, guides)
-        # its methods have no types
+        # Any: its methods are not typed
         self._pipe: Any = pipe
         tokenizer: Any = pipe.tokenizer
         self._pad_id = next(id for id in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if id is not None)
 
     def process(self, chat: Messages, prompt: Prompt) -> ModelInputs:
-        """See `ChatEncoder`."""
         made = self._pipe.preprocess(Chat(cast(Any, chat)))
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         return ModelInputs(tensors, prompt_tokens=tensors["input_ids"].shape[1], guide=self.guide(prompt))
 
-    def count_tokens(self, made: ModelInputs) -> int:
-        """See `ChatEncoder`."""
-        return made.prompt_tokens
+    def count_tokens(self, inputs: ModelInputs) -> int:
+        return inputs.prompt_tokens
 
     def collate(self, prompts: Sequence[ModelInputs]) -> dict[str, Tensor]:
-        """The tensors of prompts of one kind as one microbatch: text padded on the left, all else strung together."""
+        """Join prompts of one kind into a microbatch: pad text on the left, concatenate everything else."""
         longest = max(prompt.prompt_tokens for prompt in prompts)
         return {
             name: torch.cat([self._row(prompt, name, longest) for prompt in prompts]) for name in prompts[0].tensors

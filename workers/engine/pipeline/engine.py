@@ -1,7 +1,7 @@
 """The pipeline engine: any model that `transformers.pipeline("image-text-to-text")` loads, in microbatches.
 
-Static batching: a microbatch is decoded until its last row has ended, though each row's answer is given at its own
-end. Replicas (each with its own model, tokenizer and thread) take microbatches from one queue.
+Static batching: a microbatch is decoded until its last prompt ends, but each answer is returned when it ends. Replicas,
+each with its own model, tokenizer and thread, take microbatches from one batcher.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import THREADS, EncoderPool
 from workers.engine.text.grammar import Guides
 
-#: seconds that a microbatch with free places waits for another prompt
+#: seconds that a microbatch waits for more prompts if it is not full
 MICROBATCH_WAIT_S = 0.005
 
 
 class PipelineEngine(ModelEngine):
-    """The engine protocol over `settings.replicas` loaded pipelines."""
+    """Answers prompts with `settings.replicas` loaded pipelines."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class PipelineEngine(ModelEngine):
         load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
         wait_s: float = MICROBATCH_WAIT_S,
     ) -> None:
-        """`load` is called once a replica, from the thread that is to own what it returns; it may raise NotReady."""
+        """`load` is called in each replica's own thread; it may raise NotReady."""
         super().__init__(settings, threads=settings.replicas)
         self._load = load
         # replicas share the card's slots
@@ -45,18 +45,15 @@ class PipelineEngine(ModelEngine):
         self._batcher = Batcher(wait_s)
 
     def open(self) -> Loaded:
-        """See `ModelEngine`."""
         replica = Replica(self.settings, self._microbatch, self._load)
         replica.warm_up()
         return Loaded(replica.pipe, partial(replica.serve, self._batcher))
 
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[ModelInputs]:
-        """See `ModelEngine`."""
         guides = Guides(pipe.tokenizer, eos_ids(pipe))
         return EncoderPool([self._encoder(pipe, guides) for _ in range(THREADS)], self._batcher.expect, self._deliver)
 
     def close(self) -> None:
-        """See `ModelEngine`."""
         self._batcher.close()
 
     def _encoder(self, pipe: Any, guides: Guides) -> Encoder:

@@ -1,4 +1,4 @@
-"""What an exception from a model's forward pass means for those who compute after it."""
+"""Classifies exceptions from a model's forward pass."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less work at once could have been done."""
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    """Whether the device ran out of memory, so that a smaller microbatch may succeed."""
+    phrases = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 def is_poisoned(error: BaseException) -> bool:
-    """Whether the process's CUDA context is lost, for everybody: every later call would fail too."""
+    """Whether the process's CUDA context is lost: every later CUDA call of the process would fail too."""
     if is_out_of_memory(error):
-        # cuBLAS has its own words for it, which begin like those of a lost context
+        # cuBLAS reports it with a message that looks like a lost context
         return False
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) or "illegal memory" in str(error)
 
 
 def context_is_lost() -> bool:
-    """By asking the card: an error that has other words may be why, and its prompts are to be known while they are."""
+    """Whether the CUDA context is lost, found by synchronizing with the card.
+
+    A lost context may first show up as an unrelated exception; checking at once blames the prompts that caused it.
+    """
     if not torch.cuda.is_initialized():
         return False
     try:

@@ -1,4 +1,4 @@
-"""A computing thread's sign of life, and how long it may be silent in what it is at."""
+"""The heartbeat of a computing thread, and how long each phase may go without one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection
 
 from workers.engine.base import Phase, Stall
 
-#: Loading may mean downloading, and a process that loads holds no job; with a supervisor VQA_READY_TIMEOUT_S comes
-#: first.
+#: Loading may include a download, and a process that loads holds no jobs. With a supervisor, VQA_READY_TIMEOUT_S is
+#: reached first.
 LOAD_S = 4 * 3600.0
 
-#: prefill of a whole microbatch has no steps that it could tell of
+#: prefill of a whole microbatch runs without a heartbeat in between
 _PREFILL_TIMES = 5
 
 
 def limit_s(phase: Phase, hang_s: float) -> float:
-    """Seconds that a thread may be silent in this phase when one decode step may take `hang_s`."""
+    """Return the seconds that a phase may go without a heartbeat, where a decode step may take `hang_s`."""
     match phase:
         case "load":
             return max(LOAD_S, hang_s)
@@ -27,37 +27,37 @@ def limit_s(phase: Phase, hang_s: float) -> float:
 
 
 class Heartbeat:
-    """Beaten by the one thread that computes, looked at by any other.
+    """Beaten by one computing thread, read by any other.
 
-    A beat is one attribute write (0.2 us): no lock, so a thread that hangs holds up nobody who looks.
+    A beat is one attribute write (0.2 us) without a lock, so a hanging thread never blocks its watcher.
     """
 
-    __slots__ = ("_hang_s", "_now", "_sign")
+    __slots__ = ("_hang_s", "_last", "_now")
 
     def __init__(self, hang_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self._hang_s = hang_s
         self._now = now
-        self._sign: tuple[Phase, Collection[str], float] | None = None
+        self._last: tuple[Phase, Collection[str], float] | None = None
 
     def beat(self, phase: Phase, ids: Collection[str] = ()) -> None:
-        """Alive, in this phase, with these prompts; `ids` is not copied and not to change."""
-        self._sign = (phase, ids, self._now())
+        """Record that the thread is alive in this phase, with these prompts; `ids` is not copied, do not change it."""
+        self._last = (phase, ids, self._now())
 
     def idle(self) -> None:
-        """Nothing to compute: silence means nothing until the next beat."""
-        self._sign = None
+        """Record that there is nothing to compute: no beat is expected until the next one."""
+        self._last = None
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The prompts of the last beat; none when parked."""
-        sign = self._sign
-        return tuple(sign[1]) if sign else ()
+        """The prompts of the last beat; empty when idle."""
+        last = self._last
+        return tuple(last[1]) if last else ()
 
     def stall(self) -> Stall | None:
-        """Whether the last beat is too long ago for its phase."""
-        sign = self._sign
-        if sign is None:
+        """Return a Stall if the last beat is older than its phase allows."""
+        last = self._last
+        if last is None:
             return None
-        phase, ids, since = sign
+        phase, ids, since = last
         silent_s, limit = self._now() - since, limit_s(phase, self._hang_s)
         return Stall(phase, silent_s, tuple(ids), limit) if silent_s > limit else None

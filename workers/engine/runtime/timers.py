@@ -1,4 +1,4 @@
-"""One thread that does things at their time: deadlines, and the echo engine's delays."""
+"""Calls functions at given times from one thread: deadlines, and the echo engine's delays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Timer:
-    """Something to do at a time; `cancel` takes it back."""
+    """A function to call at a given time."""
 
     __slots__ = ("action",)
 
@@ -21,15 +21,15 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
-        """Do nothing at that time; what the alarm held on to is let go at once."""
+        """Do not call the function; release what it references at once."""
         self.action = None
 
 
 class Timers:
-    """A heap of alarms and one thread that waits for the next.
+    """A heap of timers and one thread that waits for the next.
 
-    Alarms that were cancelled stay in the heap until they are due or are more than half of it (as asyncio's timers
-    do), so that a day-long deadline of a prompt answered in a second does not pile up.
+    Cancelled timers stay in the heap until they are due or make up more than half of it, as in asyncio. So the timers
+    of day-long deadlines do not pile up when prompts are answered within seconds.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,11 +41,10 @@ class Timers:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to do what is due."""
         self._thread.start()
 
     def at(self, when: float, action: Callable[[], None]) -> Timer:
-        """Call `action` from the clock's thread at `when` on `time.monotonic()`'s clock; it must be quick."""
+        """Call `action` from the timers' thread at `when`, on `time.monotonic()`'s clock; it must return quickly."""
         timer = Timer(action)
         if when == float("inf"):
             return timer
@@ -58,7 +57,7 @@ class Timers:
         return timer
 
     def stop(self) -> None:
-        """End the thread; alarms that are not due never ring."""
+        """End the thread and drop all timers."""
         with self._changed:
             self._stopped = True
             self._heap.clear()
@@ -77,8 +76,8 @@ class Timers:
                 try:
                     action()
                 except Exception:
-                    # one prompt's alarm is not to silence the others'
-                    log.exception("an alarm failed")
+                    # the other prompts' timers must still fire
+                    log.exception("a timer failed")
             del due, action
 
     def _next_due(self) -> Timer | None:

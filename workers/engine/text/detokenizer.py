@@ -1,4 +1,4 @@
-"""From tokens to text while they come: what of it is sure, and whether a stop string is in it. Knows no model."""
+"""Decodes tokens to text as they are generated, and finds stop strings. Independent of the model."""
 
 from __future__ import annotations
 
@@ -6,62 +6,62 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-#: what decoders show for bytes that are no character, or not yet
-_HALF = "\ufffd"
+#: what decoders write for bytes that are not, or not yet, a character
+_REPLACEMENT = "\ufffd"
 
 #: a token that is one byte, in vocabularies that fall back to bytes (SentencePiece's)
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-#: tokens: past the first the tail is cut to the second. A token is a byte at least, and a character has no more than
-#: four: what may follow reads the same after the shorter tail.
+#: tokens: a tail longer than the first is cut to the second. A token has at least one byte and a character at most
+#: four, so the text that follows decodes the same after the shorter tail.
 _LONG, _SHORT = 24, 8
 
 
 class Detokenizer:
-    """The text of tokens that come one by one, of which only a short tail is decoded at each.
+    """The text of tokens that arrive one by one; each call decodes only a short tail of them.
 
-    Equal to decoding all tokens at once wherever a token's spelling depends on its neighbours alone. A text's end is
-    not sure while its last bytes may become another character (lossy UTF-8 shows at most one sign for them; where
-    tokens are bytes, a run of them is decoded as a whole), or while it may be the beginning of a stop string.
+    The text equals decoding all tokens at once if the spelling of a token depends on its neighbours alone. The end of
+    the text is held back while its last bytes may become another character (lossy UTF-8 shows one replacement
+    character for them; a run of byte tokens is decoded as a whole), or while it may be the start of a stop string.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = stops
-        #: the most characters that are a stop string but for its last one
-        self._most_held = max(map(len, stops), default=1) - 1
+        #: the most characters to hold back: a stop string without its last character
+        self._max_held = max(map(len, stops), default=1) - 1
         self._pieces: list[str] = []
         self._tail: list[int] = []
-        #: characters of the tail's text that were given out
-        self._given = 0
-        #: whether a stop string has come
+        #: characters of the tail's text that were returned
+        self._returned = 0
+        #: whether a stop string was found
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Take the next token; what has become sure of the text by it. Nothing more once `stopped`."""
+        """Append a token; return the text that has become final. Do not call again once `stopped`."""
         name = self._tokenizer.convert_ids_to_tokens(token)
         if name is None:
-            # past the vocabulary: a model's matrix may have more rows than there are tokens
+            # a model's output layer may have more rows than the vocabulary has tokens
             return ""
         self._tail.append(token)
         in_bytes = _BYTE.fullmatch(name) is not None
         if in_bytes and not self._stops:
             return ""
         text = decode(self._tokenizer, self._tail)
-        rest = text[self._given :]
+        rest = text[self._returned :]
         self.stopped = any(stop in rest for stop in self._stops)
         if in_bytes or self.stopped:
             return ""
-        sure = rest.removesuffix(_HALF)
-        sure = sure[: len(sure) - self._held(sure)]
-        self._given += len(sure)
-        self._pieces.append(sure)
+        final = rest.removesuffix(_REPLACEMENT)
+        final = final[: len(final) - self._held_back(final)]
+        self._returned += len(final)
+        self._pieces.append(final)
         self._cut(text)
-        return sure
+        return final
 
     def finish(self) -> str:
-        """No token comes any more: the text that was not given out, up to the first stop string."""
-        rest = decode(self._tokenizer, self._tail)[self._given :]
+        """Return the text that was held back, up to the first stop string."""
+        rest = decode(self._tokenizer, self._tail)[self._returned :]
         found = [at for stop in self._stops if (at := rest.find(stop)) >= 0]
         rest = rest[: min(found)] if found else rest
         self._pieces.append(rest)
@@ -69,12 +69,12 @@ class Detokenizer:
 
     @property
     def text(self) -> str:
-        """All that was given out."""
+        """All the text that was returned."""
         return "".join(self._pieces)
 
-    def _held(self, text: str) -> int:
-        """How many characters at the end are the beginning of a stop string; it never reaches into what was given."""
-        for at in range(max(0, len(text) - self._most_held), len(text)):
+    def _held_back(self, text: str) -> int:
+        """Count the characters at the end that are the start of a stop string."""
+        for at in range(max(0, len(text) - self._max_held), len(text)):
             if any(stop.startswith(text[at:]) for stop in self._stops):
                 return len(text) - at
         return 0
@@ -83,12 +83,12 @@ class Detokenizer:
         if len(self._tail) <= _LONG:
             return
         shorter = self._tail[-_SHORT:]
-        end, open_characters = decode(self._tokenizer, shorter), len(text) - self._given
-        # elsewhere it would cut a character, or what is not given out yet: one of the next tokens is a better place
-        if text.endswith(end) and len(end) > open_characters:
-            self._tail, self._given = shorter, len(end) - open_characters
+        end, held_back = decode(self._tokenizer, shorter), len(text) - self._returned
+        # otherwise the cut would split a character or lose text that was not returned yet: cut at a later token
+        if text.endswith(end) and len(end) > held_back:
+            self._tail, self._returned = shorter, len(end) - held_back
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """What the tokens spell, with every space of it."""
+    """Decode the tokens without touching spaces."""
     return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))

@@ -1,7 +1,7 @@
-"""Encodes prompts in a few threads of its own, so that the card does not wait for it and a bad prompt is told at once.
+"""Encodes prompts in threads of its own: the card does not wait for it, and invalid prompts fail at once.
 
-An image of a megapixel takes a processor 0.2 s. Each thread works on a tokenizer and a processor of its own: shared
-by threads, a tokenizer comes back in the other thread's padding mode.
+A processor takes 0.2 s for an image of one megapixel. Each thread has its own processor and tokenizer, because a
+shared tokenizer may return in another thread's padding mode.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from vqa.errors import EngineError, VQAError
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.chat import ChatEncoder
 
-#: encoders, and so threads, that an engine has
+#: threads of an engine, each with an encoder
 THREADS = 2
 
-Made = TypeVar("Made")
+Inputs = TypeVar("Inputs")
 
 
-class EncoderPool(Generic[Made]):
-    """From a prompt in hand to one that is ready to run."""
+class EncoderPool(Generic[Inputs]):
+    """Encodes pending prompts in the background."""
 
     def __init__(
         self,
-        encoders: Sequence[ChatEncoder[Made]],
+        encoders: Sequence[ChatEncoder[Inputs]],
         expect: Callable[[], None],
-        deliver: Callable[[Pending, Made | None], None],
+        deliver: Callable[[Pending, Inputs | None], None],
     ) -> None:
-        """Each encoder has a tokenizer of its own.
+        """Start a thread per encoder; encoders must not share a tokenizer.
 
-        For each prompt `expect` is called, and later `deliver`, with None where the prompt ended on the way.
+        For each prompt, `expect` is called first and `deliver` later, with None if the prompt was settled meanwhile.
         """
         self._expect, self._deliver = expect, deliver
-        self._encoders: SimpleQueue[ChatEncoder[Made]] = SimpleQueue()
+        self._encoders: SimpleQueue[ChatEncoder[Inputs]] = SimpleQueue()
         for encoder in encoders:
             self._encoders.put(encoder)
         self._pool = ThreadPoolExecutor(len(encoders), thread_name_prefix="encode")
 
     def submit(self, pending: Pending) -> None:
-        """Encode the prompt and deliver it, or settle it with what is wrong with it."""
+        """Encode the prompt and deliver its inputs, or fail it."""
         self._expect()
         try:
             self._pool.submit(self._run, pending)
         except RuntimeError:
-            # closed: whoever closes it settles what is held
+            # the pool is closed; its engine fails the pending prompts
             self._deliver(pending, None)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Drop the prompts that wait to be encoded."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, pending: Pending) -> None:
-        made = None
+        inputs = None
         try:
-            made = None if pending.settled else self._encode(pending)
+            inputs = None if pending.settled else self._encode(pending)
         finally:
-            # counted whatever happened: a prompt that never arrives would hold every microbatch up
-            self._deliver(pending, made)
+            # in any case: every microbatch waits for the prompts that it expects
+            self._deliver(pending, inputs)
 
-    def _encode(self, pending: Pending) -> Made | None:
+    def _encode(self, pending: Pending) -> Inputs | None:
         encoder = self._encoders.get()
         try:
             return encoder.encode(pending.prompt)
@@ -69,8 +69,8 @@ class EncoderPool(Generic[Made]):
             pending.fail(error)
             return None
         except BaseException as error:
-            # nobody reads this thread's future: the prompt would wait for its deadline
-            pending.fail(EngineError(f"preparing the prompt failed ({type(error).__name__})"))
+            # this future is never read, so without `fail` the prompt would wait for its deadline
+            pending.fail(EngineError(f"encoding the prompt failed ({type(error).__name__})"))
             raise
         finally:
             self._encoders.put(encoder)

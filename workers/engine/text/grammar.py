@@ -1,4 +1,4 @@
-"""Keeps answers to grammars: which tokens may come next, by llguidance. Knows no model and needs no torch."""
+"""Guided decoding: which tokens a grammar allows next, by llguidance. Independent of the model; needs no torch."""
 
 from __future__ import annotations
 
@@ -19,46 +19,45 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
     from numpy.typing import NDArray
 
-
 log = logging.getLogger(__name__)
 
-#: compiled grammars that are kept: a bulk submission has one for all of its jobs
-_KEPT = 32
+#: compiled grammars to cache: all jobs of a bulk submission usually share one
+_CACHED = 32
 
 
 class Guide:
-    """One answer on its way through its grammar. Belongs to one thread at a time."""
+    """The state of one answer in its grammar. Used by one thread at a time."""
 
     def __init__(self, matcher: LLMatcher, tokens: int) -> None:
-        """`matcher` stays as it is: others begin with it, too. It knows so many tokens."""
-        self._begin = matcher
+        """Start from `matcher`, which is shared and not changed; its vocabulary has `tokens` tokens."""
+        self._start = matcher
         self.tokens = tokens
         self.restart()
 
     def restart(self) -> None:
-        """From the first token again."""
-        self.matcher = self._begin.deep_copy()
+        """Go back to the first token."""
+        self.matcher = self._start.deep_copy()
 
     def take(self, token: int) -> bool:
-        """Go on by this token; False where it may not come."""
+        """Advance by a token; return False if the grammar does not allow it."""
         return self.matcher.consume_token(token)
 
     @property
     def complete(self) -> bool:
-        """Whether the text so far has the form that was asked for."""
+        """Whether the text so far matches the grammar."""
         return not self.matcher.is_error() and self.matcher.is_accepting()
 
     @property
     def over(self) -> bool:
-        """Whether nothing but an end of text may follow."""
+        """Whether only an end of text may follow."""
         return self.matcher.is_stopped()
 
 
 def masks(guides: Sequence[Guide]) -> NDArray[numpy.int32]:
-    """(guides, tokens / 32) which tokens may come next, a bit each, the first one lowest; all have the same vocabulary.
+    """Return the tokens that each guide allows next as bits (guides, tokens / 32), the lowest bit first.
 
-    Those that end the text may where it may end. An error, such as a grammar that is too wide here, is told by the
-    `take` that follows.
+    All guides must share a vocabulary. End-of-text tokens are allowed where the text may end. If a matcher fails, for
+    example because its grammar is too complex here, its next `take` returns False.
     """
     from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
@@ -75,30 +74,30 @@ def _threads() -> LLExecutor:
 
 
 class Guides:
-    """Makes guides for the tokens of one model; for any thread."""
+    """Compiles grammars for one model's tokens. Thread-safe."""
 
     def __init__(self, tokenizer: Any, eos_ids: Collection[int]) -> None:
-        """`tokenizer` belongs to this thread; `end_ids` are the tokens that end a text."""
+        """`tokenizer` must belong to the calling thread; `eos_ids` end a text."""
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._tokenizer: LLTokenizer | None = None
-        self._refusal = ""
-        # not when the first job needs it: of 151,936 tokens it stops the whole process, and so the card, for a second
+        self._error = ""
+        # at the start, not for the first job: with 151,936 tokens it blocks the process, and so the card, for a second
         try:
             self._tokenizer = vocabulary(tokenizer, eos_ids)
         except InvalidJob as error:
-            self._refusal = str(error)
+            self._error = str(error)
             log.warning("%s: jobs with a response_format fail", error)
 
     def guide(self, grammar: str) -> Guide:
-        """For an answer by `grammar`. Raises InvalidJob."""
+        """Make the guide for an answer that must match `grammar`. Raises InvalidJob."""
         if self._tokenizer is None:
-            raise InvalidJob(self._refusal)
-        # compiling a large grammar lets go of the interpreter, and of nobody who wants the same one
+            raise InvalidJob(self._error)
+        # compiling releases the GIL; the lock keeps another thread from compiling the same grammar meanwhile
         with self._lock:
             compiled = self._compiled.pop(grammar, None) or _compiled(self._tokenizer, grammar)
             self._compiled[grammar] = compiled
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
         return Guide(compiled, self._tokenizer.vocab_size)
 

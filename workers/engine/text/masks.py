@@ -1,4 +1,4 @@
-"""Masks of tokens as tensors."""
+"""Token masks as tensors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def unpack_masks(masks: Tensor, width: int) -> Tensor:
-    """(n, width) bool of `guides.masks` as a tensor, where that is: false past its end.
+    """Unpack the bits of `grammar.masks` (n, tokens / 32), on their device, to bools (n, width).
 
-    A model's matrix may have more rows than its tokenizer has tokens.
+    A model's output layer may have more rows than its tokenizer has tokens; these are False.
     """
     each = 1 << torch.arange(8, dtype=torch.uint8, device=masks.device)
     tokens = (masks.view(torch.uint8)[:, :, None] & each).bool().flatten(1)[:, :width]

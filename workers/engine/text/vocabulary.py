@@ -1,4 +1,4 @@
-"""A model's tokens as llguidance knows them: by their bytes, and none of them a control token."""
+"""A model's vocabulary for llguidance: the bytes of every token, without special tokens."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def vocabulary(tokenizer: Any, eos_ids: Collection[int]) -> LLTokenizer:
-    """Of a fast tokenizer, which belongs to this thread; `end_ids` end a text. Takes two seconds for a large one.
+    """Convert a fast tokenizer, which must belong to the calling thread; takes two seconds for a large vocabulary.
 
-    Raises InvalidJob where it is of a kind that llguidance cannot read.
+    `eos_ids` end a text. Raises InvalidJob if llguidance cannot read this kind of tokenizer.
     """
     from llguidance import LLTokenizer
 
@@ -27,31 +27,31 @@ def vocabulary(tokenizer: Any, eos_ids: Collection[int]) -> LLTokenizer:
         backend.no_padding()
         backend.no_truncation()
         known = sorted(id for id in eos_ids if id < backend.get_vocab_size())
-        return LLTokenizer(_without_control_tokens(backend.to_str()), eos_token=known)
+        return LLTokenizer(_without_special_tokens(backend.to_str()), eos_token=known)
     except Exception as error:
-        # llguidance and tokenizers raise of many kinds
+        # llguidance and tokenizers raise many kinds of errors
         reason = type(error).__name__
-        raise InvalidJob(f"the answers of this model cannot be kept to a response format ({reason})") from None
+        raise InvalidJob(f"this model's tokenizer does not support response formats ({reason})") from None
 
 
-def _without_control_tokens(written: str) -> str:
-    """The tokenizer with names that nobody knows for the tokens that steer the model.
+def _without_special_tokens(serialized: str) -> str:
+    """Give the special tokens of a serialized tokenizer random names.
 
-    Where a grammar leaves no choice, llguidance takes the tokens that the tokenizer makes of the text: of the choice
-    `<|im_end|>` the control token, which is not that text.
+    Where a grammar allows one text only, llguidance takes the tokens that the tokenizer makes of it: of the text
+    `<|im_end|>` it would make the special token.
     """
-    data = json.loads(written)
-    control = [token for token in data["added_tokens"] if is_special(token["content"])]
+    data = json.loads(serialized)
+    special = [token for token in data["added_tokens"] if is_special(token["content"])]
     secret = secrets.token_hex(16)
-    names = {token["content"]: f"<{secret}-{token['id']}>" for token in control}
-    for token in control:
+    names = {token["content"]: f"<{secret}-{token['id']}>" for token in special}
+    for token in special:
         token |= {"content": names[token["content"]], "special": True, "normalized": False}
     model = data["model"]
     entries = model["vocab"]
     model["vocab"] = (
         {names.get(name, name): id for name, id in entries.items()}
         if isinstance(entries, dict)
-        # Unigram's, with their scores
+        # a Unigram model lists tokens with their scores
         else [[names.get(name, name), score] for name, score in entries]
     )
     if model.get("unk_token") in names:

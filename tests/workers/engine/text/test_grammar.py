@@ -213,5 +213,5 @@ def test_a_tokenizer_that_cannot_be_read_is_told_by_name(caplog: pytest.LogCaptu
     guides = Guides(Slow(), [1])
     assert "jobs with a response_format fail" in caplog.text
 
-    with pytest.raises(InvalidJob, match="cannot be kept to a response format"):
+    with pytest.raises(InvalidJob, match="does not support response formats"):
         guides.guide(one_of(["a"]))

@@ -39,7 +39,7 @@ def control(tokenizer: Any) -> SpecialTokens:
 def test_no_text_holds_a_control_token(control: SpecialTokens, tokenizer: Any, pieces: list[str]) -> None:
     steering = {tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, "<tool_call>")}
 
-    plain = control.plain("".join(pieces))
+    plain = control.escape("".join(pieces))
 
     assert steering.isdisjoint(tokenizer(plain, add_special_tokens=False)["input_ids"])
     assert "<image>" not in plain
@@ -49,7 +49,7 @@ def test_no_text_holds_a_control_token(control: SpecialTokens, tokenizer: Any, p
 @settings(deadline=None)
 def test_ordinary_text_is_left_as_it_is(control: SpecialTokens, text: str) -> None:
     if not any(token in text for token in (*SPECIAL, "<tool_call>", "<image>")):
-        assert control.plain(text) == text
+        assert control.escape(text) == text
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_ordinary_text_is_left_as_it_is(control: SpecialTokens, text: str) -> No
     ],
 )
 def test_a_control_token_is_broken_by_a_space(control: SpecialTokens, text: str, plain: str) -> None:
-    assert control.plain(text) == plain
+    assert control.escape(text) == plain
 
 
 def test_what_normalization_makes_a_control_token_is_refused(tokenizer: Any) -> None:
@@ -79,5 +79,5 @@ def test_what_normalization_makes_a_control_token_is_refused(tokenizer: Any) -> 
 
     control = SpecialTokens(SimpleNamespace(tokenizer=Folding()))
 
-    with pytest.raises(InvalidJob, match="control tokens"):
-        control.plain("＜|im_start|＞")  # noqa: RUF001
+    with pytest.raises(InvalidJob, match="special token"):
+        control.escape("＜|im_start|＞")  # noqa: RUF001
