@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dlq",
-    help="List, show, retry and purge dead letters: jobs given up, and messages that were not jobs.",
+    help="Show, retry or delete jobs that were given up.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +28,7 @@ Reason = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help=f"Given up since: {_WHEN}.", metavar="T")]
 Before = Annotated[str | None, typer.Option(help=f"Given up before: {_WHEN}.", metavar="T")]
-SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)]
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
@@ -64,7 +64,9 @@ def show(
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Show a dead letter: its reason, its attempts, and the job as it was submitted.
+    """Show why a job was given up.
+
+    Prints the reason, the attempts, and the job as it was submitted.
 
     Example: vqa dlq show q1
     """
@@ -116,7 +118,9 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Delete dead letters: those given, those matching, or all. On a terminal it asks for confirmation.
+    """Delete dead letters: those given, those matching, or all.
+
+    On a terminal it asks for confirmation.
 
     Example: vqa dlq purge --before 7d
     """

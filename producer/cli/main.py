@@ -30,15 +30,16 @@ from producer.cli.submit import app as bulk
 from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
 
 _FIRST_STEPS = """\
-vqa asks vision-language models questions about images, through a queue on Redis.
+vqa asks vision-language models about images, through a queue on Redis.
 
-  vqa demo                                        start everything here, and ask example questions
-  vqa worker --model Qwen/Qwen3-VL-4B-Instruct    answer jobs with the cards of this machine
-  vqa ask cat.jpg "What is on the mat?"           ask one question, and wait for the answer
-  vqa submit questions.jsonl -o answers.jsonl     ask many; the same command resumes after a stop
-  vqa status                                      show open jobs and workers
+  vqa demo                                      try everything on this machine
+  vqa worker --model Qwen/Qwen3-VL-4B-Instruct  answer jobs with its cards
+  vqa ask cat.jpg "What is on the mat?"         ask one question
+  vqa submit questions.jsonl -o answers.jsonl   ask many, or resume after a stop
+  vqa status                                    show open jobs and workers
 
-`vqa --help` lists all commands; `vqa COMMAND --help` explains one. --redis-url or VQA_REDIS_URL says where Redis is."""
+`vqa --help` lists all commands, and `vqa COMMAND --help` explains one.
+VQA_REDIS_URL or --redis-url says where Redis is."""
 
 #: of commands that pass all their arguments, --help too, to a module of `workers`
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -106,15 +107,15 @@ def ask(
 
 @app.command()
 def status(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[BATCH|ID...]", show_default=False)] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="BATCH|ID", show_default=False)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show a batch until it is over.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="With --watch: print the final state only.")] = False,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Show where a batch or jobs stand; without ids, how many jobs are open and which workers are up.
+    """Show jobs, a batch, or the whole queue.
 
-    Ends with 3 if a batch is over and rows of it failed.
+    Without ids: how many jobs are open, and which workers are up. Ends with 3 if a batch is over and rows of it failed.
 
     Example: vqa status batch_6f2a9c0d1e3b5a7788990011 --watch
     """
@@ -139,7 +140,7 @@ def status(
 
 @app.command()
 def cancel(
-    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)], redis_url: RedisUrl = None
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID", show_default=False)], redis_url: RedisUrl = None
 ) -> None:
     """Cancel batches or jobs, waiting or running. Ends with 3 if one was not open.
 
@@ -161,7 +162,9 @@ def doctor(
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Check settings, Redis, workers and jobs, and say what to do. Ends with 1 if something is wrong.
+    """Find what is wrong, and say what to do.
+
+    Checks settings, Redis, workers and jobs. Ends with 1 if something is wrong.
 
     Example: vqa doctor --repair
     """
@@ -183,7 +186,7 @@ def schema() -> None:
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """List all VQA_ variables with their defaults and meanings.
+    """List all VQA_ variables with their defaults.
 
     Example: vqa settings
     """
@@ -201,7 +204,7 @@ def worker(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS_THROUGH, add_help_option=False)
 def tune(context: typer.Context) -> None:
-    """Try numbers of slots on this machine with your own images.
+    """Measure which number of slots suits your images.
 
     Example: vqa tune --help
     """
@@ -219,7 +222,9 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answers and errors only.")] = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Start Redis, a worker with a small model, and Flower on this machine, and ask the example questions.
+    """Try everything on this machine.
+
+    Starts Redis, a worker with a small model, and Flower, and asks the example questions.
 
     Example: vqa demo --exit
     """

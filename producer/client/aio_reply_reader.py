@@ -33,7 +33,6 @@ class AsyncReplyReader:
         self._closed = asyncio.Event()
 
     async def close(self) -> None:
-        """See `ReplyReader.close`."""
         self._closed.set()
         self._waiters.fail(closed())
         for wakeup in self._wakeups.values():
@@ -45,7 +44,6 @@ class AsyncReplyReader:
 
     @contextmanager
     def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
-        """See `ReplyReader.waiting`."""
         wakeup = asyncio.Event()
         waiter = Waiter(wakeup.set)
         self._wakeups[waiter] = wakeup
@@ -59,12 +57,10 @@ class AsyncReplyReader:
                 self.outage.forget()
 
     async def add(self, waiter: Waiter, ids: Sequence[str]) -> None:
-        """See `ReplyReader.add`."""
         self._waiters.add(waiter, ids)
         await self.look(ids)
 
     async def look(self, ids: Sequence[str]) -> None:
-        """See `ReplyReader.look`."""
         with suppress(Unreachable):
             await self._look(ids)
 
@@ -85,7 +81,6 @@ class AsyncReplyReader:
             return parse_look(ids, await pipe.execute())
 
     async def wait_until(self, waiter: Waiter, until: float) -> None:
-        """See `ReplyReader.wait_until`."""
         if self._reader is None and self._waiters and not waiter.failure and not self._closed.is_set():
             self._reader = asyncio.create_task(self._read())
         wakeup = self._wakeups[waiter]
