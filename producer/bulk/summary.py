@@ -108,7 +108,8 @@ def summary_lines(
     `earlier` rows were finished by earlier runs, this run took `seconds`, and `price` is that of a GPU hour.
     """
     done = totals.answered + totals.failed
-    yield f"{totals.answered:,} answered, {totals.failed:,} failed{_codes(totals)}"
+    codes = ", ".join(f"{code} {count:,}" for code, count in sorted(totals.codes.items()))
+    yield f"{totals.answered:,} answered, {totals.failed:,} failed" + (f" ({codes})" if codes else "")
     now = done - earlier
     rate = f", {now / seconds:,.1f} rows/s" if now and seconds > 0 else ""
     before = f", {earlier:,} of them by earlier runs" if earlier else ""
@@ -120,12 +121,6 @@ def summary_lines(
     p50, p95 = totals.durations.quantile(0.5), totals.durations.quantile(0.95)
     yield f"from submission to answer: p50 {p50:.3g} s, p95 {p95:.3g} s (within 5 %)"
     yield _cost(totals, slots, price)
-
-
-def _codes(totals: Totals) -> str:
-    if not totals.codes:
-        return ""
-    return " (" + ", ".join(f"{code} {count:,}" for code, count in sorted(totals.codes.items())) + ")"
 
 
 def _cost(totals: Totals, slots: Mapping[str, int], price: float | None) -> str:

@@ -44,15 +44,13 @@ def codec_for(path: Path) -> Codec:
     return Codec(bytes, lambda path: path.open("rb"), _end_of_lines, 0.05)
 
 
-def repair(path: Path, codec: Codec) -> int:
-    """Cut off an incomplete last frame; return the number of bytes removed."""
+def repair(path: Path, codec: Codec) -> None:
+    """Cut off an incomplete last frame, durably."""
     with path.open("r+b") as file:
         end = codec.find_end(file)
-        torn = file.seek(0, os.SEEK_END) - end
-        if torn:
+        if file.seek(0, os.SEEK_END) > end:
             file.truncate(end)
             os.fsync(file.fileno())
-    return torn
 
 
 def _gzip() -> Codec:

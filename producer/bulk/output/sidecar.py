@@ -1,7 +1,4 @@
-"""OUT.batch, the file beside OUT: it records which batch OUT belongs to, and locks OUT against a second writer.
-
-It is written before the first job is sent.
-"""
+"""OUT.batch, written beside OUT before the first job is sent: it names OUT's batch and locks OUT for one writer."""
 
 from __future__ import annotations
 
