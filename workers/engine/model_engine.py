@@ -1,4 +1,4 @@
-"""What every engine with a model has in common: threads that each own a loaded pipeline, and how it all ends."""
+"""The base of engines with a model: threads that each own a loaded pipeline, their warm-up, crash and stop."""
 
 from __future__ import annotations
 
@@ -22,40 +22,27 @@ from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import EncoderPool
 
-
-def warm_up(pipe: Any, answer: Callable[[Pending], None], size: tuple[int, int] = (64, 64)) -> None:
-    """Let `answer` settle a question about a white image of this width and height. Raises NotReady."""
-    image = RGBImage.from_pil(Image.new("RGB", size, "white"))
-    pending = Pending(Prompt("warm-up", (Turn("user", (image, "?")),), SamplingParams(2), lane="bulk"))
-    try:
-        answer(pending)
-        pending.future.result(0)
-    except Exception as error:
-        # a model that fails on this would fail on everything
-        raise NotReady(f"{pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}") from error
-
-
-#: a thread that is stuck in CUDA cannot be ended; the process has to go without it
+#: seconds to wait for a thread at `stop`; a thread that hangs in CUDA cannot be ended
 _JOIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A model that is loaded and has answered a tiny image."""
+    """A model that is loaded and warmed up."""
 
-    #: its `transformers` pipeline, which has no types
+    #: its transformers pipeline, whose methods are not typed
     pipe: Any
-    #: answers until the engine is closed; what escapes is the engine's end
+    #: answers prompts until the engine is closed; an exception that it raises ends the engine
     serve: Callable[[Heartbeat], None]
 
 
 class ModelEngine(ABC):
-    """The engine protocol over one thread or more, each with a loaded model of its own."""
+    """Implements `Engine` with one or more threads, each with its own loaded model."""
 
     fit: Fit | None = None
 
     def __init__(self, settings: EngineSettings, threads: int) -> None:
-        # a folder's place on this machine is nothing to tell whoever reads an answer
+        # answers must not show the paths of this machine
         self.model = Path(settings.model).name if Path(settings.model).is_dir() else settings.model
         self.settings = settings
         self._timers = Timers("deadlines")
@@ -68,21 +55,21 @@ class ModelEngine(ABC):
         self._heartbeats = [Heartbeat(settings.hang_s) for _ in range(threads)]
         self._ready: list[Future[Any]] = [Future() for _ in range(threads)]
         self._on_crash: OnCrash = lambda error, ids: None
-        #: taken by the first thing that ends this engine, never let go
+        #: acquired by the first crash or `stop`, never released
         self._ending = threading.Lock()
         self._crash: BaseException | None = None
 
     @abstractmethod
     def open(self) -> Loaded:
-        """Load and warm up, in the thread that will serve. Raises NotReady."""
+        """Load and warm up a model; called in the thread that will serve it. Raises NotReady."""
 
     @abstractmethod
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[Any]:
-        """Who encodes prompts for the models that are loaded."""
+        """Make the pool that encodes prompts for the loaded models."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let every `serve` return soon."""
+        """Make every `serve` return soon."""
 
     def start(self, on_crash: OnCrash) -> None:
         """Load the models one after another. Raises NotReady."""
@@ -94,13 +81,13 @@ class ModelEngine(ABC):
             try:
                 pipe = ready.result()
             except BaseException:
-                # one that cannot load, or an interrupt while it does: none is to go on
+                # also on an interrupt: the other threads must not go on
                 self.stop()
                 raise
         self._encoder_pool = self.make_encoder_pool(pipe)
 
     def stall(self) -> Stall | None:
-        """Whether a thread is silent for too long. The prompts of all are named: they share the card that hangs."""
+        """Return the longest stall, with the prompts of all threads: they share the card that hangs."""
         stalls = [stall for heartbeat in self._heartbeats if (stall := heartbeat.stall())]
         if not stalls:
             return None
@@ -116,11 +103,11 @@ class ModelEngine(ABC):
         return pending.future
 
     def cancel(self, id: str) -> None:
-        """Fail the prompt with Cancelled; if it runs, its row ends with the step."""
+        """Fail the prompt with Cancelled; if it runs, it ends with the current step."""
         self._pending.cancel(id)
 
     def stop(self) -> None:
-        """Fail what is held with EngineError, and end the threads after the step they are in."""
+        """Fail all pending prompts with EngineError, and end the threads after their current step."""
         self._ending.acquire(blocking=False)
         self._end(EngineError("the engine is stopping"))
         for thread in self._threads:
@@ -134,7 +121,7 @@ class ModelEngine(ABC):
         try:
             loaded = self.open()
         except BaseException as error:
-            # whatever it is, `start` raises it
+            # `start` raises it
             heartbeat.idle()
             ready.set_exception(error)
             return
@@ -143,12 +130,12 @@ class ModelEngine(ABC):
         try:
             loaded.serve(heartbeat)
         except BaseException as error:
-            # with its frames and their tensors: freeing one whose context is lost aborts the process (c10's destructors
-            # throw), and that before its jobs are handed on
+            # keep its frames and their tensors: freeing a tensor whose context is lost aborts the process (c10's
+            # destructors throw), before its jobs are returned to the queue
             self._crash = error
-            # nothing of what escapes is known to be harmless, so the worker is told and every prompt let go
+            # no error that ends `serve` is known to be harmless: report a crash and fail every prompt
             if self._ending.acquire(blocking=False):
-                # a lost context is every model's, and the one that hears of it first need not be the one that lost it
+                # a lost context fails all models, and the first thread to notice need not be the one that caused it
                 self._on_crash(error, self._unsettled(self._heartbeats if is_poisoned(error) else [heartbeat]))
             self._end(EngineError(f"the engine crashed ({type(error).__name__})"))
             heartbeat.idle()
@@ -161,3 +148,15 @@ class ModelEngine(ABC):
         self.close()
         if self._encoder_pool is not None:
             self._encoder_pool.close()
+
+
+def warm_up(pipe: Any, answer: Callable[[Pending], None], size: tuple[int, int] = (64, 64)) -> None:
+    """Have `answer` settle a question about a white image of `size` (width, height). Raises NotReady."""
+    image = RGBImage.from_pil(Image.new("RGB", size, "white"))
+    pending = Pending(Prompt("warm-up", (Turn("user", (image, "?")),), SamplingParams(2), lane="bulk"))
+    try:
+        answer(pending)
+        pending.future.result(0)
+    except Exception as error:
+        # a model that fails on this would fail on every prompt
+        raise NotReady(f"{pipe.model.name_or_path} (VQA_MODEL) is loaded but does not answer: {error}") from error

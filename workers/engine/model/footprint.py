@@ -1,4 +1,4 @@
-"""What a model will take of a card's memory, read from its config.json and headers: no torch, no weights opened."""
+"""Estimates a model's memory on a card from its config.json and its tensors' headers: no torch, no weights read."""
 
 from __future__ import annotations
 
@@ -16,56 +16,22 @@ from vqa.errors import NotReady
 from workers.engine.model.quant import is_quantized, stored_bytes, unpacked_with
 from workers.engine.settings import EngineSettings
 
-#: a header is JSON; larger than any model's, and refused so that a damaged file is not read into memory
-_MOST_HEADER_BYTES = 100_000_000
+#: larger than any model's header; keeps a damaged file from being read into memory
+_MAX_HEADER_BYTES = 100_000_000
 
-#: name and shape
+#: names and shapes
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
-
-def tensors_in(file: Path) -> Tensors:
-    """Of one file on this machine. Raises NotReady where it is no safetensors file."""
-    try:
-        with file.open("rb") as stored:
-            length = int.from_bytes(stored.read(8), "little")
-            if length > _MOST_HEADER_BYTES:
-                raise ValueError("no header")
-            header = json.loads(stored.read(length))
-        tensors = {name: tuple(map(int, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise NotReady(f"{file} is not a safetensors file (VQA_MODEL)") from None
-    yield from tensors.items()
-
-
-def tensors_on_hub(model: str, revision: str | None) -> Tensors:
-    """Of a model on the hub. Raises what the hub's client raises."""
-    from huggingface_hub import HfApi
-
-    for file in HfApi().get_safetensors_metadata(model, revision=revision).files_metadata.values():
-        for name, entry in file.tensors.items():
-            yield name, tuple(entry.shape)
-
-
-def free_memory() -> int:
-    """Bytes that nobody needs: what is only kept for reading again counts as free."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        # not Linux: what there is in all is the best that can be said
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-_WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
+_DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFootprint:
-    """Bytes of a loaded model, and of one token in its cache."""
+    """Bytes of a loaded model, and of one token in its KV cache."""
 
     weights_bytes: int
     kv_token_bytes: int
-    #: of what is unpacked at a time where weights are quantised
+    #: the largest group of quantized weights that is dequantized at a time
     work_bytes: int = 0
 
 
@@ -76,27 +42,48 @@ def read_config(settings: EngineSettings) -> Mapping[str, Any]:
 
 
 def read_footprint(settings: EngineSettings, on_card: bool) -> ModelFootprint:
-    """The shape of the model that `settings` names, as it is loaded on a card or on the CPU. Raises NotReady."""
+    """Estimate the model that `settings` names, loaded on a card or on the CPU. Raises NotReady."""
     config = read_config(settings)
-    stored = _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
-    # as loading.py has it: a CPU computes in float32 unless told otherwise
-    loaded = _WIDTHS[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
+    stored = _DTYPE_BYTES.get(str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype")), 4)
+    # as in loading.py: the default on a CPU is float32
+    loaded = _DTYPE_BYTES[settings.dtype] if settings.dtype != "auto" else stored if on_card else 4
     kv_token_bytes = kv_elements(config) * loaded
     if settings.quant != "none":
         refuse_quantized(settings, config)
-        return _quantised(settings, loaded, kv_token_bytes)
+        return _quantized(settings, loaded, kv_token_bytes)
     return ModelFootprint(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
 
 
 def refuse_quantized(settings: EngineSettings, config: Mapping[str, Any]) -> None:
-    """Raises NotReady where the checkpoint is quantised already: it is loaded as it is, without VQA_QUANT."""
+    """Raise NotReady if the checkpoint is quantized already: it must be loaded without VQA_QUANT."""
     if config.get("quantization_config") or _text(config).get("quantization_config"):
         raise NotReady(
-            f"{settings.model} (VQA_MODEL) is a quantised checkpoint already: it needs no VQA_QUANT={settings.quant}"
+            f"{settings.model} (VQA_MODEL) is a quantized checkpoint already: unset VQA_QUANT={settings.quant}"
         )
 
 
-def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelFootprint:
+def kv_elements(config: Mapping[str, Any]) -> int:
+    """Count the elements of one token in the KV cache: a key and a value per layer and KV head."""
+    text = _text(config)
+    try:
+        heads = text["num_attention_heads"]
+        head_dim = text.get("head_dim") or text["hidden_size"] // heads
+        return 2 * int(text["num_hidden_layers"] * (text.get("num_key_value_heads") or heads) * head_dim)
+    except (KeyError, TypeError) as error:
+        raise NotReady(f"the model's config.json lacks {error}; give the slots (VQA_SLOTS=16)") from None
+
+
+def free_memory() -> int:
+    """Return the machine's available memory in bytes, including caches that can be dropped."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        # not Linux: use the total
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _quantized(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelFootprint:
     weights, unpacked = 0, Counter[str]()
     for name, shape in _tensors(settings):
         if is_quantized(name, shape):
@@ -106,14 +93,32 @@ def _quantised(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> Mo
             weights += prod(shape) * loaded
     if not unpacked:
         raise NotReady(
-            f"VQA_QUANT={settings.quant} finds no language model's layers in {settings.model} (VQA_MODEL) by their "
-            "names: run it as it is, or spread it over several cards (VQA_CARDS=0+1)"
+            f"VQA_QUANT={settings.quant} does not know the names of the layers of {settings.model} (VQA_MODEL): run it "
+            "without VQA_QUANT, or spread it over several cards (VQA_CARDS=0+1)"
         )
     return ModelFootprint(weights, kv_token_bytes, max(unpacked.values()))
 
 
+def _stored_bytes(settings: EngineSettings) -> int:
+    """Return the size of the stored weights, from local files if there are any, else from the hub."""
+    for find in (_here, _from_hub):
+        if index := find(settings, "model.safetensors.index.json"):
+            return int(json.loads(index.read_text())["metadata"]["total_size"])
+        if find is _here and (weights := _here(settings, "model.safetensors")):
+            return weights.stat().st_size
+    folder = Path(settings.model)
+    if folder.is_dir():
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _size_on_hub(settings, "model.safetensors")
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
 def _tensors(settings: EngineSettings) -> Tensors:
-    """The checkpoint's: of files on this machine where all are here, else of the hub's. Raises NotReady."""
+    """Return the checkpoint's tensors, from local files if all are present, else from the hub. Raises NotReady."""
     index = _here(settings, "model.safetensors.index.json")
     if index:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -132,47 +137,50 @@ def _tensors(settings: EngineSettings) -> Tensors:
         raise _unreadable(settings, "the weights' headers", error) from None
 
 
-def kv_elements(config: Mapping[str, Any]) -> int:
-    """Numbers that one token leaves in the cache: a key and a value in each layer and each kv head."""
-    text = _text(config)
+def tensors_in(file: Path) -> Tensors:
+    """Read the names and shapes in a local safetensors file. Raises NotReady if it is not one."""
     try:
-        heads = text["num_attention_heads"]
-        head_dim = text.get("head_dim") or text["hidden_size"] // heads
-        return 2 * int(text["num_hidden_layers"] * (text.get("num_key_value_heads") or heads) * head_dim)
-    except (KeyError, TypeError) as error:
-        raise NotReady(f"the model's config.json lacks {error}; give the slots (VQA_SLOTS=16)") from None
+        with file.open("rb") as stored:
+            length = int.from_bytes(stored.read(8), "little")
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError("header too large")
+            header = json.loads(stored.read(length))
+        tensors = {name: tuple(map(int, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise NotReady(f"{file} is not a safetensors file (VQA_MODEL)") from None
+    yield from tensors.items()
 
 
-def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
+def tensors_on_hub(model: str, revision: str | None) -> Tensors:
+    """Fetch the names and shapes of a model on the hub. Raises the errors of the hub's client."""
+    from huggingface_hub import HfApi
+
+    for file in HfApi().get_safetensors_metadata(model, revision=revision).files_metadata.values():
+        for name, entry in file.tensors.items():
+            yield name, tuple(entry.shape)
 
 
-def _stored_bytes(settings: EngineSettings) -> int:
-    """The weights as they are stored: what is on this machine is asked before the hub is."""
-    for find in (_here, _from_hub):
-        if index := find(settings, "model.safetensors.index.json"):
-            return int(json.loads(index.read_text())["metadata"]["total_size"])
-        if find is _here and (weights := _here(settings, "model.safetensors")):
-            return weights.stat().st_size
-    folder = Path(settings.model)
-    if folder.is_dir():
-        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return _size_on_hub(settings, "model.safetensors")
+def _size_on_hub(settings: EngineSettings, name: str) -> int:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        return int(get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision)).size or 0)
+    except Exception as error:
+        raise _unreadable(settings, name, error) from None
 
 
 def _file(settings: EngineSettings, name: str) -> Path:
-    """The file in the model's folder, in the hub's cache or fetched from the hub. Raises NotReady."""
+    """Find a file in the model's folder or the hub's cache, or download it. Raises NotReady."""
     folder = Path(settings.model)
     if found := _here(settings, name):
         return found
     if folder.is_dir():
-        raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not a model's folder")
+        raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not the folder of a model")
     if folder.is_absolute() or settings.model.startswith((".", "~")) or settings.model.count("/") > 1:
         raise NotReady(f"there is no folder {folder} (VQA_MODEL)")
     if found := _from_hub(settings, name):
         return found
-    raise NotReady(f"{settings.model} (VQA_MODEL) has no {name} on the hub: it is not a model for transformers")
+    raise NotReady(f"{settings.model} (VQA_MODEL) has no {name} on the hub: it is not a transformers model")
 
 
 def _here(settings: EngineSettings, name: str) -> Path | None:
@@ -190,7 +198,7 @@ def _here(settings: EngineSettings, name: str) -> Path | None:
 
 
 def _from_hub(settings: EngineSettings, name: str) -> Path | None:
-    """None where the hub has no such file. Raises NotReady where it cannot be asked."""
+    """Download a file; return None if the hub does not have it. Raises NotReady if the hub cannot be reached."""
     if Path(settings.model).is_dir():
         return None
     from huggingface_hub import hf_hub_download
@@ -209,17 +217,8 @@ def _from_hub(settings: EngineSettings, name: str) -> Path | None:
         raise _unreadable(settings, name, error) from None
 
 
-def _size_on_hub(settings: EngineSettings, name: str) -> int:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    try:
-        return int(get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision)).size or 0)
-    except Exception as error:
-        raise _unreadable(settings, name, error) from None
-
-
 def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:
-    """The client's and the network's errors are of many kinds; their first line says which."""
+    """Turn any error of the hub's client or the network into NotReady with its first line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return NotReady(
         f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "

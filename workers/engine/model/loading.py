@@ -1,8 +1,7 @@
-"""From a model's name to one loaded `transformers.pipeline("image-text-to-text")`, without torchvision.
+"""Loads a model as `transformers.pipeline("image-text-to-text")`, without torchvision, and adapts it.
 
-The released torchvision does not import beside every torch build, and transformers asks for it on behalf of videos
-only: so images go through the image processor's Pillow backend, and Qwen3-VL's processor is built without its video
-part.
+The released torchvision does not import with every build of torch, and transformers needs it for videos only. So images
+use the image processor's Pillow backend, and Qwen3-VL's processor is built without its video processor.
 """
 
 from __future__ import annotations
@@ -22,48 +21,19 @@ from workers.engine.model.footprint import refuse_quantized
 from workers.engine.model.quantize import quantization_arguments
 from workers.engine.settings import EngineSettings
 
-
-def eos_ids(pipe: Any) -> frozenset[int]:
-    """By the model's generation config and by its tokenizer."""
-    config, tokenizer = pipe.model.generation_config, pipe.tokenizer
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
-
-
-class PatchLinear(nn.Module):
-    """A Conv3d over patches of exactly its kernel's size: (patches, channels, time, height, width) in.
-
-    Shares the convolution's memory.
-    """
-
-    def __init__(self, convolution: nn.Conv3d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)
-        self.bias = convolution.bias
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """(patches, embedding)."""
-        return linear(patches.flatten(1), self.weight, self.bias)
-
-
-def replace_patch_embedding(model: Any) -> None:
-    """Replace the patch embedding of a Qwen3-VL model in place."""
-    embedding = model.model.visual.patch_embed
-    embedding.proj = PatchLinear(embedding.proj)
-
-
+#: model types of transformers
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 
 
 class ImageProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor for text and images; transformers reads the parts to load from this signature."""
+    """Qwen3-VL's processor without videos; transformers loads the parts that this signature names."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         for name in ("image", "video"):
             self._name_token(name, f"<|{name}_pad|>", tokenizer)
         for name in ("vision_start", "vision_end"):
             self._name_token(name, f"<|{name}|>", tokenizer)
-        # past Qwen3VLProcessor's own, which insists on a video processor
+        # skips Qwen3VLProcessor.__init__, which requires a video processor
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def _name_token(self, name: str, token: str, tokenizer: Any) -> None:
@@ -71,10 +41,29 @@ class ImageProcessor(Qwen3VLProcessor):
         setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
 
 
-def load(settings: EngineSettings) -> ImageTextToTextPipeline:
-    """The pipeline that `settings` names, spread over the cards that the process sees. Raises NotReady.
+class PatchLinear(nn.Module):
+    """A linear layer that replaces a Conv3d whose input patches have the size of its kernel; shares its weights."""
 
-    Each call loads its own model, tokenizer and processor: none of them can be shared by threads.
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map (patches, channels, time, height, width) to (patches, embedding)."""
+        return linear(patches.flatten(1), self.weight, self.bias)
+
+
+def replace_patch_embedding(model: Any) -> None:
+    """Replace the Conv3d of a Qwen3-VL model's patch embedding in place."""
+    embedding = model.model.visual.patch_embed
+    embedding.proj = PatchLinear(embedding.proj)
+
+
+def load(settings: EngineSettings) -> ImageTextToTextPipeline:
+    """Load the pipeline that `settings` names, spread over the visible cards. Raises NotReady.
+
+    Each call loads its own model, tokenizer and processor: threads cannot share them.
     """
     try:
         return _load(settings, "cuda" if torch.cuda.is_available() else "cpu")
@@ -82,12 +71,19 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
         raise
     except torch.OutOfMemoryError:
         raise NotReady(
-            f"{settings.model} (VQA_MODEL) does not fit the card's free memory; take a smaller model, or fewer "
-            f"replicas (VQA_REPLICAS={settings.replicas})"
+            f"{settings.model} (VQA_MODEL) does not fit the card's free memory; use a smaller model, or fewer replicas "
+            f"(VQA_REPLICAS={settings.replicas})"
         ) from None
     except Exception as error:
-        # transformers, the hub's client and safetensors raise of many kinds; the cause is kept for the log
-        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; {_way_out(error)}") from error
+        # transformers, the hub's client and safetensors raise many kinds of errors; the log shows the cause
+        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; {_advice(error)}") from error
+
+
+def eos_ids(pipe: Any) -> frozenset[int]:
+    """Return the end-of-text tokens of the model's generation config and of its tokenizer."""
+    config, tokenizer = pipe.model.generation_config, pipe.tokenizer
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return frozenset(id for id in (*ends, tokenizer.eos_token_id) if id is not None)
 
 
 def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
@@ -99,7 +95,7 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
     if config.model_type in _QWEN3_VL:
         replace_patch_embedding(model)
-    # a spread model is where it is to be; its inputs go to the first card
+    # accelerate has placed a spread model; its inputs go to the first card
     place = None if _cards_of(model) else device
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=place)
     assert isinstance(loaded, ImageTextToTextPipeline)
@@ -107,14 +103,14 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
 
 
 def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> dict[str, Any]:
-    """Where the weights go while they are loaded, and how they are quantised on the way."""
+    """Return the arguments of `from_pretrained` for placing the weights and quantizing them as they are loaded."""
     if settings.quant != "none":
         refuse_quantized(settings, config.to_dict())
     exact = getattr(torch, dtype) if dtype != "auto" else _dtype_of(config)
-    quantised = quantization_arguments(settings, config, exact)
+    quantized = quantization_arguments(settings, config, exact)
     if device != "cpu" and torch.cuda.device_count() > 1:
-        return quantised | {"device_map": "auto"}
-    return quantised | {"device_map": {"": device}} if quantised else {}
+        return quantized | {"device_map": "auto"}
+    return quantized | {"device_map": {"": device}} if quantized else {}
 
 
 def _dtype_of(config: Any) -> torch.dtype:
@@ -123,12 +119,12 @@ def _dtype_of(config: Any) -> torch.dtype:
 
 
 def _cards_of(model: Any) -> set[Any]:
-    """The devices that a spread model lies on; none for one that lies on a single one. Raises NotReady."""
+    """Return the devices of a spread model; empty for a model on one device. Raises NotReady."""
     devices = set(getattr(model, "hf_device_map", {}).values())
     if devices & {"cpu", "disk"}:
         raise NotReady(
-            f"{model.name_or_path} (VQA_MODEL) does not fit the free memory of its cards (VQA_CARDS): parts would stay "
-            "in the machine's memory, which is too slow; take more cards, a smaller model, or VQA_QUANT"
+            f"{model.name_or_path} (VQA_MODEL) does not fit the free memory of its cards (VQA_CARDS): parts would be "
+            "in the machine's memory, which is too slow; use more cards, a smaller model or VQA_QUANT"
         )
     return devices
 
@@ -136,14 +132,14 @@ def _cards_of(model: Any) -> set[Any]:
 def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:
     kind = ImageProcessor if model_type in _QWEN3_VL else AutoProcessor
     processor = kind.from_pretrained(settings.model, backend="pil", **origin)
-    # decoding continues at the right end of a row; right-padded rows give wrong answers and no error
+    # generation appends to the right end of a row: right padding gives wrong answers without an error
     processor.tokenizer.padding_side = "left"
     _cap_images(processor.image_processor, settings.max_image_tokens)
     return processor
 
 
 def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
-    """Lower the most pixels of an image, where the processor has such a number (Qwen's do); never raise it."""
+    """Lower the processor's limit of pixels per image, if it has one (Qwen's do); never raise it."""
     size = dict(image_processor.size or {})
     patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
     if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
@@ -157,13 +153,13 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
-def _way_out(error: BaseException) -> str:
-    """What to do about it, by the words that transformers has for the three commonest causes."""
+def _advice(error: BaseException) -> str:
+    """Say what to do, by transformers' messages for the three most common causes."""
     words = str(error)
     if "trust_remote_code" in words:
         return "read that code, and set VQA_TRUST_REMOTE_CODE=1 to run it"
     if "video processor" in words or "torchvision" in words.lower():
-        return "the processor of this model needs torchvision: install the one made for this torch"
+        return "the processor of this model needs torchvision: install the version built for this torch"
     if isinstance(error, ImportError):
         return "install that package"
     return "check the name, the network and HF_TOKEN, or give a local folder"

@@ -1,6 +1,6 @@
-"""Transformers' bitsandbytes integration, with experts: it knows linear layers alone, experts are one tensor a layer.
+"""Extends transformers' bitsandbytes NF4 to experts, which are one tensor per layer: it handles linear layers only.
 
-Registered where transformers lets integrations be registered; imported only where bitsandbytes is installed.
+Registers a quantizer with transformers. Import this module only if bitsandbytes is installed.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ _METHOD = "vqa_bitsandbytes_4bit"
 
 
 def with_experts(config: BitsAndBytesConfig, experts: list[str]) -> BitsAndBytesConfig:
-    """The configuration, which from now on has these parameters quantised, too."""
+    """Make the configuration quantize these parameters too."""
     for name, value in {"quant_method": _METHOD, "experts": experts}.items():
         setattr(config, name, value)
     return config
 
 
 @register_quantizer(_METHOD)
-class ExpertsToo(Bnb4BitHfQuantizer):
-    """Quantises the parameters that its configuration names in `experts` as it does linear layers' weights."""
+class Nf4ExpertsQuantizer(Bnb4BitHfQuantizer):
+    """Quantizes the parameters in `quantization_config.experts` like the weights of linear layers."""
 
     def _process_model_before_weight_loading(self, model: Any, *args: Any, **kwargs: Any) -> None:
         super()._process_model_before_weight_loading(model, *args, **kwargs)
         config: Any = self.quantization_config
         for path in config.experts:
             module, name = get_module_from_name(model, path)
-            # what the loader's operation reads: that it is not to be transposed first, and how to quantise
+            # the loader reads these: do not transpose first, and how to quantize
             module.source_cls = nn.Linear
             empty = torch.empty_like(getattr(module, name), device="meta")
             how: dict[str, Any] = {"blocksize": INT4_BLOCK, "compress_statistics": False, "quant_type": "nf4"}
             setattr(module, name, Params4bit(empty, requires_grad=False, **how))
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
-        """Whether the loader is to quantise this parameter."""
         config: Any = self.quantization_config
         return param_name in config.experts or super().param_needs_quantization(model, param_name, **kwargs)

@@ -1,8 +1,8 @@
-"""How transformers is told to quantise a model while it loads it (VQA_QUANT), experts included.
+"""Quantizes a model while transformers loads it (VQA_QUANT), experts included, and runs quantized experts.
 
-Transformers' own integrations do it: torchao for fp8 and int8, bitsandbytes' NF4 for int4. Of the others, fine-grained
-fp8 fetches its kernels from the hub when it runs; bitsandbytes' int8 has no experts. A weight is quantised as it
-arrives on the card, so that no more than one is there in full.
+Uses transformers' integrations: torchao for fp8 and int8, bitsandbytes' NF4 for int4. The others do not suit:
+fine-grained fp8 downloads kernels from the hub when it runs, and bitsandbytes' int8 has no experts. Each weight is
+quantized as it arrives on the card, so at most one is there at full size.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from vqa.errors import NotReady
 from workers.engine.model.quant import INT4_BLOCK, PACKAGES, is_quantized
 from workers.engine.settings import EngineSettings
 
-#: the name to give as `experts_implementation`
+#: the value of `experts_implementation`
 EXPERTS = "vqa_packed"
-#: the names of an experts module's weights
+#: suffixes of the names of expert weights
 PARTS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 def register_experts() -> None:
-    """Make EXPERTS known to transformers."""
-    ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _packed_forward)
+    """Register EXPERTS with transformers."""
+    ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _experts_forward)
 
 
 def dequantize(weight: Any) -> Tensor:
-    """The weight as it is multiplied, in the model's dtype."""
+    """Return a weight in the model's dtype; an unquantized weight unchanged."""
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
     if not hasattr(weight, "qdata"):
         return weight  # type: ignore[no-any-return]
-    # torchao's own unpacking goes over float32: three times the memory and the time
+    # torchao's own dequantize goes through float32: three times the memory and time
     stored, scale = weight.qdata, weight.scale.to(weight.dtype)
     return torch.mul(stored, scale) if stored.dtype == torch.int8 else stored.to(weight.dtype).mul_(scale)
 
 
-class _Unpacking:
-    """An experts module that unpacks a weight when it is read."""
+class _DequantizedExperts:
+    """Wraps an experts module; dequantizes a weight when it is read."""
 
     def __init__(self, experts: nn.Module) -> None:
         self._experts = experts
@@ -56,13 +56,13 @@ class _Unpacking:
         return dequantize(value) if isinstance(value, nn.Parameter) else value
 
 
-def _packed_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of: Tensor) -> Tensor:
-    # transformers calls a registered implementation by position
-    return grouped_mm_experts_forward(_Unpacking(experts), hidden, experts_of, weights_of)  # type: ignore[arg-type]
+def _experts_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of: Tensor) -> Tensor:
+    # transformers passes these arguments by position
+    return grouped_mm_experts_forward(_DequantizedExperts(experts), hidden, experts_of, weights_of)  # type: ignore[arg-type]
 
 
 def quantization_arguments(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments for `from_pretrained`; none where VQA_QUANT is none. Raises NotReady for what cannot be quantised."""
+    """Return the arguments of `from_pretrained`; empty if VQA_QUANT is none. Raises NotReady."""
     if settings.quant == "none":
         return {}
     package = PACKAGES[settings.quant]
@@ -80,7 +80,7 @@ def quantization_arguments(settings: EngineSettings, config: Any, dtype: torch.d
 
 
 def names_to_quantize(model: nn.Module, settings: EngineSettings) -> list[str]:
-    """The parameters to quantise, by name."""
+    """Return the names of the parameters to quantize. Raises NotReady if one cannot be quantized."""
     chosen = []
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
@@ -89,21 +89,21 @@ def names_to_quantize(model: nn.Module, settings: EngineSettings) -> list[str]:
             if type(module) is not nn.Linear and not _are_experts(module, name):
                 raise NotReady(
                     f"VQA_QUANT={settings.quant}: {settings.model} (VQA_MODEL) keeps {name} in a "
-                    f"{type(module).__name__}, which is not quantised: run it as it is, or spread it over several "
-                    "cards (VQA_CARDS=0+1)"
+                    f"{type(module).__name__}, which cannot be quantized: run it without VQA_QUANT, or spread it over "
+                    "several cards (VQA_CARDS=0+1)"
                 )
             if settings.quant == "int4" and parameter.shape[-1] % INT4_BLOCK:
-                # bitsandbytes gets them wrong on a CPU
+                # bitsandbytes computes these incorrectly on a CPU
                 raise NotReady(
                     f"VQA_QUANT=int4: {name} of {settings.model} (VQA_MODEL) has rows of {parameter.shape[-1]}, "
-                    f"and int4 is for multiples of {INT4_BLOCK}"
+                    f"and int4 needs multiples of {INT4_BLOCK}"
                 )
             chosen.append(name)
     return chosen
 
 
 def _are_experts(module: nn.Module, name: str) -> bool:
-    """Whether these are experts as Qwen3-VL-MoE has them: gate and up in one, rows of outputs, no biases."""
+    """Whether experts have Qwen3-VL-MoE's layout: gate and up in one tensor, output features first, no biases."""
     layout = [getattr(module, known, None) for known in ("has_gate", "has_bias", "is_transposed")]
     return name.endswith(PARTS) and layout == [True, False, False]
 
@@ -112,7 +112,7 @@ def _torchao(settings: EngineSettings, chosen: list[str]) -> TorchAoConfig:
     from torchao.quantization import Float8WeightOnlyConfig, FqnToConfig, Int8WeightOnlyConfig
 
     kind = Int8WeightOnlyConfig if settings.quant == "int8" else Float8WeightOnlyConfig
-    # its inductor settings are for compiled models, and the process's
+    # inductor settings are for compiled models, and global to the process
     how: Any = kind(set_inductor_config=False)
     return TorchAoConfig(FqnToConfig(OrderedDict.fromkeys(chosen, how)))
 

@@ -78,7 +78,7 @@ def test_a_value_that_does_not_fit_is_an_error_by_name(engine: EchoEngine) -> No
         engine.submit(prompt).result(SOON)
 
 
-def test_a_listener_that_fails_fails_its_prompt(engine: EchoEngine) -> None:
+def test_a_callback_that_fails_fails_its_prompt(engine: EchoEngine) -> None:
     def fails(piece: str) -> None:
         raise ValueError(piece)
 
@@ -232,9 +232,9 @@ def test_the_journal_says_when_a_prompt_was_in_its_slot(tmp_path: Path) -> None:
     waits = engine.submit(ask("waits", echo_delay_s=SOON))
     engine.cancel("waits")
     at_once = engine.submit(ask("at once", echo_fail="EngineError"))
-    told = [(at_once.exception(0), time.monotonic()), (slow.result(SOON), time.monotonic())]
+    heard = [(at_once.exception(0), time.monotonic()), (slow.result(SOON), time.monotonic())]
     engine.cancel("late")
-    told.append((late.exception(SOON), time.monotonic()))
+    heard.append((late.exception(SOON), time.monotonic()))
     assert isinstance(waits.exception(SOON), Cancelled)
     engine.stop()
 
@@ -243,8 +243,8 @@ def test_the_journal_says_when_a_prompt_was_in_its_slot(tmp_path: Path) -> None:
     assert {line["pid"] for line in written.values()} == {os.getpid()}
     assert [written["slow", event]["attempt"] for event in ("start", "end")] == [2, 2]
     assert written["slow", "end"]["at"] - written["slow", "start"]["at"] >= 0.2
-    # whoever waits hears of it afterwards, or another worker could begin before this one has ended
-    for id, (_, heard_at) in zip(("at once", "slow", "late"), told, strict=True):
+    # the journal is written before the future is settled, or another worker could begin before this one has ended
+    for id, (_, heard_at) in zip(("at once", "slow", "late"), heard, strict=True):
         assert began <= written[id, "start"]["at"] <= written[id, "end"]["at"] <= heard_at
 
 
@@ -270,7 +270,7 @@ def test_processes_share_a_journal(tmp_path: Path) -> None:
     assert {(process.pid, "last", "start") for process in processes} <= set(events)
 
 
-def test_a_journal_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="VQA_ECHO_JOURNAL"):
         EchoEngine(EngineSettings(engine="echo"), 1, EchoSettings(journal=tmp_path))
 

@@ -28,9 +28,9 @@ class Entered:
 
     order: list[Pending] = field(default_factory=list)
 
-    def enter(self, admission: Slots, *prompts: Pending) -> None:
+    def enter(self, slots: Slots, *prompts: Pending) -> None:
         for prompt in prompts:
-            admission.enter(prompt, lambda prompt=prompt: self.order.append(prompt))  # type: ignore[misc]
+            slots.enter(prompt, lambda prompt=prompt: self.order.append(prompt))  # type: ignore[misc]
 
     def inside(self) -> list[Pending]:
         return [prompt for prompt in self.order if not prompt.settled]
@@ -41,7 +41,7 @@ class Doorkeeper(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.admission = Slots(SLOTS, None)
+        self.slots = Slots(SLOTS, None)
         self.entered = Entered()
         self.waiting: list[Pending] = []
 
@@ -49,13 +49,13 @@ class Doorkeeper(RuleBasedStateMachine):
     def comes(self, lane: Lane, alone: bool) -> None:
         prompt = pending(f"{len(self.entered.order)}", lane, alone)
         self.waiting.append(prompt)
-        self.entered.enter(self.admission, prompt)
+        self.entered.enter(self.slots, prompt)
 
     @rule()
     def passes_through(self) -> None:
         prompt = pending("through")
-        let_in = self.admission.pass_through(prompt)
-        assert let_in == (not any(each.prompt.alone for each in self.entered.inside()))
+        admitted = self.slots.pass_through(prompt)
+        assert admitted == (not any(each.prompt.alone for each in self.entered.inside()))
         prompt.answer(DONE)
 
     @rule(which=st.integers(0, SLOTS))
@@ -74,7 +74,7 @@ class Doorkeeper(RuleBasedStateMachine):
     def nobody_is_beside_one_that_is_alone(self) -> None:
         inside = self.entered.inside()
         assert len(inside) <= (1 if any(each.prompt.alone for each in inside) else SLOTS)
-        assert sorted(self.admission.in_slots()) == sorted(each.prompt.id for each in inside)
+        assert sorted(self.slots.in_slots()) == sorted(each.prompt.id for each in inside)
 
     @invariant()
     def no_slot_is_free_for_nothing(self) -> None:
@@ -96,13 +96,13 @@ TestDoorkeeper = Doorkeeper.TestCase
 
 @given(st.permutations(range(6)))
 def test_one_that_is_alone_goes_before_others_that_come_later(order: list[int]) -> None:
-    admission, entered = Slots(SLOTS, None), Entered()
+    slots, entered = Slots(SLOTS, None), Entered()
     first, alone, *later = (
         pending("first"),
         pending("alone", "bulk", alone=True),
         *(pending(f"later{n}") for n in order),
     )
-    entered.enter(admission, first, alone, *later)
+    entered.enter(slots, first, alone, *later)
 
     assert entered.order == [first]
     first.answer(DONE)
@@ -112,23 +112,23 @@ def test_one_that_is_alone_goes_before_others_that_come_later(order: list[int]) 
 
 
 def test_interactive_prompts_enter_first() -> None:
-    admission, entered = Slots(1, None), Entered()
+    slots, entered = Slots(1, None), Entered()
     first, bulk, interactive = pending("first"), pending("bulk", "bulk"), pending("interactive")
-    entered.enter(admission, first, bulk, interactive)
+    entered.enter(slots, first, bulk, interactive)
     first.answer(DONE)
 
     assert entered.order == [first, interactive]
 
 
 def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> None:
-    admission, entered = Slots(SLOTS, None, Reserve(1)), Entered()
+    slots, entered = Slots(SLOTS, None, Reserve(1)), Entered()
     bulk = [pending(f"bulk{n}", "bulk") for n in range(4)]
-    entered.enter(admission, *bulk)
+    entered.enter(slots, *bulk)
     assert entered.order == bulk[:2]
     bulk[0].answer(DONE)
     assert entered.order == bulk[:3]
     flood = [pending(f"{n}") for n in range(60)]
-    entered.enter(admission, *flood)
+    entered.enter(slots, *flood)
     assert entered.order == [*bulk[:3], flood[0]]
     bulk[1].answer(DONE)
     while inside := [each for each in entered.inside() if each.prompt.lane == "interactive"]:
@@ -138,11 +138,11 @@ def test_bulk_leaves_the_reserve_free_and_one_slot_in_twenty_is_its_own() -> Non
 
 
 def test_bulk_that_has_its_share_does_not_block_interactive_in_its_turn() -> None:
-    admission, entered = Slots(SLOTS, None, Reserve(1)), Entered()
+    slots, entered = Slots(SLOTS, None, Reserve(1)), Entered()
     bulk = [pending(f"bulk{n}", "bulk") for n in range(3)]
-    entered.enter(admission, *bulk)
+    entered.enter(slots, *bulk)
     flood = [pending(f"{n}") for n in range(60)]
-    entered.enter(admission, *flood)
+    entered.enter(slots, *flood)
     for each in flood:
         each.answer(DONE)
     assert entered.order == [*bulk[:2], *flood]

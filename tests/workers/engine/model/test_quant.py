@@ -1,4 +1,4 @@
-"""Which tensors VQA_QUANT is for, and what a quantised model will take."""
+"""Which tensors VQA_QUANT is for, and what a quantized model will take."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def large_model(tmp_path: Path) -> Path:
         ("model.text_model.layers.0.mlp.up_proj.weight", (64, 64)),
     ],
 )
-def test_the_language_models_matrices_are_quantised(name: str, shape: tuple[int, ...]) -> None:
+def test_the_language_models_matrices_are_quantized(name: str, shape: tuple[int, ...]) -> None:
     assert is_quantized(name, shape)
 
 
@@ -101,12 +101,12 @@ def test_scales_are_counted() -> None:
 
 @pytest.mark.parametrize(("quant", "gib"), [("fp8", 29.9), ("int8", 29.9), ("int4", 17.6)])
 def test_the_30b_model_takes_a_card_of_its_size(large_model: Path, quant: Any, gib: float) -> None:
-    shape = read_footprint(EngineSettings(model=str(large_model), quant=quant), on_card=True)
+    footprint = read_footprint(EngineSettings(model=str(large_model), quant=quant), on_card=True)
 
-    assert shape.weights_bytes / GIB == pytest.approx(gib, abs=0.05)
-    assert shape.kv_token_bytes == 96 * 1024
+    assert footprint.weights_bytes / GIB == pytest.approx(gib, abs=0.05)
+    assert footprint.kv_token_bytes == 96 * 1024
     # a layer's experts in bfloat16
-    assert shape.work_bytes == 2 * 128 * 2048 * (1536 + 768)
+    assert footprint.work_bytes == 2 * 128 * 2048 * (1536 + 768)
 
 
 @pytest.mark.parametrize(
@@ -114,20 +114,20 @@ def test_the_30b_model_takes_a_card_of_its_size(large_model: Path, quant: Any, g
 )
 def test_quantised_it_fits_smaller_cards(large_model: Path, quant: Any, free_gib: float, fits: bool) -> None:
     settings = EngineSettings(model=str(large_model), quant=quant)
-    shape = read_footprint(settings, on_card=True)
+    footprint = read_footprint(settings, on_card=True)
 
     if fits:
-        assert fit_slots(settings, shape, int(free_gib * GIB), (0,)).slots >= 4
+        assert fit_slots(settings, footprint, int(free_gib * GIB), (0,)).slots >= 4
     else:
         with pytest.raises(NotReady, match="does not fit card 0"):
-            fit_slots(settings, shape, int(free_gib * GIB), (0,))
+            fit_slots(settings, footprint, int(free_gib * GIB), (0,))
 
 
 def test_a_model_that_does_not_fit_is_told_what_would_help() -> None:
-    shape = read_footprint(EngineSettings(model=str(TINY)), on_card=True)
+    footprint = read_footprint(EngineSettings(model=str(TINY)), on_card=True)
 
     with pytest.raises(NotReady, match=r"quantise it \(VQA_QUANT\), spread it over several cards \(VQA_CARDS=0\+1\)"):
-        fit_slots(EngineSettings(model=str(TINY)), shape, 0, (0,))
+        fit_slots(EngineSettings(model=str(TINY)), footprint, 0, (0,))
 
 
 def test_without_quantisation_the_bundled_model_is_as_large_as_its_tensors() -> None:
@@ -146,7 +146,7 @@ def test_a_checkpoint_that_is_quantised_already_is_refused_by_name(large_model: 
     config = json.loads((large_model / "config.json").read_text())
     (large_model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
 
-    with pytest.raises(NotReady, match="needs no VQA_QUANT=int8"):
+    with pytest.raises(NotReady, match="unset VQA_QUANT=int8"):
         read_footprint(EngineSettings(model=str(large_model), quant="int8"), on_card=True)
 
 
@@ -154,7 +154,7 @@ def test_a_model_whose_layers_are_not_known_is_refused_by_name(large_model: Path
     write_headers(large_model / "model-0.safetensors", {"blocks.0.attention.weight": (64, 64)})
     write_headers(large_model / "model-1.safetensors", {"blocks.1.attention.weight": (64, 64)})
 
-    with pytest.raises(NotReady, match="VQA_QUANT=fp8 finds no language model's layers"):
+    with pytest.raises(NotReady, match="VQA_QUANT=fp8 does not know the names of the layers"):
         read_footprint(EngineSettings(model=str(large_model), quant="fp8"), on_card=True)
 
 
@@ -199,7 +199,7 @@ def test_of_a_model_on_the_hub_the_headers_are_asked(large_model: Path, monkeypa
     )
 
 
-def test_planning_a_quantised_model_imports_no_torch(large_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planning_a_a quantized model_imports_no_torch(large_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "transformers", "torchao", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, name, None)
 

@@ -1,4 +1,4 @@
-"""Models that are really quantised while they are loaded, with experts and without, on the CPU."""
+"""Models that are really quantized while they are loaded, with experts and without, on the CPU."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def test_a_loaded_model_is_as_large_as_was_planned(model: Path, quant: Any, dtyp
 
 @each_quant
 def test_it_computes_what_its_weights_say(model: Path, quant: Any) -> None:
-    """A plain model, given the quantised one's weights unpacked, says the same."""
-    plain, quantised = loaded(model), loaded(model, quant=quant)
+    """A plain model, given the quantized one's weights unpacked, says the same."""
+    plain, quantized = loaded(model), loaded(model, quant=quant)
     targets = dict(plain.named_parameters())
     changed = 0
-    for name, weight in quantised.named_parameters():
+    for name, weight in quantized.named_parameters():
         whole = dequantize(weight)
         if is_quantized(name, targets[name].shape):
             error = (whole - targets[name]).norm() / targets[name].norm()
@@ -97,11 +97,11 @@ def test_it_computes_what_its_weights_say(model: Path, quant: Any) -> None:
     assert changed >= 4 * plain.config.text_config.num_hidden_layers
     expected = logits(plain)
     # on a CPU bitsandbytes multiplies in bfloat16
-    assert (logits(quantised) - expected).norm() / expected.norm() < (0.03 if quant == "int4" else 1e-4)
+    assert (logits(quantized) - expected).norm() / expected.norm() < (0.03 if quant == "int4" else 1e-4)
 
 
 @each_quant
-def test_only_the_language_models_matrices_are_quantised(model: Path, quant: Any) -> None:
+def test_only_the_language_models_matrices_are_quantized(model: Path, quant: Any) -> None:
     shapes = {name: weight.shape for name, weight in loaded(model).named_parameters()}
 
     for name, weight in loaded(model, quant=quant).named_parameters():
@@ -109,7 +109,7 @@ def test_only_the_language_models_matrices_are_quantised(model: Path, quant: Any
 
 
 @each_quant
-def test_a_quantised_model_answers_alike_alone_and_together(starting: Starting, model: Path, quant: Any) -> None:
+def test_a_quantized_model_answers_alike_alone_and_together(starting: Starting, model: Path, quant: Any) -> None:
     engine = starting(model=str(model), quant=quant)
     prompts = [ask(number) for number in range(3)]
 
@@ -140,13 +140,13 @@ def test_a_package_that_is_missing_is_named(dense_model: Path, quant: Any, monke
 
 
 @each_quant
-def test_a_checkpoint_that_is_quantised_already_is_refused(dense_model: Path, tmp_path: Path, quant: Any) -> None:
+def test_a_checkpoint_that_is_quantized_already_is_refused(dense_model: Path, tmp_path: Path, quant: Any) -> None:
     copy = shutil.copytree(dense_model, tmp_path / "model")
     config = json.loads((copy / "config.json").read_text())
     method = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (copy / "config.json").write_text(json.dumps(config | {"quantization_config": method}))
 
-    with pytest.raises(NotReady, match="quantised checkpoint already"):
+    with pytest.raises(NotReady, match="quantized checkpoint already"):
         loaded(copy, quant=quant)
 
 

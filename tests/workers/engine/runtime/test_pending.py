@@ -60,7 +60,7 @@ def test_cancelling_settles_every_prompt_of_the_id_and_no_other(prompts: Pending
     assert not other.settled
 
 
-def test_closed_holdings_fail_what_they_hold_and_what_comes_later(prompts: PendingPrompts) -> None:
+def test_closed_prompts_fail_what_they_hold_and_what_comes_later(prompts: PendingPrompts) -> None:
     before = prompts.add(ask(0))
 
     prompts.close(EngineError("going"))

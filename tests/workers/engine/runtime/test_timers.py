@@ -18,7 +18,7 @@ def timers() -> Iterator[Timers]:
     timers.stop()
 
 
-def test_alarms_ring_in_order_and_not_before_their_time(timers: Timers) -> None:
+def test_timers_fire_in_order_and_not_before_their_time(timers: Timers) -> None:
     rung: list[str] = []
     done = threading.Event()
     now = time.monotonic()
@@ -31,7 +31,7 @@ def test_alarms_ring_in_order_and_not_before_their_time(timers: Timers) -> None:
     assert rung == ["soon", "later"]
 
 
-def test_an_alarm_that_was_cancelled_does_not_ring(timers: Timers) -> None:
+def test_a_cancelled_timer_does_not_fire(timers: Timers) -> None:
     rung: list[str] = []
     done = threading.Event()
     now = time.monotonic()
@@ -42,7 +42,7 @@ def test_an_alarm_that_was_cancelled_does_not_ring(timers: Timers) -> None:
     assert rung == []
 
 
-def test_cancelled_alarms_of_far_days_do_not_pile_up(timers: Timers) -> None:
+def test_cancelled_timers_of_far_days_do_not_pile_up(timers: Timers) -> None:
     tomorrow = time.monotonic() + 86_400
 
     for _ in range(10_000):
@@ -51,7 +51,7 @@ def test_cancelled_alarms_of_far_days_do_not_pile_up(timers: Timers) -> None:
     assert len(timers._heap) < 500
 
 
-def test_an_alarm_that_fails_does_not_silence_the_others(timers: Timers, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_timer_that_fails_does_not_silence_the_others(timers: Timers, caplog: pytest.LogCaptureFixture) -> None:
     done = threading.Event()
     timers.at(time.monotonic(), lambda: [][0])
     timers.at(time.monotonic(), done.set)
@@ -60,7 +60,7 @@ def test_an_alarm_that_fails_does_not_silence_the_others(timers: Timers, caplog:
     assert "a timer failed" in caplog.text
 
 
-def test_a_stopped_clock_rings_no_more() -> None:
+def test_stopped_timers_do_not_fire() -> None:
     timers = Timers("test")
     rung = threading.Event()
     timers.start()
@@ -70,7 +70,7 @@ def test_a_stopped_clock_rings_no_more() -> None:
     assert not rung.wait(0.1)
 
 
-def test_an_alarm_may_stop_its_clock() -> None:
+def test_a_timer_may_stop_all_timers() -> None:
     timers = Timers("test")
     stopped = threading.Event()
     timers.start()

@@ -51,15 +51,15 @@ def sure(text: str, stops: Sequence[str]) -> str:
 
 def spell(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
     """After each token: all that was given out, all that was decoded, and whether it has stopped."""
-    spelling = Detokenizer(tokenizer, stops)
+    detokenizer = Detokenizer(tokenizer, stops)
     given = ""
     for count, token in enumerate(tokens, start=1):
-        given += spelling.add(token)
-        yield given, decode(tokenizer, tokens[:count]), spelling.stopped
-        if spelling.stopped:
+        given += detokenizer.add(token)
+        yield given, decode(tokenizer, tokens[:count]), detokenizer.stopped
+        if detokenizer.stopped:
             break
-    assert given + spelling.finish() == spelling.text
-    yield spelling.text, decode(tokenizer, tokens[: count if tokens else 0]), spelling.stopped
+    assert given + detokenizer.finish() == detokenizer.text
+    yield detokenizer.text, decode(tokenizer, tokens[: count if tokens else 0]), detokenizer.stopped
 
 
 @given(tokens=TOKENS, stops=STOPS)
@@ -116,20 +116,20 @@ class Counting:
 @pytest.mark.parametrize("text", ["the red square ", "😀", "\ufffd"])
 def test_however_long_the_text_a_token_costs_the_decoding_of_a_few(text: str, stops: tuple[str, ...]) -> None:
     tokenizer = Counting()
-    spelling = Detokenizer(tokenizer, stops)
+    detokenizer = Detokenizer(tokenizer, stops)
     tokens = BUNDLED.encode(text * 400)
 
     for token in tokens:
-        spelling.add(token)
+        detokenizer.add(token)
 
     assert max(tokenizer.decoded) <= 32
     assert len(tokenizer.decoded) <= 1.5 * len(tokens)
 
 
 def test_a_half_character_at_the_end_is_part_of_the_text_as_it_is_decoded() -> None:
-    spelling = Detokenizer(BUNDLED, ())
-    pieces = [spelling.add(token) for token in BUNDLED.encode("a€")[:-1]]
+    detokenizer = Detokenizer(BUNDLED, ())
+    pieces = [detokenizer.add(token) for token in BUNDLED.encode("a€")[:-1]]
 
     assert "".join(pieces) == "a"
-    assert spelling.finish() == "\ufffd"
-    assert spelling.text == "a\ufffd"
+    assert detokenizer.finish() == "\ufffd"
+    assert detokenizer.text == "a\ufffd"

@@ -82,7 +82,7 @@ def test_a_piece_is_told_with_its_token_and_a_stop_that_has_begun_is_not() -> No
     assert "".join(pieces) == heard.pending.future.result(0).text == "red blus "
 
 
-def test_a_listener_that_fails_fails_its_prompt_alone_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_fails_fails_its_prompt_alone_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     def fails(piece: str) -> None:
         raise ValueError("secret words of a user")
 
@@ -107,12 +107,12 @@ def test_nothing_is_told_of_a_prompt_that_has_ended() -> None:
     assert pieces == before
 
 
-@given(text=st.text(SIGNS, max_size=30), told=st.integers(0, 60), again=st.integers(0, 60))
+@given(text=st.text(SIGNS, max_size=30), first=st.integers(0, 60), again=st.integers(0, 60))
 @settings(deadline=None)
-def test_a_row_that_is_run_again_tells_nothing_twice(text: str, told: int, again: int) -> None:
+def test_a_row_that_is_run_again_sends_nothing_twice(text: str, first: int, again: int) -> None:
     pieces: list[str] = []
     heard = row(pieces.append)
-    for count in (told, again):
+    for count in (first, again):
         run(heard, words(text, ended=False)[:count])
         heard.restart()
     run(heard, words(text))
