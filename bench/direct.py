@@ -1,4 +1,4 @@
-"""An engine called directly, with the media that a worker has: what it achieves on W1 and W2."""
+"""Measures an engine called directly, with a worker's image decoding, on W1 and W2."""
 
 from __future__ import annotations
 
@@ -8,62 +8,62 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bench.engines import Counting
+from bench.engines import HasStats
 from bench.report import Figure, Report
 from bench.work import Stock, any_words, poisson
 from workers.engine.base import Engine
-from workers.engine.continuous.stats import Figures
-from workers.tune.trial import Question, Run, Trial
+from workers.engine.continuous.stats import Stats
+from workers.tune.trial import Question, Trial, TrialRun
 
-#: steps that are timed together
+#: decode steps timed together
 _STEPS = 64
-#: an answer long enough to go on while all other rows are prefilled
+#: tokens of an answer that lasts until all other rows are prefilled
 _LONG = 256
-#: for all rows to be in their slots
-_PATIENCE_S = 120.0
+#: limit for all rows to be in their slots
+_WAIT_S = 120.0
 _ALONE = 10
-#: floors and aims: jobs/s, s, ms, ms
+# floor and aim: jobs/s, s, ms, ms
 W1_WANTED = (18.0, 25.0)
 ALONE_WANTED = (0.9, 0.45)
 PREFILL_WANTED = (33.0, 20.0)
 STEP_WANTED = (38.0, 28.0)
-#: rows that this is said of
+#: rows for which STEP_WANTED holds
 _STEP_ROWS = 128
-#: of the rate at which everything is busy
+#: share of the saturated rate
 _W2_LOAD = 0.7
 _W2_ALONE = 24
 
 
 @dataclass(frozen=True)
 class Direct:
-    """Measures on a trial that runs; every method adds to the report."""
+    """Measurements on a running trial; every method adds to the report."""
 
     trial: Trial
     report: Report
     repeats: int
     slots: int
-    #: begins the names of the figures
+    #: prefix of the figures' names
     name: str
-    #: whether floors and aims are for this
+    #: whether floors and aims apply
     wanted: bool = False
 
     def saturated(self, stock: Stock) -> Figure:
-        """All of the stock at once, each time as new images."""
+        """Submit the whole stock at once, with new images in each repeat."""
         self.warm_up(stock)
         runs = [self._all_at_once(stock.take()) for _ in range(self.repeats)]
         rates = [run.rate for run, _ in runs]
         wanted = self._wanted(W1_WANTED)
         figure = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=self._notes(runs[0]))
         self.report.add(figure)
-        # its text and the tokens drawn first included
-        prefill_ms = [1000 * done.prefill_s / len(run.latencies_s) for run, done in runs if done]
+        # includes the prompt's text and the first token of each answer
+        prefill_ms = [1000 * each.prefill_s / len(run.latencies_s) for run, each in runs if each]
         if prefill_ms:
             what = f"{self.name}: prefill an image, in a full queue"
             self.report.add(Figure(what, "ms", prefill_ms, "less", *self._wanted(PREFILL_WANTED)))
         return figure
 
     def guided(self, stock: Stock, free: Figure) -> None:
-        """W1 with every answer kept to a grammar, of what was measured without."""
+        """Measure W1 with a grammar for every answer, and the ratio to `free`, without grammars."""
         grammar = any_words()
 
         def kept(questions: Sequence[Question]) -> list[Question]:
@@ -78,33 +78,33 @@ class Direct:
         self.report.add(Figure(f"{self.name}: kept to a grammar over free", "", of_free))
 
     def warm_up(self, stock: Stock) -> None:
-        """As many as there are slots, with short answers: what is done once is done then."""
+        """Fill the slots once with short answers, so that one-time work is done before measuring."""
         self.trial.run(stock.take(self.slots, tokens=4), self.slots)
 
     def alone(self, stock: Stock) -> None:
-        """One at a time."""
+        """Measure the latency of jobs submitted one at a time."""
         medians = [self.trial.run(stock.take(_ALONE), 1).percentile(50) for _ in range(self.repeats)]
         what = f"{self.name}, one alone, p50 of {_ALONE}"
         self.report.add(Figure(what, "s", medians, "less", *self._wanted(ALONE_WANTED)))
 
     def steps(self, stock: Stock, rows: Sequence[int]) -> None:
-        """A decode step with so many rows."""
+        """Measure a decode step for each of these numbers of rows."""
         engine = self.trial.engine
-        if not isinstance(engine, Counting):
+        if not isinstance(engine, HasStats):
             return
         for count in rows:
             if count <= self.slots:
                 try:
                     ms = [self._step_ms(engine, engine, stock.take(count, tokens=_LONG)) for _ in range(self.repeats)]
                 except TimeoutError as error:
-                    # where the card has no room for so many at once
+                    # the card has no memory for this many rows at once
                     self.report.say(str(error))
                     continue
                 wanted = self._wanted(STEP_WANTED) if count == _STEP_ROWS else (None, None)
                 self.report.add(Figure(f"{self.name}: step at {count} rows", "ms", ms, "less", *wanted))
 
     def mixed(self, stock: Stock) -> None:
-        """W2: what it can do, then how long answers take under part of that, against one alone."""
+        """Measure W2: the saturated rate, then latency at a share of it, against jobs one at a time."""
         self.warm_up(stock)
         run, _ = self._all_at_once(stock.take())
         self.report.add(Figure(f"{self.name}, all at once", "jobs/s", [run.rate], notes={"jobs": len(run.latencies_s)}))
@@ -120,43 +120,43 @@ class Direct:
         self.report.add(Figure(f"{at}: p95", "s", [p95], "less", notes={"over_alone_p50": round(p95 / alone, 2)}))
         self.report.add(Figure(f"{at}: p95 over the p50 of one alone", "", [p95 / alone], "less", aim=2))
 
-    def _all_at_once(self, asked: Sequence[Question]) -> tuple[Run, _Done | None]:
-        before = _counts(self.trial.engine)
+    def _all_at_once(self, asked: Sequence[Question]) -> tuple[TrialRun, _Computed | None]:
+        before = _stats(self.trial.engine)
         run = self.trial.run(asked, len(asked))
         self.report.say(f"{self.name}: {len(asked)} jobs in {run.seconds:.2f} s, {run.rate:.2f} jobs/s")
-        after = _counts(self.trial.engine)
-        return run, _Done.between(before, after) if before and after else None
+        after = _stats(self.trial.engine)
+        return run, _Computed.between(before, after) if before and after else None
 
     def _wanted(self, floor_and_aim: tuple[float, float]) -> tuple[float | None, float | None]:
         return floor_and_aim if self.wanted else (None, None)
 
-    def _notes(self, measured: tuple[Run, _Done | None]) -> dict[str, object]:
-        run, done = measured
+    def _notes(self, measured: tuple[TrialRun, _Computed | None]) -> dict[str, object]:
+        run, computed = measured
         notes: dict[str, object] = {"jobs": len(run.latencies_s), "tokens_per_s": round(run.tokens / run.seconds)}
-        if done and done.steps:
-            notes |= {"steps": done.steps, "step_ms": round(1000 * done.step_s / done.steps, 2)}
-        if isinstance(self.trial.engine, Counting):
-            # since the start: how long those who decode had to wait at the worst
-            notes["longest_prefill_ms"] = round(1000 * self.trial.engine.figures().longest_prefill_s)
+        if computed and computed.steps:
+            notes |= {"steps": computed.steps, "step_ms": round(1000 * computed.step_s / computed.steps, 2)}
+        if isinstance(self.trial.engine, HasStats):
+            # since the start: the longest wait of decoding rows for a prefill
+            notes["longest_prefill_ms"] = round(1000 * self.trial.engine.stats().longest_prefill_s)
         if torch.cuda.is_available():
             notes["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         return notes
 
-    def _step_ms(self, engine: Engine, counting: Counting, asked: Sequence[Question]) -> float:
-        """The mean of some steps that all had all rows."""
+    def _step_ms(self, engine: Engine, counter: HasStats, asked: Sequence[Question]) -> float:
+        """Return the mean time of _STEPS consecutive steps over all rows."""
         prompts = [self.trial.prompt(question) for question in asked]
         futures = [engine.submit(prompt) for prompt in prompts]
-        end = time.monotonic() + _PATIENCE_S
-        full: _Done | None = None
-        first = counting.figures()
+        end = time.monotonic() + _WAIT_S
+        full: _Computed | None = None
+        first = counter.stats()
         try:
             while full is None or full.steps < _STEPS:
                 if time.monotonic() > end or any(future.done() for future in futures):
                     raise TimeoutError(f"{len(prompts)} rows were not in their slots for {_STEPS} steps")
                 time.sleep(0.002)
-                now = _Done.between(first, counting.figures())
+                now = _Computed.between(first, counter.stats())
                 if now.steps and now.rows < len(prompts):
-                    first, full = counting.figures(), None
+                    first, full = counter.stats(), None
                 elif now.steps:
                     full = now
         finally:
@@ -168,8 +168,8 @@ class Direct:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """What an engine has done between two looks at its counts."""
+class _Computed:
+    """What an engine computed between two readings of its stats."""
 
     steps: int
     step_tokens: int
@@ -177,8 +177,7 @@ class _Done:
     prefill_s: float
 
     @classmethod
-    def between(cls, before: Figures, after: Figures) -> _Done:
-        """The difference."""
+    def between(cls, before: Stats, after: Stats) -> _Computed:
         return cls(
             after.steps - before.steps,
             after.step_tokens - before.step_tokens,
@@ -188,9 +187,9 @@ class _Done:
 
     @property
     def rows(self) -> float:
-        """Of a step, on average."""
+        """Mean rows of a step."""
         return self.step_tokens / self.steps
 
 
-def _counts(engine: Engine) -> Figures | None:
-    return engine.figures() if isinstance(engine, Counting) else None
+def _stats(engine: Engine) -> Stats | None:
+    return engine.stats() if isinstance(engine, HasStats) else None

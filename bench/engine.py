@@ -1,8 +1,8 @@
-"""`python -m bench.engine`: the engines on Qwen3-VL-30B-A3B's shape, each figure with its rival in the same run.
+"""`python -m bench.engine`: measures the engines on Qwen3-VL-30B-A3B's shape, and transformers' `generate` beside them.
 
-W1: images of 1024 x 768 as JPEG bytes, all different, 26 tokens of text, 64 tokens of answer, all at once. W2:
-images of 320 x 240 to 4000 x 3000, answers of 8 to 256 tokens, as they come. Images are decoded and processed
-inside the time. The worst of the repeats counts.
+W1: different JPEG images of 1024 x 768, 26 tokens of text, answers of 64 tokens, submitted all at once. W2: images of
+320 x 240 to 4000 x 3000, answers of 8 to 256 tokens, at random arrival times. The time includes decoding and processing
+the images. The worst of the repeats counts.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from workers.tune.trial import Trial
 
 PARTS = ("rival", "w1", "alone", "step", "guided", "w2", "celery", "cards")
 ROWS = (1, 8, 32, 64, 128)
-#: microbatches of transformers' `generate`, and how many jobs are enough to time them
+#: jobs to measure transformers' `generate` with, by microbatch size
 RIVALS = {1: 4, 32: 64, 64: 128}
-#: a prompt of W2 and its answer
+#: enough for a prompt of W2 and its answer
 SLOT_TOKENS = 2048
 SHARE_WANTED = (0.93, 0.98)
 CARDS_WANTED = (1.9, 1.98)
@@ -44,7 +44,7 @@ _SMALL = Size(image=1 / 8, tokens=1 / 8)
 
 @dataclass(frozen=True)
 class Bench:
-    """One run of it."""
+    """One run of the benchmark."""
 
     options: argparse.Namespace
     report: Report
@@ -53,7 +53,7 @@ class Bench:
     w1: Stock
 
     def run(self) -> None:
-        """Everything that was asked for, the model loaded once."""
+        """Measure the selected parts, with the model loaded once."""
         parts, routings = self.options.only, self.options.routing
         if "rival" in parts:
             for microbatch, jobs in RIVALS.items():
@@ -61,7 +61,7 @@ class Bench:
                 release()
         called = None
         for routing in routings:
-            # everything but W1 itself is measured with the last one, which is nearer to a trained model's
+            # parts other than W1 use only the last routing, which is closer to a trained model's
             others = set(parts) - {"w1"} if routing == routings[-1] else set()
             if "w1" in parts or others & {"alone", "step", "guided", "w2", "celery"}:
                 called = self._direct(routing, others) or called
@@ -71,7 +71,7 @@ class Bench:
             self._through_celery(routings[-1], called)
 
     def _rival(self, routing: Routing, microbatch: int, jobs: int) -> None:
-        """Transformers' `generate`: one at a time, or static batches that are full."""
+        """Measure transformers' `generate`, one job at a time or in full static batches."""
         settings = self.settings.model_copy(update={"microbatch": microbatch})
         name = f"W1, {routing} routing, generate with batch {microbatch}"
         with self._trial("pipeline", settings, max(RIVALS), routing, wait_s=2.0) as trial:
@@ -81,7 +81,7 @@ class Bench:
             self.report.add(Figure(name, "jobs/s", [run.rate], notes={"jobs": jobs}))
 
     def _direct(self, routing: Routing, parts: set[str]) -> Figure | None:
-        """The engine called directly; its rate on W1, where that was asked for or is needed."""
+        """Measure the engine called directly; return its rate on W1 if a selected part needs it."""
         options = self.options
         with self._trial(options.engine, self.settings, options.slots, routing) as trial:
             w1 = self._measures(trial, f"W1, {routing} routing, {options.engine}")
@@ -139,7 +139,7 @@ class Bench:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; 1 when a figure is under its floor."""
+    """Run the benchmark; return 1 if a figure is below its floor."""
     options = _parser().parse_args(arguments)
     if "cards" in options.only:
         cards_for(options.cards)
@@ -195,7 +195,7 @@ def _routings(text: str) -> tuple[str, ...]:
 def _some_of(known: Sequence[str], text: str) -> tuple[str, ...]:
     given = text.split(",")
     if unknown := [part for part in given if part not in known]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
     return tuple(part for part in known if part in given)
 
 

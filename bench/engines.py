@@ -1,4 +1,4 @@
-"""The engines as the benchmark makes them: over a model that is drawn at random, once a process."""
+"""Engines for the benchmarks, over a model with random weights that is made once per process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.routing import Routing, spread_modules, spreading
 from workers.engine.base import Engine
-from workers.engine.continuous.stats import Figures
+from workers.engine.continuous.stats import Stats
 from workers.engine.settings import EngineSettings
 
 EngineName = Literal["continuous", "pipeline"]
@@ -20,34 +20,33 @@ Load = Callable[[EngineSettings], ImageTextToTextPipeline]
 
 
 @runtime_checkable
-class Counting(Protocol):
-    """An engine that counts."""
+class HasStats(Protocol):
+    """An engine that counts what it computes."""
 
-    def figures(self) -> Figures:
-        """What it has computed since it was started."""
+    def stats(self) -> Stats:
+        """Return what has been computed since the start."""
 
 
 class Once:
-    """Loads the first time, and hands out the same then: one engine after another may use it."""
+    """Loads on the first call and returns the same pipeline afterwards, for one engine after another."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._loaded: ImageTextToTextPipeline | None = None
 
     def __call__(self, settings: EngineSettings) -> ImageTextToTextPipeline:
-        """The one pipeline."""
         if self._loaded is None:
             self._loaded = self._load(settings)
         return self._loaded
 
     def forget(self) -> None:
-        """Give its memory back, once no engine has it any more."""
+        """Release the pipeline's memory; no engine may use it any more."""
         self._loaded = None
         release()
 
 
 def release() -> None:
-    """Give back what engines that are gone have held: the next one plans with what is free."""
+    """Release the memory of stopped engines: the next engine sizes its cache by the free memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -57,7 +56,7 @@ def release() -> None:
 def opened(
     name: EngineName, settings: EngineSettings, slots: int, routing: Routing, load: Load, wait_s: float | None = None
 ) -> Iterator[Engine]:
-    """The engine, not started; it is to be started and used inside."""
+    """Yield the engine, not started; start and use it inside the context."""
     if name == "pipeline":
         from workers.engine.pipeline.engine import MICROBATCH_WAIT_S, PipelineEngine
 

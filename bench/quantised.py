@@ -1,7 +1,8 @@
-"""`python -m bench.quantised`: memory and rate of the 30B shape for each VQA_QUANT, on a card with room for the whole.
+"""`python -m bench.quantised`: memory and rate of the 30B shape for each VQA_QUANT.
 
-The weights are drawn at random in bf16 and quantised where they lie, as loading quantises a checkpoint's: so the memory
-is what stays, not what loading takes. W1 in the pipeline engine, which is what runs quantised models.
+Random bf16 weights are quantised in place, as loading quantises a checkpoint, so the card must hold all of them. The
+memory reported is that of the quantised model, not the peak of loading. Runs W1 in the pipeline engine, the one that
+supports quantised models.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TOGETHER = 64
 
 
 def quantise(model: Any, settings: EngineSettings) -> None:
-    """Quantise a model that is loaded, as `settings` say. Raises NotReady."""
+    """Quantise a loaded model by `settings`. Raises NotReady."""
     how = quantization_arguments(settings, model.config, model.dtype)
     if settings.quant == "int4":
         _to_nf4(model, settings)
@@ -60,7 +61,7 @@ def _to_nf4(model: Any, settings: EngineSettings) -> None:
 
 
 def measure(folder: Path, quant: Quant, stock: Stock, jobs: int) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     settings = EngineSettings(model=str(folder), engine="pipeline", quant=quant, microbatch=_TOGETHER)
     pipe: Any = shape30b.load(settings)
     quantise(pipe.model, settings)
@@ -81,7 +82,7 @@ def measure(folder: Path, quant: Quant, stock: Stock, jobs: int) -> str:
 
 
 def main() -> int:
-    """Print a line for each; 1 where one does not run."""
+    """Print a line for each quantisation; return 1 if one does not run."""
     parser = argparse.ArgumentParser(prog="python -m bench.quantised", description=__doc__)
     parser.add_argument("--jobs", type=int, default=_TOGETHER)
     options = parser.parse_args()

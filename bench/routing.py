@@ -1,9 +1,8 @@
-"""Replaces a router's choice by a uniform draw, at the router's own cost.
+"""Replaces the experts that a router chooses by uniformly drawn ones, at the router's own cost.
 
-Random weights send all tokens to few experts, whose weights are then all that a step reads; a trained model spreads
-the tokens of a full batch over nearly all experts. So what is timed on random weights is timed with spread routing.
-The draw is made beforehand: a step only picks other rows of a table each time, two small kernels a layer, also when
-it is replayed as a CUDA graph.
+Random weights send all tokens to few experts, and a step reads only their weights; a trained model spreads the tokens
+of a full batch over nearly all experts. Benchmarks on random weights therefore use spread routing. Experts are drawn
+beforehand into a table: a step only picks other rows of it, with two small kernels per layer, also in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,42 +16,42 @@ from torch import Tensor
 
 from workers.engine.continuous.ops.base import Route
 
-#: `plain` is what the weights say
+#: `plain` is the router's own choice
 Routing = Literal["plain", "spread"]
 
-#: rows of the table; a power of two
+#: rows of the table, a power of two
 ROWS = 65_536
 
-#: most tokens of one batch
-_MOST_TOKENS = 4 * ROWS
-#: between the rows of one step and the next, and of one layer and the next; odd and prime
+#: the most tokens of a batch
+_MAX_TOKENS = 4 * ROWS
+#: row offsets between steps and between layers, both odd primes
 _STRIDE = 7919
 _LAYER_STRIDE = 4099
 
 
 class Draw:
-    """Rows of distinct experts; which token gets which row changes from step to step by a counter on the device."""
+    """A table of distinct experts per row; a counter on the device changes the rows of the tokens at each step."""
 
     def __init__(self, experts: int, count: int, device: torch.device | str, seed: int = 0) -> None:
         generator = torch.Generator(device).manual_seed(seed)
         rows = torch.rand(ROWS, experts, device=device, generator=generator).argsort(-1)[:, :count]
-        # twice, so that a row's number and the counter need no remainder
+        # twice, so that row + counter needs no modulo
         self._table = torch.cat([rows, rows]).int()
-        self._order = torch.randint(ROWS, (_MOST_TOKENS,), device=device, generator=generator)
+        self._order = torch.randint(ROWS, (_MAX_TOKENS,), device=device, generator=generator)
         self._counter = torch.zeros((), dtype=torch.long, device=device)
 
     def step(self) -> None:
-        """From here on, other rows."""
+        """Move on to other rows."""
         self._counter.add_(_STRIDE).bitwise_and_(ROWS - 1)
 
     def choose(self, tokens: int, layer: int) -> Tensor:
-        """(tokens, k) int32."""
+        """Return the experts of a layer's tokens, (tokens, k) int32."""
         begin = layer * _LAYER_STRIDE % ROWS
         return self._table.index_select(0, self._order[begin : begin + tokens] + self._counter)
 
 
 def spread(routes: MutableMapping[int, Route], experts: int, count: int, device: torch.device | str) -> None:
-    """Wrap each layer's route in place: the weights stay its own, the experts are drawn."""
+    """Wrap each layer's route in place: its weights stay, its experts are drawn."""
     draw = Draw(experts, count, device)
     first = min(routes)
     for layer in routes:
@@ -71,7 +70,7 @@ def _drawn(route: Route, draw: Draw, layer: int, steps: bool) -> Route:
 
 @contextmanager
 def spreading() -> Iterator[None]:
-    """Every language model of the continuous engine that is made inside is spread from its first step on."""
+    """Spread the routes of every language model that the continuous engine makes inside the context."""
     from workers.engine.continuous.model.language import LanguageModel
     from workers.engine.continuous.model.weights import Experts
 
@@ -81,7 +80,7 @@ def spreading() -> Iterator[None]:
         make(self, *arguments, **named)
         mixtures = [layer.feed_forward for layer in self.weights.layers if isinstance(layer.feed_forward, Experts)]
         if mixtures:
-            spread(self.routes, len(mixtures[0].router), mixtures[0].count, mixtures[0].router.device)
+            spread(self.routes, len(mixtures[0].router), mixtures[0].top_k, mixtures[0].router.device)
 
     LanguageModel.__init__ = spread_too  # type: ignore[method-assign]
     try:
@@ -92,7 +91,7 @@ def spreading() -> Iterator[None]:
 
 @contextmanager
 def spread_modules(model: Any) -> Iterator[None]:
-    """The same for transformers' own modules, for as long as this lasts."""
+    """Spread the routers of a transformers model inside the context."""
     gates = [module for module in model.modules() if type(module).__name__.endswith("TopKRouter")]
     if not gates:
         yield

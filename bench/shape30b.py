@@ -1,8 +1,8 @@
-"""Qwen3-VL-30B-A3B's architecture with random weights: as fast as the trained model, there in seconds, no download.
+"""Qwen3-VL-30B-A3B's architecture with random weights: the speed of the trained model without its download.
 
-The numbers are those of the published config.json. Tokenizer and chat template are the bundled model's, with tokens
-added until there are as many as the model has. The token that ends a text is never the likeliest, so each answer has
-the length that was asked for. Random weights send tokens to few experts, which flatters a step: see `bench.routing`.
+Sizes are those of the published config.json. Tokenizer and chat template are the bundled model's, with tokens added up
+to the model's vocabulary. The end token is never the likeliest, so each answer has the requested length. Random weights
+send tokens to few experts, which makes a step too fast: see `bench.routing`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.wide_vocabulary import widened
 from workers.engine.model.loading import ImageProcessor, replace_patch_embedding
 from workers.engine.settings import EngineSettings
 
-#: `tiny` is the same in all but its numbers, and `tiny-dense` has no experts: for machines without a card
+#: for machines without a card, `tiny` has smaller sizes, and `tiny-dense` no experts either
 Scale = Literal["30b", "tiny", "tiny-dense"]
 
 _ROPE = {"rope_type": "default", "rope_theta": 5_000_000.0, "mrope_interleaved": True}
@@ -76,7 +76,7 @@ _TINY_VISION = {
 }
 _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
 _PAD, _END = 0, 2
-#: single bytes that are no visible sign of ASCII: most are only part of a character
+#: tokens of single bytes that are not visible ASCII: most are only part of a character
 _BYTES = slice(101, 263)
 _IMAGES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},
@@ -91,7 +91,7 @@ _IMAGES = {
 
 
 def write_folder(folder: Path, scale: Scale) -> Path:
-    """A model's folder that lacks only the weights: a worker plans its slots by it, and `load` draws the rest."""
+    """Write a model folder without weights, from which a worker plans its slots; `load` makes the weights."""
     config = config_of(scale)
     config.save_pretrained(folder)
     GenerationConfig(eos_token_id=_END, pad_token_id=_PAD, do_sample=False).save_pretrained(folder)
@@ -106,7 +106,7 @@ def write_folder(folder: Path, scale: Scale) -> Path:
 
 
 def load(settings: EngineSettings) -> ImageTextToTextPipeline:
-    """What `model.loading.load` would make of that folder if it had weights: bf16 on a card, else float32."""
+    """Load such a folder as `model.loading.load` would, with random weights: bf16 on a card, else float32."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AutoConfig.from_pretrained(settings.model)
     model: Any = _empty(config, device, torch.bfloat16 if device == "cuda" else torch.float32)
@@ -121,7 +121,7 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
 
 
 def config_of(scale: Scale) -> Any:
-    """Token ids are the bundled tokenizer's."""
+    """Return the model config; token ids are the bundled tokenizer's."""
     full = scale == "30b"
     text = {**(_TEXT if full else _TINY_TEXT), "bos_token_id": None, "eos_token_id": None, "pad_token_id": _PAD}
     shared: dict[str, Any] = {
@@ -137,7 +137,7 @@ def config_of(scale: Scale) -> Any:
 
 
 def _empty(config: Any, device: str, dtype: torch.dtype) -> Any:
-    """On the device at once, its memory as it was found."""
+    """Make the model on the device with uninitialized weights."""
     with torch.device(device), no_init_weights():
         return AutoModelForImageTextToText.from_config(config, dtype=dtype)
 
@@ -149,9 +149,10 @@ def _draw(model: Any, generator: torch.Generator) -> None:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.02, generator=generator)
             else:
-                # of one dimension are the norms' weights, and biases
+                # norm weights and biases
                 parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        # their logits are 0, and the largest of all is not: answers do not end, and may be cut anywhere
+        # Their logits are 0 and the largest logit is not, so they are never generated: answers do not end early, and
+        # may be cut after any token.
         model.lm_head.weight[_END] = 0
         model.lm_head.weight[_BYTES] = 0
 

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: a Redis of its own and real worker processes."""
+"""Worker processes for benchmarks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from producer import Client
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "models" / "tiny-vl"
 
-#: the bundled model is loaded in seconds; for a large one kernels are compiled, and its steps recorded
+#: a large model compiles kernels and captures CUDA graphs; the bundled one is ready in seconds
 _READY_S = 400.0
 
 
 @contextmanager
 def process(*command: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process in the checkout, ended with SIGTERM; its output is shown when it fails."""
+    """Run a child process in the checkout; end it with SIGTERM, and print its output if the context raises."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VQA_")}
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
@@ -53,13 +53,13 @@ def process(*command: str, **variables: str) -> Iterator[subprocess.Popen[bytes]
 def worker(
     client: Client, app: str = "workers.app", name: str = "bench", **variables: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """One worker process, on the CPU unless told otherwise, ready to answer `client`."""
+    """Run a worker process, on the CPU by default, and yield it when `client` sees it. Raises RuntimeError."""
     command = ["-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
     settings = {"VQA_REDIS_URL": client.settings.redis_url, "VQA_CARDS": "cpu", "VQA_LOG_LEVEL": "WARNING"}
     with process(*command, **settings | variables) as child:
         until = time.monotonic() + _READY_S
         while not any(there.name.startswith(f"{name}@") for there in client.workers()):
             if child.poll() is not None or time.monotonic() > until:
-                raise RuntimeError("the worker did not get ready")
+                raise RuntimeError(f"the worker {name} was not ready within {_READY_S:.0f} s, or exited")
             time.sleep(0.1)
         yield child

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer with as many tokens as the large model's: what masks of tokens cost goes by that."""
+"""The bundled model's tokenizer, extended to a large model's vocabulary, which determines the cost of token masks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 _LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
-#: with a space before it, as byte-level tokens are written, or none
+#: a leading space as byte-level BPE writes it, or none
 _BEFORE = ("\u0120", "")
 _LENGTHS = (2, 9)
 
 
 def widened(file: Path, tokens: int) -> str:
-    """A tokenizer.json (byte-level BPE) that splits texts as this one does: nothing is merged to the tokens it gains.
+    """Return the tokenizer.json (byte-level BPE) extended to `tokens` tokens.
 
-    They are strings of letters, the frequent ones more often: masks take as long as with Qwen's own tokens (25 us at
-    the median in a string of JSON, on one core of a server).
+    Texts are split as before: no merge yields a new token. New tokens are strings of letters, frequent letters more
+    often: masks take as long as with Qwen's own tokens (25 us at the median in a JSON string, on one server core).
     """
     data: dict[str, Any] = json.loads(file.read_text())
     entries: dict[str, int] = data["model"]["vocab"]

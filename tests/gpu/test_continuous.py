@@ -6,7 +6,6 @@ import gc
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,22 @@ from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import build_model, make_prompt
-from tests.workers.engine.continuous.conftest import Bench, Sizes
+from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
 from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
 from vqa.grammar import json_grammar, one_of
 from vqa.settings import QueueSettings
 from workers.cards import present_cards
 from workers.engine.base import Completion, Engine, Prompt, Turn
-from workers.engine.continuous.decode import bucket_sizes
+from workers.engine.continuous import sequence
+from workers.engine.continuous.decode import graph_sizes
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.lengths import Lengths
-from workers.engine.continuous.model_runner import Runner
+from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Heads, Spans
-from workers.engine.continuous.prefill import Piece
 from workers.engine.continuous.requests import Request
-from workers.engine.continuous.slot_table import Entry
+from workers.engine.continuous.sequence import Chunk
 from workers.engine.continuous.transfer import spans_of
 from workers.engine.image import Fit, RGBImage
 from workers.engine.model.loading import load
@@ -45,7 +44,7 @@ from workers.supervisor.link import EXIT_CRASHED
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 WAIT_S = 300.0
-PAGE = 64
+BLOCK = 64
 CARD = torch.device("cuda")
 
 #: relative errors that rounding explains: of one operation, and of long sums
@@ -89,7 +88,7 @@ def error_of(made: Tensor, wanted: Tensor) -> float:
     return float(off.nan_to_num(torch.inf))
 
 
-def turns_of(tokens: int, width: int) -> Tensor:
+def cos_sin_of(tokens: int, width: int) -> Tensor:
     angles = torch.rand(tokens, width // 2, device=CARD) * 50
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
@@ -120,12 +119,12 @@ def test_queries_and_keys_are_normed_turned_and_written(
 ) -> None:
     queries, groups, width = shape
     heads = Heads(queries, groups, width, draw(width, dtype=dtype), draw(width, dtype=dtype), 1e-6)
-    qkv, turns = draw(tokens, (queries + 2 * groups) * width, dtype=dtype), turns_of(tokens, width)
-    places = torch.randperm(640, device=CARD)[:tokens]
+    qkv, cos_sin = draw(tokens, (queries + 2 * groups) * width, dtype=dtype), cos_sin_of(tokens, width)
+    slot_mapping = torch.randperm(640, device=CARD)[:tokens]
     mine, other, my_values, other_values = (torch.zeros(640, groups, width, dtype=dtype, device=CARD) for _ in range(4))
 
-    made = fused.rotate(qkv, heads, turns, mine, my_values, places)
-    wanted = reference.rotate(qkv, heads, turns, other, other_values, places)
+    made = fused.rotate(qkv, heads, cos_sin, mine, my_values, slot_mapping)
+    wanted = reference.rotate(qkv, heads, cos_sin, other, other_values, slot_mapping)
 
     assert_close([*made, mine, my_values], [*wanted, other, other_values], ERRORS[dtype][0])
 
@@ -133,15 +132,17 @@ def test_queries_and_keys_are_normed_turned_and_written(
 @each_dtype
 @pytest.mark.parametrize(("heads", "width"), [(16, 72), (2, 16), (6, 32), (12, 64)])
 def test_patches_are_turned(fused: Any, draw: Draw, dtype: torch.dtype, heads: int, width: int) -> None:
-    qkv, turns = draw(300, 3 * heads * width, dtype=dtype), turns_of(300, width)
+    qkv, cos_sin = draw(300, 3 * heads * width, dtype=dtype), cos_sin_of(300, width)
 
-    assert_close(fused.rotate_patches(qkv, heads, turns), reference.rotate_patches(qkv, heads, turns), ERRORS[dtype][0])
+    assert_close(
+        fused.rotate_patches(qkv, heads, cos_sin), reference.rotate_patches(qkv, heads, cos_sin), ERRORS[dtype][0]
+    )
 
 
 @each_dtype
 @each_shape
 @pytest.mark.parametrize("splits", [None, 1, 4, 16])
-def test_rows_attend_to_their_pages_and_to_nothing_behind_their_ends(
+def test_rows_attend_to_their_blocks_and_to_nothing_behind_their_ends(
     fused: Any,
     draw: Draw,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,19 +155,19 @@ def test_rows_attend_to_their_pages_and_to_nothing_behind_their_ends(
     if splits is not None:
         monkeypatch.setattr(paged_attention, "_splits", lambda blocks: splits)
     queries, groups, width = shape
-    rows, pages = 8, 40
-    keys, values = (draw(rows * pages * PAGE, groups, width, dtype=dtype) for _ in range(2))
-    tables = torch.randperm(rows * pages, device=CARD).view(rows, pages).int()
-    lengths = [1, 2, PAGE - 1, PAGE, PAGE + 1, 1000, 17 * PAGE, pages * PAGE]
+    rows, blocks = 8, 40
+    keys, values = (draw(rows * blocks * BLOCK, groups, width, dtype=dtype) for _ in range(2))
+    tables = torch.randperm(rows * blocks, device=CARD).view(rows, blocks).int()
+    lengths = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1000, 17 * BLOCK, blocks * BLOCK]
     for row, length in enumerate(lengths):
-        # left behind by who had the pages before
-        behind = torch.arange(length, pages * PAGE, device=CARD)
-        places = tables[row, behind // PAGE].long() * PAGE + behind % PAGE
+        # left behind by an earlier sequence
+        behind = torch.arange(length, blocks * BLOCK, device=CARD)
+        places = tables[row, behind // BLOCK].long() * BLOCK + behind % BLOCK
         keys[places], values[places] = torch.nan, torch.nan
     q = draw(rows, queries, width, dtype=dtype)
-    given = (q, keys, values, tables, torch.tensor(lengths, dtype=torch.int32, device=CARD), PAGE)
+    given = (q, keys, values, tables, torch.tensor(lengths, dtype=torch.int32, device=CARD), BLOCK)
 
-    assert_close([fused.attend_rows(*given)], [reference.attend_rows(*given)], ERRORS[dtype][1])
+    assert_close([fused.attend_paged(*given)], [reference.attend_paged(*given)], ERRORS[dtype][1])
 
 
 @each_dtype
@@ -319,7 +320,7 @@ def fit_of_bundled() -> Fit:
 @pytest.mark.parametrize("prefill_tokens", [20, 256])
 def test_in_float32_answers_are_those_of_generate_token_for_token(random_model: Path, prefill_tokens: int) -> None:
     bench = bench_of(random_model, "float32")
-    sizes = Sizes(slots=5, pages=40, page_tokens=PAGE, prefill_tokens=prefill_tokens)
+    sizes = Sizes(slots=5, blocks=40, block_size=BLOCK, prefill_tokens=prefill_tokens)
 
     made = bench.answer(sizes, {0: PROMPTS[:5], 7: PROMPTS[5:8], 12: PROMPTS[8:]})
 
@@ -329,23 +330,29 @@ def test_in_float32_answers_are_those_of_generate_token_for_token(random_model: 
 def test_in_float32_the_bundled_model_answers_as_generate_does(bundled_exact: Bench) -> None:
     prompts = [prompt for prompt, _ in questions(60, fit_of_bundled())]
 
-    made = bundled_exact.answer(Sizes(slots=16, pages=100, page_tokens=PAGE), {0: prompts[:20], 9: prompts[20:]})
+    made = bundled_exact.answer(Sizes(slots=16, blocks=100, block_size=BLOCK), {0: prompts[:20], 9: prompts[20:]})
 
     assert {id: each.text for id, each in made.items()} == {p.id: expected(bundled_exact, p)[0] for p in prompts}
 
 
-def runner_of(bench: Bench, slots: int = 1) -> Runner:
-    return bench.loop(Sizes(slots=slots, pages=8 * slots, page_tokens=PAGE))._runner
+def runner_of(bench: Bench, slots: int = 1) -> ModelRunner:
+    return bench.loop(Sizes(slots=slots, blocks=8 * slots, block_size=BLOCK))._runner
+
+
+def chunk_of(request: Request, slot: int, blocks: tuple[int, ...], start: int = 0, stop: int | None = None) -> Chunk:
+    """Tokens `start` up to `stop` of a prompt in that slot, all without them."""
+    seq = sequence.Sequence(request.num_tokens, 1, request=request, slot=slot, blocks=blocks)
+    return Chunk(seq, start, request.num_tokens if stop is None else stop)
 
 
 @torch.inference_mode()
-def first_logits(bench: Bench, runner: Runner, prompt: Prompt, *cuts: int) -> Tensor:
-    """(vocabulary) of the answer's first token, float32; the prompt computed in pieces that end at `cuts`."""
+def first_logits(bench: Bench, runner: ModelRunner, prompt: Prompt, *cuts: int) -> Tensor:
+    """(vocabulary) of the answer's first token, float32; the prompt computed in chunks that end at `cuts`."""
     request = bench.request(prompt)
-    ends = [*cuts, request.count]
-    pages = tuple(range(-(-request.count // PAGE)))
+    ends = [*cuts, request.num_tokens]
+    blocks = tuple(range(-(-request.num_tokens // BLOCK)))
     for start, stop in zip([0, *cuts], ends, strict=True):
-        logits = runner._prefill.run([Piece(request, 0, pages, start, stop)])
+        logits = runner._prefill.run([chunk_of(request, 0, blocks, start, stop)])
     return logits[0].float()
 
 
@@ -391,14 +398,14 @@ def test_in_bfloat16_so_do_those_of_random_models(random_model: Path) -> None:
     assert ours < 1.5 * theirs
 
 
-def test_a_prompt_in_pieces_gets_the_logits_that_it_gets_whole(bundled_exact: Bench, bundled_rounded: Bench) -> None:
+def test_a_prompt_in_chunks_gets_the_logits_that_it_gets_whole(bundled_exact: Bench, bundled_rounded: Bench) -> None:
     prompt = questions(1, fit_of_bundled())[0][0]
     several = make_prompt("several", (Turn("user", (*prompt.turns[0].parts, *prompt.turns[0].parts)),), 4)
 
     for bench, most in ((bundled_exact, 1e-4), (bundled_rounded, 3e-2)):
         runner = runner_of(bench)
         whole = first_logits(bench, runner, several)
-        for cuts in ((1,), (5, 20), (64,), tuple(range(7, bench.request(several).count, 7))):
+        for cuts in ((1,), (5, 20), (64,), tuple(range(7, bench.request(several).num_tokens, 7))):
             assert error_of(first_logits(bench, runner, several, *cuts), whole) < most
 
 
@@ -407,26 +414,24 @@ def test_a_small_prefill_by_a_graph_is_that_without(bundled_rounded: Bench) -> N
     words = make_prompt("words", (Turn("user", ("what?",)),), 4)
     runner = runner_of(bundled_rounded, slots=8)
     prefill = runner._prefill
-    recorded = prefill._recorded
-    assert recorded is not None
+    graphs = prefill._graphs
+    assert graphs is not None
 
     def run(some: Sequence[Prompt]) -> Tensor:
         requests = [bundled_rounded.request(prompt) for prompt in some]
-        pieces = [
-            Piece(each, slot, tuple(range(8 * slot, 8 * slot + 8)), 0, each.count) for slot, each in enumerate(requests)
-        ]
-        assert recorded.holds([piece.stop for piece in pieces])
+        chunks = [chunk_of(each, slot, tuple(range(8 * slot, 8 * slot + 8))) for slot, each in enumerate(requests)]
+        assert graphs.fit([chunk.stop for chunk in chunks])
         with torch.inference_mode():
-            return prefill.run(pieces).float()
+            return prefill.run(chunks).float()
 
     groups = [prompts[:1], [words], prompts[:3], [words, *prompts[3:5], words], prompts, [words]]
     by_graph = [run(some) for some in groups]
-    prefill._recorded = None
+    prefill._graphs = None
     eager = [run(some) for some in groups]
 
     for one, other in zip(by_graph, eager, strict=True):
         assert error_of(one, other) < 2e-2
-    # what other prompts left in the graph's input is nobody's
+    # what other prompts left in the graph's input has no effect
     assert torch.equal(by_graph[1], by_graph[-1])
 
 
@@ -436,22 +441,22 @@ def test_a_step_by_a_graph_is_that_without(random_model: Path, dtype: str) -> No
     slots = 24
     runner = runner_of(bench, slots)
     enter_all(bench, runner, slots)
-    rows, decode = runner._rows, runner._decode
-    token, length = rows.token.clone(), rows.length.clone()
-    assert set(decode._buckets) == set(bucket_sizes(slots))
+    table, decode = runner._slot_table, runner._decode
+    token, length = table.token.clone(), table.length.clone()
+    assert set(decode._graphs) == set(graph_sizes(slots))
 
     @torch.inference_mode()
     def step(compute: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -> tuple[Tensor, Tensor]:
-        rows.token.copy_(token)
-        rows.length.copy_(length)
+        table.token.copy_(token)
+        table.length.copy_(length)
         tokens, logits = (part.clone() for part in compute(at))
         others = torch.ones(slots + 1, dtype=torch.bool, device=CARD).index_fill(0, at, False)
-        assert torch.equal(rows.token[at], tokens)
-        assert torch.equal(rows.length[at], length[at] + 1)
-        # nobody's row is no matter
+        assert torch.equal(table.token[at], tokens)
+        assert torch.equal(table.length[at], length[at] + 1)
+        # the padding may change
         others[-1] = False
-        assert torch.equal(rows.token[others], token[others])
-        assert torch.equal(rows.length[others], length[others])
+        assert torch.equal(table.token[others], token[others])
+        assert torch.equal(table.length[others], length[others])
         return tokens, logits
 
     for count in (1, 2, 3, 5, 8, 9, 17, 24):
@@ -463,13 +468,13 @@ def test_a_step_by_a_graph_is_that_without(random_model: Path, dtype: str) -> No
             assert torch.equal(tokens, eager_tokens)
 
 
-def enter_all(bench: Bench, runner: Runner, slots: int) -> None:
+def enter_all(bench: Bench, runner: ModelRunner, slots: int) -> None:
     """A prompt in each slot, prefilled."""
     requests: list[Request] = [bench.request(PROMPTS[slot % len(PROMPTS)]) for slot in range(slots)]
-    pages = [tuple(range(8 * slot, 8 * slot + 8)) for slot in range(slots)]
-    runner.enter([Entry(slot, pages[slot], requests[slot].shift, 1.0, 1.0, slot) for slot in range(slots)])
-    for slot, request in enumerate(requests):
-        runner.prefill([Piece(request, slot, pages[slot], 0, request.count)])
+    chunks = [chunk_of(each, slot, tuple(range(8 * slot, 8 * slot + 8))) for slot, each in enumerate(requests)]
+    runner.init_slots(chunks)
+    for chunk in chunks:
+        runner.prefill([chunk])
 
 
 @pytest.fixture
@@ -532,13 +537,10 @@ def test_structured_answers_have_their_form_and_their_neighbours_are_not_changed
     plain = [prompt for prompt, _ in asked[:40]]
     alone = answers(engine, plain)
     words = sorted({answer for _, answer in asked})
-    choices = [
-        replace(prompt, id=f"c{n}", params=replace(prompt.params, grammar=one_of(words)))
-        for n, (prompt, _) in enumerate(asked)
-    ]
+    choices = [with_params(prompt, id=f"c{n}", grammar=one_of(words)) for n, (prompt, _) in enumerate(asked)]
     schema = {"type": "object", "properties": {"a": {"enum": words}}, "required": ["a"], "additionalProperties": False}
     by_schema = [
-        replace(
+        with_params(
             prompt, id=f"j{n}", grammar=json_grammar(json.dumps(schema)), max_new_tokens=64, temperature=1.5, seed=n
         )
         for n, (prompt, _) in enumerate(asked[:40])
@@ -587,21 +589,22 @@ def test_it_never_runs_out_of_memory(
     engine = ContinuousEngine(settings, 24, load=load_and_fill)
     running(engine)
     assert engine.fit is not None
-    pages = engine.built.pages
+    block_manager = engine.built.block_manager
     if scale == "30b":
-        assert pages.count < 24 * 8192 // PAGE, "the cache is not to hold everybody"
+        assert block_manager.num_blocks < 24 * 8192 // BLOCK, "the cache is not to hold everybody"
     prompts = mixed_prompts(400, engine.fit)
     before = torch.cuda.memory_stats()
 
     made = answers(engine, prompts)
 
     after = torch.cuda.memory_stats()
-    print(f"{pages.count * PAGE} tokens of cache; {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB reserved at most")
-    print(f"allocations tried again {after['num_alloc_retries'] - before['num_alloc_retries']}; {engine.figures()}")
+    reserved_gib = torch.cuda.max_memory_reserved() / 2**30
+    print(f"{block_manager.num_blocks * BLOCK} tokens of cache; {reserved_gib:.1f} GiB reserved at most")
+    print(f"allocations tried again {after['num_alloc_retries'] - before['num_alloc_retries']}; {engine.stats()}")
     assert [each.completion_tokens for each in made] == [prompt.params.max_new_tokens for prompt in prompts]
     assert after["num_ooms"] == before["num_ooms"]
-    assert "run again" not in caplog.text
-    assert pages.free == pages.count
+    assert "one by one" not in caplog.text
+    assert block_manager.num_free == block_manager.num_blocks
     ballast.clear()
 
 

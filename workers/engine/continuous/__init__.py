@@ -1,1 +1,1 @@
-"""The continuous engine: prompts join and leave between decode steps. `scheduler` decides, `runner` computes."""
+"""Continuous batching: prompts join and leave between decode steps. `scheduler` decides, `model_runner` computes."""

@@ -1,33 +1,32 @@
-"""Which pages of the cache are free. Counts; holds no memory."""
+"""Allocates blocks of the KV cache by number; holds no memory itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-class Pages:
-    """A stock of numbered pages, each of `tokens` tokens."""
+class BlockManager:
+    """`num_blocks` numbered blocks of `block_size` tokens each."""
 
-    def __init__(self, count: int, tokens: int) -> None:
-        self.count = count
-        self.tokens = tokens
-        self._free = list(range(count - 1, -1, -1))
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._free = list(range(num_blocks - 1, -1, -1))
 
     @property
-    def free(self) -> int:
-        """Pages that nobody has."""
+    def num_free(self) -> int:
         return len(self._free)
 
-    def needed(self, tokens: int) -> int:
-        """Pages that hold so many tokens."""
-        return -(-tokens // self.tokens)
+    def blocks_for(self, tokens: int) -> int:
+        """Return the number of blocks that `tokens` tokens need."""
+        return -(-tokens // self.block_size)
 
-    def take(self, count: int) -> tuple[int, ...]:
-        """So many pages, which have to be free."""
+    def allocate(self, count: int) -> tuple[int, ...]:
+        """Take `count` free blocks. Raises ValueError if there are fewer."""
         if count > len(self._free):
-            raise ValueError(f"{count} pages are wanted and {len(self._free)} are free")
+            raise ValueError(f"cannot allocate {count} blocks: {len(self._free)} are free")
         return tuple(self._free.pop() for _ in range(count))
 
-    def give_back(self, pages: Sequence[int]) -> None:
-        """They are free again."""
-        self._free.extend(reversed(pages))
+    def free(self, blocks: Sequence[int]) -> None:
+        """Give blocks back."""
+        self._free.extend(reversed(blocks))

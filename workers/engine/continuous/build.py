@@ -1,4 +1,4 @@
-"""Puts the parts together over a loaded pipeline."""
+"""Builds the engine's parts over a loaded pipeline, and sizes the KV cache."""
 
 from __future__ import annotations
 
@@ -9,138 +9,144 @@ from typing import Any
 import torch
 
 from vqa.errors import NotReady
-from workers.engine.continuous.block_manager import Pages
-from workers.engine.continuous.encode import fit_of, positions_of
-from workers.engine.continuous.kv_cache import Cache
+from workers.engine.base import SamplingParams
+from workers.engine.continuous.block_manager import BlockManager
+from workers.engine.continuous.encode import fit_of, mrope_positions
 from workers.engine.continuous.lengths import COMMON
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.model.image_features import Features
+from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
-from workers.engine.continuous.model.vision import MOST_GRID_BYTES, VisionTower
-from workers.engine.continuous.model.weights import language_of
-from workers.engine.continuous.model_runner import Runner
+from workers.engine.continuous.model.vision import MAX_GRID_BYTES, VisionTower
+from workers.engine.continuous.model.weights import language_weights
+from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
-from workers.engine.continuous.prefill import Piece, Prefill
-from workers.engine.continuous.requests import Request, Sight
+from workers.engine.continuous.prefill import Prefill
+from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.continuous.scheduler import Scheduler
+from workers.engine.continuous.sequence import Chunk, Sequence
 from workers.engine.fair_share import Reserve
 from workers.engine.image import Fit
 from workers.engine.model.footprint import free_memory
 from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings
 
-#: for the graphs' own memory, what lies idle between blocks, and the libraries'
+#: for the CUDA graphs, for memory that lies idle in torch's allocator, and for the libraries
 _MARGIN_BYTES = 2 * 2**30
 
-#: bytes a token of the vocabulary and row: what drawing needs (`sampling.draw`: floats, sorted, numbers, sums)
-_DRAWING_BYTES = 36
+#: bytes of `sampler.sample_top_p` for each row and token of the vocabulary: probabilities, sorted tokens, sums
+_SAMPLING_BYTES = 36
 
-#: of the machine's memory that nobody uses, where there is no card
-_CPU_PART = 0.25
+#: share of the machine's free memory for the cache where there is no card
+_CPU_SHARE = 0.25
+
+#: tokens of a KV cache block. On a card blocks are the tiles of the attention kernel; smaller ones waste less memory.
+BLOCK_SIZE = {"cuda": 64, "cpu": 16}
+
+#: A CPU gains nothing from a larger prefill, and its first prompt waits for the last.
+_CPU_PREFILL_TOKENS = 1024
 
 
-def room_bytes(device: torch.device, trial: Callable[[], int], drawing_elements: int, kept_bytes: int) -> int:
-    """Bytes for the cache on this device. `trial` is the largest prefill that there may be; it tells its cache's bytes.
+def kv_cache_bytes(device: torch.device, trial: Callable[[], int], sampling_elements: int, kept_bytes: int) -> int:
+    """Return the bytes that the KV cache may take on this device; may be negative.
 
-    `drawing_elements` are rows x vocabulary, `kept_bytes` what else will be kept. May be negative.
+    `trial` runs the largest possible prefill and returns the bytes of its own cache. `sampling_elements` are slots x
+    vocabulary; `kept_bytes` are needed for other things.
     """
     if device.type == "cpu":
-        return int(free_memory() * _CPU_PART)
+        return int(free_memory() * _CPU_SHARE)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    own = trial()
+    trial_cache_bytes = trial()
     torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before - own
+    peak = torch.cuda.max_memory_allocated() - before - trial_cache_bytes
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    # blocks of many sizes do not lie as close as those of one prefill
-    return int(free - 1.15 * peak - drawing_elements * _DRAWING_BYTES - kept_bytes - _MARGIN_BYTES)
+    # 15 % for fragmentation: real prefills allocate memory of many sizes
+    return int(free - 1.15 * peak - sampling_elements * _SAMPLING_BYTES - kept_bytes - _MARGIN_BYTES)
 
 
-def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, page_tokens: int) -> list[Piece]:
-    """Pieces of an image more than so many tokens, nearly all of them images' of the largest size."""
+def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, block_size: int) -> list[Chunk]:
+    """Return chunks of `tokens` tokens and one image more, nearly all of them tokens of images of the largest size.
+
+    One image more, because a chunk may begin and end within an image.
+    """
     side = int(fit.max_pixels**0.5) // fit.factor * fit.factor
     rows = side // patch
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     used = 0
-    # one image more than fit: a piece may begin and end within images
-    while sum(piece.stop for piece in pieces[1:]) < tokens:
-        sight = Sight(bytes(side * side * 3), rows, rows, 1, (rows // merge) ** 2, str(used))
-        count = sight.tokens + 2
-        positions = positions_of(count, [(1, rows // merge, rows // merge)])
-        request = Request(torch.zeros(count, dtype=torch.int64), positions, (sight,))
-        pages = tuple(range(used, used - (-count // page_tokens)))
-        used += len(pages)
-        pieces.append(Piece(request, 0, pages, 0, count))
-    return pieces
-
-
-#: On a card the pages are the tiles of attention. A smaller page leaves less of it empty.
-PAGE_TOKENS = {"cuda": 64, "cpu": 16}
-
-
-#: a CPU gains nothing by more at once, and the first prompt waits for the last one
-_CPU_PREFILL_TOKENS = 1024
+    while sum(chunk.stop for chunk in chunks[1:]) < tokens:
+        image = ImageSpan(bytes(side * side * 3), rows, rows, 1, (rows // merge) ** 2, str(used))
+        count = image.tokens + 2
+        positions = mrope_positions(count, [(1, rows // merge, rows // merge)])
+        request = Request(torch.zeros(count, dtype=torch.int64), positions, (image,), SamplingParams(1))
+        blocks = tuple(range(used, used - (-count // block_size)))
+        used += len(blocks)
+        chunks.append(Chunk(Sequence(count, 1, request=request, slot=0, blocks=blocks), 0, count))
+    return chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
-    """What serves, and what computes for it."""
+    """The parts of an engine that are used from outside."""
 
     loop: Loop
-    runner: Runner
-    pages: Pages
+    runner: ModelRunner
+    block_manager: BlockManager
 
 
 @torch.inference_mode()
 def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
-    """All parts for `slots`. Raises NotReady where there is no room for one prompt."""
+    """Build all parts for `slots` slots. Raises NotReady if there is no memory for one image."""
     model, processor = pipe.model, pipe.processor.image_processor
-    ops, weights = ops_for(model.device), language_of(model)
+    ops, weights = ops_for(model.device), language_weights(model)
     vision = VisionTower(model, processor, ops)
-    size = PAGE_TOKENS[model.device.type]
+    size = BLOCK_SIZE[model.device.type]
 
-    def language_with(pages: int) -> LanguageModel:
-        return LanguageModel(weights, Cache.of(weights, pages, size), ops)
+    def language_model(num_blocks: int) -> LanguageModel:
+        return LanguageModel(weights, weights.new_kv_cache(num_blocks, size), ops)
 
     def trial() -> int:
         fit = fit_of(processor)
-        pieces = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
-        language = language_with(sum(len(piece.pages) for piece in pieces))
-        prefill = Prefill(language, Features(vision.see, 0), ops, vision.deep_layers)
-        # until its lengths are planned for: the first plan of all takes cuDNN a second, in which nobody is to wait
-        for _ in range(1 + -(-COMMON // len(pieces))):
-            prefill.run(pieces)
+        chunks = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
+        language = language_model(sum(len(chunk.sequence.blocks) for chunk in chunks))
+        features = ImageFeatures(vision.encode_images, 0)
+        prefill = Prefill(language, features, ops, vision.deepstack_layers)
+        # until its lengths are planned for: cuDNN's very first plan takes a second, in which no prompt should wait
+        for _ in range(1 + -(-COMMON // len(chunks))):
+            prefill.run(chunks)
         return language.cache.nbytes
 
-    pages = _pages(trial, model.device, settings, slots, Cache.of(weights, 0, size).nbytes, len(weights.head))
-    language = language_with(pages.count)
-    features = Features(vision.see, settings.vision_reuse_mib * 2**20)
-    prefill = Prefill(language, features, ops, vision.deep_layers)
-    runner = Runner(language, prefill, ops, slots, pages.needed(settings.slot_tokens))
-    budget = (
-        settings.prefill_tokens if model.device.type == "cuda" else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
-    )
-    loop = Loop(
-        Scheduler(slots, pages, budget, Reserve.from_settings(settings, slots)), runner, pipe.tokenizer, eos_ids(pipe)
-    )
-    return Built(loop, runner, pages)
+    block_bytes = weights.new_kv_cache(0, size).nbytes
+    block_manager = _block_manager(trial, model.device, settings, slots, block_bytes, len(weights.head))
+    language = language_model(block_manager.num_blocks)
+    features = ImageFeatures(vision.encode_images, settings.vision_reuse_mib * 2**20)
+    prefill = Prefill(language, features, ops, vision.deepstack_layers)
+    runner = ModelRunner(language, prefill, ops, slots, block_manager.blocks_for(settings.slot_tokens))
+    on_card = model.device.type == "cuda"
+    prefill_tokens = settings.prefill_tokens if on_card else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
+    scheduler = Scheduler(slots, block_manager, prefill_tokens, Reserve.from_settings(settings, slots))
+    return Built(Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe)), runner, block_manager)
 
 
-def _pages(
-    trial: Callable[[], int], device: torch.device, settings: EngineSettings, slots: int, page_bytes: int, words: int
-) -> Pages:
-    """As many pages as there is room for, and no more than the slots could ever fill."""
-    size = PAGE_TOKENS[device.type]
-    room = room_bytes(device, trial, slots * words, settings.vision_reuse_mib * 2**20 + MOST_GRID_BYTES)
-    most = max(0, room // page_bytes)
-    if most * size <= settings.max_image_tokens:
+def _block_manager(
+    trial: Callable[[], int],
+    device: torch.device,
+    settings: EngineSettings,
+    slots: int,
+    block_bytes: int,
+    vocab_size: int,
+) -> BlockManager:
+    """Return as many blocks as fit in memory, but no more than the slots can fill."""
+    size = BLOCK_SIZE[device.type]
+    free = kv_cache_bytes(device, trial, slots * vocab_size, settings.vision_reuse_mib * 2**20 + MAX_GRID_BYTES)
+    fitting = max(0, free // block_bytes)
+    if fitting * size <= settings.max_image_tokens:
         raise NotReady(
-            f"{settings.model} leaves room for {most * size} tokens on the card, and one image takes "
+            f"{settings.model} leaves room for {fitting * size} tokens on the card, and one image takes "
             f"{settings.max_image_tokens} (VQA_MAX_IMAGE_TOKENS); compute less at once (VQA_PREFILL_TOKENS="
             f"{settings.prefill_tokens}), keep no features (VQA_VISION_REUSE_MIB=0), or take a smaller model"
         )
-    # on a CPU all of it is taken from others at once: what is usual for each slot, and room for one of the longest
-    usual = settings.slot_tokens if device.type == "cuda" else settings.planned_tokens
-    return Pages(min(most, max(slots * -(-usual // size), -(-settings.slot_tokens // size))), size)
+    # on a CPU the whole cache is taken from other programs, so plan for usual prompts and for one of the longest
+    slot_tokens = settings.slot_tokens if device.type == "cuda" else settings.planned_tokens
+    return BlockManager(min(fitting, max(slots * -(-slot_tokens // size), -(-settings.slot_tokens // size))), size)

@@ -1,4 +1,4 @@
-"""The decode step: one token for each of some slots, on a card as one CUDA graph a bucket of rows."""
+"""The decode step: one token for each of several slots, on a card as one CUDA graph per batch size."""
 
 from __future__ import annotations
 
@@ -9,82 +9,84 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.cuda_graphs import record
+from workers.engine.continuous.cuda_graphs import capture_graph
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.sampler import Logits
-from workers.engine.continuous.slot_table import Rows
+from workers.engine.continuous.slot_table import SlotTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bucket:
-    """A step over a fixed number of rows: where its input is read and its output written."""
+class DecodeGraph:
+    """A captured step over a fixed number of rows, with the tensors that it reads and writes."""
 
-    #: (rows) slots
+    #: (rows)
     slots: Tensor
-    #: (rows, vocabulary), and the likeliest token of each row
+    #: (rows, vocabulary)
     logits: Tensor
+    #: (rows), the greedy tokens
     tokens: Tensor
     graph: torch.cuda.CUDAGraph
 
 
 class Decode:
-    """Steps over the slots. Belongs to the engine's thread."""
+    """Runs decode steps in the engine's thread."""
 
-    def __init__(self, language: LanguageModel, rows: Rows, ops: Ops) -> None:
+    def __init__(self, language: LanguageModel, slot_table: SlotTable, ops: Ops) -> None:
         self._language = language
-        self._rows = rows
+        self._slot_table = slot_table
         self._ops = ops
         self._device = language.weights.embedding.device
-        self._buckets: dict[int, Bucket] = {}
+        self._graphs: dict[int, DecodeGraph] = {}
         self._logits: Tensor | None = None
 
     def capture(self, slots: int, pool: Any) -> None:
-        """Record the graphs for up to `slots` rows in `pool`; the largest first, whose memory the others share."""
-        # one for all buckets, as they run one at a time: a vocabulary is wide
+        """Capture graphs for up to `slots` rows in `pool`, the largest first: the others reuse its memory."""
+        # shared by all graphs, of which one runs at a time: a vocabulary is wide
         self._logits = self._language.weights.head.new_empty(slots, len(self._language.weights.head))
-        for size in reversed(bucket_sizes(slots)):
-            self._buckets[size] = self._record(size, pool)
+        for size in reversed(graph_sizes(slots)):
+            self._graphs[size] = self._capture(size, pool)
 
     def step(self, slots: Tensor) -> Logits:
-        """What the next token of each of the slots (n) is chosen from; they advance by the likeliest."""
-        tokens, logits = self._replay(slots) if self._buckets else self._compute(slots)
+        """Compute the next token of each of `slots` (n) and advance the slot table by the greedy ones."""
+        tokens, logits = self._replay(slots) if self._graphs else self._compute(slots)
         return Logits(slots, logits, tokens)
 
-    def _replay(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        bucket = self._buckets[min(size for size in self._buckets if size >= len(at))]
-        bucket.slots.fill_(self._rows.nobody)
-        bucket.slots[: len(at)] = at
-        bucket.graph.replay()
-        # the next replay writes where this one did
-        return bucket.tokens[: len(at)].clone(), bucket.logits[: len(at)]
+    def _replay(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(slots)
+        graph = self._graphs[min(size for size in self._graphs if size >= count)]
+        graph.slots.fill_(self._slot_table.padding_slot)
+        graph.slots[:count] = slots
+        graph.graph.replay()
+        # cloned: the next replay overwrites the tokens
+        return graph.tokens[:count].clone(), graph.logits[:count]
 
     def _compute(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        rows, cache = self._rows, self._language.cache
-        length, tables = rows.length[slots], rows.tables[slots]
-        page = tables.gather(1, (length // cache.page_tokens)[:, None])[:, 0].long()
-        places = page * cache.page_tokens + length % cache.page_tokens
+        table, cache = self._slot_table, self._language.cache
+        length, block_tables = table.length[slots], table.block_tables[slots]
+        block = block_tables.gather(1, (length // cache.block_size)[:, None])[:, 0].long()
+        slot_mapping = block * cache.block_size + length % cache.block_size
         until = (length + 1).int()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.keys[layer], cache.values[layer]
-            return self._ops.attend_rows(q, keys, values, tables, until, cache.page_tokens)
+            return self._ops.attend_paged(q, keys, values, block_tables, until, cache.block_size)
 
-        x = self._language.embed(rows.token[slots])
-        turns = self._language.turns(length + rows.shift[slots])
-        into = self._logits[: len(slots)] if self._logits is not None else None
-        logits = self._language.logits(self._language.forward(x, turns, places, attend), into)
+        x = self._language.embed(table.token[slots])
+        cos_sin = self._language.cos_sin(length + table.mrope_delta[slots])
+        out = self._logits[: len(slots)] if self._logits is not None else None
+        logits = self._language.logits(self._language.forward(x, cos_sin, slot_mapping, attend), out)
         tokens = logits.argmax(-1)
-        rows.advance(slots, tokens)
+        table.advance(slots, tokens)
         return tokens, logits
 
-    def _record(self, size: int, pool: Any) -> Bucket:
-        slots = torch.full((size,), self._rows.nobody, dtype=torch.int64, device=self._device)
-        graph, (tokens, logits) = record(partial(self._compute, slots), pool)
-        return Bucket(slots, logits, tokens, graph)
+    def _capture(self, size: int, pool: Any) -> DecodeGraph:
+        slots = torch.full((size,), self._slot_table.padding_slot, dtype=torch.int64, device=self._device)
+        graph, (tokens, logits) = capture_graph(partial(self._compute, slots), pool)
+        return DecodeGraph(slots, logits, tokens, graph)
 
 
-def bucket_sizes(slots: int) -> list[int]:
-    """Numbers of rows for which a graph is kept, up to `slots`: close enough that little is computed for nobody."""
+def graph_sizes(slots: int) -> list[int]:
+    """Return the numbers of rows for which graphs are captured, up to `slots`: close together, to pad few rows."""
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, slots, 16)]
     return [size for size in sizes if size < slots] + [slots]

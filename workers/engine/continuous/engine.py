@@ -1,4 +1,4 @@
-"""The continuous engine: Qwen3-VL (dense and of experts), on cards and on the CPU."""
+"""The continuous engine: Qwen3-VL, dense and mixture of experts, on cards and CPUs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from vqa.errors import NotReady
 from workers.engine.continuous.build import Built, build
 from workers.engine.continuous.encode import RequestEncoder, fit_of
-from workers.engine.continuous.requests import Arrival, Intake, Request
-from workers.engine.continuous.stats import Figures
+from workers.engine.continuous.requests import Intake, Request
+from workers.engine.continuous.stats import Stats
 from workers.engine.model.loading import eos_ids, load
 from workers.engine.model_engine import Loaded, ModelEngine, warm_up
 from workers.engine.runtime.heartbeat import Heartbeat
@@ -25,7 +25,7 @@ from workers.engine.text.grammar import Guides
 
 
 class ContinuousEngine(ModelEngine):
-    """The engine protocol over one loaded pipeline's model and processor."""
+    """Continuous batching over the model and processor of one loaded pipeline."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ContinuousEngine(ModelEngine):
         slots: int,
         load: Callable[[EngineSettings], ImageTextToTextPipeline] = load,
     ) -> None:
-        """`load` is called from the thread that is to own what it returns; it may raise NotReady."""
+        """Call `load` in the engine's thread, which then owns the pipeline; it may raise NotReady."""
         super().__init__(settings, threads=1)
         self._load = load
         self._slots = slots
@@ -42,16 +42,15 @@ class ContinuousEngine(ModelEngine):
 
     @property
     def built(self) -> Built:
-        """What answers, once started."""
+        """The engine's parts; only once started."""
         assert self._built is not None
         return self._built
 
-    def figures(self) -> Figures:
-        """What has been computed so far."""
-        return self.built.loop.counter.figures
+    def stats(self) -> Stats:
+        """Return what has been computed so far."""
+        return self.built.loop.counter.stats
 
     def open(self) -> Loaded:
-        """See `ModelEngine`."""
         pipe: Any = self._load(self.settings)
         self.fit = fit_of(pipe.processor.image_processor)
         self._built = self._build(pipe)
@@ -59,13 +58,11 @@ class ContinuousEngine(ModelEngine):
         return Loaded(pipe, partial(self._built.loop.serve, self._intake))
 
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[Request]:
-        """See `ModelEngine`."""
         guides = Guides(pipe.tokenizer, eos_ids(pipe))
         encoders = [self._encoder(pipe, guides) for _ in range(THREADS)]
         return EncoderPool(encoders, expect=lambda: None, deliver=self._deliver)
 
     def close(self) -> None:
-        """See `ModelEngine`."""
         self._intake.close()
 
     def _build(self, pipe: Any) -> Built:
@@ -79,25 +76,25 @@ class ContinuousEngine(ModelEngine):
         except NotReady:
             raise
         except Exception as error:
-            # of Triton, which builds small modules, of CUDA and of torch
+            # raised by Triton, which compiles small C modules, by CUDA or by torch
             needs_compiler = "C compiler" in str(error) or "Python.h" in str(error)
             reason = (
                 "its kernels need a C compiler and Python's headers (apt-get install gcc python3-dev)"
                 if needs_compiler
                 else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             )
-            raise NotReady(f"the continuous engine cannot start: {reason}; VQA_ENGINE=pipeline may") from error
+            raise NotReady(f"the continuous engine cannot start: {reason}; try VQA_ENGINE=pipeline") from error
 
     def _encoder(self, pipe: Any, guides: Guides | None = None) -> RequestEncoder:
         return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens, guides)
 
     def _deliver(self, pending: Pending, request: Request | None) -> None:
         if request is not None:
-            self._intake.put(Arrival(pending, request))
+            self._intake.put(pending, request)
 
     def _answer(self, pipe: Any, pending: Pending) -> None:
-        """Serve this one and return."""
+        """Answer one prompt in this thread."""
         intake = Intake()
-        intake.put(Arrival(pending, self._encoder(pipe).encode(pending.prompt)))
+        intake.put(pending, self._encoder(pipe).encode(pending.prompt))
         pending.future.add_done_callback(lambda _: intake.close())
         self.built.loop.serve(intake, Heartbeat(self.settings.hang_s))

@@ -1,4 +1,4 @@
-"""Keys and values of all prompts, in pages of a fixed number of tokens."""
+"""Keys and values of all sequences, in blocks of a fixed number of tokens."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.model.weights import Language
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cache:
-    """One tensor of keys and one of values a layer, (tokens, groups, D) each; page n is tokens n P to (n + 1) P - 1.
+class KVCache:
+    """A tensor of keys and one of values per layer, (tokens, kv_heads, D) each.
 
-    The last page belongs to nobody: rows that only fill a bucket write there.
+    Block n holds tokens n * block_size to (n + 1) * block_size - 1. The last block is the null block: rows that pad a
+    batch write there.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    page_tokens: int
+    block_size: int
 
     @classmethod
-    def of(cls, weights: Language, pages: int, page_tokens: int) -> Cache:
-        """A cache for this model of `pages` and nobody's."""
-        heads, like = weights.layers[0].heads, weights.embedding
-
-        def tensors() -> tuple[Tensor, ...]:
-            shape = ((pages + 1) * page_tokens, heads.groups, heads.width)
-            return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in weights.layers)
-
-        return cls(tensors(), tensors(), page_tokens)
+    def create(
+        cls, num_blocks: int, block_size: int, layers: int, kv_heads: int, head_dim: int, like: Tensor
+    ) -> KVCache:
+        """Allocate `num_blocks` and the null block, with the dtype and device of `like`."""
+        shape = ((num_blocks + 1) * block_size, kv_heads, head_dim)
+        keys, values = (
+            tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(layers)) for _ in range(2)
+        )
+        return cls(keys, values, block_size)
 
     @property
-    def nobodys(self) -> int:
-        """The page that belongs to nobody."""
-        return len(self.keys[0]) // self.page_tokens - 1
+    def null_block(self) -> int:
+        return len(self.keys[0]) // self.block_size - 1
 
     @property
     def nbytes(self) -> int:
-        """What all of it takes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))

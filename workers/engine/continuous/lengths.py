@@ -1,4 +1,4 @@
-"""Which lengths of sequences are common, so that planning for them pays."""
+"""Counts sequence lengths, to find those common enough to be worth an attention plan."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-#: how often a length is seen before it is planned for: cuDNN takes 60 ms to plan (H200), and then saves about 2 ms for
-#: an image of a megapixel
+#: Sequences of one length before it is planned for. cuDNN takes 60 ms for a plan (H200), which then saves about 2 ms
+#: for an image of a megapixel.
 COMMON = 48
 
-#: shorter ones gain nothing
-_LEAST = 256
+#: shorter sequences gain nothing
+_MIN_LENGTH = 256
 
-#: lengths that are planned for, and lengths whose numbers are remembered
-_MOST_PLANNED, _MOST_COUNTED = 64, 4096
+#: lengths that are planned for, and lengths that are counted
+_MAX_PLANNED, _MAX_COUNTED = 64, 4096
 
-#: sequences of one length that are taken together: powers of 2 up to this, so that few plans are made
-_MOST_TOGETHER = 8
+#: sequences of one length in a run: powers of 2 up to this, to keep the number of plans small
+_MAX_RUN = 8
 
 
 class Lengths:
@@ -28,16 +28,16 @@ class Lengths:
         self._planned: set[int] = set()
 
     def runs(self, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Count these, and divide them into runs of one length; empty where one of them is not common yet."""
+        """Count the lengths; return runs of equal ones as (sequences, length), or () if a length is not common yet."""
         for length in lengths:
             self._count(length)
         return tuple(_runs(lengths)) if self._planned.issuperset(lengths) else ()
 
     def _count(self, length: int) -> None:
-        if length in self._planned or length < _LEAST or len(self._planned) == _MOST_PLANNED:
+        if length in self._planned or length < _MIN_LENGTH or len(self._planned) == _MAX_PLANNED:
             return
-        if len(self._seen) == _MOST_COUNTED:
-            # what is rare is forgotten
+        if len(self._seen) == _MAX_COUNTED:
+            # common lengths are soon counted again
             self._seen.clear()
         self._seen[length] += 1
         if self._seen[length] == COMMON:
@@ -45,11 +45,11 @@ class Lengths:
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    for length, alike in groupby(lengths):
-        left = len(list(alike))
-        together = _MOST_TOGETHER
+    for length, equal in groupby(lengths):
+        left = len(list(equal))
+        count = _MAX_RUN
         while left:
-            while together > left:
-                together //= 2
-            yield together, length
-            left -= together
+            while count > left:
+                count //= 2
+            yield count, length
+            left -= count

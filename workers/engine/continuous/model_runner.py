@@ -1,4 +1,4 @@
-"""Computes what the scheduler decides: prefills pieces, decodes slots. Tokens are there when they are made."""
+"""Runs the batches that the scheduler forms: prefill, decode and sampling, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -9,51 +9,53 @@ import torch
 from workers.engine.continuous.decode import Decode
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.ops.base import Ops
-from workers.engine.continuous.prefill import Piece, Prefill
-from workers.engine.continuous.sampler import Choice, Logits
-from workers.engine.continuous.slot_table import Entry, Rows
-from workers.engine.continuous.transfer import Tokens, numbers
+from workers.engine.continuous.prefill import Prefill
+from workers.engine.continuous.sampler import Logits, Sampler
+from workers.engine.continuous.sequence import Chunk
+from workers.engine.continuous.slot_table import SlotTable
+from workers.engine.continuous.transfer import AsyncTokens, numbers
 
 
-class Runner:
-    """One model's prefill and decode step over one cache. Belongs to the engine's thread."""
+class ModelRunner:
+    """Prefill and decode of one model over one KV cache. Belongs to the engine's thread."""
 
-    def __init__(self, language: LanguageModel, prefill: Prefill, ops: Ops, slots: int, slot_pages: int) -> None:
+    def __init__(self, language: LanguageModel, prefill: Prefill, ops: Ops, slots: int, slot_blocks: int) -> None:
+        """Let each of `slots` have up to `slot_blocks` blocks. On a card, capture the CUDA graphs."""
         self._device = language.weights.embedding.device
-        self._rows = Rows(slots, slot_pages, language.cache.nobodys, self._device)
+        self._slot_table = SlotTable(slots, slot_blocks, language.cache.null_block, self._device)
         self._prefill = prefill
-        self._decode = Decode(language, self._rows, ops)
+        self._decode = Decode(language, self._slot_table, ops)
         if self._device.type == "cuda":
             pool = torch.cuda.graph_pool_handle()
             self._decode.capture(slots, pool)
             prefill.capture(pool)
 
     @torch.inference_mode()
-    def enter(self, entries: Sequence[Entry]) -> None:
-        """Give slots to prompts, before their first piece."""
-        self._rows.enter(entries)
+    def init_slots(self, chunks: Sequence[Chunk]) -> None:
+        """Initialize the slots of prompts whose first chunks these are."""
+        self._slot_table.init(chunks)
 
     @torch.inference_mode()
-    def prefill(self, pieces: Sequence[Piece]) -> Logits:
-        """For the first tokens of the prompts that are all in the cache then, in order."""
-        logits = self._prefill.run(pieces)
-        done = [piece for piece in pieces if piece.is_last]
-        slots = numbers([piece.slot for piece in done], self._device)
-        lengths = numbers([piece.request.count for piece in done], self._device)
+    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
+        """Compute prompt chunks; return logits for the first answer token of each prompt that is complete, in order."""
+        logits = self._prefill.run(chunks)
+        completed = [chunk for chunk in chunks if chunk.is_last]
+        slots = numbers([chunk.slot for chunk in completed], self._device)
+        lengths = numbers([chunk.stop for chunk in completed], self._device)
         tokens = logits.argmax(-1)
-        self._rows.begin(slots, lengths, tokens)
+        self._slot_table.start(slots, lengths, tokens)
         return Logits(slots, logits, tokens)
 
     @torch.inference_mode()
-    def step(self, slots: Sequence[int]) -> Logits:
-        """For the next token of each slot."""
+    def decode(self, slots: Sequence[int]) -> Logits:
+        """Run one decode step; return logits."""
         return self._decode.step(numbers(slots, self._device))
 
     @torch.inference_mode()
-    def choose(self, logits: Logits, choice: Choice) -> Tokens:
-        """Tokens of these, which were the last to be computed; the slots go on by them."""
-        tokens = logits.likeliest
-        if choice:
-            tokens = choice.of(logits, self._rows)
-            self._rows.token[logits.slots] = tokens
-        return Tokens(tokens)
+    def sample(self, logits: Logits, sampler: Sampler) -> AsyncTokens:
+        """Choose the next token of each row and write it to the slot table; `logits` must be the latest computed."""
+        tokens = logits.greedy
+        if sampler:
+            tokens = sampler.sample(logits, self._slot_table)
+            self._slot_table.token[logits.slots] = tokens
+        return AsyncTokens(tokens)

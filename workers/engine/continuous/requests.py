@@ -1,4 +1,4 @@
-"""A prompt as numbers: its tokens, where they stand, and the pixels of its images."""
+"""A tokenized prompt with its M-RoPE positions and the pixels of its images."""
 
 from __future__ import annotations
 
@@ -7,90 +7,84 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from workers.engine.base import SamplingParams
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.grammar import Guide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
-    """An image in a prompt."""
+class ImageSpan:
+    """An image and its place in a prompt."""
 
     #: RGB, row by row: height x width x 3 bytes
     pixels: bytes
     #: patches from top to bottom and from left to right
     rows: int
     columns: int
-    #: its first token in the prompt, and how many there are
+    #: its first token in the prompt, and the number of its tokens
     start: int
     tokens: int
     digest: str
 
     @property
     def patches(self) -> int:
-        """What the vision tower computes."""
+        """Patches that the vision tower computes; several make one token."""
         return self.rows * self.columns
 
     @property
     def stop(self) -> int:
-        """The token after its last one."""
+        """The prompt's first token after the image."""
         return self.start + self.tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """A prompt as numbers, on the host."""
+    """An encoded prompt, on the host."""
 
     #: (n) int64
     tokens: Tensor
     #: (n, 3) int64: time, height and width
     positions: Tensor
-    sights: tuple[Sight, ...]
-    #: of a prompt with a grammar
+    images: tuple[ImageSpan, ...]
+    params: SamplingParams
+    #: None without a grammar
     guide: Guide | None = None
 
     @property
-    def count(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens of the prompt."""
         return len(self.tokens)
 
     @property
-    def shift(self) -> int:
-        """What is added to an answer token's number to get its position: images take fewer positions than tokens."""
-        return int(self.positions.max()) + 1 - self.count
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A prompt that is encoded."""
-
-    pending: Pending
-    request: Request
+    def mrope_delta(self) -> int:
+        """Position minus index of an answer token (`rope_deltas` of transformers): images have fewer positions."""
+        return int(self.positions.max()) + 1 - self.num_tokens
 
 
 class Intake:
-    """Filled by any thread, emptied by the engine's."""
+    """Queue of encoded prompts from any thread to the engine's thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._arrived: list[Arrival] = []
+        self._new: list[tuple[Pending, Request]] = []
         self._closed = False
 
-    def put(self, arrival: Arrival) -> None:
-        """Hand a prompt to the engine's thread."""
+    def put(self, pending: Pending, request: Request) -> None:
+        """Queue a prompt for the engine's thread."""
         with self._changed:
-            self._arrived.append(arrival)
+            self._new.append((pending, request))
             self._changed.notify()
 
     def close(self) -> None:
-        """Every `take` returns None from now on."""
+        """Make every `take` return None from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
-    def take(self, wait: bool) -> list[Arrival] | None:
-        """What has arrived since the last time; with `wait`, not before something has. None when closed."""
+    def take(self, wait: bool) -> list[tuple[Pending, Request]] | None:
+        """Return the prompts queued since the last call, None when closed. With `wait`, block until there is one."""
         with self._changed:
-            while wait and not self._arrived and not self._closed:
+            while wait and not self._new and not self._closed:
                 self._changed.wait()
-            arrived, self._arrived = self._arrived, []
-            return None if self._closed else arrived
+            new, self._new = self._new, []
+            return None if self._closed else new

@@ -1,7 +1,7 @@
-"""Decides what the engine computes next: who gets a slot, which pieces of prompts are prefilled, which slots decode.
+"""Decides what the engine computes next: which prompts get slots, which chunks are prefilled, which sequences decode.
 
-Pure Python: knows numbers of tokens, slots and pages, no tensors and no model. A prompt gets its pages for the longest
-answer that it may get when it gets its slot, so nobody in a slot ever waits for memory.
+Pure Python on numbers of tokens, slots and blocks, without tensors or a model. A sequence gets the blocks for its
+longest possible answer together with its slot, so no running sequence ever waits for memory.
 """
 
 from __future__ import annotations
@@ -11,181 +11,179 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vqa.job import LANES
-from workers.engine.continuous.block_manager import Pages
-from workers.engine.continuous.sequence import Stay
-from workers.engine.fair_share import BULK_TURN, Reserve
+from workers.engine.continuous.block_manager import BlockManager
+from workers.engine.continuous.sequence import Chunk, Sequence
+from workers.engine.fair_share import FairShare, Reserve
 
-#: Steps that prompts in slots wait at most for more to be prefilled with them, and only while others wait for slots. A
-#: prefill reads all weights, however few its tokens are: one of 8 images takes an H200 twice as long as one of 2.
+#: The most decode steps for which prompts in slots wait to be prefilled together with more, and only while others wait
+#: for slots. A prefill reads all weights however few its tokens are: 8 images take an H200 only twice as long as 2.
 HOLD_STEPS = 8
 
-#: Prefills that whoever has had a slot for longest is passed over in at most, by prompts of the interactive lane.
-PASSED_MOST = 4
+#: the most prefills in a row in which interactive prompts overtake the one that has waited longest in its slot
+MAX_PASSED_OVER = 4
 
-#: What a prefill takes, in steps: so many for any, and one more for so many tokens (H200, 30B, an image a prompt).
-_PREFILL_STEPS, _TOKENS_A_STEP = 2, 700
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens `start` up to `stop` of a prompt."""
-
-    stay: Stay
-    start: int
-    stop: int
+#: cost of a prefill in decode steps: a constant, and one more per _TOKENS_PER_STEP (H200, 30B, one image a prompt)
+_PREFILL_STEPS, _TOKENS_PER_STEP = 2, 700
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillWork:
-    """Compute these parts together."""
+class PrefillBatch:
+    """Chunks of several prompts to compute in one forward pass."""
 
-    parts: tuple[Part, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
-class StepWork:
-    """Compute the next token of each of these."""
+class DecodeBatch:
+    """Sequences to compute one token each for."""
 
-    stays: tuple[Stay, ...]
+    sequences: tuple[Sequence, ...]
+
+
+Batch = PrefillBatch | DecodeBatch
 
 
 class Scheduler:
-    """Who waits, who has a slot, and whose turn it is."""
+    """Queues sequences by lane, gives them slots and blocks, and forms batches."""
 
-    def __init__(self, slots: int, pages: Pages, prefill_tokens: int, reserve: Reserve | None = None) -> None:
-        """`prefill_tokens` are computed at most between two steps: what those who decode may have to wait for."""
-        self._pages = pages
+    def __init__(
+        self, slots: int, block_manager: BlockManager, prefill_tokens: int, reserve: Reserve | None = None
+    ) -> None:
+        """Compute at most `prefill_tokens` tokens between two decode steps: decoding sequences wait for them."""
+        self._block_manager = block_manager
         self._prefill_tokens = prefill_tokens
         self._slots = slots
         self._reserve = reserve or Reserve()
-        self._free = list(range(slots - 1, -1, -1))
-        self._waiting: dict[str, deque[Stay]] = {lane: deque() for lane in LANES}
-        self._seated: list[Stay] = []
-        self._since_bulk = 0
-        #: whether the last decision was to prefill, and steps since somebody could have been prefilled
-        self._prefilled = False
-        self._held = 0
-        #: steps that those who decode are owed for the last prefill
-        self._owed = 0
-        #: prefills in a row in which the oldest of those that wait for one had no part
-        self._passed = 0
+        self._fair_share = FairShare()
+        self._free_slots = list(range(slots - 1, -1, -1))
+        self._waiting: dict[str, deque[Sequence]] = {lane: deque() for lane in LANES}
+        self._running: list[Sequence] = []
+        self._last_was_prefill = False
+        #: decode steps since a running prompt could have been prefilled
+        self._held_steps = 0
+        #: decode steps still to come before the next prefill, to make up for the last one
+        self._owed_steps = 0
+        #: prefills in a row without a chunk of the prompt that has waited longest
+        self._passed_over = 0
 
     @property
-    def seated(self) -> tuple[Stay, ...]:
-        """Those who have slots, in the order in which they got them."""
-        return tuple(self._seated)
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences with slots, in the order in which they got them."""
+        return tuple(self._running)
 
-    def fits(self, stay: Stay) -> bool:
-        """Whether it could ever get its pages."""
-        return self._pages.needed(stay.all_tokens) <= self._pages.count
+    def fits(self, seq: Sequence) -> bool:
+        """Whether the cache has enough blocks for it when empty."""
+        return self._block_manager.blocks_for(seq.max_len) <= self._block_manager.num_blocks
 
-    def add(self, stay: Stay) -> None:
-        """It waits for a slot; it has to fit."""
-        self._reserve.saw(stay.lane)
-        self._waiting[stay.lane].append(stay)
+    def add(self, seq: Sequence) -> None:
+        """Queue a sequence that `fits`."""
+        self._reserve.saw(seq.lane)
+        self._waiting[seq.lane].append(seq)
 
-    def leave(self, stay: Stay) -> None:
-        """It has ended, however it did. What is still computed for it is nobody's."""
-        if stay.gone:
+    def finish(self, seq: Sequence) -> None:
+        """Release its slot and blocks. Output still in flight for it is discarded. Calling it twice is harmless."""
+        if seq.finished:
             return
-        stay.gone = True
-        if stay.slot is not None:
-            self._seated.remove(stay)
-            self._free.append(stay.slot)
-            self._pages.give_back(stay.pages)
-            stay.slot = None
+        seq.finished = True
+        if seq.slot is not None:
+            self._running.remove(seq)
+            self._free_slots.append(seq.slot)
+            self._block_manager.free(seq.blocks)
+            seq.slot = None
 
-    def next(self) -> PrefillWork | StepWork | None:
-        """What to compute now; None where there is nothing. What it decides counts as done."""
+    def schedule(self) -> Batch | None:
+        """Return the next batch, None if there is nothing to compute; its tokens count as computed from here on."""
         self._admit()
         if self._prefills_now():
-            oldest = next(stay for stay in self._seated if stay.prefills)
-            parts = tuple(self._parts())
-            self._passed = 0 if any(part.stay is oldest for part in parts) else self._passed + 1
-            tokens = sum(part.stop - part.start for part in parts)
-            self._prefilled, self._held = True, 0
-            self._owed = min(HOLD_STEPS, _PREFILL_STEPS + tokens // _TOKENS_A_STEP)
-            return PrefillWork(parts)
-        decoding = tuple(stay for stay in self._seated if stay.decodes)
+            oldest = next(seq for seq in self._running if seq.is_prefilling)
+            batch = PrefillBatch(tuple(self._chunks()))
+            self._passed_over = 0 if any(chunk.sequence is oldest for chunk in batch.chunks) else self._passed_over + 1
+            self._last_was_prefill, self._held_steps = True, 0
+            self._owed_steps = min(HOLD_STEPS, _PREFILL_STEPS + batch.num_tokens // _TOKENS_PER_STEP)
+            return batch
+        decoding = tuple(seq for seq in self._running if seq.is_decoding)
         if not decoding:
             return None
-        self._prefilled = False
-        self._held += any(stay.prefills for stay in self._seated)
-        self._owed = max(0, self._owed - 1)
-        for stay in decoding:
-            stay.asked += 1
-        return StepWork(decoding)
+        self._last_was_prefill = False
+        self._held_steps += any(seq.is_prefilling for seq in self._running)
+        self._owed_steps = max(0, self._owed_steps - 1)
+        for seq in decoding:
+            seq.num_generated += 1
+        return DecodeBatch(decoding)
 
     def _prefills_now(self) -> bool:
-        left = sum(stay.tokens - stay.prefilled for stay in self._seated if stay.prefills)
-        if not left or not any(stay.decodes for stay in self._seated):
+        left = sum(seq.num_prompt_tokens - seq.num_prefilled for seq in self._running if seq.is_prefilling)
+        if not left or not any(seq.is_decoding for seq in self._running):
             return left > 0
-        # a step between two prefills: those who decode are held up by one at a time
-        if self._prefilled:
+        # always a decode step between two prefills
+        if self._last_was_prefill:
             return False
-        if left >= self._prefill_tokens or self._held >= HOLD_STEPS:
+        if left >= self._prefill_tokens or self._held_steps >= HOLD_STEPS:
             return True
-        # as much time for those who decode as the last prefill took: otherwise prompts that come one by one, each
-        # prefilled at once, leave them a step between two
-        return not self._owed and not self._joins_soon()
+        # Decoding gets as much time as the last prefill took. Otherwise prompts that arrive one by one, each prefilled
+        # at once, would leave it one step between two prefills.
+        return not self._owed_steps and not self._more_may_join()
 
-    def _joins_soon(self) -> bool:
-        """Whether somebody waits who is worth waiting for: interactive does not wait for bulk."""
-        if any(stay.prefills and stay.lane == "interactive" for stay in self._seated):
-            return any(not stay.gone for stay in self._waiting["interactive"])
-        return any(not stay.gone for waiting in self._waiting.values() for stay in waiting)
+    def _more_may_join(self) -> bool:
+        """Whether a waiting prompt may still join the next prefill; an interactive prompt is not held for bulk."""
+        if any(seq.is_prefilling and seq.lane == "interactive" for seq in self._running):
+            return any(not seq.finished for seq in self._waiting["interactive"])
+        return any(not seq.finished for waiting in self._waiting.values() for seq in waiting)
 
-    def _parts(self) -> Iterator[Part]:
+    def _chunks(self) -> Iterator[Chunk]:
         budget = self._prefill_tokens
-        for stay in self._in_turn():
-            left = stay.tokens - stay.prefilled
-            # only what is longer than all that may be computed at once is cut: what was computed before has to be read
+        for seq in self._prefill_order():
+            left = seq.num_prompt_tokens - seq.num_prefilled
+            # only prompts over the whole budget are split: a later chunk reads the earlier ones from the cache again
             if budget and (left <= budget or left > self._prefill_tokens):
-                start, stop = stay.prefilled, min(stay.tokens, stay.prefilled + budget)
-                budget -= stop - start
-                stay.prefilled = stop
-                # with its last part comes its answer's first token
-                stay.asked = int(stop == stay.tokens)
-                yield Part(stay, start, stop)
+                chunk = Chunk(seq, seq.num_prefilled, min(seq.num_prompt_tokens, seq.num_prefilled + budget))
+                budget -= chunk.num_tokens
+                seq.num_prefilled = chunk.stop
+                # the last chunk yields the first token of the answer
+                seq.num_generated = int(chunk.is_last)
+                yield chunk
 
-    def _in_turn(self) -> list[Stay]:
-        """Whose prompts are to be computed: those that are begun, then interactive; all by age where that is due."""
-        prefilling = [stay for stay in self._seated if stay.prefills]
-        if self._passed >= PASSED_MOST:
+    def _prefill_order(self) -> list[Sequence]:
+        """Prompts that have begun, then by lane; in the order of their slots once the oldest was passed over enough."""
+        prefilling = [seq for seq in self._running if seq.is_prefilling]
+        if self._passed_over >= MAX_PASSED_OVER:
             return prefilling
-        return sorted(prefilling, key=lambda stay: (not stay.prefilled, LANES.index(stay.lane)))
+        return sorted(prefilling, key=lambda seq: (not seq.num_prefilled, LANES.index(seq.lane)))
 
     def _admit(self) -> None:
-        while self._free and (stay := self._head()) is not None and self._may_enter(stay):
-            self._waiting[stay.lane].popleft()
-            self._since_bulk = self._since_bulk + 1 if self._waiting["bulk"] and stay.lane != "bulk" else 0
-            stay.slot = self._free.pop()
-            stay.pages = self._pages.take(self._pages.needed(stay.all_tokens))
-            self._seated.append(stay)
+        while self._free_slots and (seq := self._next_waiting()) is not None and self._can_enter(seq):
+            self._waiting[seq.lane].popleft()
+            self._fair_share.served(seq.lane, self._waiting_lanes())
+            seq.slot = self._free_slots.pop()
+            seq.blocks = self._block_manager.allocate(self._block_manager.blocks_for(seq.max_len))
+            self._running.append(seq)
 
-    def _head(self) -> Stay | None:
+    def _next_waiting(self) -> Sequence | None:
         for waiting in self._waiting.values():
-            while waiting and waiting[0].gone:
+            while waiting and waiting[0].finished:
                 waiting.popleft()
-        ordered = sorted(LANES, key=lambda lane: self._is_bulks_turn and lane != "bulk")
-        firsts = [self._waiting[lane][0] for lane in ordered if self._waiting[lane]]
-        return next((stay for stay in firsts if stay.lane != "bulk" or self._admits_bulk()), None)
+        heads = [self._waiting[lane][0] for lane in self._fair_share.order(self._waiting_lanes())]
+        return next((seq for seq in heads if seq.lane != "bulk" or self._admits_bulk()), None)
 
-    @property
-    def _is_bulks_turn(self) -> bool:
-        return self._since_bulk >= BULK_TURN - 1
+    def _waiting_lanes(self) -> list[str]:
+        return [lane for lane, waiting in self._waiting.items() if waiting]
 
     def _admits_bulk(self) -> bool:
-        bulk = sum(stay.lane == "bulk" for stay in self._seated)
-        return self._reserve.admits_bulk(self._slots, len(self._seated), bulk, self._is_bulks_turn)
+        bulk = sum(seq.lane == "bulk" for seq in self._running)
+        return self._reserve.admits_bulk(self._slots, len(self._running), bulk, self._fair_share.is_due("bulk"))
 
-    def _may_enter(self, stay: Stay) -> bool:
-        if any(other.alone for other in self._seated) or (stay.alone and self._seated):
+    def _can_enter(self, seq: Sequence) -> bool:
+        if any(other.alone for other in self._running) or (seq.alone and self._running):
             return False
-        return self._pages.needed(stay.all_tokens) <= self._pages.free - self._kept_pages(stay)
+        blocks = self._block_manager
+        return blocks.blocks_for(seq.max_len) <= blocks.num_free - self._reserved_blocks(seq)
 
-    def _kept_pages(self, stay: Stay) -> int:
-        """Those of the slots that this one is to leave free; none where it could wait for ever."""
-        if stay.lane != "bulk" or self._is_bulks_turn or not self._seated:
+    def _reserved_blocks(self, seq: Sequence) -> int:
+        """Blocks of the reserved slots, which bulk leaves free unless its turn is due or no other sequence runs."""
+        if seq.lane != "bulk" or self._fair_share.is_due("bulk") or not self._running:
             return 0
-        return self._reserve.places * (self._pages.count // self._slots)
+        return self._reserve.places * (self._block_manager.num_blocks // self._slots)

@@ -1,41 +1,82 @@
-"""A prompt's stay in the engine, from its arrival to its last token, as the scheduler sees it: numbers, no tensors."""
+"""A prompt as the scheduler sees it: numbers of tokens, a slot and blocks; and the chunks in which it is prefilled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vqa.job import Lane
 
+if TYPE_CHECKING:
+    # imports torch, which the scheduler does without
+    from workers.engine.continuous.requests import ImageSpan, Request
+
 
 @dataclass(slots=True, eq=False)
-class Stay:
-    """Changed by the scheduler alone."""
+class Sequence:
+    """Scheduler state of one prompt and its answer. Only the scheduler changes it; `request` is the loop's."""
 
-    #: tokens of the prompt, and the most of its answer
-    tokens: int
-    most: int
+    num_prompt_tokens: int
+    #: of the answer
+    max_tokens: int
     lane: Lane = "interactive"
     alone: bool = False
-    #: None while it waits, and after it has left
+    #: with the pixels of its images; None once the whole prompt is in the cache
+    request: Request | None = None
+    #: None while the sequence waits and after it has finished
     slot: int | None = None
-    pages: tuple[int, ...] = ()
-    #: tokens of the prompt that are in the cache, or will be when what was decided is computed
-    prefilled: int = 0
-    #: tokens of the answer that were made, or will be
-    asked: int = 0
-    gone: bool = False
+    blocks: tuple[int, ...] = ()
+    #: prompt tokens in the cache, those of scheduled chunks included
+    num_prefilled: int = 0
+    #: answer tokens, those of scheduled batches included
+    num_generated: int = 0
+    finished: bool = False
 
     @property
-    def all_tokens(self) -> int:
-        """What its pages have to hold; the answer's last token is never read again."""
-        return self.tokens + self.most - 1
+    def max_len(self) -> int:
+        """Tokens that its blocks must hold; the last token of the answer is never written to the cache."""
+        return self.num_prompt_tokens + self.max_tokens - 1
 
     @property
-    def prefills(self) -> bool:
-        """Whether it has a slot and its prompt is not all in the cache."""
-        return self.slot is not None and self.prefilled < self.tokens
+    def is_prefilling(self) -> bool:
+        """Whether it has a slot and part of its prompt is not yet in the cache."""
+        return self.slot is not None and self.num_prefilled < self.num_prompt_tokens
 
     @property
-    def decodes(self) -> bool:
-        """Whether steps make its next tokens."""
-        return self.slot is not None and self.prefilled == self.tokens and self.asked < self.most
+    def is_decoding(self) -> bool:
+        """Whether the next decode step computes a token of its answer."""
+        is_prefilled = self.slot is not None and self.num_prefilled == self.num_prompt_tokens
+        return is_prefilled and self.num_generated < self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start` up to `stop` of a prompt with a slot, computed in one forward pass."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the whole prompt is in the cache after this chunk."""
+        return self.stop == self.sequence.num_prompt_tokens
+
+    @property
+    def slot(self) -> int:
+        assert self.sequence.slot is not None
+        return self.sequence.slot
+
+    @property
+    def request(self) -> Request:
+        assert self.sequence.request is not None
+        return self.sequence.request
+
+    @property
+    def images(self) -> list[ImageSpan]:
+        """The images that have tokens in this chunk."""
+        return [image for image in self.request.images if image.start < self.stop and image.stop > self.start]

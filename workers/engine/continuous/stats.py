@@ -1,19 +1,19 @@
-"""What the engine has done so far, counted: for benchmarks and for whoever tunes."""
+"""Counts what the engine computes, for benchmarks and tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from workers.engine.continuous.scheduler import PrefillWork, StepWork
-from workers.engine.continuous.transfer import Tokens
+from workers.engine.continuous.scheduler import Batch, DecodeBatch, PrefillBatch
+from workers.engine.continuous.transfer import AsyncTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Sums since the engine's start; seconds are from one piece of work's end to the next one's."""
+class Stats:
+    """Sums since the engine started. The seconds of a batch run from the end of the previous batch to its own end."""
 
     steps: int = 0
-    #: tokens that the steps made, of which some may have been for nobody
+    #: tokens of the steps, discarded ones included
     step_tokens: int = 0
     step_s: float = 0.0
     prefills: int = 0
@@ -22,32 +22,32 @@ class Figures:
     longest_prefill_s: float = 0.0
 
 
-class Counter:
-    """Adds up what has been computed. Belongs to the engine's thread; anybody may read `figures`."""
+class StatsCounter:
+    """Adds up batches in the engine's thread; any thread may read `stats`."""
 
     def __init__(self) -> None:
-        self.figures = Figures()
-        self._last: Tokens | None = None
+        self.stats = Stats()
+        self._last: AsyncTokens | None = None
 
     def begin(self) -> None:
-        """Work begins after a time without any, so what the first piece of it takes is not known."""
+        """Begin after an idle time: the duration of the first batch is unknown and counts as 0."""
         self._last = None
 
-    def count(self, work: PrefillWork | StepWork, tokens: Tokens) -> None:
-        """This was computed after what was counted before, and its tokens have been read."""
-        old = self.figures
-        took_s = tokens.seconds_after(self._last) if self._last is not None else 0.0
+    def count(self, batch: Batch, tokens: AsyncTokens) -> None:
+        """Add the batch that was computed after the one counted last; its tokens must have been read."""
+        old = self.stats
+        seconds = tokens.seconds_after(self._last) if self._last is not None else 0.0
         self._last = tokens
-        match work:
-            case StepWork(stays):
-                self.figures = replace(
-                    old, steps=old.steps + 1, step_tokens=old.step_tokens + len(stays), step_s=old.step_s + took_s
+        match batch:
+            case DecodeBatch(sequences):
+                self.stats = replace(
+                    old, steps=old.steps + 1, step_tokens=old.step_tokens + len(sequences), step_s=old.step_s + seconds
                 )
-            case PrefillWork(parts):
-                self.figures = replace(
+            case PrefillBatch():
+                self.stats = replace(
                     old,
                     prefills=old.prefills + 1,
-                    prefilled_tokens=old.prefilled_tokens + sum(part.stop - part.start for part in parts),
-                    prefill_s=old.prefill_s + took_s,
-                    longest_prefill_s=max(old.longest_prefill_s, took_s),
+                    prefilled_tokens=old.prefilled_tokens + batch.num_tokens,
+                    prefill_s=old.prefill_s + seconds,
+                    longest_prefill_s=max(old.longest_prefill_s, seconds),
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,17 @@ import torch
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import make_prompt
 from workers.engine.base import Completion, Prompt, Turn
-from workers.engine.continuous.block_manager import Pages
+from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.encode import RequestEncoder
-from workers.engine.continuous.kv_cache import Cache
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.model.image_features import Features
+from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.model.vision import VisionTower
-from workers.engine.continuous.model.weights import language_of
-from workers.engine.continuous.model_runner import Runner
+from workers.engine.continuous.model.weights import language_weights
+from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
-from workers.engine.continuous.requests import Arrival, Intake, Request
+from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.model.loading import eos_ids, load
 from workers.engine.pipeline.encoding import Encoder
@@ -67,14 +66,18 @@ class Numbers:
 class Timetable(Intake):
     """Prompts that arrive, and are cancelled, at certain turns of the loop; closed when all have ended."""
 
-    def __init__(self, arrivals: Mapping[int, Sequence[Arrival]], ends: Callable[[int], None] = lambda turn: None):
+    def __init__(
+        self,
+        arrivals: Mapping[int, Sequence[tuple[Pending, Request]]],
+        ends: Callable[[int], None] = lambda turn: None,
+    ) -> None:
         super().__init__()
         self._arrivals = dict(arrivals)
-        self._all = [arrival.pending for some in arrivals.values() for arrival in some]
+        self._all = [pending for some in arrivals.values() for pending, _ in some]
         self._ends = ends
         self.turn = 0
 
-    def take(self, wait: bool) -> list[Arrival] | None:
+    def take(self, wait: bool) -> list[tuple[Pending, Request]] | None:
         self.turn += 1
         assert self.turn < MOST_TURNS, "it hangs"
         if wait and self._arrivals:
@@ -92,10 +95,15 @@ class Sizes:
     """How much of everything an engine has."""
 
     slots: int = 4
-    pages: int = 64
-    page_tokens: int = 16
+    blocks: int = 64
+    block_size: int = 16
     prefill_tokens: int = 256
     reuse_bytes: int = 0
+
+
+def with_params(prompt: Prompt, id: str | None = None, **params: Any) -> Prompt:
+    """The prompt with some sampling parameters changed."""
+    return replace(prompt, id=id or prompt.id, params=replace(prompt.params, **params))
 
 
 class Bench:
@@ -104,7 +112,7 @@ class Bench:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.ops = ops_for(pipe.model.device)
-        self.weights = language_of(pipe.model)
+        self.weights = language_weights(pipe.model)
         self.vision = VisionTower(pipe.model, pipe.processor.image_processor, self.ops)
         self.encoder = RequestEncoder(pipe.processor, slot_tokens=4096)
         self._reference = Encoder(pipe, slot_tokens=4096)
@@ -113,12 +121,12 @@ class Bench:
 
     @torch.inference_mode()
     def loop(self, sizes: Sizes, eos_ids: Collection[int] = ()) -> Loop:
-        pages = Pages(sizes.pages, sizes.page_tokens)
-        language = LanguageModel(self.weights, Cache.of(self.weights, pages.count, pages.tokens), self.ops)
-        features = Features(self.vision.see, sizes.reuse_bytes)
-        prefill = Prefill(language, features, self.ops, self.vision.deep_layers)
-        runner = Runner(language, prefill, self.ops, sizes.slots, pages.count)
-        return Loop(Scheduler(sizes.slots, pages, sizes.prefill_tokens), runner, Numbers(), eos_ids)
+        block_manager = BlockManager(sizes.blocks, sizes.block_size)
+        language = LanguageModel(self.weights, self.weights.new_kv_cache(sizes.blocks, sizes.block_size), self.ops)
+        features = ImageFeatures(self.vision.encode_images, sizes.reuse_bytes)
+        prefill = Prefill(language, features, self.ops, self.vision.deepstack_layers)
+        runner = ModelRunner(language, prefill, self.ops, sizes.slots, sizes.blocks)
+        return Loop(Scheduler(sizes.slots, block_manager, sizes.prefill_tokens), runner, Numbers(), eos_ids)
 
     def request(self, prompt: Prompt) -> Request:
         return self.encoder.encode(prompt)
@@ -126,7 +134,7 @@ class Bench:
     def answer(self, sizes: Sizes, arrivals: Mapping[int, Sequence[Prompt]]) -> dict[str, Completion]:
         """What each prompt gets, by its id; texts are of numbers."""
         pending = {at: [Pending(prompt) for prompt in prompts] for at, prompts in arrivals.items()}
-        table = {at: [Arrival(each, self.request(each.prompt)) for each in some] for at, some in pending.items()}
+        table = {at: [(each, self.request(each.prompt)) for each in some] for at, some in pending.items()}
         self.loop(sizes, self.ends).serve(Timetable(table), Heartbeat(60))
         return {each.prompt.id: each.future.result(0) for some in pending.values() for each in some}
 

@@ -16,7 +16,7 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import RequestEncoder, fit_of
 from workers.engine.continuous.requests import Request
 from workers.engine.image import RGBImage
-from workers.engine.pipeline.encoding import Encoded, Encoder
+from workers.engine.pipeline.encoding import Encoder, ModelInputs
 
 words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
 #: numbers stand for images
@@ -28,23 +28,23 @@ def assert_alike(bench: Bench, *turns: Turn) -> None:
     """This engine and transformers' own processor make the same of a prompt, or both refuse it."""
     prompt = make_prompt("a", turns, 4)
     made, expected = (outcome(encoder, prompt) for encoder in (bench.encoder, Encoder(bench.pipe, slot_tokens=4096)))
-    if not (isinstance(made, Request) and isinstance(expected, Encoded)):
+    if not (isinstance(made, Request) and isinstance(expected, ModelInputs)):
         assert type(made) is type(expected)
         return
     assert made.tokens.tolist() == expected.tensors["input_ids"][0].tolist()
-    assert bench.encoder.tokens(made) == expected.prompt_tokens == made.count
+    assert bench.encoder.count_tokens(made) == expected.prompt_tokens == made.num_tokens
     grids = expected.tensors.get("image_grid_thw", torch.empty(0, 3)).tolist()
-    assert [[1, sight.rows, sight.columns] for sight in made.sights] == grids
-    for sight in made.sights:
-        assert set(made.tokens[sight.start : sight.stop].tolist()) == {bench.pipe.processor.image_token_id}
-    if made.sights:
-        pixels = bench.vision._patches(made.sights)
+    assert [[1, span.rows, span.columns] for span in made.images] == grids
+    for span in made.images:
+        assert set(made.tokens[span.start : span.stop].tolist()) == {bench.pipe.processor.image_token_id}
+    if made.images:
+        pixels = bench.vision._patches(made.images)
         torch.testing.assert_close(pixels, expected.tensors["pixel_values"], rtol=0, atol=1e-6)
 
 
-def outcome(encoder: Any, prompt: Prompt) -> Request | Encoded | VQAError:
+def outcome(encoder: Any, prompt: Prompt) -> Request | ModelInputs | VQAError:
     try:
-        made: Request | Encoded = encoder.encode(prompt)
+        made: Request | ModelInputs = encoder.encode(prompt)
     except VQAError as error:
         return error
     return made
@@ -85,10 +85,10 @@ def test_a_image_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Benc
     size = fit_of(bundled_bench.pipe.processor.image_processor).size(width, height)
     scaled = RGBImage.from_pil(Image.new("RGB", size, "red"))
 
-    (sight,) = bundled_bench.request(make_prompt("a", (Turn("user", (scaled,)),), 4)).sights
+    (span,) = bundled_bench.request(make_prompt("a", (Turn("user", (scaled,)),), 4)).images
 
-    assert (sight.columns * 16, sight.rows * 16) == size
-    assert sight.tokens == sight.patches // 4
+    assert (span.columns * 16, span.rows * 16) == size
+    assert span.tokens == span.patches // 4
 
 
 @pytest.mark.parametrize("size", [(33, 64), (64, 63), (16, 16), (1000, 1000)])
@@ -113,7 +113,7 @@ def test_a_template_without_a_place_for_images_in_a_turn_is_told(dense: Any) -> 
 def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any) -> None:
     encoder = RequestEncoder(dense.processor, slot_tokens=64)
     # 96 x 96 pixels are 9 tokens
-    assert encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 64 - 31)).count == 9 + 22
+    assert encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 64 - 31)).num_tokens == 9 + 22
 
-    with pytest.raises(PromptTooLong, match=r"31 tokens of prompt and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
+    with pytest.raises(PromptTooLong, match=r"31 prompt tokens and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
         encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 34))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.workers.engine.conftest import SOON, Crashes, ask, make_prompt, wait_until
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, PromptTooLong
 from workers.engine.base import Completion, Engine, Prompt, Turn
-from workers.engine.continuous import build as room
+from workers.engine.continuous import build
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.ops import reference
 from workers.engine.image import RGBImage
@@ -57,15 +57,15 @@ class Gate:
         self.open = threading.Event()
         #: rows of each step
         self.steps: list[int] = []
-        attend_rows = reference.attend_rows
+        attend_paged = reference.attend_paged
 
         def gated(q: Tensor, *given: Any) -> Tensor:
             self.steps.append(len(q))
             self.reached.set()
             assert self.open.wait(SOON)
-            return attend_rows(q, *given)
+            return attend_paged(q, *given)
 
-        monkeypatch.setattr(reference, "attend_rows", gated)
+        monkeypatch.setattr(reference, "attend_paged", gated)
 
     def __enter__(self) -> Gate:
         return self
@@ -197,7 +197,7 @@ def test_a_deadline_that_passes_in_the_queue_fails_at_once_and_costs_nothing(
     with Gate(monkeypatch) as gate:
         running = engine.submit(ask(0))
         assert gate.reached.wait(SOON)
-        before = engine.figures().prefilled_tokens
+        before = engine.stats().prefilled_tokens
         waiting = engine.submit(ask(1, deadline=time.monotonic() + 0.05))
 
         assert isinstance(waiting.exception(SOON), DeadlineExceeded)
@@ -206,7 +206,7 @@ def test_a_deadline_that_passes_in_the_queue_fails_at_once_and_costs_nothing(
     last = engine.submit(ask(3)).result(SOON)
     # the first one's may not have been counted yet
     computed = running.result(SOON).prompt_tokens + last.prompt_tokens
-    assert engine.figures().prefilled_tokens - before in {last.prompt_tokens, computed}
+    assert engine.stats().prefilled_tokens - before in {last.prompt_tokens, computed}
 
 
 def test_a_deadline_that_passes_in_a_slot_frees_it_at_the_next_step(
@@ -231,7 +231,7 @@ def test_cancelling_ends_a_prompt_in_a_slot_and_one_that_waits(
 ) -> None:
     engine = starting(slots=slots, slot_tokens=50_000)
     running = [engine.submit(ask(number, max_new_tokens=ENDLESS)) for number in range(slots)]
-    wait_until(lambda: engine.figures().step_tokens > 4 * slots)
+    wait_until(lambda: engine.stats().step_tokens > 4 * slots)
     waiting = engine.submit(ask(9))
     for number in (*range(slots), 9):
         engine.cancel(f"job-{number}")
@@ -245,16 +245,16 @@ def test_cancelling_ends_a_prompt_in_a_slot_and_one_that_waits(
 def test_a_cancelled_prompt_makes_room_for_the_next_and_nobody_else_is_disturbed(starting: Starting) -> None:
     engine = starting(slots=2, slot_tokens=50_000)
     alone = engine.submit(ask(1)).result(SOON)
-    stays, goes = (engine.submit(ask(number, max_new_tokens=ENDLESS)) for number in (5, 6))
-    wait_until(lambda: engine.figures().step_tokens > 8)
+    remaining, cancelled = (engine.submit(ask(number, max_new_tokens=ENDLESS)) for number in (5, 6))
+    wait_until(lambda: engine.stats().step_tokens > 8)
     next_one = engine.submit(ask(1))
     assert not next_one.done()
 
     engine.cancel("job-6")
 
     assert next_one.result(SOON) == alone
-    assert isinstance(goes.exception(SOON), Cancelled)
-    assert not stays.done()
+    assert isinstance(cancelled.exception(SOON), Cancelled)
+    assert not remaining.done()
 
 
 def test_prompts_longer_than_a_slot_are_refused_by_name(starting: Starting) -> None:
@@ -267,20 +267,20 @@ def test_prompts_longer_than_a_slot_are_refused_by_name(starting: Starting) -> N
         engine.submit(make_prompt("a", (Turn("user", ("word " * 100_000,)),), 4)).result(SOON)
 
 
-def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
+def few_blocks(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
     # of the dense model: 2 layers of keys and values, 2 x 16 numbers each in float32
-    page = 2 * 2 * 32 * 4 * 16
+    block = 2 * 2 * 32 * 4 * 16
     # a quarter of the machine's is taken
-    monkeypatch.setattr(room, "machine_free", lambda: pages * page * 4)
+    monkeypatch.setattr(build, "free_memory", lambda: blocks * block * 4)
 
 
 def test_what_the_memory_never_holds_is_refused_and_what_it_holds_later_waits(
     starting: Starting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # an image may take 64 tokens
-    few_pages(monkeypatch, 12)
+    few_blocks(monkeypatch, 12)
     engine = starting(max_image_tokens=64)
-    assert engine.built.pages.count == 12
+    assert engine.built.block_manager.num_blocks == 12
     alone = engine.submit(long(0, 100)).result(SOON)
 
     with pytest.raises(PromptTooLong, match="than the card has room for"):
@@ -298,7 +298,7 @@ def test_a_single_slot_shorter_than_the_largest_image_serves_what_it_holds(start
 
 
 def test_without_room_for_one_image_it_is_not_ready(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_pages(monkeypatch, 4)
+    few_blocks(monkeypatch, 4)
 
     with pytest.raises(NotReady, match=r"room for 64 tokens .*VQA_MAX_IMAGE_TOKENS.*VQA_PREFILL_TOKENS=64"):
         starting(max_image_tokens=64)
@@ -332,20 +332,20 @@ def test_a_prompt_that_the_model_fails_on_fails_alone(
         futures = [engine.submit(prompt) for prompt in innocent[:2]]
         culprit = engine.submit(long(7, 77))
         futures += [engine.submit(prompt) for prompt in innocent[2:]]
-        wait_until(lambda: len(engine._intake._arrived) == 7)
+        wait_until(lambda: len(engine._intake._new) == 7)
 
     with pytest.raises(EngineError, match=r"failed on this prompt \(ValueError\)"):
         culprit.result(SOON)
     assert [future.result(SOON) for future in futures] == alone
     assert first.result(SOON)
     assert any(len(lengths) > 1 and 77 in lengths for lengths in seen)
-    assert "run again one by one" in caplog.text
+    assert "running them one by one" in caplog.text
     assert not any("own words" in record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG)
     assert not crashes
     assert engine.submit(ask(0)).result(SOON) == alone[0]
 
 
-def test_a_prompt_that_fails_in_a_later_piece_fails_alone(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_fails_in_a_later_chunk_fails_alone(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = starting(prefill_tokens=64)
     alone = engine.submit(ask(0)).result(SOON)
     break_attention(monkeypatch, 149, ValueError())
@@ -384,13 +384,13 @@ def test_what_escapes_a_prefill_is_told_once_with_who_is_in_a_slot_and_fails_eve
 ) -> None:
     engine = starting(slots=2, slot_tokens=50_000)
     running = engine.submit(ask(0, max_new_tokens=ENDLESS))
-    wait_until(lambda: engine.figures().step_tokens > 4)
+    wait_until(lambda: engine.stats().step_tokens > 4)
     break_attention(monkeypatch, 50, raised)
     with Gate(monkeypatch) as gate:
         assert gate.reached.wait(SOON)
         # the other lane has to wait for the one slot
         futures = [engine.submit(prompt) for prompt in (long(1, 50), ask(2, lane="bulk"), ask(3, lane="bulk"))]
-        wait_until(lambda: len(engine._intake._arrived) == 3)
+        wait_until(lambda: len(engine._intake._new) == 3)
 
     assert all(isinstance(future.exception(SOON), EngineError) for future in (running, *futures))
     wait_until(lambda: bool(crashes))
@@ -409,7 +409,7 @@ def test_what_escapes_a_step_is_told_with_who_was_in_it(
     def breaks(*_: Any) -> Tensor:
         raise raised
 
-    monkeypatch.setattr(reference, "attend_rows", breaks)
+    monkeypatch.setattr(reference, "attend_paged", breaks)
     futures = [engine.submit(ask(number)) for number in range(3)]
 
     assert all(isinstance(future.exception(SOON), EngineError) for future in futures)
@@ -508,20 +508,20 @@ def test_an_idle_engine_takes_no_processor_time(starting: Starting) -> None:
 def test_a_prompt_that_is_alone_has_no_company(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = starting(slots=4)
     rows: list[set[str]] = []
-    attend_rows, attend = reference.attend_rows, reference.attend
+    attend_paged, attend = reference.attend_paged, reference.attend
 
     def note(ids: tuple[str, ...]) -> None:
         rows.append(set(ids))
 
     def watched(*given: Any) -> Tensor:
         note(engine._heartbeats[0].ids)
-        return attend_rows(*given)
+        return attend_paged(*given)
 
     def watched_prefill(*given: Any, **how: Any) -> Tensor:
         note(engine._heartbeats[0].ids)
         return attend(*given, **how)
 
-    monkeypatch.setattr(reference, "attend_rows", watched)
+    monkeypatch.setattr(reference, "attend_paged", watched)
     monkeypatch.setattr(reference, "attend", watched_prefill)
     prompts = [ask(number, alone=number % 4 == 0, lane=("interactive", "bulk")[number % 2]) for number in range(12)]
 
@@ -543,23 +543,23 @@ def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pyt
             future = engine.submit(ask(number, lane=lane))
             future.add_done_callback(lambda _, lane=lane: order.append(lane))  # type: ignore[misc]
             futures.append(future)
-        wait_until(lambda: len(engine._intake._arrived) == 3)
+        wait_until(lambda: len(engine._intake._new) == 3)
 
     assert all(future.result(SOON) for future in futures)
     wait_until(lambda: len(order) == 3)
     assert order == ["interactive", "bulk", "bulk"]
 
 
-def test_hundreds_of_short_prompts_are_all_answered_and_the_figures_add_up(starting: Starting) -> None:
+def test_hundreds_of_short_prompts_are_all_answered_and_the_stats_add_up(starting: Starting) -> None:
     engine = starting(slots=8)
-    before = engine.figures()
+    before = engine.stats()
     prompts = [
         make_prompt(f"{number}", (Turn("user", ("hello " * (number % 7),)),), 1 + number % 5) for number in range(400)
     ]
 
     made = answers(engine, prompts)
     wait_until(lambda: not engine._heartbeats[0].ids)
-    after = engine.figures()
+    after = engine.stats()
 
     assert after.prefilled_tokens - before.prefilled_tokens == sum(each.prompt_tokens for each in made)
     steps = after.step_tokens - before.step_tokens - sum(each.completion_tokens - 1 for each in made)
@@ -569,7 +569,7 @@ def test_hundreds_of_short_prompts_are_all_answered_and_the_figures_add_up(start
     assert after.prefills - before.prefills < 400
     assert after.step_s > before.step_s
     assert after.prefill_s >= after.longest_prefill_s > 0
-    assert engine.built.pages.free == engine.built.pages.count
+    assert engine.built.block_manager.num_free == engine.built.block_manager.num_blocks
 
 
 def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense: Any) -> None:
@@ -587,7 +587,7 @@ def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense
     assert len(seen) == 1
 
 
-def test_a_image_that_is_cut_over_pieces_is_seen_once_though_nothing_is_kept(starting: Starting, dense: Any) -> None:
+def test_a_image_that_is_cut_over_chunks_is_seen_once_though_nothing_is_kept(starting: Starting, dense: Any) -> None:
     engine = starting(vision_reuse_mib=0, prefill_tokens=64)
     whole = RGBImage.from_pil(Image.effect_noise((256, 256), 80))
     seen: list[int] = []
@@ -636,5 +636,5 @@ def test_a_prompt_whose_activations_are_no_numbers_spoils_nobody_after_it(
     monkeypatch.setattr(reference, "attend", overflows)
     answers(engine, [long(number, 300, temperature=1.0) for number in (7, 8)])
 
-    # in the pages that those had
+    # in the blocks that those had
     assert answers(engine, prompts) == alone

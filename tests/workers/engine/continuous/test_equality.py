@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.engine.conftest import image, make_prompt
-from tests.workers.engine.continuous.conftest import Bench, Sizes
+from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
 from training.questions import held_out
-from workers.engine.base import Prompt, SamplingParams, Turn
+from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import fit_of
 from workers.engine.image import RGBImage
 
@@ -44,8 +43,8 @@ sizes = st.builds(
     Sizes,
     slots=st.integers(1, 5),
     # the longest prompt and its answer take 276 tokens
-    pages=st.integers(30, 120),
-    page_tokens=st.sampled_from([10, 16]),
+    blocks=st.integers(30, 120),
+    block_size=st.sampled_from([10, 16]),
     prefill_tokens=st.integers(5, 300),
     reuse_bytes=st.sampled_from([0, 20_000, 10**9]),
 )
@@ -60,7 +59,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 def expected(bench: Bench, prompt: Prompt) -> tuple[str, str, int]:
     """By `generate`: the tokens that are told, why they end, and how many there are."""
     ends = bench.ends
-    tokens = bench.expected(replace(prompt, params=SamplingParams(MOST)))[: prompt.params.max_new_tokens]
+    tokens = bench.expected(with_params(prompt, max_new_tokens=MOST))[: prompt.params.max_new_tokens]
     shown = [token for token in tokens if token not in ends]
     return " ".join(map(str, shown)), "length" if len(shown) == len(tokens) else "stop", len(tokens)
 
@@ -79,14 +78,14 @@ def test_answers_are_those_of_generate_token_for_token(
 ) -> None:
     at: dict[int, list[Prompt]] = defaultdict(list)
     for number, (which, most, turn) in enumerate(arrivals):
-        at[turn].append(replace(PROMPTS[which], id=f"{number}", max_new_tokens=most))
+        at[turn].append(with_params(PROMPTS[which], id=f"{number}", max_new_tokens=most))
 
     made = bench.answer(sizes, at)
 
     for prompt in (prompt for some in at.values() for prompt in some):
         completion = made[prompt.id]
         assert (completion.text, completion.finish_reason, completion.completion_tokens) == expected(bench, prompt)
-        assert completion.prompt_tokens == bench.request(prompt).count
+        assert completion.prompt_tokens == bench.request(prompt).num_tokens
 
 
 @pytest.mark.parametrize("prefill_tokens", [1, 7, 20, 64])
@@ -97,8 +96,8 @@ def test_so_they_are_however_a_prompt_is_cut(bench: Bench, prefill_tokens: int) 
 
 
 def test_so_they_are_when_there_is_room_for_one_at_a_time(bench: Bench) -> None:
-    longest = max(bench.request(prompt).count for prompt in PROMPTS) + MOST - 1
-    sizes = Sizes(slots=5, pages=-(-longest // 16))
+    longest = max(bench.request(prompt).num_tokens for prompt in PROMPTS) + MOST - 1
+    sizes = Sizes(slots=5, blocks=-(-longest // 16))
 
     made = bench.answer(sizes, {0: list(PROMPTS)})
 
@@ -118,7 +117,7 @@ def test_the_bundled_model_answers_as_generate_does(bundled_bench: Bench) -> Non
     for prompt in prompts:
         at[draw.randrange(30)].append(prompt)
 
-    made = bundled_bench.answer(Sizes(slots=6, pages=120, prefill_tokens=100), at)
+    made = bundled_bench.answer(Sizes(slots=6, blocks=120, prefill_tokens=100), at)
 
     assert [made[p.id].text.split() for p in prompts] == [
         [str(t) for t in bundled_bench.expected(p) if t not in bundled_bench.ends] for p in prompts
@@ -141,21 +140,21 @@ def test_a_seed_draws_the_same_answer_in_any_company(
     sizes: Sizes,
 ) -> None:
     temperature, top_p, seed = drawn
-    seeded = replace(PROMPTS[3], id="seeded", temperature=temperature, top_p=top_p, seed=seed)
+    seeded = with_params(PROMPTS[3], id="seeded", temperature=temperature, top_p=top_p, seed=seed)
     at: dict[int, list[Prompt]] = defaultdict(list, {turn: [seeded]})
     for number, (which, most, when) in enumerate(company):
-        other = replace(PROMPTS[which], id=f"{number}", max_new_tokens=most)
+        other = with_params(PROMPTS[which], id=f"{number}", max_new_tokens=most)
         if number % 2:
-            other = replace(other, temperature=others[0], top_p=others[1], seed=others[2])
+            other = with_params(other, temperature=others[0], top_p=others[1], seed=others[2])
         at[when].append(other)
 
     assert bench.answer(sizes, at)["seeded"] == bench.answer(Sizes(), {0: [seeded]})["seeded"]
 
 
 def test_seeds_draw_different_answers_and_none_draws_another_each_time(bench: Bench) -> None:
-    drawn = replace(PROMPTS[3], temperature=1.5)
-    seeded = [replace(drawn, id=f"seed {seed}", seed=seed) for seed in range(8)]
-    free = [replace(drawn, id=f"none {number}") for number in range(8)]
+    drawn = with_params(PROMPTS[3], temperature=1.5)
+    seeded = [with_params(drawn, id=f"seed {seed}", seed=seed) for seed in range(8)]
+    free = [with_params(drawn, id=f"none {number}") for number in range(8)]
 
     made = bench.answer(Sizes(slots=8), {0: seeded + free})
 
@@ -165,16 +164,16 @@ def test_seeds_draw_different_answers_and_none_draws_another_each_time(bench: Be
 
 
 def test_a_greedy_answer_is_not_changed_by_one_that_is_drawn_beside_it(bench: Bench) -> None:
-    prompts = [replace(p, id=f"{n}", temperature=n % 2, seed=n) for n, p in enumerate(PROMPTS)]
+    prompts = [with_params(p, id=f"{n}", temperature=n % 2, seed=n) for n, p in enumerate(PROMPTS)]
 
     made = bench.answer(Sizes(), {0: prompts})
 
     greedy = [p for p in prompts if not p.params.temperature]
-    assert [made[p.id].text for p in greedy] == [expected(bench, replace(p, seed=None))[0] for p in greedy]
+    assert [made[p.id].text for p in greedy] == [expected(bench, with_params(p, seed=None))[0] for p in greedy]
 
 
 def test_the_smallest_top_p_draws_the_likeliest_tokens(bench: Bench) -> None:
-    prompts = [replace(p, temperature=2.0, top_p=top_p) for p, top_p in zip(PROMPTS, (1e-6, 1e-60), strict=False)]
+    prompts = [with_params(p, temperature=2.0, top_p=top_p) for p, top_p in zip(PROMPTS, (1e-6, 1e-60), strict=False)]
 
     made = bench.answer(Sizes(), {0: prompts})
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.continuous.encode import positions_of
+from workers.engine.base import SamplingParams
+from workers.engine.continuous.encode import mrope_positions
 from workers.engine.continuous.requests import Request
 
 
@@ -27,12 +28,12 @@ def test_positions_are_those_of_transformers(dense: Any, images: list[tuple[int,
     # in patches, of which 2 x 2 are a token
     grids = torch.tensor([(1, 2 * rows, 2 * columns) for _, rows, columns in images]).view(-1, 3)
 
-    expected, shift = dense.model.model.get_rope_index(
+    expected, delta = dense.model.model.get_rope_index(
         input_ids=torch.zeros(1, len(kinds), dtype=torch.long),
         mm_token_type_ids=torch.tensor([kinds], dtype=torch.int),
         image_grid_thw=grids,
     )
 
-    made = positions_of(len(kinds), places)
+    made = mrope_positions(len(kinds), places)
     assert torch.equal(made, expected[:, 0].T)
-    assert Request(torch.zeros(len(kinds), dtype=torch.long), made, ()).shift == shift.item()
+    assert Request(torch.zeros(len(kinds), dtype=torch.long), made, (), SamplingParams(1)).mrope_delta == delta.item()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.continuous.sampler import draw, uniform
+from workers.engine.continuous.sampler import sample_top_p, uniform
 
 LOGITS = [2.0, -1.0, 1.5, 0.0, 1.9, -3.0, 0.5, -30.0]
 ROWS = 40_000
@@ -29,7 +29,7 @@ def chances(temperature: float, top_p: float) -> list[float]:
 def draw_rows(temperature: float, top_p: float, lot: torch.Tensor) -> torch.Tensor:
     rows = len(lot)
     logits = torch.tensor(LOGITS).expand(rows, -1)
-    return draw(logits, torch.full((rows,), temperature), torch.full((rows,), top_p), lot)
+    return sample_top_p(logits, torch.full((rows,), temperature), torch.full((rows,), top_p), lot)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.6, 0.3, 1e-6])
@@ -49,9 +49,9 @@ def test_rows_are_drawn_each_by_its_own_numbers() -> None:
     logits = torch.randn(count, 300, generator=torch.Generator().manual_seed(1))
     temperature, top_p, lot = torch.linspace(0.01, 2, count), torch.linspace(0.01, 1, count), torch.rand(count)
 
-    together = draw(logits, temperature, top_p, lot)
+    together = sample_top_p(logits, temperature, top_p, lot)
 
-    alone = [draw(logits[n, None], temperature[n, None], top_p[n, None], lot[n, None]) for n in range(count)]
+    alone = [sample_top_p(logits[n, None], temperature[n, None], top_p[n, None], lot[n, None]) for n in range(count)]
     assert together.tolist() == torch.cat(alone).tolist()
 
 
@@ -67,7 +67,7 @@ def test_a_row_of_many_alike_draws_the_first_and_the_last_of_them() -> None:
     words = 150_000
     lots = torch.tensor([0.0, 0.5, 1 - 2**-24])
 
-    drawn = draw(torch.zeros(3, words), torch.ones(3), torch.ones(3), lots)
+    drawn = sample_top_p(torch.zeros(3, words), torch.ones(3), torch.ones(3), lots)
 
     assert drawn[0] == 0
     assert drawn[1].item() == pytest.approx(words / 2, rel=0.01)
@@ -77,7 +77,7 @@ def test_a_row_of_many_alike_draws_the_first_and_the_last_of_them() -> None:
 def test_logits_that_are_no_numbers_draw_a_token_and_break_nothing() -> None:
     broken = torch.tensor([[math.nan] * 4, [math.inf, 0, 0, 0], [0.0, 1, 2, 3]])
 
-    drawn = draw(broken, torch.ones(3), torch.ones(3), torch.full((3,), 0.999))
+    drawn = sample_top_p(broken, torch.ones(3), torch.ones(3), torch.full((3,), 0.999))
 
     assert all(0 <= token < 4 for token in drawn.tolist())
     # the least likely of those that are as they should be

@@ -1,4 +1,4 @@
-"""Images' features: computed for many at once, and kept for a while for the next question about the same image."""
+"""Image features, computed for many images at once and cached for the next question about the same image."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor
 
-from workers.engine.continuous.requests import Sight
+from workers.engine.continuous.requests import ImageSpan
 
 
-class Features:
-    """What the vision tower made, by digest; the longest unused go first. Belongs to the engine's thread."""
+class ImageFeatures:
+    """LRU cache of the vision tower's outputs by image digest. Belongs to the engine's thread."""
 
-    def __init__(self, see: Callable[[Sequence[Sight]], list[Tensor]], most_bytes: int) -> None:
-        """`see` makes them; of those that no prompt needs any more at most `most_bytes` are kept."""
-        self._see = see
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        #: images computed, and images that were there
-        self.seen = self.reused = 0
+    def __init__(self, encode_images: Callable[[Sequence[ImageSpan]], list[Tensor]], max_bytes: int) -> None:
+        """Compute features by `encode_images`; cache at most `max_bytes` that no prompt needs any more."""
+        self._encode_images = encode_images
+        self._max_bytes = max_bytes
+        self._cached: OrderedDict[str, Tensor] = OrderedDict()
+        #: images computed, and images found in the cache
+        self.computed = self.reused = 0
 
-    def of(self, sights: Sequence[Sight], needed_later: Collection[str]) -> dict[str, Tensor]:
-        """Each image's (1 + deep layers, tokens, H) by its digest; those needed by the next call stay until then."""
-        wanted = {sight.digest: sight for sight in sights}
-        found = {digest: self._kept[digest] for digest in wanted if digest in self._kept}
-        missing = [sight for digest, sight in wanted.items() if digest not in found]
-        self.seen += len(missing)
-        self.reused += len(sights) - len(missing)
+    def get(self, images: Sequence[ImageSpan], needed_later: Collection[str]) -> dict[str, Tensor]:
+        """Return (1 + deepstack layers, tokens, H) by digest; keep `needed_later` at least until the next call."""
+        wanted = {image.digest: image for image in images}
+        found = {digest: self._cached[digest] for digest in wanted if digest in self._cached}
+        missing = [image for digest, image in wanted.items() if digest not in found]
+        self.computed += len(missing)
+        self.reused += len(images) - len(missing)
         if missing:
-            made = self._see(missing)
-            found.update({sight.digest: each for sight, each in zip(missing, made, strict=True)})
-        self._keep(found, needed_later)
+            computed = self._encode_images(missing)
+            found.update({image.digest: each for image, each in zip(missing, computed, strict=True)})
+        self._store(found, needed_later)
         return found
 
-    def _keep(self, found: dict[str, Tensor], needed_later: Collection[str]) -> None:
+    def _store(self, found: dict[str, Tensor], needed_later: Collection[str]) -> None:
         for digest, each in found.items():
-            if self._most_bytes or digest in needed_later:
-                # a copy: what the tower made is one tensor for all images of a pass
-                self._kept[digest] = each.contiguous() if digest not in self._kept else self._kept.pop(digest)
-        held = sum(each.nbytes for each in self._kept.values())
-        for digest in list(self._kept):
-            if held <= self._most_bytes:
+            if self._max_bytes or digest in needed_later:
+                # a copy: a new tensor is a view of one for all images of its pass
+                self._cached[digest] = each.contiguous() if digest not in self._cached else self._cached.pop(digest)
+        size = sum(each.nbytes for each in self._cached.values())
+        for digest in list(self._cached):
+            if size <= self._max_bytes:
                 break
             if digest not in needed_later:
-                held -= self._kept.pop(digest).nbytes
+                size -= self._cached.pop(digest).nbytes

@@ -1,4 +1,4 @@
-"""The language model's forward pass over a flat batch of tokens, equal to transformers' own, without its padding."""
+"""The language model's forward pass over a flat batch of tokens: transformers' results without its padding."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from workers.engine.continuous.kv_cache import Cache
-from workers.engine.continuous.model.weights import Dense, Experts, Language
+from workers.engine.continuous.kv_cache import KVCache
+from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights
 from workers.engine.continuous.ops.base import Ops, Route
 
 #: (layer, queries, keys, values) to (T, heads D)
@@ -19,66 +19,70 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Deep:
-    """What joins the first layers at images' tokens (DeepStack, Meng et al., 2024)."""
+class DeepStack:
+    """Image features added to the outputs of the first layers (DeepStack, Meng et al., 2024)."""
 
-    #: which rows of the batch
+    #: rows of the batch that are image tokens
     rows: Tensor
-    #: (rows, H) a layer
+    #: (rows, H) per layer
     features: Sequence[Tensor]
 
 
 class LanguageModel:
-    """Weights, cache and operations; no state of its own but the cache."""
+    """Weights, KV cache and operations. Its only state is the cache."""
 
-    def __init__(self, weights: Language, cache: Cache, ops: Ops) -> None:
+    def __init__(self, weights: LanguageWeights, cache: KVCache, ops: Ops) -> None:
         self.weights = weights
         self.cache = cache
         self._ops = ops
+        #: by layer; benchmarks replace them
         self.routes: dict[int, Route] = {
-            number: partial(ops.route, count=layer.feed_forward.count)
+            number: partial(ops.route, top_k=layer.feed_forward.top_k)
             for number, layer in enumerate(weights.layers)
             if isinstance(layer.feed_forward, Experts)
         }
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(T) to (T, H)."""
+        """Map (T) tokens to (T, H)."""
         return self.weights.embedding[tokens]
 
-    def turns(self, positions: Tensor) -> Tensor:
-        """(T, 2, D / 2) cosines and sines of positions in time, height and width (T, 3), or of (T) for all."""
-        turned = positions[:, None] if positions.dim() == 1 else positions[:, self.weights.axes]
-        angles = turned.float() * self.weights.frequencies
+    def cos_sin(self, positions: Tensor) -> Tensor:
+        """Return (T, 2, D / 2) cosines and sines for (T, 3) positions: time, height, width; or (T), all three equal."""
+        by_frequency = positions[:, None] if positions.dim() == 1 else positions[:, self.weights.axes]
+        angles = by_frequency.float() * self.weights.frequencies
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
     def forward(
         self,
         x: Tensor,
-        turns: Tensor,
-        places: Tensor,
+        cos_sin: Tensor,
+        slot_mapping: Tensor,
         attend: Attend,
-        deep: Deep | None = None,
-        wanted: Tensor | None = None,
+        deepstack: DeepStack | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
-        """(T, H) to (T, H), normed, or to the rows `wanted` alone; keys and values are written at `places` (T)."""
+        """Map (T, H) to (T, H) after the final norm, or to `output_rows` of it.
+
+        Writes keys and values to the cache positions `slot_mapping` (T).
+        """
         delta, residual = x, None
         for number, layer in enumerate(self.weights.layers):
             h, residual = self._ops.add_norm(delta, residual, layer.input_norm, self.weights.epsilon)
             keys, values = self.cache.keys[number], self.cache.values[number]
-            q, k, v = self._ops.rotate(linear(h, layer.qkv), layer.heads, turns, keys, values, places)
-            made = attend(number, q, k, v)
-            if wanted is not None and layer is self.weights.layers[-1]:
-                # nobody reads the others any more
-                made, residual = made[wanted], residual[wanted]
-            delta = linear(made, layer.out)
+            q, k, v = self._ops.rotate(linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
+            attended = attend(number, q, k, v)
+            if output_rows is not None and layer is self.weights.layers[-1]:
+                # no later layer reads the other rows
+                attended, residual = attended[output_rows], residual[output_rows]
+            delta = linear(attended, layer.out)
             h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
             delta = self._feed_forward(number, layer.feed_forward, h)
-            if deep is not None and number < len(deep.features):
-                delta.index_add_(0, deep.rows, deep.features[number])
+            if deepstack is not None and number < len(deepstack.features):
+                delta.index_add_(0, deepstack.rows, deepstack.features[number])
         return self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
 
     def logits(self, h: Tensor, out: Tensor | None = None) -> Tensor:
-        """(T, H) to (T, vocabulary), in `out` where it is given."""
+        """Map (T, H) to (T, vocabulary), written to `out` if given."""
         return torch.mm(h, self.weights.head.t(), out=out)
 
     def _feed_forward(self, number: int, part: Dense | Experts, h: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The vision tower's forward pass over many images at once, equal to transformers' own, without its loops."""
+"""The vision tower's forward pass over many images at once: transformers' results without its loops."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch.nn.functional import interpolate, linear
 
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.ops.base import Ops
-from workers.engine.continuous.requests import Sight
+from workers.engine.continuous.requests import ImageSpan
 from workers.engine.continuous.transfer import spans_of, upload_bytes
 
-#: patches of one pass: bounds what its activations take
-_MOST_PATCHES = 16 * 4096
-#: of what depends on an image's size alone
-MOST_GRID_BYTES = 256 * 2**20
+#: patches of one pass, which bound the memory of its activations
+_MAX_PATCHES = 16 * 4096
+#: memory of the cached `PatchGrid`s
+MAX_GRID_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
-    """What depends on an image's size alone."""
+class PatchGrid:
+    """Position data that depends only on an image's size."""
 
-    #: (patches, width of the tower)
+    #: (patches, hidden size of the tower)
     embedding: Tensor
     #: (patches, 2, D / 2) float32, cosines and sines
-    turns: Tensor
+    cos_sin: Tensor
 
 
 class VisionTower:
-    """The tower of a loaded Qwen3-VL. Belongs to the engine's thread."""
+    """The vision tower of a loaded Qwen3-VL. Belongs to the engine's thread."""
 
     def __init__(self, model: Any, image_processor: Any, ops: Ops) -> None:
         self._visual: Any = model.model.visual
@@ -43,110 +43,111 @@ class VisionTower:
         self._frames = int(self._visual.patch_embed.temporal_patch_size)
         self._weight: Tensor = self._visual.patch_embed.proj.weight.flatten(1)
         self._bias: Tensor = self._visual.patch_embed.proj.bias
-        # as the image processor computes: rescaled, then normalized
+        # rescaled, then normalized, as the image processor does
         self._scale = float(image_processor.rescale_factor)
         stats = (image_processor.image_mean, image_processor.image_std)
         self._mean, self._std = (torch.tensor(stat, device=self._weight.device) for stat in stats)
         self._frequencies: Tensor = self._visual.rotary_pos_emb.inv_freq.float()
         self._heads = int(self._visual.config.num_heads)
-        self._deep: list[int] = list(self._visual.deepstack_visual_indexes)
+        self._deepstack: list[int] = list(self._visual.deepstack_visual_indexes)
         self._lengths = Lengths()
-        self._grids: OrderedDict[tuple[int, int], Grid] = OrderedDict()
+        self._grids: OrderedDict[tuple[int, int], PatchGrid] = OrderedDict()
 
     @property
-    def deep_layers(self) -> int:
-        """Layers of the language model that get features of their own."""
-        return len(self._deep)
+    def deepstack_layers(self) -> int:
+        """Number of language model layers whose outputs get image features added."""
+        return len(self._deepstack)
 
-    def see(self, sights: Sequence[Sight]) -> list[Tensor]:
-        """Each image's features: (1 + deep layers, its tokens, H)."""
-        made: dict[Sight, Tensor] = {}
-        # those of one size together: attention takes them as one batch
-        for some in _in_passes(sorted(sights, key=lambda sight: sight.patches)):
-            features = torch.stack(self._forward(some)).split([sight.tokens for sight in some], dim=1)
-            made.update(zip(some, features, strict=True))
-        return [made[sight] for sight in sights]
+    def encode_images(self, images: Sequence[ImageSpan]) -> list[Tensor]:
+        """Return (1 + deepstack layers, tokens, H) for each image."""
+        made: dict[ImageSpan, Tensor] = {}
+        # sorted by size: attention takes consecutive images of one size as a batch
+        for batch in _in_passes(sorted(images, key=lambda image: image.patches)):
+            features = torch.stack(self._forward(batch)).split([image.tokens for image in batch], dim=1)
+            made.update(zip(batch, features, strict=True))
+        return [made[image] for image in images]
 
-    def _forward(self, sights: Sequence[Sight]) -> list[Tensor]:
-        grids = [self._grid(sight.rows, sight.columns) for sight in sights]
-        lengths = tuple(sight.patches for sight in sights)
+    def _forward(self, images: Sequence[ImageSpan]) -> list[Tensor]:
+        """Return the final and the deepstack features, (tokens, H) each."""
+        grids = [self._grid(image.rows, image.columns) for image in images]
+        lengths = tuple(image.patches for image in images)
         spans = spans_of(lengths, self._weight.device, self._lengths)
-        x = linear(self._patches(sights), self._weight, self._bias)
+        x = linear(self._patches(images), self._weight, self._bias)
         x = x + torch.cat([grid.embedding for grid in grids])
-        turns = torch.cat([grid.turns for grid in grids])
-        deep: list[Tensor] = []
+        cos_sin = torch.cat([grid.cos_sin for grid in grids])
+        deepstack: list[Tensor] = []
         delta: Tensor | None = None
         for number, block in enumerate(self._visual.blocks):
             h, x = self._norm(delta, x, block.norm1)
-            if number - 1 in self._deep:
-                deep.append(self._visual.deepstack_merger_list[len(deep)](x))
-            q, k, v = self._ops.rotate_patches(_product(h, block.attn.qkv), self._heads, turns)
-            delta = _product(self._ops.attend(q, k, v, spans, spans, causal=False), block.attn.proj)
+            if number - 1 in self._deepstack:
+                deepstack.append(self._visual.deepstack_merger_list[len(deepstack)](x))
+            q, k, v = self._ops.rotate_patches(_linear(h, block.attn.qkv), self._heads, cos_sin)
+            delta = _linear(self._ops.attend(q, k, v, spans, spans, causal=False), block.attn.proj)
             h, x = self._norm(delta, x, block.norm2)
             inner = block.mlp.linear_fc1
-            delta = _product(self._ops.gelu_linear(h, inner.weight, inner.bias), block.mlp.linear_fc2)
+            delta = _linear(self._ops.gelu_linear(h, inner.weight, inner.bias), block.mlp.linear_fc2)
         assert delta is not None
         x = x + delta
-        if len(deep) < len(self._deep):
-            deep.append(self._visual.deepstack_merger_list[len(deep)](x))
-        return [self._visual.merger(x), *deep]
+        if len(deepstack) < len(self._deepstack):
+            deepstack.append(self._visual.deepstack_merger_list[len(deepstack)](x))
+        return [self._visual.merger(x), *deepstack]
 
     def _norm(self, delta: Tensor | None, x: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
         return self._ops.add_layer_norm(delta, x, norm.weight, norm.bias, norm.eps)
 
-    def _patches(self, sights: Sequence[Sight]) -> Tensor:
-        pixels = upload_bytes([sight.pixels for sight in sights], self._weight.device)
-        return torch.cat([self._patches_of(sight, part) for sight, part in zip(sights, pixels, strict=True)])
+    def _patches(self, images: Sequence[ImageSpan]) -> Tensor:
+        pixels = upload_bytes([image.pixels for image in images], self._weight.device)
+        return torch.cat([self._patches_of(image, part) for image, part in zip(images, pixels, strict=True)])
 
-    def _patches_of(self, sight: Sight, pixels: Tensor) -> Tensor:
-        """(patches, pixels of a patch), 2 x 2 blocks together; both frames of a patch show the same still image."""
+    def _patches_of(self, image: ImageSpan, pixels: Tensor) -> Tensor:
+        """Return (patches, values of a patch), merged patches together; both frames of a patch are the same image."""
         values = (pixels.view(-1, 3).float() * self._scale - self._mean) / self._std
         patch, merge = self._patch, self._merge
-        blocks = values.view(sight.rows // merge, merge, patch, sight.columns // merge, merge, patch, 3)
+        blocks = values.view(image.rows // merge, merge, patch, image.columns // merge, merge, patch, 3)
         flat = blocks.permute(0, 3, 1, 4, 6, 2, 5).to(self._weight.dtype)
-        return flat.unsqueeze(5).expand(*flat.shape[:5], self._frames, patch, patch).reshape(sight.patches, -1)
+        return flat.unsqueeze(5).expand(*flat.shape[:5], self._frames, patch, patch).reshape(image.patches, -1)
 
-    def _grid(self, rows: int, columns: int) -> Grid:
+    def _grid(self, rows: int, columns: int) -> PatchGrid:
         found = self._grids.pop((rows, columns), None) or self._make_grid(rows, columns)
         self._grids[rows, columns] = found
-        while sum(map(_bytes, self._grids.values())) > MOST_GRID_BYTES and len(self._grids) > 1:
+        while sum(map(_bytes, self._grids.values())) > MAX_GRID_BYTES and len(self._grids) > 1:
             self._grids.popitem(last=False)
         return found
 
-    def _make_grid(self, rows: int, columns: int) -> Grid:
-        """Learned positions stretched over the image (bilinear, corners aligned), and turns by row and column."""
+    def _make_grid(self, rows: int, columns: int) -> PatchGrid:
+        """Interpolate the learned positions (bilinear, corners aligned) and compute the rotary angles."""
         table: Tensor = self._visual.pos_embed.weight
         side = int(len(table) ** 0.5)
         square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)
         stretched = interpolate(square, size=(rows, columns), mode="bilinear", align_corners=True)[0].permute(1, 2, 0)
         axes = (torch.arange(count, device=table.device) for count in (rows, columns))
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
-        angles = (places[..., None] * self._frequencies).flatten(2)
+        coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
+        angles = (coordinates[..., None] * self._frequencies).flatten(2)
         angles = self._in_blocks(angles)
-        return Grid(self._in_blocks(stretched).to(table.dtype), torch.stack([angles.cos(), angles.sin()], dim=1))
+        return PatchGrid(self._in_blocks(stretched).to(table.dtype), torch.stack([angles.cos(), angles.sin()], dim=1))
 
     def _in_blocks(self, grid: Tensor) -> Tensor:
-        """(rows, columns, N) to (patches, N), in the order of the patches."""
+        """Reorder (rows, columns, N) to (patches, N), merged patches together."""
         rows, columns, _ = grid.shape
         merge = self._merge
         return grid.view(rows // merge, merge, columns // merge, merge, -1).transpose(1, 2).flatten(0, 3)
 
 
-def _product(x: Tensor, module: Any) -> Tensor:
+def _linear(x: Tensor, module: Any) -> Tensor:
     return linear(x, module.weight, module.bias)
 
 
-def _in_passes(sights: Sequence[Sight]) -> list[list[Sight]]:
-    passes: list[list[Sight]] = []
-    patches = _MOST_PATCHES
-    for sight in sights:
-        if patches + sight.patches > _MOST_PATCHES:
+def _in_passes(images: Sequence[ImageSpan]) -> list[list[ImageSpan]]:
+    passes: list[list[ImageSpan]] = []
+    patches = _MAX_PATCHES
+    for image in images:
+        if patches + image.patches > _MAX_PATCHES:
             passes.append([])
             patches = 0
-        passes[-1].append(sight)
-        patches += sight.patches
+        passes[-1].append(image)
+        patches += image.patches
     return passes
 
 
-def _bytes(grid: Grid) -> int:
-    return grid.embedding.nbytes + grid.turns.nbytes
+def _bytes(grid: PatchGrid) -> int:
+    return grid.embedding.nbytes + grid.cos_sin.nbytes

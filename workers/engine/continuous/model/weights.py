@@ -1,4 +1,4 @@
-"""A loaded Qwen3-VL's language weights as a flat forward pass uses them; they stay the model's own."""
+"""The language weights of a loaded Qwen3-VL, laid out for a flat forward pass in the memory of the model's own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.engine.continuous.kv_cache import KVCache
 from workers.engine.continuous.ops.base import Heads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
-    """A layer's feed-forward part: gate and up (2 I, H) in one, down (H, I)."""
+    """Feed-forward weights of a layer: gate and up in one matrix (2 I, H), down (H, I)."""
 
     gate_up: Tensor
     down: Tensor
@@ -27,13 +28,13 @@ class Experts:
     router: Tensor
     gate_up: Tensor
     down: Tensor
-    #: experts of a token
-    count: int
+    #: experts per token
+    top_k: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One decoder layer."""
+    """Weights of a decoder layer."""
 
     input_norm: Tensor
     qkv: Tensor
@@ -44,8 +45,8 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Language:
-    """The language model."""
+class LanguageWeights:
+    """Weights of the language model."""
 
     embedding: Tensor
     layers: tuple[Layer, ...]
@@ -54,16 +55,23 @@ class Language:
     epsilon: float
     #: (D / 2) float32
     frequencies: Tensor
-    #: (D / 2): which of time, height and width turns each frequency
+    #: (D / 2): the axis whose position each frequency rotates by: 0 time, 1 height, 2 width
     axes: Tensor
 
+    def new_kv_cache(self, num_blocks: int, block_size: int) -> KVCache:
+        """Allocate a cache of `num_blocks` and the null block for this model."""
+        heads = self.layers[0].heads
+        return KVCache.create(
+            num_blocks, block_size, len(self.layers), heads.kv_heads, heads.head_dim, like=self.embedding
+        )
 
-def language_of(model: Any) -> Language:
-    """The weights of a Qwen3-VL (dense or of experts), whose products that share an input become one each."""
+
+def language_weights(model: Any) -> LanguageWeights:
+    """Read the weights of a Qwen3-VL, dense or mixture of experts; projections of the same input become one matrix."""
     text = model.model.language_model
     config = text.config
     frequencies = text.rotary_emb.inv_freq.float()
-    return Language(
+    return LanguageWeights(
         embedding=text.embed_tokens.weight,
         layers=tuple(_layer(layer, config) for layer in text.layers),
         norm=text.norm.weight,
@@ -77,9 +85,9 @@ def language_of(model: Any) -> Language:
 def _layer(layer: Any, config: Any) -> Layer:
     attention = layer.self_attn
     heads = Heads(
-        queries=config.num_attention_heads,
-        groups=config.num_key_value_heads,
-        width=attention.head_dim,
+        query_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=attention.head_dim,
         query_norm=attention.q_norm.weight,
         key_norm=attention.k_norm.weight,
         epsilon=config.rms_norm_eps,
@@ -96,21 +104,24 @@ def _layer(layer: Any, config: Any) -> Layer:
 
 def _feed_forward(mlp: Any) -> Dense | Experts:
     if hasattr(mlp, "experts"):
-        made = mlp.experts
-        return Experts(mlp.gate.weight, made.gate_up_proj, made.down_proj, mlp.gate.top_k)
+        return Experts(mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate.top_k)
     return Dense(_joined([mlp.gate_proj, mlp.up_proj]), mlp.down_proj.weight)
 
 
-def _joined(products: Sequence[nn.Linear]) -> Tensor:
-    """One matrix of several; the modules' own weights become its rows."""
-    joined = torch.cat([product.weight.data for product in products])
-    for product, part in zip(products, joined.split([product.out_features for product in products]), strict=True):
-        product.weight.data = part
+def _joined(projections: Sequence[nn.Linear]) -> Tensor:
+    """Concatenate the projections into one matrix; the modules' own weights become views of its rows."""
+    joined = torch.cat([projection.weight.data for projection in projections])
+    parts = joined.split([projection.out_features for projection in projections])
+    for projection, part in zip(projections, parts, strict=True):
+        projection.weight.data = part
     return joined
 
 
 def _axes(section: Sequence[int], count: int) -> Tensor:
-    """Interleaved M-RoPE: `recomposition_frequencies` of transformers' models/qwen3_vl/modeling_qwen3_vl.py."""
+    """Return the axes of interleaved M-RoPE.
+
+    `recomposition_frequencies` of transformers' models/qwen3_vl/modeling_qwen3_vl.py.
+    """
     axes = torch.zeros(count, dtype=torch.long)
     for axis in (1, 2):
         axes[axis : section[axis] * 3 : 3] = axis

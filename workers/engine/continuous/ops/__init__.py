@@ -1,1 +1,1 @@
-"""The operations that a forward pass is made of: `reference` for any device, `fused` for cards."""
+"""The operations of the forward passes: `reference` in plain torch for any device, `fused` for cards."""

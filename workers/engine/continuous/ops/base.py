@@ -1,4 +1,8 @@
-"""What both kinds of operations offer. T are tokens, B rows, H the model's width, D a head's; flat, without padding."""
+"""The operations that every device provides, over flat batches without padding.
+
+In shapes T stands for tokens, B for rows of a decode step, H for the model's hidden size, I for the size inside a
+feed-forward layer, D for the size of a head, and k for the experts of a token.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,17 @@ from typing import Protocol
 
 from torch import Tensor
 
-#: (T, experts) the router's logits in, weights (T, k) that sum to 1 and expert numbers (T, k) out
+#: maps router logits (T, experts) to weights (T, k) that sum to 1 and expert numbers (T, k)
 Route = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:
-    """How a layer's queries, keys and values are made of one product."""
+    """How a layer's queries, keys and values are laid out in one product, and their norms."""
 
-    queries: int
-    #: heads of keys and values
-    groups: int
-    width: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
     query_norm: Tensor
     key_norm: Tensor
     epsilon: float
@@ -27,14 +30,14 @@ class Heads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
-    """Which stretches of a flat batch are sequences of their own."""
+    """The sequences in a flat batch."""
 
     #: (sequences + 1) int32: where each begins, and where the last one ends
-    starts: Tensor
-    longest: int
+    cu_seqlens: Tensor
+    max_seqlen: int
     #: the same on the host
     lengths: tuple[int, ...]
-    #: how many that follow each other have which length, where all lengths are common; else empty
+    #: runs of equal lengths as (sequences, length) if all lengths are common (see `lengths`), else empty
     runs: tuple[tuple[int, int], ...] = ()
 
 
@@ -42,44 +45,51 @@ class Ops(Protocol):
     """A module with these functions."""
 
     def add_norm(self, delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """(T, H) each: RMSNorm of the new residual (Zhang and Sennrich, 2019), and residual + delta."""
+        """Return the RMSNorm (Zhang and Sennrich, 2019) of residual + delta, and that sum; (T, H) each."""
 
     def add_layer_norm(
         self, delta: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
-        """The same with LayerNorm."""
+        """Return the LayerNorm of residual + delta, and that sum; (T, H) each."""
 
     def rotate(
-        self, qkv: Tensor, heads: Heads, turns: Tensor, keys: Tensor, values: Tensor, places: Tensor
+        self, qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Norm and turn queries and keys, and write keys and values into the cache.
+        """Norm and rotate (Su et al., 2021) queries and keys, and write keys and values to the cache.
 
-        `qkv` (T, (queries + 2 groups) D); `turns` (T, 2, D / 2) float32, cosines and sines; `keys`, `values` a layer's
-        cache (tokens, groups, D), written at `places` (T). Returns (T, heads, D) each. After Su et al., 2021.
+        `qkv` (T, (query_heads + 2 kv_heads) D); `cos_sin` (T, 2, D / 2) float32; `keys` and `values` are a layer's
+        cache (tokens, kv_heads, D), written at `slot_mapping` (T). Returns queries, keys and values, (T, heads, D)
+        each.
         """
 
-    def rotate_patches(self, qkv: Tensor, heads: int, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of `qkv` (T, 3 H): queries and keys turned by `turns` (T, 2, D / 2), and values; (T, heads, D) each."""
+    def rotate_patches(self, qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split `qkv` (T, 3 H); rotate queries and keys by `cos_sin` (T, 2, D / 2). Returns (T, heads, D) each."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, queries: Spans, keys: Spans, causal: bool) -> Tensor:
-        """(T, heads, D) each, sequence by sequence; of a causal one the last query sees the last key. (T, heads D)."""
+        """Attend within each sequence; (T, heads, D) in, (T, heads D) out.
 
-    def attend_rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, page_tokens: int
+        A sequence may have fewer queries than keys. With `causal`, its last query attends to all of its keys.
+        """
+
+    def attend_paged(
+        self, q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
     ) -> Tensor:
-        """One query a row over that row's pages of a layer's cache. Returns (B, heads D).
+        """Attend from one query per row to that row's blocks of a layer's cache. Returns (B, heads D).
 
-        `q` (B, heads, D); `tables` (B, pages of a row) int32; `lengths` (B) int32, the newest token included.
+        `q` (B, heads, D); `block_tables` (B, blocks of a row) int32; `lengths` (B) int32 include the newest token.
         """
 
     def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(T, H) to (T, I): GELU of the product, by the approximation with tanh."""
+        """Map (T, H) to (T, I): a linear layer and GELU in its tanh approximation."""
 
     def silu_product(self, gate_up: Tensor) -> Tensor:
-        """(T, 2 I) to (T, I): silu of the first half times the second."""
+        """Map (T, 2 I) to (T, I): SiLU of the first half times the second."""
 
-    def route(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest `count` of (T, experts): weights of sum 1, and numbers in int32; (T, count) each."""
+    def route(self, logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Return weights that sum to 1 and int32 numbers of the `top_k` likeliest of (T, experts); (T, k) each."""
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        """(T, H), the weighted sum of each token's experts: `gate_up` (experts, 2 I, H), `down` (experts, H, I)."""
+        """Return (T, H), the sum of the `chosen` (T, k) experts' outputs weighted by `weights` (T, k).
+
+        `gate_up` (experts, 2 I, H), `down` (experts, H, I).
+        """

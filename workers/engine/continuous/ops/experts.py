@@ -1,6 +1,6 @@
-"""A mixture of experts: tokens are brought into the experts' order, multiplied group by group, and summed up again."""
+"""Mixture of experts (see `Ops`): sorts tokens by expert, multiplies group by group and sums the outputs per token."""
 
-# kernels are written in Triton, which has no types
+# Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops import reference
-from workers.engine.continuous.ops.few_experts import MOST_TOKENS, few_experts
+from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
 from workers.engine.continuous.ops.norms import silu_product
 
 
@@ -23,7 +23,7 @@ def _route_kernel(logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.cons
     kind = score.dtype
     score = score.to(tl.float32)
     left = tl.exp(score - tl.max(score, axis=0))
-    # what is no number is chosen last, and never an expert that there is not
+    # NaN is chosen last, and the padding never
     left = tl.where(at < EXPERTS, tl.where(left == left, left, 0.0), -1.0)
     rank = tl.arange(0, COUNT)
     likeliest = tl.zeros([COUNT], dtype=tl.float32)
@@ -48,7 +48,7 @@ def _gather_kernel(
     x, chosen, counts, cursors, ends, places, ordered,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr, EXPERT_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Copies one token's row to the stretch of each of its experts, in any order within a stretch."""
+    """Copy one token's row to the rows of each of its experts, in any order among that expert's rows."""
     token = tl.program_id(0).to(tl.int64)
     number = tl.arange(0, EXPERT_BLOCK)
     count = tl.load(counts + number, mask=number < EXPERTS, other=0)
@@ -77,25 +77,23 @@ def _sum_kernel(made, weights, places, out, WIDTH: tl.constexpr, BLOCK: tl.const
     tl.store(out + token * WIDTH + at, total.to(out.dtype.element_ty), mask=at < WIDTH)
 
 
-def route(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
+def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     tokens, experts = logits.shape
-    weights = logits.new_empty(tokens, count)
-    chosen = logits.new_empty(tokens, count, dtype=torch.int32)
+    weights = logits.new_empty(tokens, top_k)
+    chosen = logits.new_empty(tokens, top_k, dtype=torch.int32)
     _route_kernel[(tokens,)](
-        logits, weights, chosen, EXPERTS=experts, BLOCK=triton.next_power_of_2(experts), COUNT=count, num_warps=1
+        logits, weights, chosen, EXPERTS=experts, BLOCK=triton.next_power_of_2(experts), COUNT=top_k, num_warps=1
     )
     return weights, chosen
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """See `Ops`."""
-    if len(x) > MOST_TOKENS and x.dtype != torch.bfloat16:
-        # torch's grouped products are of bfloat16
+    if len(x) > MAX_TOKENS and x.dtype != torch.bfloat16:
+        # torch's grouped product supports only bfloat16
         return reference.experts(x, weights, chosen, gate_up, down)
     tokens, count = chosen.shape
     width = x.shape[-1]
-    multiply = few_experts if tokens <= MOST_TOKENS else _many_experts
+    multiply = few_experts if tokens <= MAX_TOKENS else _many_experts
     made, places = multiply(x, chosen, gate_up, down)
     out = torch.empty_like(x)
     block = min(1024, triton.next_power_of_2(width))
@@ -104,7 +102,7 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: T
 
 
 def _many_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """As `few_experts` does, by torch's grouped products."""
+    """Compute what `few_experts` does with torch's grouped product."""
     tokens, count = chosen.shape
     width, number = x.shape[-1], len(gate_up)
     counts = torch.zeros(2, number, dtype=torch.int32, device=x.device)

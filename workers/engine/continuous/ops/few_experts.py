@@ -1,10 +1,11 @@
-"""A mixture of experts for few tokens: time is what reading the experts' weights takes, so each is read once.
+"""Mixture of experts for few tokens, where reading the experts' weights takes the time: each weight is read once.
 
-A grouped product for many tokens loses half of the memory's speed here. This one puts the weights on the tall side of
-the tensor cores' tiles and an expert's few tokens on the short one, and takes tokens from where they are.
+A grouped product made for many tokens reaches half of the memory bandwidth here. This one puts the weights on the long
+side of the tensor cores' tiles and an expert's few tokens on the short side, and reads tokens without gathering them
+first. In the kernels a pair is a token and one of its experts, and a line is a row of a tile that holds a pair.
 """
 
-# kernels are written in Triton, which has no types
+# Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How a product is cut: rows of the weights and depth at once, and how the work is spread."""
+    """Tile of a product: rows of the weights, depth of one iteration, and Triton's warps and pipeline stages."""
 
     rows: int
     depth: int
@@ -27,13 +28,13 @@ class Tile:
     stages: int
 
 
-#: more than so many are better multiplied group by group
-MOST_TOKENS = 256
+#: above this a grouped product is faster
+MAX_TOKENS = 256
 
-#: tokens of one expert that are taken at once
+#: pairs of one expert in a tile
 _LINES = 16
 
-# the fastest of 30 each on an H200, for 128 experts of 768 x 2048: within 3% of the time that their bytes take
+# the fastest of 30 tiles on an H200 for 128 experts of 768 x 2048: within 3 % of the time to read their bytes
 _GATE_UP, _DOWN = Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)
 _VERY_FEW = 12
 _VERY_FEW_GATE_UP, _VERY_FEW_DOWN = Tile(64, 128, 4, 4), Tile(64, 64, 4, 4)
@@ -41,15 +42,18 @@ _VERY_FEW_GATE_UP, _VERY_FEW_DOWN = Tile(64, 128, 4, 4), Tile(64, 64, 4, 4)
 
 @triton.jit
 def _sort_kernel(chosen, ends, order, places, pairs, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr):
-    """One block puts all pairs of a token and an expert into the experts' order."""
+    """Sort all pairs by expert, in one program.
+
+    `order` maps a place in the experts' order to a pair, `places` a pair to its place.
+    """
     at = tl.arange(0, BLOCK)
     inside = at < pairs
-    # what is outside falls into a bin of its own
+    # lanes without a pair fall into an extra bin
     expert = tl.load(chosen + at, mask=inside, other=EXPERTS)
     number = tl.arange(0, BINS)
     count = tl.histogram(expert, BINS)
     end = tl.cumsum(count, axis=0)
-    # first where each expert's pairs begin; who takes a place moves it on, so that in the end it is where they end
+    # `ends` begins as the starts of the experts' pairs; each pair that takes a place increments it to the end
     tl.store(ends + number, end - count, mask=number < EXPERTS)
     tl.debug_barrier()
     place = tl.atomic_add(ends + expert, 1, mask=inside)
@@ -59,7 +63,7 @@ def _sort_kernel(chosen, ends, order, places, pairs, BLOCK: tl.constexpr, EXPERT
 
 @triton.jit
 def _stretch(ends, block, EXPERTS: tl.constexpr, BINS: tl.constexpr, LINES: tl.constexpr):
-    """Of the `block`-th block of lines: its expert (EXPERTS where there is none), and its pairs' first and last + 1."""
+    """Return the expert of this block of lines (EXPERTS if there is none), its first line, and the expert's end."""
     number = tl.arange(0, BINS)
     end = tl.load(ends + number, mask=number < EXPERTS, other=0)
     begin = tl.load(ends + number - 1, mask=(number > 0) & (number < EXPERTS), other=0)
@@ -78,7 +82,7 @@ def _gate_up_kernel(
     WIDTH: tl.constexpr, INNER: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """silu(gate) x up of pairs, in the experts' order."""
+    """Compute silu(gate) * up of the pairs, in the experts' order."""
     expert, first, last = _stretch(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
@@ -97,7 +101,7 @@ def _gate_up_kernel(
             gate = tl.dot(tl.load(gates + at, mask=inside, other=0.0), value, gate, input_precision="ieee")
             up = tl.dot(tl.load(ups + at, mask=inside, other=0.0), value, up, input_precision="ieee")
         kind = out.dtype.element_ty
-        # rounded as the separate operations do
+        # rounded as the separate operations round
         gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
         made = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up
         tl.store(out + line[None, :] * INNER + row[:, None], made.to(kind), mask=inside & (line < last)[None, :])
@@ -109,7 +113,7 @@ def _down_kernel(
     WIDTH: tl.constexpr, INNER: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """From `INNER` to `WIDTH`, both in the experts' order."""
+    """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order."""
     expert, first, last = _stretch(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
@@ -131,7 +135,7 @@ def _down_kernel(
 
 
 def few_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """What each pair's expert makes of its token, in the experts' order (pairs, H), and where each pair is (T, k)."""
+    """Return each pair's output (pairs, H) in the experts' order, and each pair's place in it (T, k)."""
     tokens, count = chosen.shape
     pairs, width, number, inner = tokens * count, x.shape[-1], len(gate_up), down.shape[-1]
     bins = triton.next_power_of_2(number + 1)
@@ -157,5 +161,5 @@ def few_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tup
 
 
 def _depth(tile: Tile, width: int, like: Tensor) -> int:
-    """The tile's depth for numbers of 2 bytes, half for 4, or the largest power of 2 below it that divides `width`."""
+    """Return the tile's depth (half of it for 4-byte numbers), or the largest power of 2 below that divides `width`."""
     return min(tile.depth * 2 // like.element_size(), width & -width)

@@ -1,16 +1,16 @@
-"""The operations for cards, written in Triton where torch has no kernel that does it in one pass."""
+"""The operations for cards: Triton kernels where torch has none that does the work in one pass over memory."""
 
 from workers.engine.continuous.ops.attention import attend
 from workers.engine.continuous.ops.experts import experts, route
 from workers.engine.continuous.ops.norms import add_layer_norm, add_norm, gelu_linear, silu_product
-from workers.engine.continuous.ops.paged_attention import attend_rows
+from workers.engine.continuous.ops.paged_attention import attend_paged
 from workers.engine.continuous.ops.rotary import rotate, rotate_patches
 
 __all__ = [
     "add_layer_norm",
     "add_norm",
     "attend",
-    "attend_rows",
+    "attend_paged",
     "experts",
     "gelu_linear",
     "rotate",

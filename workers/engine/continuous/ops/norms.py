@@ -1,6 +1,6 @@
-"""RMSNorm and LayerNorm of a sum, and the gate of a feed-forward part: one pass over memory each."""
+"""RMSNorm and LayerNorm of a sum, and a feed-forward layer's gate (see `Ops`), in one pass over memory each."""
 
-# kernels are written in Triton, which has no types
+# Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _rms_norm_kernel(delta, residual, weight, out, total, epsilon, WIDTH: tl.con
     wide = x.to(tl.float32)
     normed = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / WIDTH + epsilon)
     scale = tl.load(weight + at, mask=inside, other=0.0)
-    # rounded twice, as the model's own module does
+    # rounded twice, as in the model's own module
     made = normed.to(x.dtype).to(tl.float32) * scale.to(tl.float32)
     tl.store(out + row * WIDTH + at, made.to(x.dtype), mask=inside)
 
@@ -60,7 +60,6 @@ def _silu_product_kernel(gate_up, out, count, WIDTH: tl.constexpr, BLOCK: tl.con
 
 
 def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
     out = torch.empty_like(delta)
     total = delta if residual is None else torch.empty_like(delta)
     width = delta.shape[-1]
@@ -74,7 +73,6 @@ def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: fl
 def add_layer_norm(
     delta: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
     out = torch.empty_like(residual)
     total = residual if delta is None else torch.empty_like(residual)
     width = residual.shape[-1]
@@ -86,13 +84,11 @@ def add_layer_norm(
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `Ops`."""
-    # cuBLASLt does it as the product's last part; this is the only door to that
+    # the only function of torch that uses cuBLASLt's fused GELU
     return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
 
 
 def silu_product(gate_up: Tensor) -> Tensor:
-    """See `Ops`."""
     rows, width = len(gate_up), gate_up.shape[-1] // 2
     out = gate_up.new_empty(rows, width)
     block = 1024

@@ -1,6 +1,6 @@
-"""Attention of single queries over the pages of their rows."""
+"""Attention of a decode step: one query per row over the row's blocks. See `Ops.attend_paged`."""
 
-# kernels are written in Triton, which has no types
+# Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: tiles of tensor cores are at least 16 rows high
-_LEAST_ROWS = 16
+#: the fewest rows of a tensor core's tile
+_MIN_LINES = 16
 
-#: blocks that keep a card of 132 multiprocessors busy
-_WANTED_BLOCKS = 528
+#: programs that keep a card of 132 multiprocessors busy
+_WANTED_PROGRAMS = 528
 
-_MOST_SPLITS = 16
+_MAX_SPLITS = 16
 
 
 @triton.jit
-def _attend_rows_kernel(
-    q, keys, values, tables, lengths, out, sums, scale, table_width,
-    GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
+def _attend_paged_kernel(
+    q, keys, values, block_tables, lengths, out, sums, scale, table_width,
+    GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """FlashAttention (Dao, 2023) of a row's query heads that share keys, over one of `SPLITS` parts of its pages.
+    """Attend from a row's query heads that share keys to one of `SPLITS` parts of its cache blocks.
 
-    After Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023). `sums` are the logarithms of the parts' weights.
+    FlashAttention (Dao, 2023) with the splits of Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023). `sums` are the
+    base 2 logarithms of the parts' softmax denominators; `LINES` are the `SHARED` heads padded to a tile.
     """
     row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
-    pages = tl.cdiv(length, PAGE)
-    share = tl.cdiv(pages, SPLITS)
+    blocks = tl.cdiv(length, BLOCK_SIZE)
+    share = tl.cdiv(blocks, SPLITS)
     line = tl.arange(0, LINES)
     at = tl.arange(0, WIDTH)
     head = group * SHARED + line
@@ -41,24 +42,24 @@ def _attend_rows_kernel(
     most = tl.full([LINES], float("-inf"), dtype=tl.float32)
     weight = tl.zeros([LINES], dtype=tl.float32)
     made = tl.zeros([LINES, WIDTH], dtype=tl.float32)
-    for page in range(split * share, tl.minimum(pages, (split + 1) * share)):
-        number = tl.load(tables + row * table_width + page).to(tl.int64)
-        token = tl.arange(0, PAGE)
-        place = (number * PAGE + token) * (GROUPS * WIDTH) + group * WIDTH
-        inside = page * PAGE + token < length
+    for block in range(split * share, tl.minimum(blocks, (split + 1) * share)):
+        number = tl.load(block_tables + row * table_width + block).to(tl.int64)
+        token = tl.arange(0, BLOCK_SIZE)
+        place = (number * BLOCK_SIZE + token) * (GROUPS * WIDTH) + group * WIDTH
+        inside = block * BLOCK_SIZE + token < length
         key = tl.load(keys + place[None, :] + at[:, None])
         score = tl.dot(query, key, input_precision="ieee") * scale
         score = tl.where(inside[None, :], score, float("-inf"))
         newest = tl.maximum(most, tl.max(score, axis=1))
         part = tl.exp2(score - newest[:, None])
         kept = tl.exp2(most - newest)
-        # what others left behind the row's end may be no numbers, which no weight of 0 makes harmless
+        # an earlier sequence may have left NaN after the row's end, and 0 times NaN is NaN
         value = tl.load(values + place[:, None] + at[None, :], mask=inside[:, None], other=0.0)
         weight = weight * kept + tl.sum(part, axis=1)
         made = made * kept[:, None] + tl.dot(part.to(value.dtype), value, input_precision="ieee")
         most = newest
     place = (row * GROUPS * SHARED + head) * SPLITS + split
-    # a part without pages has nothing to say
+    # a part may have no blocks
     made = made / tl.maximum(weight, 1e-38)[:, None]
     tl.store(out + place[:, None] * WIDTH + at[None, :], made.to(out.dtype.element_ty), mask=mine[:, None])
     if SPLITS > 1:
@@ -77,26 +78,27 @@ def _join_parts_kernel(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constex
     tl.store(out + head * WIDTH + at, made.to(out.dtype.element_ty))
 
 
-def attend_rows(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, page_tokens: int) -> Tensor:
-    """See `Ops`."""
+def attend_paged(
+    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
+) -> Tensor:
     rows, heads, width = q.shape
     groups = keys.shape[1]
     splits = _splits(rows * groups)
     out = torch.empty_like(q)
     parts = out if splits == 1 else q.new_empty(rows, heads, splits, width, dtype=torch.float32)
     sums = q.new_empty(rows, heads, splits, dtype=torch.float32)
-    _attend_rows_kernel[(rows, groups, splits)](
-        # exponentials are of base 2
-        q, keys, values, tables, lengths, parts, sums, width**-0.5 * 1.4426950408889634, tables.shape[1],
-        GROUPS=groups, SHARED=heads // groups, LINES=max(_LEAST_ROWS, triton.next_power_of_2(heads // groups)),
-        WIDTH=width, PAGE=page_tokens, SPLITS=splits, num_warps=4, num_stages=3,
+    _attend_paged_kernel[(rows, groups, splits)](
+        # 1.44 is log2(e): the kernel's exponentials have base 2
+        q, keys, values, block_tables, lengths, parts, sums, width**-0.5 * 1.4426950408889634, block_tables.shape[1],
+        GROUPS=groups, SHARED=heads // groups, LINES=max(_MIN_LINES, triton.next_power_of_2(heads // groups)),
+        WIDTH=width, BLOCK_SIZE=block_size, SPLITS=splits, num_warps=4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         _join_parts_kernel[(rows * heads,)](parts, sums, out, WIDTH=width, SPLITS=splits, num_warps=1)
     return out.flatten(1)
 
 
-def _splits(blocks: int) -> int:
-    """Into how many parts a row's pages are divided, as a power of 2."""
-    wanted: int = triton.next_power_of_2(max(1, _WANTED_BLOCKS // blocks))
-    return min(_MOST_SPLITS, wanted)
+def _splits(programs: int) -> int:
+    """Return the number of parts of a row's blocks, a power of 2, for this number of rows x key heads."""
+    wanted: int = triton.next_power_of_2(max(1, _WANTED_PROGRAMS // programs))
+    return min(_MAX_SPLITS, wanted)

@@ -1,4 +1,4 @@
-"""The operations in plain torch: what a CPU runs, and what the fused ones are compared with."""
+"""The operations in plain torch: run on CPUs, and compared with the fused ones in tests. See `Ops`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from workers.engine.continuous.ops.base import Heads, Spans
 
 
 def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
     residual = delta if residual is None else residual + delta
     return _rms_norm(residual, weight, epsilon), residual
 
@@ -18,68 +17,61 @@ def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: fl
 def add_layer_norm(
     delta: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
     residual = residual if delta is None else residual + delta
     return functional.layer_norm(residual, residual.shape[-1:], weight, bias, epsilon), residual
 
 
 def rotate(
-    qkv: Tensor, heads: Heads, turns: Tensor, keys: Tensor, values: Tensor, places: Tensor
+    qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Ops`."""
-    by_head = qkv.view(len(qkv), -1, heads.width)
-    q, k, v = by_head.split([heads.queries, heads.groups, heads.groups], dim=1)
-    q = _turn(_rms_norm(q, heads.query_norm, heads.epsilon), turns)
-    k = _turn(_rms_norm(k, heads.key_norm, heads.epsilon), turns)
-    keys[places], values[places] = k, v
+    by_head = qkv.view(len(qkv), -1, heads.head_dim)
+    q, k, v = by_head.split([heads.query_heads, heads.kv_heads, heads.kv_heads], dim=1)
+    q = _rotate(_rms_norm(q, heads.query_norm, heads.epsilon), cos_sin)
+    k = _rotate(_rms_norm(k, heads.key_norm, heads.epsilon), cos_sin)
+    keys[slot_mapping], values[slot_mapping] = k, v
     return q, k, v
 
 
-def rotate_patches(qkv: Tensor, heads: int, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Ops`."""
+def rotate_patches(qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
-    return _turn(q, turns), _turn(k, turns), v
+    return _rotate(q, cos_sin), _rotate(k, cos_sin), v
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, queries: Spans, keys: Spans, causal: bool) -> Tensor:
-    """See `Ops`."""
     parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True)
     return torch.cat([_attend_one(q, k, v, causal) for q, k, v in parts]).flatten(1)
 
 
-def attend_rows(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, page_tokens: int) -> Tensor:
-    """See `Ops`."""
+def attend_paged(
+    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
+) -> Tensor:
     at = torch.arange(int(lengths.max()), device=q.device)
-    places = tables[:, at // page_tokens].long() * page_tokens + at % page_tokens
+    positions = block_tables[:, at // block_size].long() * block_size + at % block_size
     inside = at < lengths[:, None]
-    # what others left in these pages may be no numbers, which no weight of 0 makes harmless
-    k, v = (cache[places].where(inside[..., None, None], 0).transpose(1, 2) for cache in (keys, values))
+    # an earlier sequence may have left NaN in these blocks, and 0 times NaN is NaN
+    k, v = (cache[positions].where(inside[..., None, None], 0).transpose(1, 2) for cache in (keys, values))
     rows, heads, width = q.shape
-    # the query heads that share keys become query rows
+    # the query heads that share keys become queries of one head
     grouped = q.view(rows, k.shape[1], -1, width)
     made = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=inside[:, None, None])
     return made.reshape(rows, heads * width)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `Ops`."""
     return functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
 
 
 def silu_product(gate_up: Tensor) -> Tensor:
-    """See `Ops`."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 
-def route(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """See `Ops`."""
-    weights, chosen = logits.softmax(-1, dtype=torch.float32).topk(count, dim=-1)
+def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    weights, chosen = logits.softmax(-1, dtype=torch.float32).topk(top_k, dim=-1)
     return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), chosen.int()
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """See `Ops`."""
     out = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, which = torch.where(chosen == expert)
@@ -93,8 +85,8 @@ def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
 
 
-def _turn(x: Tensor, turns: Tensor) -> Tensor:
-    cos, sin = turns[:, None].unbind(2)
+def _rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
+    cos, sin = cos_sin[:, None].unbind(2)
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 

@@ -1,6 +1,6 @@
-"""Queries and keys normed, turned and written where attention reads them: one pass over memory."""
+"""Norms and rotates queries and keys and fills the KV cache in one pass over memory (see `Ops`)."""
 
-# kernels are written in Triton, which has no types
+# Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from workers.engine.continuous.ops.base import Heads
 
 
 @triton.jit
-def _turn_heads(
+def _rotate(
     start,
     out,
     weight,
-    turns,
+    cos_sin,
     epsilon,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`HEADS` heads of one token from `start` to `out`; normed first where there is a `weight`. Returns both halves."""
+    """Rotate one token's `HEADS` heads from `start` to `out`, after a norm if `weight` is given; return both halves."""
     head = tl.arange(0, LINES)[:, None]
     at = tl.arange(0, BLOCK)
     inside = (head < HEADS) & (at < HALF)[None, :]
@@ -39,11 +39,11 @@ def _turn_heads(
         scale = tl.rsqrt(squares + epsilon)[:, None]
         low = tl.load(weight + at, mask=at < HALF, other=0.0).to(tl.float32)[None, :]
         high = tl.load(weight + HALF + at, mask=at < HALF, other=0.0).to(tl.float32)[None, :]
-        # rounded as the model's own module does
+        # rounded as in the model's own module
         first = ((first * scale).to(kind).to(tl.float32) * low).to(kind).to(tl.float32)
         second = ((second * scale).to(kind).to(tl.float32) * high).to(kind).to(tl.float32)
-    cos = tl.load(turns + at, mask=at < HALF, other=0.0)[None, :]
-    sin = tl.load(turns + HALF + at, mask=at < HALF, other=0.0)[None, :]
+    cos = tl.load(cos_sin + at, mask=at < HALF, other=0.0)[None, :]
+    sin = tl.load(cos_sin + HALF + at, mask=at < HALF, other=0.0)[None, :]
     turned_first = (first * cos - second * sin).to(kind)
     turned_second = (second * cos + first * sin).to(kind)
     tl.store(out + offsets, turned_first, mask=inside)
@@ -53,19 +53,19 @@ def _turn_heads(
 
 @triton.jit
 def _rotate_kernel(
-    qkv, query_norm, key_norm, turns, places, q, k, v, keys, values, epsilon,
+    qkv, query_norm, key_norm, cos_sin, slot_mapping, q, k, v, keys, values, epsilon,
     QUERIES: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, QUERY_LINES: tl.constexpr,
     GROUP_LINES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     start = qkv + token * ((QUERIES + 2 * GROUPS) * 2 * HALF)
-    angles = turns + token * (2 * HALF)
-    _turn_heads(start, q + token * (QUERIES * 2 * HALF), query_norm, angles, epsilon, QUERIES, HALF, QUERY_LINES, BLOCK)
+    angles = cos_sin + token * (2 * HALF)
+    _rotate(start, q + token * (QUERIES * 2 * HALF), query_norm, angles, epsilon, QUERIES, HALF, QUERY_LINES, BLOCK)
     mine = token * (GROUPS * 2 * HALF)
-    first, second = _turn_heads(
+    first, second = _rotate(
         start + QUERIES * 2 * HALF, k + mine, key_norm, angles, epsilon, GROUPS, HALF, GROUP_LINES, BLOCK
     )
-    place = tl.load(places + token) * (GROUPS * 2 * HALF)
+    place = tl.load(slot_mapping + token) * (GROUPS * 2 * HALF)
     head = tl.arange(0, GROUP_LINES)[:, None]
     at = tl.arange(0, BLOCK)[None, :]
     inside = (head < GROUPS) & (at < HALF)
@@ -80,37 +80,35 @@ def _rotate_kernel(
 
 @triton.jit
 def _rotate_patches_kernel(
-    qkv, turns, q, k, HEADS: tl.constexpr, HALF: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr
+    qkv, cos_sin, q, k, HEADS: tl.constexpr, HALF: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr
 ):
     token = tl.program_id(0).to(tl.int64)
     width: tl.constexpr = HEADS * 2 * HALF
-    angles = turns + token * (2 * HALF)
-    _turn_heads(qkv + token * 3 * width, q + token * width, None, angles, 0.0, HEADS, HALF, LINES, BLOCK)
-    _turn_heads(qkv + token * 3 * width + width, k + token * width, None, angles, 0.0, HEADS, HALF, LINES, BLOCK)
+    angles = cos_sin + token * (2 * HALF)
+    _rotate(qkv + token * 3 * width, q + token * width, None, angles, 0.0, HEADS, HALF, LINES, BLOCK)
+    _rotate(qkv + token * 3 * width + width, k + token * width, None, angles, 0.0, HEADS, HALF, LINES, BLOCK)
 
 
 def rotate(
-    qkv: Tensor, heads: Heads, turns: Tensor, keys: Tensor, values: Tensor, places: Tensor
+    qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Ops`."""
-    q = qkv.new_empty(len(qkv), heads.queries, heads.width)
-    k, v = (qkv.new_empty(len(qkv), heads.groups, heads.width) for _ in range(2))
-    half = heads.width // 2
+    q = qkv.new_empty(len(qkv), heads.query_heads, heads.head_dim)
+    k, v = (qkv.new_empty(len(qkv), heads.kv_heads, heads.head_dim) for _ in range(2))
+    half = heads.head_dim // 2
     _rotate_kernel[(len(qkv),)](
-        qkv, heads.query_norm, heads.key_norm, turns, places, q, k, v, keys, values, heads.epsilon,
-        QUERIES=heads.queries, GROUPS=heads.groups, HALF=half, QUERY_LINES=triton.next_power_of_2(heads.queries),
-        GROUP_LINES=triton.next_power_of_2(heads.groups), BLOCK=triton.next_power_of_2(half),
+        qkv, heads.query_norm, heads.key_norm, cos_sin, slot_mapping, q, k, v, keys, values, heads.epsilon,
+        QUERIES=heads.query_heads, GROUPS=heads.kv_heads, HALF=half, BLOCK=triton.next_power_of_2(half),
+        QUERY_LINES=triton.next_power_of_2(heads.query_heads), GROUP_LINES=triton.next_power_of_2(heads.kv_heads),
     )  # fmt: skip
     return q, k, v
 
 
-def rotate_patches(qkv: Tensor, heads: int, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Ops`."""
+def rotate_patches(qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     by_part = qkv.view(len(qkv), 3, heads, -1)
     q, k = (torch.empty_like(by_part[:, 0], memory_format=torch.contiguous_format) for _ in range(2))
     half = by_part.shape[-1] // 2
     _rotate_patches_kernel[(len(qkv),)](
-        qkv, turns, q, k, HEADS=heads, HALF=half, LINES=triton.next_power_of_2(heads),
+        qkv, cos_sin, q, k, HEADS=heads, HALF=half, LINES=triton.next_power_of_2(heads),
         BLOCK=triton.next_power_of_2(half),
     )  # fmt: skip
     return q, k, by_part[:, 2]

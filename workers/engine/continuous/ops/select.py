@@ -1,4 +1,4 @@
-"""Which operations a device has."""
+"""Selects the operations for a device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from workers.engine.continuous.ops.base import Ops
 
 
 def ops_for(device: torch.device) -> Ops:
-    """The fused ones on a card; Triton, in which they are written, comes with torch for CUDA."""
+    """Return the fused operations on a card, else the reference."""
     if device.type == "cuda":
+        # needs Triton, which comes with torch for CUDA only
         from workers.engine.continuous.ops import fused
 
         return fused
