@@ -199,7 +199,7 @@ def test_of_a_model_on_the_hub_the_headers_are_asked(large_model: Path, monkeypa
     )
 
 
-def test_planning_a_a quantized model_imports_no_torch(large_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planning_a_quantized_model_imports_no_torch(large_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "transformers", "torchao", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, name, None)
 
