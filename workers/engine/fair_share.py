@@ -33,7 +33,8 @@ class FairShare:
 
     def order(self, waiting: Collection[str]) -> list[str]:
         """Sort the lanes that have jobs, the one to serve next first."""
-        return sorted(waiting, key=lambda lane: (not self.is_due(lane), self._rank(lane)))
+        # of two lanes that are due, the one that waited longer: otherwise the lowest could wait for ever
+        return sorted(waiting, key=lambda lane: (-self._passed[lane] if self.is_due(lane) else 0, self._rank(lane)))
 
     def is_due(self, lane: str) -> bool:
         """Whether the next turn is this lane's, whatever its priority."""
