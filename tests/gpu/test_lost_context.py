@@ -1,4 +1,4 @@
-"""A kernel that fails on the card takes the CUDA context along: the worker ends, and only what it ran pays for it."""
+"""A kernel that fails on the card loses the CUDA context: the worker ends, and only its microbatch loses an attempt."""
 
 from pathlib import Path
 

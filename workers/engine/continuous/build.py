@@ -17,7 +17,7 @@ from workers.engine.continuous.loop import Loop
 from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.model.vision import MAX_GRID_BYTES, VisionTower
-from workers.engine.continuous.model.weights import language_weights
+from workers.engine.continuous.model.weights import LanguageWeights, language_weights
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
@@ -91,7 +91,6 @@ class Built:
     """The parts of an engine that are used from outside."""
 
     loop: Loop
-    runner: ModelRunner
     block_manager: BlockManager
 
 
@@ -103,43 +102,38 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     vision = VisionTower(model, processor, ops)
     size = BLOCK_SIZE[model.device.type]
 
-    def language_model(num_blocks: int) -> LanguageModel:
-        return LanguageModel(weights, weights.new_kv_cache(num_blocks, size), ops)
+    def language_and_prefill(num_blocks: int, reuse_bytes: int) -> tuple[LanguageModel, Prefill]:
+        language = LanguageModel(weights, weights.new_kv_cache(num_blocks, size), ops)
+        features = ImageFeatures(vision.encode_images, reuse_bytes)
+        return language, Prefill(language, features, ops, vision.deepstack_layers)
 
     def trial() -> int:
         fit = fit_of(processor)
         chunks = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
-        language = language_model(sum(len(chunk.sequence.blocks) for chunk in chunks))
-        features = ImageFeatures(vision.encode_images, 0)
-        prefill = Prefill(language, features, ops, vision.deepstack_layers)
+        language, prefill = language_and_prefill(sum(len(chunk.sequence.blocks) for chunk in chunks), reuse_bytes=0)
         # until its lengths are planned for: cuDNN's very first plan takes a second, in which no prompt should wait
         for _ in range(1 + -(-COMMON // len(chunks))):
             prefill.run(chunks)
         return language.cache.nbytes
 
-    block_bytes = weights.new_kv_cache(0, size).nbytes
-    block_manager = _block_manager(trial, model.device, settings, slots, block_bytes, len(weights.head))
-    language = language_model(block_manager.num_blocks)
-    features = ImageFeatures(vision.encode_images, settings.vision_reuse_mib * 2**20)
-    prefill = Prefill(language, features, ops, vision.deepstack_layers)
+    block_manager = _block_manager(trial, weights, settings, slots)
+    language, prefill = language_and_prefill(block_manager.num_blocks, settings.vision_reuse_mib * 2**20)
     runner = ModelRunner(language, prefill, ops, slots, block_manager.blocks_for(settings.slot_tokens))
     on_card = model.device.type == "cuda"
     prefill_tokens = settings.prefill_tokens if on_card else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
     scheduler = Scheduler(slots, block_manager, prefill_tokens, Reserve.from_settings(settings, slots))
-    return Built(Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe)), runner, block_manager)
+    return Built(Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe)), block_manager)
 
 
 def _block_manager(
-    trial: Callable[[], int],
-    device: torch.device,
-    settings: EngineSettings,
-    slots: int,
-    block_bytes: int,
-    vocab_size: int,
+    trial: Callable[[], int], weights: LanguageWeights, settings: EngineSettings, slots: int
 ) -> BlockManager:
     """Return as many blocks as fit in memory, but no more than the slots can fill."""
+    device, sampling_elements = weights.head.device, slots * len(weights.head)
     size = BLOCK_SIZE[device.type]
-    free = kv_cache_bytes(device, trial, slots * vocab_size, settings.vision_reuse_mib * 2**20 + MAX_GRID_BYTES)
+    # of the null block alone
+    block_bytes = weights.new_kv_cache(0, size).nbytes
+    free = kv_cache_bytes(device, trial, sampling_elements, settings.vision_reuse_mib * 2**20 + MAX_GRID_BYTES)
     fitting = max(0, free // block_bytes)
     if fitting * size <= settings.max_image_tokens:
         raise NotReady(

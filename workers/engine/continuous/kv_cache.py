@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -19,17 +18,6 @@ class KVCache:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     block_size: int
-
-    @classmethod
-    def create(
-        cls, num_blocks: int, block_size: int, layers: int, kv_heads: int, head_dim: int, like: Tensor
-    ) -> KVCache:
-        """Allocate `num_blocks` and the null block, with the dtype and device of `like`."""
-        shape = ((num_blocks + 1) * block_size, kv_heads, head_dim)
-        keys, values = (
-            tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(layers)) for _ in range(2)
-        )
-        return cls(keys, values, block_size)
 
     @property
     def null_block(self) -> int:

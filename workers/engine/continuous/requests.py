@@ -57,7 +57,7 @@ class Request:
 
     @property
     def mrope_delta(self) -> int:
-        """Position minus index of an answer token (`rope_deltas` of transformers): images have fewer positions."""
+        """Position minus index of answer tokens (transformers' `rope_deltas`): images span few positions."""
         return int(self.positions.max()) + 1 - self.num_tokens
 
 

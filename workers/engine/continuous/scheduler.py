@@ -22,7 +22,7 @@ HOLD_STEPS = 8
 #: the most prefills in a row in which interactive prompts overtake the one that has waited longest in its slot
 MAX_PASSED_OVER = 4
 
-#: cost of a prefill in decode steps: a constant, and one more per _TOKENS_PER_STEP (H200, 30B, one image a prompt)
+#: cost of a prefill in decode steps: a constant, and one per _TOKENS_PER_STEP tokens (H200, 30B, one image a prompt)
 _PREFILL_STEPS, _TOKENS_PER_STEP = 2, 700
 
 

@@ -61,9 +61,9 @@ class LanguageWeights:
     def new_kv_cache(self, num_blocks: int, block_size: int) -> KVCache:
         """Allocate a cache of `num_blocks` and the null block for this model."""
         heads = self.layers[0].heads
-        return KVCache.create(
-            num_blocks, block_size, len(self.layers), heads.kv_heads, heads.head_dim, like=self.embedding
-        )
+        shape = ((num_blocks + 1) * block_size, heads.kv_heads, heads.head_dim)
+        keys, values = (tuple(self.embedding.new_zeros(shape) for _ in self.layers) for _ in range(2))
+        return KVCache(keys, values, block_size)
 
 
 def language_weights(model: Any) -> LanguageWeights:

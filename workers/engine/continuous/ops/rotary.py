@@ -44,11 +44,11 @@ def _rotate(
         second = ((second * scale).to(kind).to(tl.float32) * high).to(kind).to(tl.float32)
     cos = tl.load(cos_sin + at, mask=at < HALF, other=0.0)[None, :]
     sin = tl.load(cos_sin + HALF + at, mask=at < HALF, other=0.0)[None, :]
-    turned_first = (first * cos - second * sin).to(kind)
-    turned_second = (second * cos + first * sin).to(kind)
-    tl.store(out + offsets, turned_first, mask=inside)
-    tl.store(out + offsets + HALF, turned_second, mask=inside)
-    return turned_first, turned_second
+    rotated_first = (first * cos - second * sin).to(kind)
+    rotated_second = (second * cos + first * sin).to(kind)
+    tl.store(out + offsets, rotated_first, mask=inside)
+    tl.store(out + offsets + HALF, rotated_second, mask=inside)
+    return rotated_first, rotated_second
 
 
 @triton.jit
