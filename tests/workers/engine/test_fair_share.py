@@ -91,3 +91,15 @@ def test_every_lane_gets_its_turn(waiting: set[str]) -> None:
         served.append(lane)
     assert served[: BULK_TURN - 1] == [min(waiting)] * (BULK_TURN - 1)
     assert set(served) == waiting
+
+
+def test_of_three_lanes_that_always_wait_none_starves() -> None:
+    lanes = ("first", "second", "third")
+    share = FairShare(lanes)
+    served: list[str] = []
+    for _ in range(10 * BULK_TURN):
+        served.append(share.order(lanes)[0])
+        share.served(served[-1], lanes)
+
+    for start in range(len(served) - 2 * BULK_TURN):
+        assert set(served[start : start + 2 * BULK_TURN]) == set(lanes)
