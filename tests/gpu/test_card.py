@@ -1,4 +1,4 @@
-"""On a card: the supervisor, the slot plan, and memory that really runs out."""
+"""On a card: the supervisor, the slot plan, and running out of memory."""
 
 import os
 import subprocess

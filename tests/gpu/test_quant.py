@@ -1,4 +1,4 @@
-"""VQA_QUANT on a card: smaller, and still right; experts compute what their weights say."""
+"""VQA_QUANT on a card: a smaller model that still answers right; experts compute what their weights say."""
 
 import gc
 from importlib.util import find_spec
@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, build_model, make_prompt
+from tests.workers.engine.conftest import EXPERTS, TEXT, VISION, ask_about, build_model
 from training.questions import held_out
-from workers.engine.base import Turn
-from workers.engine.image import RGBImage
 from workers.engine.model.footprint import read_footprint
 from workers.engine.model.quant import PACKAGES
 from workers.engine.pipeline.engine import PipelineEngine
@@ -31,7 +29,7 @@ each_quant = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with experts whose sides suit every kernel: multiples of 128."""
+    """A model with experts whose dimensions suit every kernel: multiples of 128."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TEXT, "hidden_size", 256)
         patch.setitem(EXPERTS, "moe_intermediate_size", 128)
@@ -45,7 +43,7 @@ def started(**settings: Any) -> tuple[PipelineEngine, int]:
     import torch
 
     torch.cuda.synchronize()
-    # what earlier engines left
+    # free what earlier engines left
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -62,12 +60,7 @@ def test_the_bundled_model_takes_less_and_is_still_right(quant: Any) -> None:
     engine, size = started(quant=quant)
     items = list(held_out(300))
     try:
-        futures = [
-            engine.submit(
-                make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
-            )
-            for number, item in enumerate(items)
-        ]
+        futures = [engine.submit(ask_about(item, f"q{number}")) for number, item in enumerate(items)]
         right = [future.result(WAIT_S).text.strip() == item.answer for future, item in zip(futures, items, strict=True)]
     finally:
         engine.stop()
@@ -111,12 +104,7 @@ def test_a_model_with_experts_generates(experts: Path, quant: Any) -> None:
     engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
     try:
         items = list(held_out(8))
-        futures = [
-            engine.submit(
-                make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
-            )
-            for number, item in enumerate(items)
-        ]
+        futures = [engine.submit(ask_about(item, f"q{number}")) for number, item in enumerate(items)]
         assert all(future.result(WAIT_S).completion_tokens > 0 for future in futures)
     finally:
         engine.stop()

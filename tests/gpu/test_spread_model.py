@@ -10,12 +10,10 @@ import pytest
 
 from producer import Answer, Client, Job
 from tests.worker_process import ROOT, TINY
-from tests.workers.engine.conftest import make_prompt
+from tests.workers.engine.conftest import ask_about
 from training.questions import held_out
 from vqa.settings import QueueSettings
 from workers.cards import requested_cards
-from workers.engine.base import Turn
-from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings
 
@@ -26,15 +24,15 @@ pytestmark = [
 ]
 
 WAIT_S = 120.0
-#: of the bundled model in float32 this leaves some of the language model's layers for the second card
+#: too little for the bundled model in float32, so that some of its layers go to the second card
 FIRST_CARD_BYTES = 36_000_000
 
 
 def supervised(client: Client, redis_url: str, cards: str, log: Path) -> tuple[dict[str, Answer], str]:
-    """The answers of one worker with these cards to the same questions, and its log."""
+    """Return the answers of one worker with these cards, and its log."""
     items = {f"{cards}-{number}": item for number, item in enumerate(held_out(100))}
     jobs = (Job.about(item.image, item.question, id=id, lane="bulk", max_new_tokens=16) for id, item in items.items())
-    # float32: where a layer is computed changes nothing then, nor who runs beside whom
+    # float32, so that neither the card of a layer nor the other prompts of a microbatch change an answer
     settings = {"VQA_REDIS_URL": redis_url, "VQA_CARDS": cards, "VQA_DTYPE": "float32", "VQA_ENGINE": "pipeline"}
     with log.open("wb") as output:
         supervisor = subprocess.Popen(
@@ -78,7 +76,7 @@ def test_layers_on_both_cards_compute_what_they_do_on_one(monkeypatch: pytest.Mo
     models: list[Any] = []
 
     def placing(place: dict[str, Any]) -> None:
-        """A model as small as this one is put by `auto` where no layers are divided."""
+        """Place the model explicitly: `auto` puts one this small on one card."""
 
         def from_pretrained(name: str, **how: Any) -> Any:
             models.append(load(name, **(how | place)))
@@ -92,12 +90,7 @@ def test_layers_on_both_cards_compute_what_they_do_on_one(monkeypatch: pytest.Mo
         engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
         try:
             items = enumerate(held_out(50))
-            futures = [
-                engine.submit(
-                    make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
-                )
-                for number, item in items
-            ]
+            futures = [engine.submit(ask_about(item, f"q{number}")) for number, item in items]
             return [future.result(timeout=WAIT_S).text for future in futures]
         finally:
             engine.stop()

@@ -1,4 +1,4 @@
-"""Two cards of one machine under one supervisor: both work, and when one is of no use the other goes on."""
+"""Two cards of one machine under one supervisor: both work, and if one fails the other goes on."""
 
 import contextlib
 import os
@@ -80,7 +80,7 @@ def _submit(client: Client, items: dict[str, Item], prefix: str) -> list[str]:
 
 
 def _kill_card_1(supervisor: int, log: Path, done: threading.Event) -> None:
-    """Each time it has become ready."""
+    """Kill the worker of card 1 each time it becomes ready."""
     killed: set[int] = set()
     while not done.wait(0.2):
         for process in psutil.Process(supervisor).children():

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pytest
 from PIL import Image
 
+from training.questions import Item
 from workers.engine.base import Completion, Prompt, SamplingParams, Turn
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
@@ -139,6 +140,11 @@ def ask(number: int = 0, question: str = "how many dogs are there?", **how: Any)
     """A prompt of one image and one question, both of their own for each number."""
     parts = (image(number), f"{question} {'again ' * (number % 3)}")
     return make_prompt(f"job-{number}", (Turn("user", parts),), **how)
+
+
+def ask_about(item: Item, id: str, max_new_tokens: int = 16) -> Prompt:
+    """A prompt of a question from `training.questions`."""
+    return make_prompt(id, (Turn("user", (RGBImage.from_pil(item.image), item.question)),), max_new_tokens)
 
 
 def guided(prompt: Prompt, grammar: str | None) -> Prompt:

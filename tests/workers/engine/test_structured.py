@@ -17,12 +17,12 @@ from transformers.generation.utils import GenerationMixin
 
 from tests.schemas import WORDS, Schema, schemas
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import SOON, ask, guided, make_prompt
+from tests.workers.engine.conftest import SOON, ask, ask_about, guided
 from training.questions import held_out
 from vqa.errors import AnswerTooLong, EngineError, InvalidJob
 from vqa.grammar import json_grammar, one_of
 from vqa.job import Job
-from workers.engine.base import Completion, Engine, Prompt, Turn
+from workers.engine.base import Completion, Engine, Prompt
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.image import RGBImage
 from workers.engine.pipeline.engine import PipelineEngine
@@ -266,10 +266,7 @@ def questions() -> Callable[[int], list[tuple[Prompt, str]]]:
 
     def made(count: int) -> list[tuple[Prompt, str]]:
         items = enumerate(held_out(count))
-        return [
-            (make_prompt(f"q{n}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 64), item.answer)
-            for n, item in items
-        ]
+        return [(ask_about(item, f"q{n}", 64), item.answer) for n, item in items]
 
     return made
 

@@ -41,7 +41,7 @@ class Journal:
 
 
 class Slots:
-    """Prompts in slots and prompts that wait for one: interactive first, then bulk; one that is `alone` runs alone.
+    """Prompts in slots, and prompts that wait for one in the order of FairShare; one that is `alone` runs alone.
 
     A prompt frees its slot in a callback of its future, before callers that wait on its result are woken.
     """

@@ -146,7 +146,7 @@ class Replica:
         how: dict[str, Any] = {
             "max_new_tokens": max(prompt.params.max_new_tokens for prompt in prompts),
             "num_beams": 1,
-            # `sampling` does it
+            # `sampling` does it instead
             "do_sample": False,
             "stopping_criteria": StoppingCriteriaList(
                 [RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids))]

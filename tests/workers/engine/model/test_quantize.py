@@ -13,11 +13,9 @@ import pytest
 import torch
 
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import EXPERTS, Starting, answers, ask, build_model, make_prompt
+from tests.workers.engine.conftest import EXPERTS, Starting, answers, ask, ask_about, build_model
 from training.questions import held_out
 from vqa.errors import NotReady
-from workers.engine.base import Turn
-from workers.engine.image import RGBImage
 from workers.engine.model.footprint import read_footprint
 from workers.engine.model.loading import load
 from workers.engine.model.quant import PACKAGES, is_quantized
@@ -121,10 +119,7 @@ def test_a_quantized_model_answers_alike_alone_and_together(starting: Starting, 
 @each_quant
 def test_the_bundled_model_is_still_right(starting: Starting, quant: Any) -> None:
     items = list(held_out(50))
-    prompts = [
-        make_prompt(f"q{number}", (Turn("user", (RGBImage.from_pil(item.image), item.question)),), 16)
-        for number, item in enumerate(items)
-    ]
+    prompts = [ask_about(item, f"q{number}") for number, item in enumerate(items)]
 
     given = answers(starting(slots=32, model=str(TINY), quant=quant), prompts)
 
