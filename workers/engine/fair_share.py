@@ -1,7 +1,7 @@
 """How the lanes share slots: the order in which they are served, and slots that bulk leaves to interactive.
 
 The order alone is not enough: bulk jobs of equal length that start together end together, and until then no slot is
-freed. An interactive job would wait for a whole bulk job, so bulk keeps off a few slots (`Reserve`).
+freed. An interactive job would wait for a whole bulk job, so bulk leaves a few slots free (`Reserve`).
 """
 
 from __future__ import annotations

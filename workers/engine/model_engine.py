@@ -94,7 +94,6 @@ class ModelEngine(ABC):
         return replace(max(stalls, key=lambda stall: stall.silent_s), ids=self._unsettled(self._heartbeats))
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
-        """Queue a prompt."""
         pending = self._pending.add(prompt)
         if self._encoder_pool is None:
             pending.fail(EngineError("the engine has not started"))

@@ -130,7 +130,6 @@ class EchoEngine:
         self._pending.cancel(id)
 
     def stop(self) -> None:
-        """Fail all pending prompts with EngineError."""
         self._stopped.set()
         self._pending.close(EngineError("the engine is stopping"))
         self._timers.stop()
@@ -203,7 +202,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _followed(settled_first: Future[Completion]) -> Future[Completion]:
-    """Return a future that is settled after the callbacks of `settled_first`, which free the slot, have run."""
+    """Return a future that is settled after the callbacks of `settled_first`, which free the slot."""
     future: Future[Completion] = Future()
     future.set_running_or_notify_cancel()
 

@@ -217,10 +217,13 @@ def _from_hub(settings: EngineSettings, name: str) -> Path | None:
         raise _unreadable(settings, name, error) from None
 
 
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
 def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:
     """Turn any error of the hub's client or the network into NotReady with its first line."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return NotReady(
-        f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {reason[:300]}; check the name, the "
+        f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {first_line(error)}; check the name, the "
         f"network and HF_TOKEN, or give a local folder"
     )

@@ -17,7 +17,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.processing_utils import ProcessorMixin
 
 from vqa.errors import NotReady, VQAError
-from workers.engine.model.footprint import refuse_quantized
+from workers.engine.model.footprint import first_line, refuse_quantized
 from workers.engine.model.quantize import quantization_arguments
 from workers.engine.settings import EngineSettings
 
@@ -76,7 +76,7 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
         ) from None
     except Exception as error:
         # transformers, the hub's client and safetensors raise many kinds of errors; the log shows the cause
-        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {_first_line(error)}; {_advice(error)}") from error
+        raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {first_line(error)}; {_advice(error)}") from error
 
 
 def eos_ids(pipe: Any) -> frozenset[int]:
@@ -147,10 +147,6 @@ def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
         if size["longest_edge"] > most:
             least = min(size["shortest_edge"], most)
             image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _advice(error: BaseException) -> str:

@@ -143,14 +143,13 @@ class Replica:
         self._heartbeat.beat("prefill", ids)
         for row in rows:
             row.restart()
+        stopping = RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids))
         how: dict[str, Any] = {
             "max_new_tokens": max(prompt.params.max_new_tokens for prompt in prompts),
             "num_beams": 1,
             # `sampling` does it instead
             "do_sample": False,
-            "stopping_criteria": StoppingCriteriaList(
-                [RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids))]
-            ),
+            "stopping_criteria": StoppingCriteriaList([stopping]),
         }
         processors = [GuideProcessor(rows)] if any(row.guide for row in rows) else []
         processors += sampling(prompts[0].params) if prompts[0].params.temperature > 0 else []

@@ -12,8 +12,7 @@ from workers.engine.base import Prompt, Turn
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.text.special_tokens import SpecialTokens
 
-#: an upper limit for any tokenizer; a text that is too long even so is refused before it is tokenized, which takes
-#: seconds
+#: no tokenizer exceeds it; refuses a text that is far too long before it is tokenized, which takes seconds
 _MAX_CHARACTERS_PER_TOKEN = 128
 
 Chat = list[dict[str, Any]]
