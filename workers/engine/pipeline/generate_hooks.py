@@ -7,13 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from workers.engine.base import SamplingParams
 from workers.engine.text.generation import Generation
