@@ -57,6 +57,7 @@ def _supervise(name: str | None) -> int:
     from vqa.errors import SettingsError
     from vqa.settings import QueueSettings
     from workers.cards import requested_cards
+    from workers.engine.echo.settings import EchoSettings
     from workers.engine.settings import EngineSettings
     from workers.log import set_up_logging
     from workers.process.janitor import Janitor
@@ -68,6 +69,8 @@ def _supervise(name: str | None) -> int:
         settings = WorkerSettings()
         queue_settings = QueueSettings()
         engine_settings = EngineSettings()
+        # workers read these settings; a wrong value is reported before they start
+        EchoSettings()
         workers = requested_cards(settings.cards)
         for cards in workers:
             check_spread(engine_settings, cards)

@@ -214,6 +214,7 @@ def test_a_second_signal_gives_back_at_once(client: Client, supervise: Supervise
     supervisor.process.terminate()
     assert supervisor.process.wait(WAIT_S) == 0
     assert time.monotonic() - started < 10
+    assert "shutting down: second signal to stop; 1 jobs return to the queue" in supervisor.said()
     assert "workers were killed" not in supervisor.said()
     state = client.states([held])[held]
     assert state.state == "queued"
@@ -241,6 +242,12 @@ def test_a_misspelt_variable_stops_it_at_once_and_is_named(supervise: Supervise)
     supervisor = supervise(VQA_SLOT="16")
     assert supervisor.process.wait(WAIT_S) == 2
     assert "VQA_SLOT is not a setting of vqa; did you mean VQA_SLOTS?" in supervisor.said()
+
+
+def test_a_wrong_value_of_the_echo_engine_stops_it_before_a_worker_starts(supervise: Supervise) -> None:
+    supervisor = supervise("--engine", "echo", VQA_ECHO_DELAY_S="soon")
+    assert supervisor.process.wait(WAIT_S) == 2
+    assert supervisor.said().startswith("vqa: SettingsError: VQA_ECHO_DELAY_S")
 
 
 def test_workers_drain_when_their_supervisor_is_killed(client: Client, supervise: Supervise) -> None:

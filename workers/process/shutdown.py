@@ -57,16 +57,17 @@ class Shutdown:
             return
         held = []
         if self.attempts is not None:
-            # before and after, since the threads of a crashed engine's jobs let go of their leases
+            # listed before and after: once the event is set, the threads of a crashed engine's jobs drop their leases
             held = self.attempts.leases.held()
             self.attempts.shutting_down.set()
             held += self.attempts.leases.held()
         level = logging.ERROR if status else logging.INFO
-        log.log(level, "shutting down: %s; %d jobs return to the queue", why, len(held))
+        count = len({lease.token for lease in held})
+        log.log(level, "shutting down: %s; %d jobs return to the queue", why, count)
         self._stop_popping()
         # Celery's consumer ends, too, and returns messages that no thread has begun
         state.should_stop = status
-        # not a daemon, which it would be by default where a daemon makes it: the end of Celery would cut it short
+        # not a daemon, as a thread that a daemon starts would be by default: Celery's exit would cut it short
         arguments = (status, held, set(charged), EngineError(why))
         threading.Thread(target=self._exit, args=arguments, name="shutdown", daemon=False).start()
 
