@@ -1,1 +1,1 @@
-"""Answers: one Celery worker process a card, each with one loaded model."""
+"""The workers: one Celery process per card, each with one loaded model."""

@@ -1,1 +1,1 @@
-"""What is popped from Celery's lists, before Celery sees it."""
+"""Consumes Celery's lists: which list is popped next, and sanitizing messages before Celery sees them."""

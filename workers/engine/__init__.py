@@ -1,1 +1,1 @@
-"""The loaded model behind `submit(prompt) -> future`; catalog.make_engine makes one."""
+"""The loaded model behind `submit(prompt) -> future`: `base` has the protocol, `factory` chooses an engine."""

@@ -1,1 +1,1 @@
-"""One attempt at a job: lease, answer, outcome."""
+"""Runs attempts at jobs: take a lease, answer, write the outcome."""

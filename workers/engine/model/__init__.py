@@ -1,1 +1,1 @@
-"""model."""
+"""Loading a transformers model: its memory footprint, and quantization."""

@@ -1,1 +1,1 @@
-"""pipeline."""
+"""Static batching with `transformers.pipeline`, for any image-text-to-text model."""

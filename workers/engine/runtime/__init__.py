@@ -1,1 +1,1 @@
-"""runtime."""
+"""What every engine needs around its model: pending prompts, timers, heartbeats and faults."""

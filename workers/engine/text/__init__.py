@@ -1,1 +1,1 @@
-"""text."""
+"""From chat to tokens and back: templates, special tokens, grammars, detokenizing."""
