@@ -149,7 +149,7 @@ def free_bytes(card: int | str | None) -> int:
 def _too_large(plan: SlotPlan, settings: EngineSettings) -> str:
     weights = _gib(plan.weights_bytes) + (f" ({settings.replicas} replicas)" if settings.replicas > 1 else "")
     fewer = " or fewer replicas (VQA_REPLICAS)" if settings.replicas > 1 else ""
-    smaller = ", quantise it (VQA_QUANT)" if settings.quant == "none" else ""
+    smaller = ", quantize it (VQA_QUANT)" if settings.quant == "none" else ""
     spread = ", spread it over several cards (VQA_CARDS=0+1)" if plan.cards and settings.replicas == 1 else ""
     return (
         f"{settings.model} does not fit {_place(plan.cards)}: its weights take {weights}, one slot of "

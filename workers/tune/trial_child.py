@@ -33,24 +33,21 @@ class Events:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._answered = 0
 
     def emit(self, **event: object) -> None:
         with self._lock:
-            self._send(event)
+            self._link.sendall(json.dumps(event).encode() + b"\n")
 
     def count_answer(self) -> None:
         with self._lock:
             self._answered += 1
-            self._send({"answered": self._answered})
-
-    def _send(self, event: dict[str, object]) -> None:
-        self._link.sendall(json.dumps(event).encode() + b"\n")
+            self.emit(answered=self._answered)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load, warm up, measure and send the result; return 1 where that was not possible."""
+    """Load, warm up, measure and send the result; return 1 if that was not possible."""
     options = _parser().parse_args(arguments)
     link = inherited_link()
     assert link is not None

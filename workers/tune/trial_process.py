@@ -54,7 +54,7 @@ class Workload:
 def run_trial(
     setting: Setting, workload: Workload, environment: Mapping[str, str], report: Callable[[str], None]
 ) -> Measurement | str:
-    """Measure a setting; return one line that says why where that is not possible.
+    """Measure a setting, or return one line that says why that is not possible.
 
     `report` gets lines about the progress. An exception raised in here ends the trial's process.
     """
@@ -73,7 +73,7 @@ def run_trial(
 def _read_events(
     link: socket.socket, setting: Setting, jobs: int, report: Callable[[str], None]
 ) -> Measurement | str | None:
-    """Return the result, the error, or None where the process ended without either."""
+    """Return the result or the error; None if the process ended without either."""
     report(f"{setting}: loading")
     with link.makefile("rb") as lines:
         for line in lines:

@@ -126,7 +126,7 @@ def test_quantised_it_fits_smaller_cards(large_model: Path, quant: Any, free_gib
 def test_a_model_that_does_not_fit_is_told_what_would_help() -> None:
     footprint = read_footprint(EngineSettings(model=str(TINY)), on_card=True)
 
-    with pytest.raises(NotReady, match=r"quantise it \(VQA_QUANT\), spread it over several cards \(VQA_CARDS=0\+1\)"):
+    with pytest.raises(NotReady, match=r"quantize it \(VQA_QUANT\), spread it over several cards \(VQA_CARDS=0\+1\)"):
         fit_slots(EngineSettings(model=str(TINY)), footprint, 0, (0,))
 
 
