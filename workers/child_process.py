@@ -16,7 +16,7 @@ LINK_FD = "_VQA_LINK_FD"
 
 
 class ChildProcess:
-    """`python -m` with these arguments, and `link`, this process's end of a socket pair with it.
+    """A process `python -m` with these arguments; `link` is the parent's end of a socket pair with it.
 
     The child runs in a process group of its own, so a Ctrl-C in the terminal reaches its parent only.
     """

@@ -14,8 +14,6 @@ from workers.slots import parse_slots
 
 
 class WorkerSettings(Settings):
-    """Settings of worker processes and their supervisor."""
-
     cards: str = Field(
         default="",
         description="cards to use, numbered as by nvidia-smi, one worker each: 0,1; 0+1 spreads one model over both "

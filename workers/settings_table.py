@@ -41,7 +41,7 @@ def settings() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _shown(default: Any) -> str:
-    """As it would be written in the environment."""
+    """Write a default as an environment variable would have it."""
     if isinstance(default, BaseModel):
         return default.model_dump_json()
     if isinstance(default, bool | float):
@@ -59,7 +59,6 @@ def markdown() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table."""
     if "--markdown" in arguments:
         print(markdown(), end="")
     elif "--json" in arguments:

@@ -38,12 +38,10 @@ class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
 
     @property
     def argsrepr(self) -> str:
-        """What Flower shows as arguments."""
         return self._argsrepr
 
     @property
     def kwargsrepr(self) -> str:
-        """What Flower shows as keyword arguments."""
         return self._kwargsrepr
 
     def info(self, safe: bool = False) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _FLUSH_S = 0.1
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
-    """Named in the setting `worker_consumer`."""
+    """Celery uses it because the setting `worker_consumer` names it."""
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Start the periodic flush; Celery calls this once per connection."""
@@ -30,6 +30,5 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
         super().on_close()
 
     def shutdown(self) -> None:
-        """Flush the events of the last jobs."""
         self._flush_events()
         super().shutdown()

@@ -124,7 +124,6 @@ class Intake:
             log.warning("Redis refuses commands (%s): no messages are taken until it accepts them", _describe(error))
 
     def wait(self) -> None:
-        """Sleep until the pause is over, at most a second."""
         time.sleep(max(0.0, self._paused_until - time.monotonic()))
 
 

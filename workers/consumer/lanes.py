@@ -11,8 +11,8 @@ from workers.engine.fair_share import FairShare, Reserve
 #: priority of the lists, highest first. `celery` has what other apps send without naming a lane
 ORDER = ("interactive", "bulk", DEFAULT_QUEUE)
 
-#: seconds for which a pop blocks that skips lists: room for their messages may come up meanwhile. Prompts that wait in
-#: the engine keep the card busy for longer than this.
+#: seconds that a pop blocks if it skips lists, because a slot for their messages may become free meanwhile. Prompts
+#: that wait in the engine keep the card busy for longer than this.
 PARTIAL_POP_S = 0.02
 
 

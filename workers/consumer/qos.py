@@ -31,13 +31,9 @@ class Channel(Protocol):
 
     intake: Intake
 
-    def conn_or_acquire(self, client: Any = None) -> Any:
-        """Return a context manager around a Redis client."""
-        ...
+    def conn_or_acquire(self, client: Any = None) -> Any: ...
 
-    def pause_after(self, error: BaseException) -> None:
-        """Stop popping for a moment, because Redis refused a command."""
-        ...
+    def pause_after(self, error: BaseException) -> None: ...
 
 
 class QoS(plain.QoS):
@@ -47,12 +43,10 @@ class QoS(plain.QoS):
 
     @property
     def unacked(self) -> int:
-        """The number of messages that are delivered and not acknowledged."""
         return len(self._delivered) - len(self._dirty)
 
     @property
     def unacked_bulk(self) -> int:
-        """How many of them came from another list than `interactive`."""
         queues = (message.delivery_info["routing_key"] for message in self._unacked_messages())
         return sum(queue != "interactive" for queue in queues)
 

@@ -138,7 +138,6 @@ class Channel(plain.Channel):
         return self._retry_refused(super().queue_declare, *args, **kwargs)
 
     def queue_bind(self, *args: Any, **kwargs: Any) -> None:
-        """Bind a queue, waiting while Redis refuses; called while a connection is made."""
         self._retry_refused(super().queue_bind, *args, **kwargs)
 
     def _retry_refused(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -177,7 +176,6 @@ class Connection(kombu.Connection):
     intake: Intake
 
     def get_transport_cls(self) -> Any:
-        """Return the URL's transport with this module's Channel."""
         return _with_intake(super().get_transport_cls(), self.intake)
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:

@@ -65,7 +65,6 @@ class Reserve:
         return cls(settings.reserve_of(slots), always=settings.reserved_slots is not None)
 
     def saw(self, lane: Lane) -> None:
-        """Note that a job of this lane has arrived."""
         if lane == "interactive":
             self._until = self._clock() + LINGER_S
 

@@ -16,8 +16,6 @@ PIXELS_PER_TOKEN = 32 * 32
 
 
 class EngineSettings(Settings):
-    """Settings of the engine."""
-
     engine: Literal["auto", "continuous", "pipeline", "echo"] = Field(
         default="auto",
         description="auto (continuous where it supports the model's architecture, else pipeline), continuous "

@@ -77,7 +77,6 @@ class AnswerCache:
         return cached.model_copy(update={**own, "reused": True})
 
     def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
-        """Cache a computed answer."""
         if isinstance(outcome, Answer):
             self.put(job, outcome)
         return outcome

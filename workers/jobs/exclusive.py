@@ -21,7 +21,6 @@ class SharedLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the lock together with other threads."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._exclusive)
             self._shared += 1
@@ -34,7 +33,6 @@ class SharedLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Wait for all other holders, then hold the lock alone."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: not self._shared and not self._exclusive)

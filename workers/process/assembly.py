@@ -47,7 +47,7 @@ _CHECK_S = 0.5
 
 
 class Worker:
-    """Everything that a worker process consists of. Raises SettingsError."""
+    """All parts of a worker process. Raises SettingsError."""
 
     def __init__(self, app: Celery, settings: QueueSettings) -> None:
         self._app = app
@@ -66,7 +66,7 @@ class Worker:
         self.attempts: Attempts | None = None
 
     def plan(self, name: str) -> int:
-        """Choose engine and slots of the worker of that node name; return its number of task threads.
+        """Choose the engine and the slots of the worker with this node name; return its number of task threads.
 
         Raises SettingsError, and NotReady if the slots do not fit the card.
         """

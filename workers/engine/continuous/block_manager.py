@@ -18,7 +18,6 @@ class BlockManager:
         return len(self._free)
 
     def blocks_for(self, tokens: int) -> int:
-        """Return the number of blocks that `tokens` tokens need."""
         return -(-tokens // self.block_size)
 
     def allocate(self, count: int) -> tuple[int, ...]:
@@ -28,5 +27,4 @@ class BlockManager:
         return tuple(self._free.pop() for _ in range(count))
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Give blocks back."""
         self._free.extend(reversed(blocks))

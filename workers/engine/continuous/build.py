@@ -131,7 +131,7 @@ def _block_manager(
     """Return as many blocks as fit in memory, but no more than the slots can fill."""
     device, sampling_elements = weights.head.device, slots * len(weights.head)
     size = BLOCK_SIZE[device.type]
-    # of the null block alone
+    # a cache of no blocks consists of the null block
     block_bytes = weights.new_kv_cache(0, size).nbytes
     free = kv_cache_bytes(device, trial, sampling_elements, settings.vision_reuse_mib * 2**20 + MAX_GRID_BYTES)
     fitting = max(0, free // block_bytes)

@@ -47,7 +47,6 @@ class ContinuousEngine(ModelEngine):
         return self._built
 
     def stats(self) -> Stats:
-        """Return what has been computed so far."""
         return self.built.loop.counter.stats
 
     def open(self) -> Loaded:

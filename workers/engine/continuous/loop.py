@@ -139,7 +139,7 @@ class Loop:
             tokens = in_flight.tokens.read()
             self.counter.count(in_flight.batch, in_flight.tokens)
             for seq, token in zip(in_flight.sequences, tokens, strict=True):
-                # removed since, if missing
+                # a sequence without a generation was removed meanwhile
                 if generation := self._generations.get(seq):
                     _process_output(generation, token)
 

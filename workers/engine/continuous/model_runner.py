@@ -32,7 +32,6 @@ class ModelRunner:
 
     @torch.inference_mode()
     def init_slots(self, chunks: Sequence[Chunk]) -> None:
-        """Initialize the slots of prompts whose first chunks these are."""
         self._slot_table.init(chunks)
 
     @torch.inference_mode()

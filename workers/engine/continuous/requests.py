@@ -52,7 +52,6 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt."""
         return len(self.tokens)
 
     @property
@@ -70,7 +69,6 @@ class Intake:
         self._closed = False
 
     def put(self, pending: Pending, request: Request) -> None:
-        """Queue a prompt for the engine's thread."""
         with self._changed:
             self._new.append((pending, request))
             self._changed.notify()

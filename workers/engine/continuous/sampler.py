@@ -51,8 +51,6 @@ def _shift_right(number: Tensor, bits: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Logits:
-    """Logits of one batch of slots."""
-
     #: (n) int64; the slot table has already been advanced by the greedy tokens
     slots: Tensor
     #: (n, vocabulary); overwritten by the next forward pass

@@ -50,7 +50,6 @@ class SlotTable:
         self.token[slots] = tokens
 
     def advance(self, slots: Tensor, tokens: Tensor) -> None:
-        """Append one token to each of the slots."""
         self.token[slots] = tokens
         self.length[slots] += 1
         # padding stays one token long, however often it is computed

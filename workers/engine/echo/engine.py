@@ -103,7 +103,6 @@ class EchoEngine:
         self._ending = threading.Lock()
 
     def start(self, on_crash: OnCrash) -> None:
-        """Wait as long as the settings say that loading takes."""
         self._on_crash = on_crash
         self._heartbeat.beat("load")
         time.sleep(self._echo.load_s)
@@ -126,7 +125,6 @@ class EchoEngine:
         return pending.future if self._journal is None else _followed(pending.future)
 
     def cancel(self, id: str) -> None:
-        """Fail the prompt with Cancelled and free its slot at once."""
         self._pending.cancel(id)
 
     def stop(self) -> None:

@@ -78,7 +78,6 @@ class Slots:
         return True
 
     def in_slots(self) -> tuple[str, ...]:
-        """The ids of the prompts in slots."""
         with self._lock:
             return tuple(prompt.id for prompt, slot in self._inside.values() if slot)
 

@@ -28,7 +28,6 @@ PARTS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 def register_experts() -> None:
-    """Register EXPERTS with transformers."""
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _experts_forward)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: the microbatch saves
 _MAX_RATIO = 4.0
 
-#: most seconds that a microbatch waits for prompts that are being encoded: left out, they would wait for all of it
+#: most seconds that a microbatch waits for prompts that are being encoded: a prompt that misses it waits until it ends
 _ENCODING_WAIT_S = 0.5
 
 
@@ -92,7 +92,6 @@ class Batcher:
         return None
 
     def done(self) -> None:
-        """Report that a microbatch has ended."""
         with self._changed:
             self._running -= 1
             self._alone = False

@@ -52,7 +52,6 @@ class Pending:
         return True
 
     def expire(self) -> None:
-        """Settle with DeadlineExceeded."""
         self.fail(DeadlineExceeded("the deadline passed before the answer was ready"))
 
 

@@ -69,7 +69,6 @@ class Detokenizer:
 
     @property
     def text(self) -> str:
-        """All the text that was returned."""
         return "".join(self._pieces)
 
     def _held_back(self, text: str) -> int:

@@ -35,7 +35,6 @@ class Guide:
         self.restart()
 
     def restart(self) -> None:
-        """Go back to the first token."""
         self.matcher = self._start.deep_copy()
 
     def take(self, token: int) -> bool:

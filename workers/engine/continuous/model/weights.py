@@ -34,8 +34,6 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Weights of a decoder layer."""
-
     input_norm: Tensor
     qkv: Tensor
     heads: Heads
@@ -46,8 +44,6 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageWeights:
-    """Weights of the language model."""
-
     embedding: Tensor
     layers: tuple[Layer, ...]
     norm: Tensor
