@@ -37,6 +37,7 @@ _RENAMED = {
     "count_dead": "dead_letters.count",
     "retry_dead": "dead_letters.retry",
     "purge_dead": "dead_letters.purge",
+    "picture_sizes": "image_sizes",
 }
 
 
@@ -84,7 +85,6 @@ class BatchesResource(DeprecatedCall):
         return Batch(id, self._queue, self._answers)
 
     def cancel(self, id: str) -> int:
-        """See `Batch.cancel`."""
         return self.retrieve(id).cancel()
 
     def list(self, limit: int = 100) -> list[BatchState]:

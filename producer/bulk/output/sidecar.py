@@ -80,7 +80,9 @@ class Sidecar:
             fields = json.loads(line)
             # ignore fields of later releases
             known = {name: value for name, value in fields.items() if name in BatchRecord.__dataclass_fields__}
-            return BatchRecord(**{**known, "input": tuple(fields["input"])})
+            # an older release wrote "pictures"
+            form = "images" if fields["form"] == "pictures" else fields["form"]
+            return BatchRecord(**{**known, "form": form, "input": tuple(fields["input"])})
         except (ValueError, TypeError, KeyError):
             return None
 

@@ -148,6 +148,12 @@ def test_the_former_name_of_the_images_form_works_and_is_deprecated(
     assert done.returncode == 0
     assert done.stderr.splitlines()[0] == "vqa: --form pictures is deprecated; use --form images"
     assert len(answers(tmp_path / "out.jsonl")) == 1
+    # a record that an older release wrote is resumed
+    record = tmp_path / "out.jsonl.batch"
+    record.write_text(record.read_text().replace('"images"', '"pictures"'))
+    done = submit("teal.png", "--question", "What is it?", "-o", "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "1 rows, 1 of them by earlier runs" in done.stderr
     assert "pictures" not in submit("--help").stdout
 
 

@@ -30,6 +30,8 @@ def test_former_names_warn_and_work(client: Client, worker: PlayedWorker) -> Non
         assert client.retry_dead([id]) == {id: "reopened"}
     with pytest.warns(DeprecationWarning, match=r"client\.dead_letters\.purge"):
         assert client.purge_dead([id]) == 0
+    with pytest.warns(DeprecationWarning, match=r"client\.image_sizes"):
+        assert client.picture_sizes([]) == {}
 
 
 def test_the_asyncio_client_has_them_too(queue_settings: QueueSettings) -> None:
