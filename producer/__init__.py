@@ -3,43 +3,16 @@
 Names are imported on first use, so that the `vqa` command starts without importing Celery and Redis.
 """
 
+# ruff: noqa: F403, F405
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from producer.client.aio import AsyncClient
+    from producer.client.batches import Batch
     from producer.client.client import Client
     from producer.client.dead_letters import DeadLetter
     from producer.client.states import JobState
-    from vqa import (
-        Answer,
-        AnswerTimeout,
-        AnswerTooLong,
-        BadImage,
-        Cancelled,
-        DeadlineExceeded,
-        EngineError,
-        ImageMissing,
-        ImagePart,
-        InvalidJob,
-        Job,
-        JobGivenUp,
-        Message,
-        NotReady,
-        PermanentError,
-        PromptTooLong,
-        QueueFull,
-        QueueUnavailable,
-        RetryPolicy,
-        SettingsError,
-        TextPart,
-        Timings,
-        TransientError,
-        UnknownBatch,
-        UnknownJob,
-        UnsupportedVersion,
-        Usage,
-        VQAError,
-    )
+    from vqa import *
 
 __all__ = [
     "Answer",
