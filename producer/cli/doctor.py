@@ -13,7 +13,7 @@ from redis import Redis
 
 from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetters
-from producer.client.outage import redis_location, unavailable
+from producer.client.outage import unavailable
 from producer.monitor.checks import Finding, findings
 from producer.monitor.probe import run_probe
 from vqa.celery import make_app
@@ -61,7 +61,7 @@ def _report(repair: bool) -> Iterator[Finding]:
     try:
         with connect(settings, retry_s=0) as redis:
             redis.ping()
-            yield Finding("redis", "ok", redis_location(settings))
+            yield Finding("redis", "ok", settings.address.where)
             if repair:
                 yield from _repair(redis, settings)
             dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings))

@@ -21,21 +21,12 @@ def columns(rows: Iterable[Sequence[object]]) -> str:
 
 
 def states(found: Mapping[str, JobState], as_json: bool) -> str:
-    """Describe jobs, one per line."""
     if as_json:
         return "\n".join(json.dumps(asdict(state)) for state in found.values())
     head = ("ID", "STATE", "LANE", "ATTEMPT", "WORKER", "TIME LEFT", "ERROR")
     rows = (
-        (
-            state.id,
-            state.state.replace("_", " "),
-            state.lane,
-            state.attempt,
-            state.worker,
-            _seconds(state.remaining_s),
-            state.error,
-        )
-        for state in found.values()
+        (job.id, job.state.replace("_", " "), job.lane, job.attempt, job.worker, _seconds(job.remaining_s), job.error)
+        for job in found.values()
     )
     return columns([head, *rows])
 

@@ -42,27 +42,16 @@ def watch(batch: Batch, quiet: bool, as_json: bool) -> BatchState:
 
 
 def batch(state: BatchState, as_json: bool) -> str:
-    """Describe one batch."""
     return json.dumps(asdict(state)) if as_json else progress(state, None)
 
 
 def batches(found: Sequence[BatchState], as_json: bool) -> str:
-    """List batches, one per line."""
     if as_json:
         return "\n".join(json.dumps(asdict(state)) for state in found)
     head = ("BATCH", "STATUS", "CREATED (UTC)", "ROWS", "DONE", "FAILED", "TENANT", "INPUT")
     rows = (
-        (
-            state.id,
-            state.status,
-            _time(state.created),
-            state.total,
-            state.done,
-            state.failed,
-            state.tenant or None,
-            state.input or None,
-        )
-        for state in found
+        (row.id, row.status, _time(row.created), row.total, row.done, row.failed, row.tenant or None, row.input or None)
+        for row in found
     )
     return columns([head, *rows])
 
@@ -83,7 +72,6 @@ class Pace:
 
 
 def progress(state: BatchState, rate: float | None) -> str:
-    """Describe where a batch stands in a few lines."""
     lines = [f"{state.id}  {state.status.replace('_', ' ')}", one_line(state, rate)]
     lines += [f"  {code}: {count:,}" for code, count in sorted(state.codes.items())]
     if state.workers:
@@ -93,7 +81,6 @@ def progress(state: BatchState, rate: float | None) -> str:
 
 
 def one_line(state: BatchState, rate: float | None) -> str:
-    """Describe where a batch stands in one line."""
     counts = f"{state.done:,} of {state.total:,} rows done, {state.failed:,} failed, {state.left:,} to go"
     if rate is None or state.is_over:
         return counts

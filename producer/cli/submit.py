@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from producer.cli.options import (
     Seed,
     Temperature,
     TopP,
+    job_fields,
     response_format,
 )
 
@@ -54,7 +54,7 @@ def submit(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", show_default=False, help="Files of rows, a folder or glob of images, or - for stdin."
+            metavar="INPUT", show_default=False, help="Files of rows, a folder or glob of images, or - for stdin."
         ),
     ],
     output: Output = None,
@@ -128,13 +128,12 @@ def submit(
         "seed": seed,
         "response_format": response_format(schema, choice),
     }
-    delivery = {"lane": lane.value, "tenant": tenant, "timeout_s": timeout, "reuse": reuse or None}
     source = detect_source(
         inputs,
         form=form.value,
         questions=question or (),
         columns=Columns(id_column, image_column, question_column),
-        defaults=_given(answer),
+        defaults={name: value for name, value in answer.items() if value is not None},
     )
     plan = Plan(
         source=source,
@@ -147,18 +146,14 @@ def submit(
         within_s=within,
         price=price_per_gpu_hour,
         quiet=quiet,
-        delivery=_given(delivery),
+        delivery=job_fields(lane, tenant=tenant, timeout_s=timeout, reuse=reuse or None),
     )
     raise typer.Exit(send(plan) if detach else run(plan))
 
 
-def _given(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 @app.command()
 def collect(
-    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID...", show_default=False)],
+    ids: Annotated[list[str], typer.Argument(metavar="BATCH|ID", show_default=False)],
     output: Output = None,
     errors: Annotated[
         Path | None,

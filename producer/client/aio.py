@@ -56,7 +56,6 @@ class AsyncClient(DeprecatedMethods):
         await self.close()
 
     async def close(self) -> None:
-        """See `Client.close`."""
         self._queue.closing.set()
         try:
             await self._replies.close()
@@ -69,17 +68,15 @@ class AsyncClient(DeprecatedMethods):
         return self._queue.settings
 
     async def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
-        """See `Client.ask`."""
         job = await self._in_thread(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job) -> str:
-        """See `Client.submit`."""
         await self._in_thread(self._queue.submit, job)
         return job.id
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
-        """See `Client.submit_many`. Occupies no thread while it waits for capacity."""
+        """Do as `Client.submit_many`; a wait for capacity occupies no thread."""
         ids: list[str] = []
         all_chunks, backoff = chunks(jobs), Backoff()
         while rest := await self._in_thread(_next, all_chunks):
@@ -92,7 +89,6 @@ class AsyncClient(DeprecatedMethods):
         return ids
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
-        """See `Client.ask_many`."""
         window, backoff = Window(jobs, in_flight), Backoff()
         with self._replies.waiting() as waiter:
             while waiter.pending or not window.done:
@@ -119,12 +115,10 @@ class AsyncClient(DeprecatedMethods):
         await self._replies.add(waiter, offered.accepted_ids(chunk))
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
-        """See `Client.answer`."""
         [(_, outcome)] = [pair async for pair in self.answers([id], timeout_s)]
         return answer_of(outcome)
 
     async def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> AsyncGenerator[tuple[str, Outcome]]:
-        """See `Client.answers`."""
         with self._replies.waiting(ids) as waiter:
             for step in waiter.steps(timeout_s):
                 if isinstance(step, list):
@@ -139,23 +133,18 @@ class AsyncClient(DeprecatedMethods):
             yield pair
 
     async def cancel(self, id: str) -> bool:
-        """See `Client.cancel`."""
         return await self._in_thread(self._queue.cancel, id)
 
     async def states(self, ids: Iterable[str]) -> dict[str, JobState]:
-        """See `Client.states`."""
         return await self._in_thread(self._queue.states, list(ids))
 
     async def counts(self) -> dict[Lane, dict[State, int]]:
-        """See `Client.counts`."""
         return await self._in_thread(self._queue.counts)
 
     async def workers(self) -> list[WorkerInfo]:
-        """See `Client.workers`."""
         return await self._in_thread(self._queue.workers)
 
     async def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
-        """See `Client.image_sizes`."""
         return await self._in_thread(self._queue.image_sizes, list(references))
 
     async def _in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -35,11 +35,9 @@ class AsyncBatch:
         self._in_thread = in_thread
 
     async def state(self) -> BatchState:
-        """See `Batch.state`."""
         return await self._in_thread(self._batch.state)
 
     async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
-        """See `Batch.results`."""
         loop = asyncio.get_running_loop()
         end = None if timeout_s is None else loop.time() + timeout_s
         first = 0
@@ -57,12 +55,10 @@ class AsyncBatch:
                 yield Result(names[id], id, outcome)
 
     async def records(self, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
-        """See `Batch.records`."""
         async for result in self.results(timeout_s):
             yield result.record()
 
     async def wait(self, timeout_s: float | None = None) -> BatchState:
-        """See `Batch.wait`."""
         loop = asyncio.get_running_loop()
         end = None if timeout_s is None else loop.time() + timeout_s
         while not (state := await self.state()).is_over and (end is None or loop.time() < end):
@@ -70,7 +66,6 @@ class AsyncBatch:
         return state
 
     async def cancel(self) -> int:
-        """See `Batch.cancel`."""
         return await self._in_thread(self._batch.cancel)
 
 
@@ -95,7 +90,7 @@ class AsyncBatchesResource(DeprecatedCall):
         within_s: float | None = None,
         **defaults: Any,
     ) -> AsyncBatch:
-        """See `BatchesResource.create`. Occupies a thread until all rows are on the queue."""
+        """Do as `BatchesResource.create`; occupies a thread until all rows are on the queue."""
         fields = {"lane": lane, "tenant": tenant, "input": input, "within_s": within_s, **defaults}
         return self.retrieve((await self._in_thread(self._batches.create, rows, **fields)).id)
 
@@ -104,11 +99,9 @@ class AsyncBatchesResource(DeprecatedCall):
         return AsyncBatch(self._batches.retrieve(id), self._answers, self._in_thread)
 
     async def cancel(self, id: str) -> int:
-        """See `Batch.cancel`."""
         return await self._in_thread(self._batches.cancel, id)
 
     async def list(self, limit: int = 100) -> list[BatchState]:
-        """See `BatchesResource.list`."""
         return await self._in_thread(self._batches.list, limit)
 
 
@@ -122,19 +115,15 @@ class AsyncDeadLettersResource(DeprecatedCall):
         self._in_thread = in_thread
 
     async def get(self, id: str) -> DeadLetter | None:
-        """See `DeadLettersResource.get`."""
         return await self._in_thread(self._dead_letters.get, id)
 
     async def count(self) -> int:
-        """See `DeadLettersResource.count`."""
         return await self._in_thread(self._dead_letters.count)
 
     async def retry(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        """See `DeadLettersResource.retry`."""
         return await self._in_thread(self._dead_letters.retry, ids)
 
     async def purge(self, ids: Iterable[str]) -> int:
-        """See `DeadLettersResource.purge`."""
         return await self._in_thread(self._dead_letters.purge, ids)
 
     async def list(
@@ -144,5 +133,4 @@ class AsyncDeadLettersResource(DeprecatedCall):
         before: TimeOrAge | None = None,
         limit: int | None = 100,
     ) -> list[DeadLetter]:
-        """See `DeadLettersResource.list`."""
         return await self._in_thread(self._dead_letters.list, reason, since, before, limit)

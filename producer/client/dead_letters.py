@@ -74,7 +74,6 @@ class DeadLetter:
 
     @classmethod
     def parse(cls, id: str, entry: bytes) -> DeadLetter:
-        """Parse the ledger's record."""
         head, _, payload = entry.partition(b"\n")
         header = Header.parse(head)
         accepted, given_up = at_ms(header.accepted), at_ms(header.dead or header.accepted)

@@ -212,7 +212,6 @@ class JobQueue:
             return parse_states(self.backend, ids, pipe.execute())
 
     def counts(self) -> dict[Lane, dict[State, int]]:
-        """Count the open jobs by lane and state."""
         with self.redis_errors():
             return self._ledger.counts()
 
@@ -228,7 +227,6 @@ class JobQueue:
             yield self._dead
 
     def image_sizes(self, references: Sequence[str]) -> dict[str, int | None]:
-        """Return the sizes of stored images in bytes; None for an image that is not in the store."""
         with self.redis_errors(), self.redis.pipeline(transaction=False) as pipe:
             for name in references:
                 pipe.strlen(image_key(name))

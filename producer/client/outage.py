@@ -90,14 +90,7 @@ def redis_errors(settings: QueueSettings) -> Iterator[None]:
 
 def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailable:
     """Convert one of connection.REDIS_ERRORS. The message does not contain the password."""
-    return QueueUnavailable(_explain(cause_of(error), redis_location(settings)))
-
-
-def redis_location(settings: QueueSettings) -> str:
-    """Describe where Redis is, without the password."""
-    address = settings.address
-    hosts = ", ".join(f"{host}:{port}" for host, port in address.hosts)
-    return f"Redis at {hosts}" if address.master is None else f"Redis {address.master} (Sentinels at {hosts})"
+    return QueueUnavailable(_explain(cause_of(error), settings.address.where))
 
 
 def _explain(error: BaseException, redis: str) -> str:

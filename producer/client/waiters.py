@@ -63,7 +63,6 @@ class Window:
         return chunk
 
     def widen(self, in_flight: int) -> None:
-        """Change the limit."""
         self._in_flight = in_flight
 
     def hold(self, jobs: Sequence[PreparedJob], pause_s: float) -> None:
@@ -174,7 +173,6 @@ class Waiters:
         return list(ids)
 
     def deliver(self, found: Mapping[str, Found]) -> None:
-        """Hand outcomes to their waiters."""
         for id, outcome in found.items():
             for waiter in self._by_id.pop(id, ()):
                 del waiter.pending[id]

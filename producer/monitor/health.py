@@ -27,7 +27,6 @@ def queue() -> bool:
 
 
 def worker() -> bool:
-    """Return whether a worker on this host renews."""
     settings, host = QueueSettings(), socket.gethostname()
     with connect(settings, retry_s=0) as connection:
         return any(info.name.endswith(f"@{host}") for info in Ledger(connection).workers(settings.lease_s))

@@ -13,18 +13,13 @@ _EXTRA = {"timings", "worker", "attempt", "reused", "parsed"}
 
 def chat_completion(answer: Answer) -> dict[str, Any]:
     """Return the `chat.completion` object; fields that OpenAI does not have are under `vqa`."""
+    message = {"role": "assistant", "content": answer.text}
     return {
         "id": answer.id,
         "object": "chat.completion",
         "created": int(time.time()),
         "model": answer.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": answer.text},
-                "finish_reason": answer.finish_reason,
-            }
-        ],
+        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
         "usage": answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens},
         "vqa": answer.model_dump(mode="json", include=_EXTRA),
     }

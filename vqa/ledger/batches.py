@@ -79,12 +79,10 @@ class BatchState:
 
     @property
     def has_all_rows(self) -> bool:
-        """Whether no more rows will follow."""
         return self.sealed or self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether the batch has its final status."""
         return self.status in ("completed", "expired", "cancelled", "failed")
 
     @classmethod

@@ -56,7 +56,6 @@ class Ledger:
         batch: str | None = None,
         may_wait: bool = False,
     ) -> str:
-        """See `accept_command`."""
         command = accept_command(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, may_wait)
         [verdict] = self.accept_many([command])
         return verdict
@@ -176,7 +175,6 @@ class Ledger:
         return _ids(self._run([], "promote", lane, self._limits.tenant or 0))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
-        """Return the number of open jobs by lane and state."""
         numbers = iter(self._run([], "counts"))
         return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
 

@@ -48,7 +48,6 @@ class ResultWriter:
 
     @property
     def due(self) -> bool:
-        """Whether `commit` should be called now."""
         return self._outputs.due
 
     def write_answer(self, custom_id: str | None, answer: Answer) -> None:
