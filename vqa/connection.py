@@ -39,7 +39,7 @@ def socket_limits(settings: QueueSettings) -> dict[str, Any]:
 
 
 def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
-    """Return the same for a Sentinel, asked only once as there are others.
+    """Return socket options for a Sentinel, which is tried only once, because there are others.
 
     The values must be JSON: `celery inspect` shows a worker's settings.
     """
@@ -50,7 +50,7 @@ def sentinel_limits(settings: QueueSettings) -> dict[str, Any]:
 def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redis:
     """Return a pooled client that retries a failed call, at most 1 s apart, for `retry_s` seconds before it raises.
 
-    `retry_s` defaults to RETRY_S, or `redis_timeout_s` where that is less.
+    `retry_s` defaults to RETRY_S, or to `redis_timeout_s` if that is less.
     """
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
@@ -64,7 +64,7 @@ def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redi
 
 
 def connect_async(settings: QueueSettings, retry_s: float | None = None) -> redis.asyncio.Redis:
-    """Return the same for asyncio."""
+    """Return the asyncio client with the same options as `connect`."""
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
     options["retry"] = AsyncRetryFor(_retry_s(settings, retry_s))

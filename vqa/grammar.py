@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def json_grammar(schema: str) -> str:
     """Return the grammar of the values that are valid by a JSON schema, on one line as `json.dumps` writes them.
 
-    Whitespace is fixed, as a model may otherwise write it until it is cut. Raises ValueError for a schema that is
+    Whitespace is fixed, because a model may otherwise generate it without end. Raises ValueError for a schema that is
     nested too deep or holds a lone surrogate.
     """
     from llguidance import LLMatcher

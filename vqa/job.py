@@ -1,6 +1,6 @@
 """Jobs, as immutable pydantic models. Knows nothing of Redis, Celery or models.
 
-All fields are validated when a job is made, so that the producer gets the error and an invalid job is never sent.
+All fields are validated when a job is created, so that the producer gets the error and an invalid job is never sent.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Job(Frozen):
 
     @classmethod
     def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
-        """Make a job of one image and one question. Raises BadImage or InvalidJob."""
+        """Create a job of one image and one question. Raises BadImage or InvalidJob."""
         parts = ({"type": "image", "image": read_image(image)}, {"type": "text", "text": question})
         return cls(messages=({"role": "user", "content": parts},), **fields)
 

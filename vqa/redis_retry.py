@@ -79,7 +79,7 @@ def _is_final_reply(error: BaseException) -> bool:
 
 
 class RetryFor(redis.retry.Retry):
-    """Retries a call for `seconds`; a try that has begun by then is not cut short."""
+    """Retries a call for `seconds`; a try that is in progress then is not interrupted."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(NoBackoff(), _UNLIMITED, _FAILURES)

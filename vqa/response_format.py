@@ -1,7 +1,7 @@
 """Response formats: those of OpenAI's API, and a list of choices.
 
-A structured answer is generated under a grammar (llguidance), so that it has the format unless it is cut. The grammar
-is made and tested when the job is made.
+A structured answer is generated under a grammar (llguidance), so that it has the format unless it is truncated. The
+grammar is compiled and tested when the job is created.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Limits:
 
     @property
     def unbounded(self) -> Limits:
-        """The same without a limit on open jobs: for a job whose message exists already, which a refusal would lose."""
+        """These limits without one on open jobs: for a job whose message exists already, which a refusal would lose."""
         # the largest integer that Lua counts exactly
         return replace(self, open_jobs=2**53)
 

@@ -33,8 +33,8 @@ _THREADS = 4
 class AsyncClient(DeprecatedMethods):
     """`Client` for asyncio; its methods are documented there. All tasks of one event loop may share a client.
 
-    async with AsyncClient() as client:
-        print((await client.ask("cat.jpg", "What is on the mat?")).text)
+        async with AsyncClient() as client:
+            print((await client.ask("cat.jpg", "What is on the mat?")).text)
 
     Cancelling a waiting task does not cancel its job.
     """

@@ -19,7 +19,7 @@ _LOOKS = 4
 
 
 class AsyncReplyReader:
-    """The waiters of one event loop's tasks. A background task reads Redis as long as anybody waits."""
+    """The waiters of one event loop's tasks. A background task reads Redis while there are any."""
 
     def __init__(self, queue: JobQueue, threads: Executor) -> None:
         self._queue = queue

@@ -112,7 +112,7 @@ class Capacity:
         open_jobs["bulk"] = counts[0] - open_jobs["interactive"]
         for lane, number in open_jobs.items():
             self._left[lane] = max(0, self._settings.queue_most - number)
-        # a Redis user without INFO: then Redis's own refusal is the limit
+        # if this Redis user may not run INFO, Redis's own out-of-memory error is the limit
         self._memory = None if isinstance(memory, RedisError) else _memory_error(memory)
         self._measured = time.monotonic()
 

@@ -91,7 +91,7 @@ class Client(DeprecatedMethods):
             yield from outcomes
 
     def _rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
-        """Do as `ask_many`, in lists of outcomes that arrived together; an empty list after half a second without."""
+        """Yield lists of (id, outcome) that arrived together, and an empty list after half a second without one."""
         backoff = Backoff()
         with self._replies.waiting() as waiter:
             while waiter.pending or not window.done:

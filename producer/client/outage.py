@@ -44,7 +44,7 @@ class Outage:
         self._running: list[float] = []
 
     def forget(self) -> None:
-        """Start afresh: nobody waits any more."""
+        """Reset the start of the outage, when no caller waits any more."""
         self._since = None
 
     @contextmanager

@@ -18,7 +18,7 @@ _JOIN_S = 1.0
 
 
 class ReplyReader:
-    """The waiters of one client's threads. A background thread reads Redis as long as anybody waits.
+    """The waiters of one client's threads. A background thread reads Redis while there are any.
 
     So a wait ends on time even while Redis is unresponsive.
     """

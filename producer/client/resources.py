@@ -19,7 +19,7 @@ def _warn(old: str, new: str) -> None:
 
 
 class DeprecatedCall:
-    """Lets `client.batches(...)` and `client.dead_letters(...)` list, as the methods of these names did."""
+    """Makes the former methods `client.batches(...)` and `client.dead_letters(...)` work, which list."""
 
     _name: str
 
@@ -102,7 +102,7 @@ class DeadLettersResource(DeprecatedCall):
         self._queue = queue
 
     def get(self, id: str) -> DeadLetter | None:
-        """Return a dead letter, or None if there is none of that id."""
+        """Return a dead letter, or None if no dead letter has that id."""
         with self._queue.dead_letters() as dead:
             return dead.read([id]).get(id)
 

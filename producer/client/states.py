@@ -31,12 +31,12 @@ class Look:
     found: dict[str, Found]
     #: open although their deadline and the grace have passed
     overdue: list[str]
-    #: neither open nor ended; a dead letter that is being retried may be seen so once
+    #: neither open nor ended; a dead letter that is being retried may appear here once
     unknown: list[str]
 
 
 def reply_list() -> str:
-    """Return a new key for the list on which a client is told which of its jobs have ended."""
+    """Return a new key for the Redis list that receives the ids of a client's ended jobs."""
     return f"vqa:reply:{uuid.uuid4()}"
 
 

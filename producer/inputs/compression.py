@@ -57,7 +57,7 @@ def prepend(head: bytes, rest: io.BufferedIOBase) -> io.BufferedReader:
 
 
 class _Chunks(io.RawIOBase):
-    """A raw stream of a first chunk and those that `more` returns for a wanted size, until one is empty."""
+    """A raw stream of `first`, then of the chunks that `more(size)` returns, until one is empty."""
 
     def __init__(self, first: bytes, more: Callable[[int], bytes]) -> None:
         self._chunk = memoryview(first)

@@ -1,4 +1,4 @@
-"""Rows: the jobs of a bulk submission before their images are read, and the errors of rows that are none."""
+"""Rows: the jobs of a bulk submission before their images are read, and rows that cannot become jobs."""
 
 from __future__ import annotations
 
