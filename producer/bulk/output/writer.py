@@ -15,7 +15,7 @@ from producer.bulk.output.codec import codec_for
 from producer.bulk.output.files import FLUSH_BYTES, LineFile, LineSink, Outputs, StreamSink, replace
 from producer.bulk.output.finished_rows import FinishedRows
 from producer.bulk.output.formats import Failure, LineFormat, LineSummary, encode, parse_line
-from producer.bulk.summary import Totals
+from producer.bulk.output.totals import Totals
 from vqa.answer import Answer
 from vqa.errors import BadImage, ImageMissing, InvalidJob, JobGivenUp
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.bulk.output.formats import LineSummary
-from producer.bulk.summary import Histogram, Totals, summary_lines
+from producer.bulk.output.totals import Histogram, Totals
+from producer.bulk.summary import summary_lines
 from vqa.answer import Timings, Usage
 
 
