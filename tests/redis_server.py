@@ -30,12 +30,14 @@ class RedisServer:
         append_only: bool = False,
         port: int | None = None,
         arguments: Sequence[str] = (),
+        program: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = folder / "log"
         self.port = port or free_port()
         self._arguments = arguments
+        self._program = program or [str(find_server())]
         self._child: Child | None = None
         self._configuration = folder / "redis.conf"
         own = ["bind 127.0.0.1", f"dir {folder}", f"pidfile {folder}/pid", "daemonize no", 'save ""']
@@ -67,7 +69,7 @@ class RedisServer:
         (self.folder / "pid").unlink(missing_ok=True)
         with self.log.open("ab") as log:
             said_before = log.tell()
-            self._child = Child([find_server(), self._configuration, *self._arguments], log)
+            self._child = Child([*self._program, self._configuration, *self._arguments], log)
         until = time.monotonic() + timeout_s
         while not any(word in self.log.read_bytes()[said_before:].decode(errors="replace") for word in _SERVES):
             if self._child.code() is not None or time.monotonic() > until:
