@@ -10,7 +10,7 @@ from vqa.job import Lane
 from vqa.ledger.records import Ending
 from vqa.settings import Limits
 
-_PARTS = ("records", "fair_share", "batches", "ledger", "sweep")
+_PARTS = ("records", "damage", "fair_share", "batches", "ledger", "sweep")
 SCRIPT = "\n".join(
     [
         *(files("vqa.ledger").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS),

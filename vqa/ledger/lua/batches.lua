@@ -23,9 +23,13 @@ local function keep_batch(key, ms)
   if redis.call('PTTL', 'vqa:batches') < tonumber(ms) then redis.call('PEXPIRE', 'vqa:batches', ms) end
 end
 
+local function keep_ms(key)
+  return tonumber(redis.call('HGET', key, 'keep_ms') or '') or IDLE_MS
+end
+
 -- keeps the batch well beyond `ms` from now; it usually is already
 local function keep_batch_past(key, ms)
-  local least = ms + math.max(IDLE_MS, tonumber(redis.call('HGET', key, 'keep_ms')))
+  local least = ms + math.max(IDLE_MS, keep_ms(key))
   -- the set of open jobs is created anew, without expiry, whenever it was empty
   if redis.call('PTTL', key .. ':open') < least then keep_batch(key, least + IDLE_MS) end
 end
@@ -33,15 +37,15 @@ end
 -- the outcomes of a detached batch are kept as long as the batch
 local function outcome_ttl(batch, ttl)
   if not batch then return ttl end
-  local detached, keep = unpack(redis.call('HMGET', batch_key(batch), 'detached', 'keep_ms'))
-  return detached == '1' and math.max(ttl, tonumber(keep)) or ttl
+  local key = batch_key(batch)
+  return redis.pcall('HGET', key, 'detached') == '1' and math.max(ttl, keep_ms(key)) or ttl
 end
 
 local function set_status(key, status)
   -- a full Redis allows further writes to a script whose first write frees memory
   redis.call('HDEL', key, 'nothing')
   redis.call('HSET', key, 'status', status, status .. '_at', now)
-  if ENDED[status] then keep_batch(key, redis.call('HGET', key, 'keep_ms')) end
+  if ENDED[status] then keep_batch(key, keep_ms(key)) end
 end
 
 local function end_batch(key)
@@ -56,8 +60,8 @@ end
 
 -- nil or false if there is no such batch or it accepts no more jobs
 local function batch_status(id)
-  local status = redis.call('HGET', batch_key(id), 'status')
-  return status and not STOPPED[status] and status
+  local status = redis.pcall('HGET', batch_key(id), 'status')
+  return type(status) == 'string' and not STOPPED[status] and status
 end
 
 local function join_batch(batch, id, timeout)
@@ -70,8 +74,8 @@ local function join_batch(batch, id, timeout)
 end
 
 local function count_failed(key, code, by)
-  redis.call('HINCRBY', key, 'failed', by)
-  if code ~= '' and redis.call('HINCRBY', key, 'failed:' .. code, by) <= 0 then
+  add(key, 'failed', by)
+  if code ~= '' and add(key, 'failed:' .. code, by) <= 0 then
     redis.call('HDEL', key, 'failed:' .. code)
   end
 end
@@ -84,19 +88,19 @@ local function forget_fields(key, prefix)
 end
 
 -- counts a closed job; returns the code under which it was counted ('' for an answer)
-local function leave_batch(batch, id, tally)
+function leave_batch(batch, id, tally)
   local key = batch_key(batch)
   if redis.call('SREM', key .. ':open', id) == 0 then return tally.code end
-  local expires = redis.call('HGET', key, 'expires')
+  local expires = tonumber(redis.call('HGET', key, 'expires') or '')
   if not expires then return tally.code end
   local code = tally.code
   if code == '' then
-    redis.call('HINCRBY', key, 'completed', 1)
-    redis.call('HINCRBY', key, 'worker:' .. tally.worker, 1)
-    redis.call('HINCRBY', key, 'prompt_tokens', tally.prompt_tokens)
-    redis.call('HINCRBY', key, 'completion_tokens', tally.completion_tokens)
+    add(key, 'completed', 1)
+    add(key, 'worker:' .. tally.worker, 1)
+    add(key, 'prompt_tokens', tally.prompt_tokens)
+    add(key, 'completion_tokens', tally.completion_tokens)
   else
-    if code == 'deadline_exceeded' and tonumber(expires) > 0 and now + EXPIRY_MS >= tonumber(expires) then
+    if code == 'deadline_exceeded' and expires > 0 and now + EXPIRY_MS >= expires then
       code = 'batch_expired'
     end
     count_failed(key, code, 1)
@@ -157,7 +161,7 @@ function verbs.batch_count(id, total, ...)
   if redis.call('EXISTS', key) == 0 then return 0 end
   redis.call('HSET', key, 'total', total)
   for i = 1, #bad, 2 do
-    local reported = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0)
+    local reported = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0) or 0
     redis.call('HSET', key, 'bad:' .. bad[i], bad[i + 1])
     count_failed(key, bad[i], bad[i + 1] - reported)
   end

@@ -22,7 +22,7 @@ end
 
 -- how many bulk jobs to keep queued: enough for workers that finish in lock-step, few enough for turns to come soon
 local function target()
-  return math.max(LEAST_QUEUED, 2 * tonumber(redis.call('GET', 'vqa:capacity') or 0))
+  return math.max(LEAST_QUEUED, 2 * (tonumber(redis.call('GET', 'vqa:capacity') or 0) or 0))
 end
 
 local function last_turn(lane)
@@ -38,13 +38,13 @@ end
 local function count_in_flight(header, by)
   local tenant = header.tenant
   if header.lane ~= 'bulk' or not tenant then return end
-  local left = redis.call('HINCRBY', flight_key('bulk'), tenant, by)
+  local left = add(flight_key('bulk'), tenant, by)
   if left <= 0 then redis.call('HDEL', flight_key('bulk'), tenant) end
   if by < 0 and redis.call('ZSCORE', turns_key('bulk'), tenant) == 'inf' then join_round('bulk', tenant) end
 end
 
 local function below_limit(lane, tenant, most)
-  return most == 0 or tonumber(redis.call('HGET', flight_key(lane), tenant) or 0) < most
+  return most == 0 or (tonumber(redis.call('HGET', flight_key(lane), tenant) or 0) or 0) < most
 end
 
 -- whether a job accepted now has to wait: it must not overtake waiting jobs
@@ -60,7 +60,7 @@ local function enter(id, header, most)
   redis.call('ZADD', set_of(header), now, id)
   local lane, tenant = header.lane, header.tenant
   if header.state ~= 'waiting' then
-    count_in_flight(header, 1)
+    try(count_in_flight, header, 1)
   elseif not below_limit(lane, tenant, most) then
     redis.call('ZADD', turns_key(lane), 'inf', tenant)
   elseif not redis.call('ZSCORE', turns_key(lane), tenant) then
@@ -71,7 +71,7 @@ end
 local function leave(id, header)
   redis.call('ZREM', set_of(header), id)
   if header.state ~= 'waiting' then
-    count_in_flight(header, -1)
+    try(count_in_flight, header, -1)
   elseif redis.call('EXISTS', set_of(header)) == 0 then
     redis.call('ZREM', turns_key(header.lane), header.tenant)
   end
@@ -119,5 +119,5 @@ end
 local function refill(lane, most)
   if lane ~= 'bulk' or redis.call('EXISTS', turns_key(lane)) == 0 then return {} end
   if 2 * redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return {} end
-  return promote(lane, most)
+  return try(promote, lane, most) or {}
 end

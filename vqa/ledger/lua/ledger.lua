@@ -65,9 +65,10 @@ end
 -- batch ('' for none), limit of a tenant's jobs in flight (0 for none), '1' if the job has a message already: then it
 -- is queued without waiting, even if its batch was cancelled
 function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there)
-  if redis.call('EXISTS', KEYS[1]) == 1 then return read(KEYS[1]).state == 'waiting' and 'waiting' or 'open' end
+  local known = read(KEYS[1])
+  if known then return known.state == 'waiting' and 'waiting' or 'open' end
   if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
-  if batch ~= '' and there ~= '1' and STOPPED[redis.call('HGET', batch_key(batch), 'status')] then return 'over' end
+  if batch ~= '' and there ~= '1' and STOPPED[redis.pcall('HGET', batch_key(batch), 'status')] then return 'over' end
   if open_jobs(lane) >= tonumber(most) then return 'full' end
   local waits = there ~= '1' and must_wait(lane, tenant, tonumber(tenant_most))
   local header = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0, reply = reply}
@@ -75,7 +76,7 @@ function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, 
   if lane == 'bulk' or tenant ~= '' then header.tenant = tenant end
   if batch ~= '' then header.batch = batch end
   open(KEYS[1], id, header, payload, tenant_most)
-  if batch ~= '' then join_batch(batch, id, timeout) end
+  if batch ~= '' then try(join_batch, batch, id, timeout) end
   return waits and 'waiting' or 'accepted'
 end
 
@@ -102,9 +103,11 @@ local function living_slots(lease)
   local slots, listed = 0, redis.call('HGETALL', 'vqa:workers')
   for i = 2, #listed, 2 do
     local newline = string.find(listed[i], '\n', 1, true)
-    if cjson.decode(string.sub(listed[i], 1, newline - 1)).seen >= now - lease then
-      slots = slots + (tonumber(cjson.decode(string.sub(listed[i], newline + 1)).slots) or 0)
-    end
+    -- a line that cannot be read counts for nothing
+    slots = slots + (try(function()
+      if cjson.decode(string.sub(listed[i], 1, newline - 1)).seen < now - lease then return 0 end
+      return tonumber(cjson.decode(string.sub(listed[i], newline + 1)).slots) or 0
+    end) or 0)
   end
   return slots
 end
@@ -125,7 +128,7 @@ function verbs.renew(worker, about, lease, ...)
       redis.call('ZADD', set_of(header), now + lease, id)
     else
       -- the lease expired, but no other worker has taken the job: undo the expiry
-      header.lost = header.lost - 1
+      header.lost, header.history = header.lost - 1, header.history or {}
       table.remove(header.history)
       local before = header.history[#header.history]
       header.error = before and before.error
@@ -163,6 +166,13 @@ function verbs.retry(id, token, delay, error, charge)
   return 1
 end
 
+local function push_reply(list, id, ttl)
+  redis.call('RPUSH', list, id)
+  -- bounded, as a client may never read it; it finds the other ids by polling
+  redis.call('LTRIM', list, -100000, -1)
+  redis.call('PEXPIRE', list, ttl)
+end
+
 -- id, token, outcome's key, outcome as encoded by Celery's result backend, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), error, time to live in ms and the limit of dead letters. close_if:
 -- 'overdue' closes only a job past its deadline, 'last' only a job whose last attempt's lease has expired. Then what
@@ -174,7 +184,7 @@ function verbs.close(
 )
   local header, payload = read(KEYS[1])
   -- an equal call, whose reply was lost, has already closed it
-  if not header then return {redis.call('GET', outcome_key) == outcome and 1 or 0, {}} end
+  if not header then return {redis.pcall('GET', outcome_key) == outcome and 1 or 0, {}} end
   -- an expired lease is valid until another worker takes the job
   if token ~= '' and header.token ~= token then return {0, {}} end
   if close_if == 'overdue' then
@@ -186,18 +196,13 @@ function verbs.close(
     if not ends or tonumber(ends) > now then return {0, {}} end
   end
   redis.call('DEL', KEYS[1])
-  leave(id, header)
-  redis.call('ZREM', 'vqa:deadlines', id)
+  try(leave, id, header)
+  try(redis.call, 'ZREM', 'vqa:deadlines', id)
   redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, tonumber(ttl)))
   redis.call('PUBLISH', outcome_key, outcome)
-  if header.reply ~= '' then
-    redis.call('RPUSH', header.reply, id)
-    -- bounded, as a client may never read it; it finds the other ids by polling
-    redis.call('LTRIM', header.reply, -100000, -1)
-    redis.call('PEXPIRE', header.reply, reply_ttl)
-  end
+  if header.reply ~= '' then try(push_reply, header.reply, id, reply_ttl) end
   if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end
-  if header.batch then header.code = leave_batch(header.batch, id, cjson.decode(tally)) end
+  if header.batch then header.code = try(leave_batch, header.batch, id, cjson.decode(tally)) end
   local dropped = 0
   if reason ~= '' then
     if header.state == 'leased' then record_attempt(header, error) end
@@ -216,7 +221,7 @@ end
 -- an open job again, with its history
 function verbs.reopen(id, outcome, margin, tenant_most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
-  local header, payload = read(dead_key(id))
+  local header, payload = read_dead(dead_key(id))
   if not header then return {'unknown'} end
   local lane, timeout = header.lane, header.deadline - header.accepted
   redis.call('DEL', dead_key(id), outcome)
@@ -225,7 +230,7 @@ function verbs.reopen(id, outcome, margin, tenant_most)
   again.reply, again.history = header.reply, header.history
   again.tenant = header.tenant or (lane == 'bulk' and '' or nil)
   again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
-  if header.batch and rejoin_batch(header.batch, id, header.code, timeout) then again.batch = header.batch end
+  if header.batch and try(rejoin_batch, header.batch, id, header.code or '', timeout) then again.batch = header.batch end
   open(KEYS[1], id, again, payload, tenant_most)
   keep_images(payload, timeout + margin)
   return {again.state == 'waiting' and 'waiting' or lane}

@@ -1,6 +1,6 @@
--- Open jobs, dead letters and batches. This file, fair_share.lua, batches.lua, ledger.lua and sweep.lua are joined into
--- one script. ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this server's, in
--- ms.
+-- Open jobs, dead letters and batches. This file, damage.lua, fair_share.lua, batches.lua, ledger.lua and sweep.lua are
+-- joined into one script. ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this
+-- server's, in ms.
 --
 -- vqa:job:{id}            entry of an open job: header (JSON), newline, the job as submitted
 -- vqa:{state}:{lane}      sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
@@ -15,13 +15,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local verbs = {}
-
-local function read(key)
-  local entry = redis.call('GET', key)
-  if not entry then return nil end
-  local newline = string.find(entry, '\n', 1, true)
-  return cjson.decode(string.sub(entry, 1, newline - 1)), string.sub(entry, newline + 1)
-end
 
 local function encode(header, payload)
   return cjson.encode(header) .. '\n' .. payload

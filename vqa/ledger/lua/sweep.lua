@@ -1,13 +1,20 @@
 -- Verbs of the sweep, and counts.
 
+-- lease of a job whose place among the leased ones was lost
+local RESTORED_LEASE_MS = 30000
+
 local function each_due(set, limit, act)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)) do
     local key = 'vqa:job:' .. id
     local header, payload = read(key)
+    if header and not is_id(id) then
+      set_aside(key, encode(header, payload), 'its id cannot be a job\'s')
+      header = nil
+    end
     if header then
       act(id, key, header, payload)
     else
-      -- the entry was deleted by hand
+      -- the entry was deleted by hand, or has been set aside
       redis.call('ZREM', set, id)
     end
   end
@@ -64,7 +71,7 @@ function verbs.requeue(lane, age, before, limit)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', bound), 'LIMIT', 0, limit)) do
     -- removed first: a full Redis allows further writes to a script whose first write frees memory
     redis.call('ZREM', key, id)
-    if redis.call('EXISTS', 'vqa:job:' .. id) == 1 then
+    if is_id(id) and redis.call('EXISTS', 'vqa:job:' .. id) == 1 then
       redis.call('ZADD', key, now, id)
       table.insert(found, id)
     end
@@ -87,6 +94,23 @@ function verbs.promote(lane, most)
     end
   end
   return promote(lane, tonumber(most))
+end
+
+-- ids: returns open jobs to the sets that they are missing from, after a set was set aside
+function verbs.restore(...)
+  for _, id in ipairs({...}) do
+    local header = read('vqa:job:' .. id)
+    if header then
+      redis.call('ZADD', 'vqa:deadlines', 'NX', header.deadline, id)
+      if header.state == 'waiting' then
+        if not redis.call('ZSCORE', turns_key(header.lane), header.tenant) then join_round(header.lane, header.tenant) end
+        redis.call('ZADD', set_of(header), 'NX', header.accepted, id)
+      else
+        -- a worker that holds it renews its lease meanwhile
+        redis.call('ZADD', set_of(header), 'NX', header.state == 'leased' and now + RESTORED_LEASE_MS or now, id)
+      end
+    end
+  end
 end
 
 -- numbers of waiting, queued, leased and delayed jobs: four of the interactive lane, then four of the bulk lane
