@@ -21,11 +21,13 @@ from transformers import (
     pipeline,
 )
 from transformers.initialization import no_init_weights
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from bench.stage import TINY
 from bench.wide_vocabulary import widened
-from workers.engine.model.loading import ImageProcessor, replace_patch_embedding
+from workers.engine.model.loading import replace_patch_embedding
+from workers.engine.model.processor import without_videos
 from workers.engine.settings import EngineSettings
 
 #: for machines without a card, `tiny` has smaller sizes, and `tiny-dense` no experts either
@@ -113,7 +115,7 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
     _draw(model, torch.Generator(device).manual_seed(0))
     model.generation_config = GenerationConfig.from_pretrained(settings.model)
     replace_patch_embedding(model)
-    processor: Any = ImageProcessor.from_pretrained(settings.model, backend="pil")
+    processor: Any = without_videos(Qwen3VLProcessor).from_pretrained(settings.model, backend="pil")
     processor.tokenizer.padding_side = "left"
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=device)
     assert isinstance(loaded, ImageTextToTextPipeline)

@@ -8,6 +8,7 @@ from typing import Any
 from vqa.errors import NotReady
 from workers.engine.base import Engine
 from workers.engine.model.footprint import read_config
+from workers.engine.model.generation_config import processed_fields
 from workers.engine.settings import EngineSettings
 
 #: architectures that the continuous engine implements
@@ -87,6 +88,8 @@ def _model_objection(settings: EngineSettings, config: Mapping[str, Any]) -> str
         return "the model's weights are quantized"
     if kind not in {"default", "mrope"} or text.get("attention_bias") or _acts(config) != _ACTS:
         return f"the model is a {architecture} with an unsupported rope_type, attention_bias or hidden_act"
+    if processed := processed_fields(settings, config):
+        return f"the model's generation_config.json has {', '.join(processed)}, which only `generate` heeds"
     return ""
 
 

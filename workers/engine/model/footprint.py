@@ -41,6 +41,20 @@ def read_config(settings: EngineSettings) -> Mapping[str, Any]:
     return config
 
 
+def read_optional(settings: EngineSettings, name: str) -> Mapping[str, Any] | None:
+    """A JSON file of the model; None if it has none, or none that can be had. Raises NotReady if it is not JSON."""
+    try:
+        file = _here(settings, name) or _from_hub(settings, name)
+    except NotReady:
+        # the hub is away, and loading will not find the file either
+        return None
+    try:
+        fields: Any = json.loads(file.read_text()) if file else None
+    except ValueError:
+        raise NotReady(f"{name} of {settings.model} (VQA_MODEL) is not JSON") from None
+    return fields if isinstance(fields, dict) else None
+
+
 def read_footprint(settings: EngineSettings, on_card: bool) -> ModelFootprint:
     """Estimate the model that `settings` names, loaded on a card or on the CPU. Raises NotReady."""
     config = read_config(settings)

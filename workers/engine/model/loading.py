@@ -1,8 +1,4 @@
-"""Loads a model as `transformers.pipeline("image-text-to-text")`, without torchvision, and adapts it.
-
-The released torchvision does not import with every build of torch, and transformers needs it for videos only. So images
-use the image processor's Pillow backend, and Qwen3-VL's processor is built without its video processor.
-"""
+"""Loads a model as `transformers.pipeline("image-text-to-text")`, without torchvision, and adapts it."""
 
 from __future__ import annotations
 
@@ -11,34 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
-from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
-from transformers.processing_utils import ProcessorMixin
 
 from vqa.errors import NotReady, VQAError
 from workers.engine.model.footprint import first_line, refuse_quantized
+from workers.engine.model.processor import load_processor
 from workers.engine.model.quantize import quantization_arguments
 from workers.engine.settings import EngineSettings
 
 #: model types of transformers
 _QWEN3_VL = frozenset({"qwen3_vl", "qwen3_vl_moe"})
-
-
-class ImageProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without videos; transformers loads the parts that this signature names."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        for name in ("image", "video"):
-            self._name_token(name, f"<|{name}_pad|>", tokenizer)
-        for name in ("vision_start", "vision_end"):
-            self._name_token(name, f"<|{name}|>", tokenizer)
-        # skips Qwen3VLProcessor.__init__, which requires a video processor
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    def _name_token(self, name: str, token: str, tokenizer: Any) -> None:
-        setattr(self, f"{name}_token", token)
-        setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
 
 
 class PatchLinear(nn.Module):
@@ -89,7 +68,7 @@ def eos_ids(pipe: Any) -> frozenset[int]:
 def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     origin: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.model, **origin)
-    processor = _load_processor(settings, config.model_type, origin)
+    processor = load_processor(settings, config, origin)
     dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
     how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
     model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
@@ -127,26 +106,6 @@ def _cards_of(model: Any) -> set[Any]:
             "in the machine's memory, which is too slow; use more cards, a smaller model or VQA_QUANT"
         )
     return devices
-
-
-def _load_processor(settings: EngineSettings, model_type: str, origin: dict[str, Any]) -> ProcessorMixin:
-    kind = ImageProcessor if model_type in _QWEN3_VL else AutoProcessor
-    processor = kind.from_pretrained(settings.model, backend="pil", **origin)
-    # generation appends to the right end of a row: right padding gives wrong answers without an error
-    processor.tokenizer.padding_side = "left"
-    _cap_images(processor.image_processor, settings.max_image_tokens)
-    return processor
-
-
-def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
-    """Lower the processor's limit of pixels per image, if it has one (Qwen's do); never raise it."""
-    size = dict(image_processor.size or {})
-    patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
-    if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
-        most = max_image_tokens * (patch * merge) ** 2
-        if size["longest_edge"] > most:
-            least = min(size["shortest_edge"], most)
-            image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
 
 
 def _advice(error: BaseException) -> str:

@@ -1,0 +1,79 @@
+"""Loads a model's processor without the part for videos, for which transformers needs torchvision.
+
+The released torchvision does not import with every build of torch. Images use the image processor's Pillow backend.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import AutoProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.processing_utils import ProcessorMixin
+
+from workers.engine.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+_VIDEO = "video_processor"
+
+
+def load_processor(settings: EngineSettings, config: Any, origin: dict[str, Any]) -> Any:
+    """Load the processor of the model with this config; `origin` are arguments of `from_pretrained`."""
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
+    # AutoProcessor goes by the checkpoint's own files, which may name another class: Pixtral is a Llava to transformers
+    auto = kind is None or _VIDEO not in kind.get_attributes()
+    loads: Any = AutoProcessor if auto else without_videos(kind)
+    processor = loads.from_pretrained(settings.model, backend="pil", **origin)
+    # generation appends to the right end of a row: right padding gives wrong answers without an error
+    processor.tokenizer.padding_side = "left"
+    _cap_images(processor.image_processor, settings.max_image_tokens)
+    return processor
+
+
+def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """Derive a class from a processor's that neither loads nor needs its video processor."""
+    parts = kind.get_attributes()
+
+    class Dropping(ProcessorMixin):
+        """Comes between `kind` and ProcessorMixin, whose `__init__` requires every part."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            given = dict(zip(parts, args, strict=False)) | kwargs
+            super().__init__(**{name: part for name, part in given.items() if name != _VIDEO})
+
+    # Any: its base is known at run time only
+    base: Any = kind
+
+    class WithoutVideos(base, Dropping):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in parts if name != _VIDEO]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+            loaded = super()._get_arguments_from_pretrained(*args, **kwargs)
+            # the constructor of `kind` takes it by position
+            loaded.insert(parts.index(_VIDEO), None)
+            return list(loaded)
+
+    WithoutVideos.__name__ = kind.__name__
+    return WithoutVideos
+
+
+def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
+    """Lower the processor's limit of pixels per image, if it has one (Qwen's do); never raise it."""
+    size = dict(image_processor.size or {})
+    patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
+    if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
+        token = (patch * merge) ** 2
+        most, own = max_image_tokens * token, size["longest_edge"]
+        if own > most:
+            least = min(size["shortest_edge"], most)
+            image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
+        log.info(
+            "images are seen at up to %s tokens (VQA_MAX_IMAGE_TOKENS); the model's own limit is %s",
+            f"{min(most, own) // token:,}",
+            f"{own // token:,}",
+        )
