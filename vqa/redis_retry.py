@@ -16,23 +16,12 @@ from typing import Any
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ConnectionError,
-    MasterDownError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+
+from vqa.error_replies import is_temporary
 
 #: no connection, no reply in time, or an error reply, of which some are temporary
 _FAILURES = (ConnectionError, TimeoutError, OSError, ResponseError)
-
-#: a replica replied: a failover is under way, or the address points elsewhere now
-_TEMPORARY = (ReadOnlyError, MasterDownError)
-#: full disk and missing replicas, for which redis-py has no classes
-_TEMPORARY_CODES = ("MISCONF", "NOREPLICAS")
 
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
 
@@ -41,13 +30,6 @@ _UNLIMITED = 1_000_000
 
 #: whether a call is being retried: then its parts are tried only once
 _trying: ContextVar[bool] = ContextVar("trying", default=False)
-
-
-def is_temporary(error: BaseException) -> bool:
-    """Return whether another try, on a fresh connection, may succeed."""
-    if isinstance(error, ResponseError):
-        return isinstance(error, _TEMPORARY) or str(error).startswith(_TEMPORARY_CODES)
-    return not isinstance(error, AuthenticationError | AuthorizationError)
 
 
 class _Tries:

@@ -79,7 +79,7 @@ def _explain(error: ValidationError, prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much the ledger keeps."""
+    """How much the ledger keeps, and how safely."""
 
     #: open jobs per lane
     open_jobs: int = 1_000_000
@@ -89,6 +89,8 @@ class Limits:
     dead_s: float = 7 * 86_400
     #: bulk jobs of one tenant in flight; None for no limit
     tenant: int | None = None
+    #: replicas of Redis that have to confirm an accepted or closed job
+    replicas: int = 0
 
     @property
     def unbounded(self) -> Limits:
@@ -127,6 +129,14 @@ class QueueSettings(Settings):
     # Pillow itself refuses more pixels than the upper bound
     image_max_pixels: int = Field(
         default=50_000_000, ge=1, le=178_956_970, description="images with more pixels are refused"
+    )
+    wait_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="replicas of Redis that have to confirm a job before it counts as accepted, so that it survives a "
+        "failover, and an outcome before its worker goes on. Without their confirmation, a submission fails with "
+        "QueueUnavailable after 4 s; an outcome stays",
     )
     lease_s: float = Field(
         default=9.0,
@@ -169,7 +179,7 @@ class QueueSettings(Settings):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.queue_most, self.dead_most, self.dead_ttl_s, self.tenant_most)
+        return Limits(self.queue_most, self.dead_most, self.dead_ttl_s, self.tenant_most, self.wait_replicas)
 
     def resolved(self, job: Job) -> Job:
         """Fill in the lane's default timeout and retry policy, so that every reader of the job sees the same."""

@@ -15,7 +15,8 @@ from producer.client.dead_letters import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
 from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
-from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, WORKERS
+from vqa.ledger.lease_check import latest_lease_end
+from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, Ledger
 from vqa.ledger.records import State, WorkerInfo
 from vqa.ledger.sweep import LOST_MESSAGE_S, oldest_message_time
 from vqa.settings import QueueSettings
@@ -58,6 +59,8 @@ class LaneProbe:
     lost_messages: int
     #: messages on Celery's list; some may be superfluous
     messages: int
+    #: leases that end later than one can: Redis's clock was set back
+    leases_too_long: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,13 @@ def run_probe(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe
     now = seconds * 1000 + micros // 1000
     redis_s, middle = now / 1000, (started + ended) / 2
     lanes, (overdue, (_, unbalanced), foreign) = _sets(redis, settings, now)
-    listed = cast(dict[bytes, bytes], redis.hgetall(WORKERS))
     return Probe(
         now=now,
         ahead_s=redis_s - middle,
         answer_s=ended - started,
         server=_if_allowed(redis.info),
         fsync=_if_allowed(lambda: cast(dict[str, str], redis.config_get("appendfsync")).get("appendfsync")),
-        workers=sorted((WorkerInfo.parse(*each) for each in listed.items()), key=lambda worker: worker.name),
+        workers=Ledger(redis).workers(float("inf")),
         lanes=lanes,
         overdue_jobs=overdue,
         unbalanced=unbalanced,
@@ -123,7 +125,6 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
     """Return the lanes' counts; then overdue jobs, (waiting jobs, ids in some sets only), foreign messages."""
     lost_before = {lane: _lost_before(redis, lane, now) for lane in LANES}
     slack = now - SLACK_S * 1000
-    unbalanced = redis.register_script(_UNBALANCED)
     sets = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
     # no transaction: Redis refuses one when its memory is full
     with redis.pipeline(transaction=False) as pipe:
@@ -137,8 +138,10 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
             pipe.zcount(f"vqa:delayed:{lane}", "-inf", slack)
             pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({lost_before[lane]:.0f}")
             pipe.llen(lane)
+            pipe.zcount(f"vqa:leased:{lane}", latest_lease_end(now, settings.lease_s), "+inf")
         pipe.zcount(DEADLINES, "-inf", slack)
-        unbalanced(keys=[DEADLINES, "vqa:turns:bulk", *sets], client=pipe)
+        # whole: by its digest it could be flushed meanwhile
+        pipe.eval(_UNBALANCED, 2 + len(sets), DEADLINES, "vqa:turns:bulk", *sets)
         pipe.llen(DEFAULT_QUEUE)
         *replies, overdue, waiting, foreign = pipe.execute()
     rest = iter(replies)
@@ -150,7 +153,7 @@ def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneProbe:
     counts |= {state: next(replies) for state in IN_FLIGHT}
     oldest = next(replies)
     oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
-    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(5)))
+    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(6)))
 
 
 def _lost_before(redis: Redis, lane: Lane, now: int) -> float:
@@ -173,5 +176,5 @@ def _missing(redis: Redis) -> Iterator[int]:
 def _entries(redis: Redis, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
     with redis.pipeline(transaction=False) as pipe:
         for id in ids:
-            pipe.exists(entry_key(id.decode()))
+            pipe.exists(entry_key("").encode() + id)
         return list(zip(ids, pipe.execute() if ids else [], strict=True))

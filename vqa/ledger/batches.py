@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 from redis import Redis
+from redis.exceptions import RedisError, ResponseError
 
-from vqa.job import Lane
-from vqa.ledger.commands import SCRIPT
+from vqa.job import LANES, Lane
+from vqa.ledger.records import Unreadable, texts
+from vqa.ledger.script import Script
 
 #: the statuses of OpenAI's batch API
 BatchStatus = Literal[
@@ -87,9 +89,18 @@ class BatchState:
 
     @classmethod
     def parse(cls, id: str, fields: Mapping[bytes, bytes], open: int) -> Self:
-        """Parse the hash of a batch with `open` open jobs."""
-        words = {name.decode(): value.decode() for name, value in fields.items()}
+        """Parse the hash of a batch with `open` open jobs. Raises Unreadable."""
+        try:
+            return cls._parse(id, {name.decode(): value.decode() for name, value in fields.items()}, open)
+        except UnicodeDecodeError:
+            raise Unreadable("a field of it is not UTF-8") from None
+        except KeyError as missing:
+            raise Unreadable(f"its field {missing.args[0]} is missing") from None
+        except ValueError:
+            raise Unreadable("a field of it that counts is no number") from None
 
+    @classmethod
+    def _parse(cls, id: str, words: Mapping[str, str], open: int) -> Self:
         def numbers(beginning: str = "", end: str = "") -> dict[str, int]:
             return {
                 name.removeprefix(beginning).removesuffix(end): int(value)
@@ -101,6 +112,8 @@ class BatchState:
             name: int(words.get(name, 0))
             for name in ("created", "total", "completed", "failed", "prompt_tokens", "completion_tokens", "expires")
         }
+        if words["status"] not in get_args(BatchStatus) or words["lane"] not in LANES:
+            raise Unreadable("its status or its lane is none that vqa knows")
         return cls(
             id=id,
             status=cast(BatchStatus, words["status"]),
@@ -124,10 +137,10 @@ class Batches:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._script = redis.register_script(SCRIPT)
+        self._script = Script(redis)
 
     def _run(self, *arguments: Any) -> Any:
-        return self._script(keys=[], args=arguments)
+        return self._script([], *arguments)
 
     def create(
         self,
@@ -155,17 +168,20 @@ class Batches:
         return bool(self._run("batch_create", id, lane, tenant or "", input, *terms))
 
     def get(self, id: str) -> BatchState | None:
-        """Return the batch; None if it is not kept."""
-        return self._states([id]).get(id)
+        """Return the batch; None if it is not kept. Raises Unreadable."""
+        state = self._states([id]).get(id)
+        if isinstance(state, Unreadable):
+            raise state
+        return state
 
     def newest(self, limit: int = 100) -> list[BatchState]:
-        """Return up to `limit` batches, the newest first."""
+        """Return up to `limit` batches, the newest first, without those that cannot be read."""
         found: list[BatchState] = []
         start = 0
         while len(found) < limit:
-            page = [id.decode() for id in cast(list[bytes], self._redis.zrevrange(BATCHES, start, start + limit - 1))]
+            page = texts(cast(list[bytes], self._redis.zrevrange(BATCHES, start, start + limit - 1)))
             states = self._states(page)
-            found += states.values()
+            found += (state for state in states.values() if isinstance(state, BatchState))
             gone = [id for id in page if id not in states]
             if gone:
                 self._redis.zrem(BATCHES, *gone)
@@ -174,15 +190,20 @@ class Batches:
             start += len(states)
         return found[:limit]
 
-    def _states(self, ids: Sequence[str]) -> dict[str, BatchState]:
+    def flaws(self, limit: int) -> dict[str, str]:
+        """Return what is wrong with those of the newest batches that cannot be read, by id."""
+        states = self._states(texts(cast(list[bytes], self._redis.zrevrange(BATCHES, 0, limit - 1))))
+        return {id: str(state) for id, state in states.items() if isinstance(state, Unreadable)}
+
+    def _states(self, ids: Sequence[str]) -> dict[str, BatchState | Unreadable]:
         # no transaction, which a full Redis would refuse
         with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.hgetall(batch_key(id))
                 pipe.scard(f"{batch_key(id)}:open")
-            replies = pipe.execute() if ids else []
+            replies = pipe.execute(raise_on_error=False) if ids else []
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return {id: BatchState.parse(id, fields, open) for id, fields, open in pairs if fields}
+        return {id: _state(id, fields, open) for id, fields, open in pairs if fields}
 
     def seal(self, id: str, total: int, ended: tuple[int, Mapping[str, int]] | None = None) -> bool:
         """Set the total number of rows; no more will follow. The batch ends when its last open job is closed.
@@ -216,13 +237,13 @@ class Batches:
     def rows(self, id: str, start: int, count: int) -> list[tuple[str, str]]:
         """Return job id and custom_id of up to `count` rows from index `start` on."""
         lines = cast(list[bytes], self._redis.lrange(f"{batch_key(id)}:rows", start, start + count - 1))
-        pairs = (line.decode().partition("\n") for line in lines)
+        pairs = (line.decode("utf-8", "replace").partition("\n") for line in lines)
         return [(job_id, custom_id) for job_id, _, custom_id in pairs]
 
     def open_ids(self, id: str) -> Iterator[str]:
         """Yield the ids of open jobs, possibly repeated; jobs closed meanwhile may be missing."""
         for member in self._redis.sscan_iter(f"{batch_key(id)}:open", count=_PAGE):
-            yield member.decode()
+            yield member.decode("utf-8", "replace")
 
     def cancel(self, id: str) -> BatchStatus | None:
         """Accept no more jobs; return the status now, `cancelled` if none is open. The caller closes the open jobs.
@@ -234,3 +255,15 @@ class Batches:
     def set_status(self, id: str, status: BatchStatus) -> bool:
         """Set a status that only the producer knows: `finalizing`, possible from `in_progress` only, or `failed`."""
         return bool(self._run("batch_status", id, status))
+
+
+def _state(id: str, fields: object, open: object) -> BatchState | Unreadable:
+    for reply in (fields, open):
+        if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+            return Unreadable("a key of it has a wrong type")
+        if isinstance(reply, RedisError):
+            raise reply
+    try:
+        return BatchState.parse(id, cast(Mapping[bytes, bytes], fields), cast(int, open))
+    except Unreadable as error:
+        return error

@@ -9,13 +9,27 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import starmap
 from typing import Any, Literal, cast
 
 from redis import Redis
 
 from vqa.job import LANES, Lane
 from vqa.ledger.commands import SCRIPT, Command, accept_command, close_command, entry_key, outcome_key
-from vqa.ledger.records import Charge, Closed, Ending, Header, Lease, Refusal, State, WorkerInfo
+from vqa.ledger.records import (
+    UNREADABLE,
+    Charge,
+    Closed,
+    Ending,
+    Header,
+    Lease,
+    Refusal,
+    State,
+    Unreadable,
+    WorkerInfo,
+    texts,
+)
+from vqa.ledger.script import Script, Unconfirmed
 from vqa.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -40,10 +54,7 @@ class Ledger:
     def __init__(self, redis: Redis, limits: Limits | None = None, script: str = SCRIPT) -> None:
         self._redis = redis
         self._limits = limits or Limits()
-        self._script = redis.register_script(script)
-
-    def _run(self, keys: list[str], *arguments: Any) -> Any:
-        return self._script(keys=keys, args=arguments)
+        self._run = Script(redis, script)
 
     def accept(
         self,
@@ -61,14 +72,17 @@ class Ledger:
         return verdict
 
     def accept_many(self, commands: Iterable[Command]) -> list[str]:
-        """Send several accept commands in one round trip; return the replies in order."""
-        return [reply.decode() for reply in self._pipelined(commands)]
+        """Send several accept commands in one round trip; return the replies in order.
 
-    def _pipelined(self, commands: Iterable[Command]) -> list[Any]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for keys, arguments in commands:
-                self._script(keys=keys, args=arguments, client=pipe)
-            return list(pipe.execute())
+        Raises Unconfirmed if too few replicas have the jobs, which are open then; accepting them again is harmless.
+        """
+        sent = list(commands)
+        try:
+            return [reply.decode() for reply in self._run.run(sent, self._limits.replicas)]
+        except Unconfirmed as error:
+            (_, (_, id, *_)), more = sent[0], len(sent) - 1
+            which = f"job {id}" + (f" and {more} more" if more else "")
+            raise Unconfirmed(f"{error}: {which}; submitting again with the same id is safe") from error
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:
         """Count an attempt and start a lease, or return why not. The caller publishes the lease's `promoted`."""
@@ -94,7 +108,7 @@ class Ledger:
             ([entry_key(lease.id)], ["retry", lease.id, lease.token, 0, error if charge == "lost" else "", charge])
             for lease, charge in returned
         ]
-        return [lease for (lease, _), moved in zip(returned, self._pipelined(commands), strict=True) if moved]
+        return [lease for (lease, _), moved in zip(returned, self._run.run(commands), strict=True) if moved]
 
     def retry(self, id: str, token: str, delay_s: float = 0, error: str = "", charge: Charge = "1") -> bool:
         """Return a job to the queue, after a delay if given; without one, the caller publishes it again.
@@ -105,12 +119,16 @@ class Ledger:
 
     def close(self, ending: Ending) -> Closed:
         """Close a job with its outcome; with a reason it becomes a dead letter. False if the lease is lost."""
-        keys, arguments = close_command(ending, self._limits)
-        return self._closed(self._run(keys, *arguments))
+        [closed] = self.close_many([ending])
+        return closed
 
     def close_many(self, endings: Iterable[Ending]) -> list[Closed]:
-        """Close several jobs in one round trip; return the results in order."""
-        return [self._closed(reply) for reply in self._pipelined(close_command(each, self._limits) for each in endings)]
+        """Close several jobs in one round trip; return the results in order.
+
+        Replicas that do not confirm are only logged: a close that a failover loses leaves a job that runs again.
+        """
+        commands = [close_command(each, self._limits) for each in endings]
+        return [self._closed(reply) for reply in self._run.run(commands, self._limits.replicas, must=False)]
 
     def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
         done, promoted = reply
@@ -137,20 +155,22 @@ class Ledger:
         kept until `margin_s` after the new deadline.
         """
         terms = (round(margin_s * 1000), self._limits.tenant or 0)
-        [verdict] = self._run([entry_key(id)], "reopen", id, outcome_key(id), *terms)
+        command: Command = ([entry_key(id)], ["reopen", id, outcome_key(id), *terms])
+        [[verdict]] = self._run.run([command], self._limits.replicas)
         return cast(Lane, verdict.decode())
 
     def overdue(self, limit: int) -> list[str]:
         """Return up to `limit` ids of jobs past their deadline."""
         return _ids(self._run([], "overdue", limit))
 
-    def expire(self, lane: Lane, limit: int, error: str, asked_ms: int) -> tuple[list[str], list[str]]:
+    def expire(self, lane: Lane, limit: int, error: str, asked_ms: int, lease_s: float) -> tuple[list[str], list[str]]:
         """Queue jobs whose lease has expired; return their ids, and the ids of jobs that lost their last attempt.
 
         `asked_ms` is Redis's time at which the caller found that leases may be expired. If that is more than two
-        seconds ago, no lease is expired.
+        seconds away, no lease is expired. A lease that ends much later than `lease_s` from now, and than it was taken
+        for, has expired: Redis's clock was set back.
         """
-        queued, last = self._run([], "expire", lane, limit, error, asked_ms)
+        queued, last = self._run([], "expire", lane, limit, error, asked_ms, round(lease_s * 1000))
         return _ids(queued), _ids(last)
 
     def release_delayed(self, lane: Lane, limit: int) -> list[str]:
@@ -166,9 +186,9 @@ class Ledger:
         return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
 
     def headers(self, ids: Sequence[str]) -> dict[str, Header]:
-        """Return the headers of those of `ids` that are open."""
+        """Return the headers of those of `ids` that are open; UNREADABLE for a damaged entry."""
         entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
-        return {id: Header.parse(entry.partition(b"\n")[0]) for id, entry in zip(ids, entries, strict=True) if entry}
+        return {id: _header(entry) for id, entry in zip(ids, entries, strict=True) if entry is not None}
 
     def promote(self, lane: Lane) -> list[str]:
         """Queue waiting jobs, if too few are queued, round-robin by tenant; return their ids, for publishing."""
@@ -179,11 +199,16 @@ class Ledger:
         return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
 
     def workers(self, within_s: float) -> list[WorkerInfo]:
-        """Return the workers that renewed within the last `within_s` seconds, sorted by name."""
+        """Return the workers that renewed within the last `within_s` seconds, sorted by name.
+
+        Lines that cannot be read are left out, see `Damage.worker_flaws`.
+        """
         seconds, _ = self._redis.time()
         listed = cast(dict[bytes, bytes], self._redis.hgetall(WORKERS))
-        found = (WorkerInfo.parse(name, value) for name, value in listed.items())
-        return sorted((info for info in found if info.seen >= (seconds - within_s) * 1000), key=lambda info: info.name)
+        found = [info for info in starmap(_worker, listed.items()) if info is not None]
+        # a worker that was seen later than now vanished before Redis's clock was set back, or renews soon
+        living = (info for info in found if abs(seconds * 1000 - info.seen) <= within_s * 1000)
+        return sorted(living, key=lambda info: info.name)
 
     def vanished_workers(self, for_s: float) -> list[str]:
         """Return the names of listed workers that have not renewed for `for_s` seconds."""
@@ -195,5 +220,19 @@ class Ledger:
         self._redis.hdel(WORKERS, worker)
 
 
+def _header(entry: bytes) -> Header:
+    try:
+        return Header.parse(entry.partition(b"\n")[0])
+    except Unreadable:
+        return UNREADABLE
+
+
+def _worker(name: bytes, line: bytes) -> WorkerInfo | None:
+    try:
+        return WorkerInfo.parse(name, line)
+    except Unreadable:
+        return None
+
+
 def _ids(reply: Iterable[bytes]) -> list[str]:
-    return [id.decode() for id in reply]
+    return texts(reply)

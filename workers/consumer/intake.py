@@ -17,11 +17,11 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe, is_temporary
 from vqa.errors import InvalidJob
 from vqa.job import LANES, Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import DEAD_LETTER_BYTES
-from vqa.redis_retry import is_temporary
 from workers.consumer.sanitize import MalformedMessage, sanitize
 from workers.engine.fair_share import Reserve
 
@@ -96,7 +96,7 @@ class Intake:
                 self.pause_after(error)
                 return
             lost = "malformed message on %s (%s) is lost, writing its dead letter failed: %s"
-            log.error(lost, queue, malformed.reason, _describe(error))
+            log.error(lost, queue, malformed.reason, describe(error))
 
     def hold(self, queue: str, raw: bytes) -> None:
         """Keep a message in memory until Redis takes it back.
@@ -121,13 +121,7 @@ class Intake:
         self._paused_until = now + _PAUSE_S
         if now >= self._silent_until:
             self._silent_until = now + _LOG_EVERY_S
-            log.warning("Redis refuses commands (%s): no messages are taken until it accepts them", _describe(error))
+            log.warning("Redis refuses commands (%s): no messages are taken until it accepts them", describe(error))
 
     def wait(self) -> None:
         time.sleep(max(0.0, self._paused_until - time.monotonic()))
-
-
-def _describe(error: BaseException) -> str:
-    # a pipeline's error quotes the command, and with it the user's text, before "caused error: "
-    text = str(error).rpartition("caused error: ")[2] if isinstance(error, REDIS_ERRORS) else ""
-    return f"{type(error).__name__}: {text}"[:200]
