@@ -19,6 +19,14 @@ log = logging.getLogger(__name__)
 _VIDEO = "video_processor"
 
 
+class _NoVideos:
+    """Stands for the part that is not there; some processors read its settings for chats without videos too."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 def load_processor(settings: EngineSettings, config: Any, origin: dict[str, Any]) -> Any:
     """Load the processor of the model with this config; `origin` are arguments of `from_pretrained`."""
     kind: Any = PROCESSOR_MAPPING.get(type(config), None)
@@ -47,6 +55,8 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     base: Any = kind
 
     class WithoutVideos(base, Dropping):
+        video_processor = _NoVideos()
+
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in parts if name != _VIDEO]

@@ -173,13 +173,3 @@ def test_the_models_own_code_is_not_run_unless_asked_for(copy: Path, tmp_path: P
     with pytest.raises(NotReady, match="VQA_TRUST_REMOTE_CODE"):
         loaded(copy)
     assert not trace.exists()
-
-
-def test_a_processor_that_needs_torchvision_says_so(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_5_vl"}))
-    images = json.loads((copy / "preprocessor_config.json").read_text())
-    (copy / "preprocessor_config.json").write_text(json.dumps(images | {"processor_class": "Qwen2_5_VLProcessor"}))
-
-    with pytest.raises(NotReady, match="torchvision"):
-        loaded(copy)
