@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from producer.client.capacity import MEMORY_SHARE
 from producer.monitor.probe import SLACK_S, LaneProbe, Probe
@@ -57,8 +57,28 @@ def _redis(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
         yield Finding(
             "redis", "wrong", "this is a replica, which accepts no writes", "point VQA_REDIS_URL at its master"
         )
+    yield from _replication(probe.server, settings)
     yield from _memory(probe, settings)
     yield from _persistence(probe)
+
+
+def _replication(server: Mapping[str, Any], settings: QueueSettings) -> Iterator[Finding]:
+    replicas, wanted = int(server.get("connected_slaves", 0)), settings.wait_replicas
+    # INFO has this number only where min-replicas-to-write is set
+    good = server.get("min_slaves_good_slaves")
+    if replicas < wanted:
+        said = f"replicas connected: {replicas}, and VQA_WAIT_REPLICAS is {wanted}: every submission fails"
+        yield Finding("replication", "wrong", said, "start the replicas, or lower VQA_WAIT_REPLICAS")
+    elif good == 0:
+        said = "no replica keeps up, and min-replicas-to-write is set: Redis refuses writes (NOREPLICAS)"
+        yield Finding("replication", "wrong", said, "start the replicas, or lower min-replicas-to-write")
+    elif replicas and good is None and not wanted:
+        said = f"replicas connected: {replicas}; nothing waits for them, a failover loses the last second's jobs"
+        yield Finding(
+            "replication", "note", said, "VQA_WAIT_REPLICAS=1 everywhere, or min-replicas-to-write 1 in Redis"
+        )
+    elif replicas:
+        yield Finding("replication", "ok", f"replicas connected: {replicas}")
 
 
 def _memory(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
@@ -107,6 +127,8 @@ def _workers(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     for worker in probe.workers:
         if worker not in living:
             silent = f"{worker.name} has not renewed for {_seen_s(probe, worker):.0f} s"
+            if worker.seen > probe.now:
+                silent = f"{worker.name} has not renewed since Redis's clock was set back"
             said = f"{silent}: it was killed, paused or disconnected"
             yield Finding("worker", "note", said, "its jobs return to the queue automatically")
     if not living:
@@ -114,7 +136,7 @@ def _workers(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
 
 
 def _seen_s(probe: Probe, worker: WorkerInfo) -> float:
-    return max(0.0, (probe.now - worker.seen) / 1000)
+    return abs(probe.now - worker.seen) / 1000
 
 
 def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Finding]:
@@ -134,6 +156,10 @@ def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Fin
     elif state.leases_out:
         said = f"leases that have just expired: {state.leases_out}"
         yield Finding(lane, "note", said, "a janitor returns their jobs to the queue within seconds")
+    if state.leases_too_long:
+        said = f"leases that end later than a lease can, because Redis's clock was set back: {state.leases_too_long}"
+        advice = "check the clock of Redis's host (NTP); a running janitor returns their jobs within half a minute"
+        yield Finding(lane, "wrong", said, f"{advice}; or {_REPAIR}")
     if state.delayed_overdue:
         said = f"delayed jobs not published when due: {state.delayed_overdue}"
         yield Finding(lane, "wrong", said, _REPAIR)

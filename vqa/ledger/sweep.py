@@ -17,13 +17,15 @@ from typing import cast
 
 from celery import Celery
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ResponseError
 
 from vqa.celery import wake
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
 from vqa.job import ID_PATTERN, LANES, Lane
 from vqa.ledger.closing import Closing
+from vqa.ledger.damage import Damage
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import CloseIf
 from vqa.settings import QueueSettings
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 #: reason of a dead letter whose last worker vanished or was ended because of it
 WORKER_LOST = "worker_lost"
+
+#: error of an attempt whose worker vanished
+_RAN_OUT = "WorkerLost: its lease ran out"
 
 #: seconds after which a queued job may have lost its message
 LOST_MESSAGE_S = 5.0
@@ -112,6 +117,7 @@ class Sweep:
     def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
         self._redis = redis
         self._ledger = Ledger(redis, settings.limits)
+        self._damage = Damage(redis)
         self._app = app
         self._closing = Closing(app, self._ledger, settings.result_ttl_s)
         self._settings = settings
@@ -122,27 +128,25 @@ class Sweep:
         try:
             if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
                 return True
-        except OutOfMemoryError:
-            # two concurrent sweeps are harmless, no sweep at all is not
+            holder = self._redis.get(_LOCK)
+        except ResponseError:
+            # no memory, or another program's key: two concurrent sweeps are harmless, no sweep at all is not
             return True
-        if self._redis.get(_LOCK) != self._name.encode():
-            return False
+        if holder != self._name.encode():
+            if 0 < self._redis.pttl(_LOCK) <= _LOCK_MS:
+                return False
+            # Redis's clock was set back since a janitor that vanished took it, or another program wrote it
+            self._redis.delete(_LOCK)
+            return self.try_lock()
         self._redis.pexpire(_LOCK, _LOCK_MS)
         return True
-
-    def lease_check_time(self) -> int | None:
-        """Return Redis's time in ms; None if it has been up for less than a lease: workers may not have renewed yet."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.info("server")
-            pipe.time()
-            about, (seconds, micros) = pipe.execute()
-        return seconds * 1000 + micros // 1000 if about["uptime_in_seconds"] > self._settings.lease_s else None
 
     def run(self, lease_check_ms: int | None) -> SweepResult:
         """Do everything that is due. Raises one of connection.REDIS_ERRORS.
 
-        `lease_check_ms` is what `lease_check_time` has just returned; with None, no lease is expired.
+        `lease_check_ms` is what `LeaseCheck.time_ms` has just returned; with None, no lease is expired.
         """
+        self._damage.mend()
         result = SweepResult()
         for lane in LANES:
             if lease_check_ms is not None:
@@ -162,7 +166,7 @@ class Sweep:
 
     def _expire(self, lane: Lane, lease_check_ms: int, result: SweepResult) -> None:
         for _ in range(_PORTIONS):
-            queued, last = self._ledger.expire(lane, _PORTION, "WorkerLost: its lease ran out", lease_check_ms)
+            queued, last = self._ledger.expire(lane, _PORTION, _RAN_OUT, lease_check_ms, self._settings.lease_s)
             self._publish(queued, lane, "their worker vanished")
             error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one while it ran no other job")
             result.given_up += self._close(last, error, "last", WORKER_LOST)
@@ -183,9 +187,11 @@ class Sweep:
         return len(ids)
 
     def _republish_lost(self, lane: Lane) -> int:
-        ids = self._ledger.requeue(lane, LOST_MESSAGE_S, oldest_message_time(self._redis, lane), _PORTION * _PORTIONS)
-        self._publish(ids, lane, "their message was lost")
-        return len(ids)
+        before, count = oldest_message_time(self._redis, lane), 0
+        for ids in _portions(lambda: self._ledger.requeue(lane, LOST_MESSAGE_S, before, _PORTION)):
+            self._publish(ids, lane, "their message was lost")
+            count += len(ids)
+        return count
 
     def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
         if not ids:
@@ -194,7 +200,7 @@ class Sweep:
             wake(self._app, [(id, lane) for id in ids])
             log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
         except REDIS_ERRORS as error:
-            log.warning("%s: cannot publish %d jobs (%s); a later sweep will", lane, len(ids), type(error).__name__)
+            log.warning("%s: cannot publish %d jobs (%s); a later sweep will", lane, len(ids), describe(error))
 
     def _close(self, ids: list[str], error: VQAError, close_if: CloseIf, reason: str = "") -> int:
         closed = self._closing.close_all(ids, error, reason, close_if)

@@ -10,12 +10,14 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NoReturn
 
 from vqa import results
 from vqa.celery import publish_promoted, wake
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
 from vqa.errors import Cancelled, DeadlineExceeded, EngineError, JobGivenUp, UnsupportedVersion, VQAError
-from vqa.job import Job, Lane
+from vqa.job import Job, Lane, RetryPolicy
 from vqa.ledger.closing import Closing
 from vqa.ledger.records import Charge, Ending, Lease, Refusal
 from vqa.ledger.sweep import WORKER_LOST
@@ -34,6 +36,10 @@ _PAUSE_S = 1.0
 
 #: reason of a dead letter; vqa.ledger.sweep and workers.jobs.foreign have others
 ATTEMPTS_USED_UP = "attempts_used_up"
+
+
+#: how often an attempt that failed with an unexpected error is repeated before it counts
+_FREE_FAILURES = 2
 
 
 class ShuttingDown(Exception):
@@ -86,12 +92,12 @@ class Attempts:
         if not isinstance(lease, Lease):
             return lease
         with self.leases.holding(lease):
-            publish_promoted(self.closing.app, lease.promoted)
-            # the shutdown may have listed the leases to give back before this one was taken
-            if self.shutting_down.is_set():
-                self._give_back(lease)
-                raise ShuttingDown
-            self._run(lease)
+            try:
+                self._run(lease)
+            except (VQAError, Delayed, ShuttingDown, *REDIS_ERRORS):
+                raise
+            except Exception as error:
+                self._failed(lease, error)
         return None
 
     def _take(self, id: str, foreign: ForeignJob | None, lane: Lane, alone: bool) -> Lease | Refusal:
@@ -108,6 +114,11 @@ class Attempts:
         return lease
 
     def _run(self, lease: Lease) -> None:
+        publish_promoted(self.closing.app, lease.promoted)
+        # the shutdown may have listed the leases to give back before this one was taken
+        if self.shutting_down.is_set():
+            self._give_back(lease)
+            raise ShuttingDown
         outcome = self._outcome(lease)
         if isinstance(outcome, EngineError) and self.shutting_down.is_set():
             raise Delayed(outcome, 0)
@@ -115,7 +126,8 @@ class Attempts:
             # a cancelled job is closed already; if it is open, the engine was told to cancel an earlier lease of it
             self._give_back(lease)
         elif isinstance(outcome, VQAError) and outcome.retry:
-            self._until_written(lease, partial(self._retry, lease, outcome))
+            policy = Job.from_json(lease.payload).retry or self.settings.retry(lease.header.lane)
+            self._until_written(lease, partial(self._retry, lease, outcome, policy))
         else:
             self._until_written(lease, partial(self._close, lease, outcome))
         if isinstance(outcome, VQAError):
@@ -129,9 +141,18 @@ class Attempts:
             return error
         except REDIS_ERRORS as error:
             return EngineError(f"its images could not be fetched from Redis ({type(error).__name__})")
-        except Exception as error:
-            log.exception("job %s failed with an unexpected error; it is retried", lease.id)
-            return EngineError(f"the worker failed on it with {type(error).__name__}")
+
+    def _failed(self, lease: Lease, error: Exception) -> NoReturn:
+        """Retry a job after an unexpected error, the worker's own: at first it does not count."""
+        header = lease.header
+        counts = sum(earlier.attempt == header.attempt for earlier in header.history) >= _FREE_FAILURES
+        how = "the attempt counts, as it failed so before" if counts else "the attempt does not count"
+        log.error("job %s failed with an unexpected error and is retried; %s", lease.id, how, exc_info=error)
+        outcome = EngineError(f"the worker failed on it with {type(error).__name__}")
+        # not the job's own policy: the error may be about reading the job
+        retry = partial(self._retry, lease, outcome, self.settings.retry(header.lane), "1" if counts else "0")
+        self._until_written(lease, retry)
+        raise outcome
 
     def give_back(self, held: list[Lease], charged: Collection[str], error: EngineError) -> int:
         """Return the jobs of these leases to the queue, and how many were returned.
@@ -161,17 +182,16 @@ class Attempts:
             except REDIS_ERRORS as error:
                 if self.shutting_down.is_set() or time.monotonic() > until:
                     raise
-                log.warning("outcome of job %s is not written yet: %s; trying again", lease.id, type(error).__name__)
+                log.warning("outcome of job %s is not written yet: %s; trying again", lease.id, describe(error))
             self.shutting_down.wait(_PAUSE_S)
 
-    def _retry(self, lease: Lease, error: VQAError) -> None:
+    def _retry(self, lease: Lease, error: VQAError, policy: RetryPolicy, charge: Charge = "1") -> None:
         header = lease.header
-        policy = Job.from_json(lease.payload).retry or self.settings.retry(header.lane)
         # a job that has lost a worker gets its attempts whatever its policy says
-        if header.alone if header.lost else header.attempt >= policy.attempts:
+        if charge == "1" and (header.alone if header.lost else header.attempt >= policy.attempts):
             raise self._give_up(lease, ATTEMPTS_USED_UP, error)
         delay_s = random.uniform(0, policy.longest_delay_s(header.attempt))
-        if self.closing.ledger.retry(lease.id, lease.token, delay_s, f"{type(error).__name__}: {error}"):
+        if self.closing.ledger.retry(lease.id, lease.token, delay_s, f"{type(error).__name__}: {error}", charge):
             if round(delay_s * 1000) == 0:
                 wake(self.closing.app, [(lease.id, header.lane)])
             raise Delayed(error, delay_s)

@@ -68,6 +68,9 @@ def test_more_are_queued_for_more_slots_and_those_of_vanished_workers_do_not_cou
     redis.hset("vqa:workers", "gone", '{"seen": 5}\n{"slots": 1000}')
     ledger.renew("one", [], 9, {"slots": 30, "model": "m"})
     ledger.renew("other", [], 9, {"slots": 20})
+    # counted at most once a second
+    assert redis.get("vqa:capacity") == b"30"
+    redis.pexpire("vqa:capacity", 10 * 9000 - 1000)
     ledger.renew("wordless", [], 9, {})
     assert redis.get("vqa:capacity") == b"50"
     assert 0 < redis.pttl("vqa:capacity") <= 90_000

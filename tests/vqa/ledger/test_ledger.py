@@ -1,6 +1,7 @@
 """Each verb against a real Redis; test_ledger_model.py has all of them at random."""
 
 import json
+import time
 
 import pytest
 from redis import Redis
@@ -32,7 +33,7 @@ def take(ledger: Ledger, id: str = "a", token: str = "t", lease_s: float = LEASE
 
 
 def expire(ledger: Ledger) -> tuple[list[str], list[str]]:
-    return ledger.expire("bulk", 10, LOST, asked_ms=2**53)
+    return ledger.expire("bulk", 10, LOST, round(time.time() * 1000), LEASE_S)
 
 
 def test_a_job_is_accepted_once_and_not_again_while_its_outcome_is_kept(ledger: Ledger) -> None:
@@ -303,8 +304,8 @@ def test_leases_are_not_judged_by_a_call_that_was_held_up(ledger: Ledger, redis:
     accept(ledger)
     take(ledger, lease_s=0)
     seconds, _ = redis.time()
-    assert ledger.expire("bulk", 10, LOST, asked_ms=(seconds - 4) * 1000) == ([], [])
-    assert ledger.expire("bulk", 10, LOST, asked_ms=(seconds + 1) * 1000) == (["a"], [])
+    assert ledger.expire("bulk", 10, LOST, (seconds - 4) * 1000, LEASE_S) == ([], [])
+    assert ledger.expire("bulk", 10, LOST, (seconds + 1) * 1000, LEASE_S) == (["a"], [])
 
 
 def test_what_is_closed_for_its_deadline_or_its_last_worker_is_judged_again_then(ledger: Ledger) -> None:

@@ -198,7 +198,7 @@ class Verbs(RuleBasedStateMachine):
     def expire(self) -> None:
         due = {id for id, job in self.jobs.items() if job.state == "leased" and job.score <= self.now}
         last = {id for id in due if self.jobs[id].alone}
-        queued, given_up = self.ledger.expire(LANE, 10, LOST, self.now)
+        queued, given_up = self.ledger.expire(LANE, 10, LOST, self.now, lease_s=9)
         assert (set(queued), set(given_up)) == (due - last, last)
         for id in queued:
             job = self.jobs[id]

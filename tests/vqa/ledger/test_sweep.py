@@ -31,7 +31,7 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture
 def sweep(redis: Redis, app: Celery, queue_settings: QueueSettings) -> RunSweep:
-    return lambda: Sweep(redis, app, queue_settings).run(lease_check_ms=2**53)
+    return lambda: Sweep(redis, app, queue_settings).run(lease_check_ms=redis.time()[0] * 1000)
 
 
 def take(ledger: Ledger, id: str = "a", token: str = "token", lease_s: float = 0, alone: bool = False) -> Lease:

@@ -18,6 +18,7 @@ local REQUIRED = {
 local OPTIONAL = {
   worker = 'string', token = 'string', taken = 'number', alone = 'boolean', retried = 'string', error = 'string',
   tenant = 'string', batch = 'string', code = 'string', history = 'table', reason = 'string', dead = 'number',
+  span = 'number',
 }
 -- defined in batches.lua
 local leave_batch
@@ -65,13 +66,25 @@ local function flaw(header)
   end
 end
 
+-- the header and its size with its spaces; or nil and what is wrong
 local function parse(entry)
   local newline = string.find(entry, '\n', 1, true)
   if not newline then return nil, 'it has no header' end
   local fine, header = pcall(cjson.decode, string.sub(entry, 1, newline - 1))
   local wrong = flaw(fine and header)
   if wrong then return nil, wrong end
-  return header, string.sub(entry, newline + 1)
+  return header, newline - 1
+end
+
+-- the first bytes of an entry, with its whole header; or an error reply, or nil if there is no entry
+local function read_head(key)
+  local bytes, head = HEADER_BYTES / 2, nil
+  repeat
+    bytes = 2 * bytes
+    head = redis.pcall('GETRANGE', key, 0, bytes - 1)
+  until type(head) ~= 'string' or #head < bytes or string.find(head, '\n', 1, true)
+  if head == '' and redis.call('EXISTS', key) == 0 then return nil end
+  return head
 end
 
 local function is_wrong_type(reply)
@@ -130,36 +143,35 @@ local function set_aside(key, raw, why)
   note(key, why)
 end
 
--- header and payload of an open job; nil if there is none, also if it has just been set aside
+-- header of an open job and the header's size; nil if there is none, also if it has just been set aside
 local function read(key)
-  local entry = redis.pcall('GET', key)
-  if not entry then return nil end
+  local head = read_head(key)
+  if not head then return nil end
   local why
-  if is_wrong_type(entry) then
-    entry, why = '', 'it is not a string'
-  elseif type(entry) == 'table' then
-    error(entry.err)
+  if is_wrong_type(head) then
+    set_aside(key, '', 'it is not a string')
+  elseif type(head) == 'table' then
+    error(head.err)
   else
-    local header, rest = parse(entry)
-    if header and OPEN_STATES[header.state] then return header, rest end
-    why = header and 'its header has no valid state' or rest
+    local header, size = parse(head)
+    if header and OPEN_STATES[header.state] then return header, size end
+    set_aside(key, redis.call('GET', key), header and 'its header has no valid state' or size)
   end
-  set_aside(key, entry, why)
   return nil
 end
 
--- header and payload of a dead letter; nil if there is none that can be read
+-- header of a dead letter and the header's size; nil if there is none that can be read
 local function read_dead(key)
-  local entry = redis.pcall('GET', key)
-  if type(entry) ~= 'string' then return nil end
-  return parse(entry)
+  local head = read_head(key)
+  if type(head) ~= 'string' then return nil end
+  return parse(head)
 end
 
 -- KEYS are entries: returns for each what is wrong with it, or ''. Changes nothing
 function verbs.flaws()
   local found = {}
   for i, key in ipairs(KEYS) do
-    local entry = redis.pcall('GET', key)
+    local entry = read_head(key)
     local header, rest
     if type(entry) == 'string' then header, rest = parse(entry) end
     if header and not OPEN_STATES[header.state] then header, rest = nil, 'its header has no valid state' end

@@ -83,11 +83,11 @@ local function queue_next(lane, tenant)
   local id = redis.call('ZRANGE', set, 0, 0)[1]
   if not id then return nil end
   redis.call('ZREM', set, id)
-  local header, payload = read('vqa:job:' .. id)
-  if not header or header.state ~= 'waiting' then return nil end
+  local header, size = read('vqa:job:' .. id)
+  if not header or header.state ~= 'waiting' or not is_id(id) then return nil end
   header.state = 'queued'
   enter(id, header, 0)
-  write('vqa:job:' .. id, header, payload)
+  update('vqa:job:' .. id, header, size)
   return id
 end
 

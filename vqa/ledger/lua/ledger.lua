@@ -5,6 +5,10 @@ local LOST_ATTEMPTS = 3
 -- newest attempts that a job's history keeps
 local HISTORY = 20
 local WORKERS_MS = 3600000
+-- most dead letters dropped by one call, so that Redis is not blocked
+local MOST_DROPPED = 1000
+-- least ms between two counts of slots, which read all of `vqa:workers`
+local COUNT_MS = 1000
 
 local function move(id, header, state, score)
   redis.call('ZREM', set_of(header), id)
@@ -38,11 +42,13 @@ end
 local function add_dead_letter(id, header, payload, reason, ttl, most)
   header.state, header.reason, header.dead, header.token = 'dead', reason, now, nil
   redis.call('SET', dead_key(id), encode(header, payload), 'PX', ttl)
-  redis.call('ZREMRANGEBYSCORE', 'vqa:dead', '-inf', now - ttl)
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', 'vqa:dead', '-inf', now - ttl, 'LIMIT', 0, MOST_DROPPED)) do
+    redis.call('ZREM', 'vqa:dead', each)
+  end
   redis.call('ZADD', 'vqa:dead', now, id)
   redis.call('PEXPIRE', 'vqa:dead', ttl)
   keep_images(payload, ttl)
-  local over = redis.call('ZCARD', 'vqa:dead') - most
+  local over = math.min(redis.call('ZCARD', 'vqa:dead') - most, MOST_DROPPED)
   if over <= 0 then return 0 end
   local oldest = redis.call('ZRANGE', 'vqa:dead', 0, over - 1)
   for _, each in ipairs(oldest) do
@@ -84,7 +90,7 @@ end
 -- flight. A repeated call with the same token, after a lost reply, counts no further attempt. With a bulk job, also
 -- returns the ids that were promoted, which the caller publishes
 function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
-  local header, payload = read(KEYS[1])
+  local header, size = read(KEYS[1])
   if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
     if header.state ~= 'queued' then return {'held'} end
@@ -92,10 +98,11 @@ function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
     local last = header.lost > 0 and header.attempt + 1 >= LOST_ATTEMPTS
     if last and by_itself ~= '1' then return {'alone'} end
     header.attempt, header.alone = header.attempt + 1, last or nil
-    header.worker, header.token, header.taken = worker, token, now
+    header.worker, header.token, header.taken, header.span = worker, token, now, tonumber(lease)
   end
+  local payload = read_payload(KEYS[1], size)
   move(id, header, 'leased', now + lease)
-  write(KEYS[1], header, payload)
+  update(KEYS[1], header, size)
   return {'taken', cjson.encode(header), payload, tostring(now), refill(header.lane, tonumber(tenant_most))}
 end
 
@@ -105,7 +112,8 @@ local function living_slots(lease)
     local newline = string.find(listed[i], '\n', 1, true)
     -- a line that cannot be read counts for nothing
     slots = slots + (try(function()
-      if cjson.decode(string.sub(listed[i], 1, newline - 1)).seen < now - lease then return 0 end
+      -- later than now: the clock was set back since
+      if math.abs(now - cjson.decode(string.sub(listed[i], 1, newline - 1)).seen) > tonumber(lease) then return 0 end
       return tonumber(cjson.decode(string.sub(listed[i], newline + 1)).slots) or 0
     end) or 0)
   end
@@ -121,7 +129,7 @@ function verbs.renew(worker, about, lease, ...)
   for i = 1, #held, 2 do
     local id, token = held[i], held[i + 1]
     local key = KEYS[(i + 1) / 2]
-    local header, payload = read(key)
+    local header, size = read(key)
     if not header or header.token ~= token then
       table.insert(lost, id)
     elseif header.state == 'leased' then
@@ -134,12 +142,15 @@ function verbs.renew(worker, about, lease, ...)
       header.error = before and before.error
       if not before then header.history = nil end
       move(id, header, 'leased', now + lease)
-      write(key, header, payload)
+      update(key, header, size)
     end
   end
   redis.call('HSET', 'vqa:workers', worker, cjson.encode({seen = now}) .. '\n' .. about)
   redis.call('PEXPIRE', 'vqa:workers', WORKERS_MS)
-  redis.call('SET', 'vqa:capacity', living_slots(lease), 'PX', 10 * lease)
+  local counted_ms_ago = 10 * lease - redis.call('PTTL', 'vqa:capacity')
+  if counted_ms_ago < 0 or counted_ms_ago >= COUNT_MS then
+    redis.call('SET', 'vqa:capacity', living_slots(lease), 'PX', 10 * lease)
+  end
   return lost
 end
 
@@ -147,7 +158,7 @@ end
 -- 'lost' as an attempt that lost its worker. Returns 1, also if an equal call, whose reply was lost, has already done
 -- it; else 0
 function verbs.retry(id, token, delay, error, charge)
-  local header, payload = read(KEYS[1])
+  local header, size = read(KEYS[1])
   if not header then return 0 end
   if header.token ~= token or header.state ~= 'leased' then return header.retried == token and 1 or 0 end
   if error ~= '' then
@@ -156,13 +167,13 @@ function verbs.retry(id, token, delay, error, charge)
   end
   if charge == '0' then header.attempt = header.attempt - 1 end
   if charge == 'lost' then header.lost = header.lost + 1 end
-  header.retried, header.token = token, nil
+  header.retried, header.token, header.span = token, nil, tonumber(delay)
   if tonumber(delay) > 0 then
     move(id, header, 'delayed', now + delay)
   else
     move(id, header, 'queued', now)
   end
-  write(KEYS[1], header, payload)
+  update(KEYS[1], header, size)
   return 1
 end
 
@@ -182,7 +193,7 @@ end
 function verbs.close(
   id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
-  local header, payload = read(KEYS[1])
+  local header, size = read(KEYS[1])
   -- an equal call, whose reply was lost, has already closed it
   if not header then return {redis.pcall('GET', outcome_key) == outcome and 1 or 0, {}} end
   -- an expired lease is valid until another worker takes the job
@@ -193,8 +204,9 @@ function verbs.close(
   end
   if close_if == 'last' then
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
-    if not ends or tonumber(ends) > now then return {0, {}} end
+    if not ends or not is_over(header, tonumber(ends)) then return {0, {}} end
   end
+  local payload = reason ~= '' and read_payload(KEYS[1], size)
   redis.call('DEL', KEYS[1])
   try(leave, id, header)
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
@@ -221,8 +233,9 @@ end
 -- an open job again, with its history
 function verbs.reopen(id, outcome, margin, tenant_most)
   if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
-  local header, payload = read_dead(dead_key(id))
+  local header, size = read_dead(dead_key(id))
   if not header then return {'unknown'} end
+  local payload = read_payload(dead_key(id), size)
   local lane, timeout = header.lane, header.deadline - header.accepted
   redis.call('DEL', dead_key(id), outcome)
   redis.call('ZREM', 'vqa:dead', id)

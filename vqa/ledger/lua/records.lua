@@ -2,7 +2,7 @@
 -- joined into one script. ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this
 -- server's, in ms.
 --
--- vqa:job:{id}            entry of an open job: header (JSON), newline, the job as submitted
+-- vqa:job:{id}            entry of an open job: header (JSON, then spaces), newline, the job as submitted
 -- vqa:{state}:{lane}      sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
 -- vqa:deadlines           sorted set of the ids of all open jobs, by deadline
 -- vqa:workers             hash of node name -> time of last renewal and the worker's description of itself
@@ -16,12 +16,41 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local verbs = {}
 
+-- first bytes of an entry that are read for its header; a longer header takes further reads
+local HEADER_BYTES = 1024
+-- before a larger payload, spaces follow the header, so that it can be written alone
+local LARGE_PAYLOAD = 8192
+-- ms by which a time may exceed what is possible before the clock counts as set back
+local STEP_MS = 5000
+
 local function encode(header, payload)
-  return cjson.encode(header) .. '\n' .. payload
+  local text = cjson.encode(header)
+  if #payload > LARGE_PAYLOAD then text = text .. string.rep(' ', HEADER_BYTES - #text % HEADER_BYTES) end
+  return text .. '\n' .. payload
 end
 
 local function write(key, header, payload)
   redis.call('SET', key, encode(header, payload))
+end
+
+-- Payloads may be megabytes: a verb reads one only if it needs it. `size` is the header's, with its spaces.
+local function read_payload(key, size)
+  return redis.call('GETRANGE', key, size + 1, -1)
+end
+
+-- writes the header of an entry whose header has this size now
+local function update(key, header, size)
+  local text = cjson.encode(header)
+  if #text <= size then
+    redis.call('SETRANGE', key, 0, text .. string.rep(' ', size - #text))
+  else
+    write(key, header, read_payload(key, size))
+  end
+end
+
+-- A lease or a delay that ends later than its span allows is over, too: the clock was set back since it began.
+local function is_over(header, ends)
+  return ends <= now or ends > now + (header.span or math.huge) + STEP_MS
 end
 
 local function dead_key(id)

@@ -1,18 +1,30 @@
 -- Verbs of the sweep, and counts.
 
--- lease of a job whose place among the leased ones was lost
+-- the longest delay before a retry, unless a job's own policy allows more
+local USUAL_DELAY_MS = 60000
+
+-- lease of a job of an earlier release whose place among the leased ones was lost
 local RESTORED_LEASE_MS = 30000
 
-local function each_due(set, limit, act)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)) do
+local function first_ids(set, limit)
+  return redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)
+end
+
+-- ids with the latest times, if these are over `ms` away
+local function far_ids(set, ms, limit)
+  return redis.call('ZREVRANGEBYSCORE', set, '+inf', string.format('(%.0f', now + ms + STEP_MS), 'LIMIT', 0, limit)
+end
+
+local function each_open(set, ids, act)
+  for _, id in ipairs(ids) do
     local key = 'vqa:job:' .. id
-    local header, payload = read(key)
+    local header, size = read(key)
     if header and not is_id(id) then
-      set_aside(key, encode(header, payload), 'its id cannot be a job\'s')
+      set_aside(key, redis.call('GET', key), 'its id cannot be a job\'s')
       header = nil
     end
     if header then
-      act(id, key, header, payload)
+      act(id, key, header, size)
     else
       -- the entry was deleted by hand, or has been set aside
       redis.call('ZREM', set, id)
@@ -20,20 +32,28 @@ local function each_due(set, limit, act)
   end
 end
 
+-- leases or delays that are over; `ms` is how long they usually are
+local function each_over(set, ms, limit, act)
+  each_open(set, first_ids(set, limit), act)
+  each_open(set, far_ids(set, ms, limit), function(id, key, header, size)
+    if is_over(header, tonumber(redis.call('ZSCORE', set, id))) then act(id, key, header, size) end
+  end)
+end
+
 -- limit: returns ids of jobs past their deadline
 function verbs.overdue(limit)
   local ids = {}
-  each_due('vqa:deadlines', limit, function(id) table.insert(ids, id) end)
+  each_open('vqa:deadlines', first_ids('vqa:deadlines', limit), function(id) table.insert(ids, id) end)
   return ids
 end
 
--- lane, limit, error, time at which the caller found that leases may be expired: moves jobs with an expired lease back
--- to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not changed
-function verbs.expire(lane, limit, error, asked)
+-- lane, limit, error, time at which the caller found that leases may be expired, lease in ms: moves jobs with an expired
+-- lease back to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not changed
+function verbs.expire(lane, limit, error, asked, lease)
   local queued, last = {}, {}
-  -- this call was delayed, and the workers' renewals may have been delayed, too
-  if now - asked > 2000 then return {queued, last} end
-  each_due('vqa:leased:' .. lane, limit, function(id, key, header, payload)
+  -- this call was delayed, and the workers' renewals may have been delayed, too; or the clock was set
+  if math.abs(now - asked) > 2000 then return {queued, last} end
+  each_over('vqa:leased:' .. lane, tonumber(lease), limit, function(id, key, header, size)
     if header.alone then
       table.insert(last, id)
       return
@@ -42,7 +62,7 @@ function verbs.expire(lane, limit, error, asked)
     record_attempt(header, error)
     header.lost, header.error = header.lost + 1, error
     move(id, header, 'queued', now)
-    write(key, header, payload)
+    update(key, header, size)
     table.insert(queued, id)
   end)
   return {queued, last}
@@ -51,9 +71,9 @@ end
 -- lane, limit: queues jobs whose delay has ended; returns their ids
 function verbs.release_delayed(lane, limit)
   local queued = {}
-  each_due('vqa:delayed:' .. lane, limit, function(id, key, header, payload)
+  each_over('vqa:delayed:' .. lane, USUAL_DELAY_MS, limit, function(id, key, header, size)
     move(id, header, 'queued', now)
-    write(key, header, payload)
+    update(key, header, size)
     table.insert(queued, id)
   end)
   return queued
@@ -64,6 +84,11 @@ end
 -- now and returns their ids
 function verbs.requeue(lane, age, before, limit)
   local key = 'vqa:queued:' .. lane
+  for _, id in ipairs(far_ids(key, 0, limit)) do
+    -- the clock was set back since it was queued; removed first, see below
+    redis.call('ZREM', key, id)
+    redis.call('ZADD', key, now, id)
+  end
   local bound = now - age
   -- producers overtake each other, so that a job may be a little older than the oldest message's
   if before ~= '' then bound = math.min(bound, before - age) end
@@ -107,7 +132,7 @@ function verbs.restore(...)
         redis.call('ZADD', set_of(header), 'NX', header.accepted, id)
       else
         -- a worker that holds it renews its lease meanwhile
-        redis.call('ZADD', set_of(header), 'NX', header.state == 'leased' and now + RESTORED_LEASE_MS or now, id)
+        redis.call('ZADD', set_of(header), 'NX', header.state == 'leased' and now + (header.span or RESTORED_LEASE_MS) or now, id)
       end
     end
   end

@@ -1,0 +1,63 @@
+"""When leases may be judged: not within a lease time of an interruption, in which workers could not renew them.
+
+An interruption is a gap between answers of Redis, another server (a restart, a failover), or a step of its clock, by
+which all leases would seem to have run out. Steps are found by comparison with this process's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from redis import Redis
+
+log = logging.getLogger(__name__)
+
+#: a longer time without an answer is a gap
+GAP_S = 3.0
+#: a larger change between the clocks is a step; less is the time that an answer takes
+_STEP_S = 1.0
+
+#: tolerance before a lease's end shows that the clock was set back, as in lua/records.lua
+_LATE_MS = 5000
+
+
+def latest_lease_end(now_ms: float, lease_s: float) -> float:
+    """Return the time after which no lease can end, in ms on Redis's clock, unless the clock was set back."""
+    return now_ms + lease_s * 1000 + _LATE_MS
+
+
+class LeaseCheck:
+    """Watches Redis: call `time_ms` before each check of leases, and `answered` after the calls that follow it."""
+
+    def __init__(self, redis: Redis, lease_s: float) -> None:
+        self._redis = redis
+        self._lease_s = lease_s
+        #: of the server that answered last
+        self._run_id: object = None
+        #: by how much Redis's clock is ahead of `time.monotonic()`
+        self._ahead_s = 0.0
+        self._answered = self._judge_from = float("-inf")
+
+    def time_ms(self) -> int | None:
+        """Return Redis's time if leases may be judged now, else None. Raises redis.exceptions.RedisError."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            pipe.time()
+            about, (seconds, micros) = pipe.execute()
+        # after the call, which Redis may have held up
+        now = time.monotonic()
+        ahead_s = seconds + micros / 1e6 - now
+        gap = now - self._answered > GAP_S
+        step_s = 0.0 if gap else ahead_s - self._ahead_s
+        if gap or about.get("run_id") != self._run_id or abs(step_s) > _STEP_S:
+            self._judge_from = now + self._lease_s
+        if abs(step_s) > _STEP_S:
+            said = "Redis's clock was set %s by %.0f s; leases are not judged for %.0f s"
+            log.warning(said, "forward" if step_s > 0 else "back", abs(step_s), self._lease_s)
+        self._run_id, self._ahead_s = about.get("run_id"), ahead_s
+        return seconds * 1000 + micros // 1000 if now >= self._judge_from else None
+
+    def answered(self) -> None:
+        """Note that Redis has just answered all calls."""
+        self._answered = time.monotonic()
