@@ -12,6 +12,7 @@ from typing import Any
 from celery import states
 from celery.backends.base import Backend
 from celery.backends.redis import RedisBackend, SentinelBackend
+from pydantic import ValidationError
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
@@ -69,13 +70,33 @@ def tally(outcome: Outcome) -> Tally:
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:
-    """Return the outcome that `encode` wrote. Another app's exception becomes a VQAError that names its class."""
-    meta = backend.decode_result(data)
+    """Return the outcome that `encode` wrote. Never raises: whatever else is found becomes a VQAError that says what.
+
+    Another app's exception becomes one that names its class.
+    """
+    try:
+        meta = backend.decode_result(data)
+    except Exception as error:
+        # JSON that is broken or too deep, or a class that Celery refuses to make
+        return _unreadable(f"it cannot be read: {type(error).__name__}")
+    if not isinstance(meta, dict) or "status" not in meta or "result" not in meta:
+        return _unreadable("it is no object with status and result")
     result = meta["result"]
     if meta["status"] == states.SUCCESS:
-        return Answer.model_validate(result)
+        try:
+            return Answer.model_validate(result)
+        except ValidationError:
+            return _unreadable("its result is no answer")
     if not isinstance(result, VQAError):
         result = VQAError(f"the task ended with {type(result).__name__}, which is no outcome of vqa")
-    result.attempts = meta.get("attempts", 0)
-    result.last_error = meta.get("last_error")
+    attempts, last_error = meta.get("attempts"), meta.get("last_error")
+    result.attempts = attempts if isinstance(attempts, int) else 0
+    result.last_error = last_error if isinstance(last_error, str) else None
     return result
+
+
+def _unreadable(why: str) -> VQAError:
+    return VQAError(
+        f"the job's outcome is none that this version of vqa can read ({why}): a newer vqa or another program "
+        "wrote it; submit the job again under another id"
+    )

@@ -24,7 +24,8 @@ app = typer.Typer(
 _WHEN = "an age (2h, 1d12h) or a date (2026-11-22T10:30Z)"
 
 Reason = Annotated[
-    str | None, typer.Option(help="worker_lost, attempts_used_up, unsupported_version or malformed.", metavar="R")
+    str | None,
+    typer.Option(help="worker_lost, attempts_used_up, unsupported_version, malformed or damaged.", metavar="R"),
 ]
 Since = Annotated[str | None, typer.Option(help=f"Given up since: {_WHEN}.", metavar="T")]
 Before = Annotated[str | None, typer.Option(help=f"Given up before: {_WHEN}.", metavar="T")]

@@ -15,11 +15,13 @@ from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetters
 from producer.client.outage import unavailable
 from producer.monitor.checks import Finding, findings
+from producer.monitor.damage import damaged, wrong_types
 from producer.monitor.probe import run_probe
 from vqa.celery import make_app
 from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
 from vqa.job import LANES
+from vqa.ledger.lease_check import GAP_S, LeaseCheck, latest_lease_end
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.sweep import Sweep, SweepResult
 from vqa.settings import PREFIX, QueueSettings
@@ -28,9 +30,8 @@ from vqa.settings import PREFIX, QueueSettings
 _LOCK_S = 7.0
 _LOCK_PAUSE_S = 0.2
 
-#: between two checks that Redis answers while workers get time to renew; after a longer gap they could not have
+#: between two checks that Redis answers while workers get time to renew
 _PING_S = 0.5
-_GAP_S = 3.0
 
 #: descriptions of the counts in SweepResult
 _SWEPT = {
@@ -65,6 +66,10 @@ def _report(repair: bool) -> Iterator[Finding]:
             if repair:
                 yield from _repair(redis, settings)
             dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings))
+            if wrong := list(wrong_types(redis)):
+                yield from wrong
+                return
+            yield from damaged(redis)
             yield from findings(run_probe(redis, settings, dead), settings)
     except REDIS_ERRORS as error:
         yield Finding("redis", "wrong", str(unavailable(error, settings)))
@@ -77,8 +82,8 @@ def _repair(redis: Redis, settings: QueueSettings) -> Iterator[Finding]:
         said = "a janitor is running, and repairs everything every two seconds; nothing was done by hand"
         yield Finding("repair", "ok", said)
         return
-    expired = _has_expired_leases(redis)
-    lease_check_ms = _await_renewals(settings, sweep) if expired else None
+    expired = _has_expired_leases(redis, settings.lease_s)
+    lease_check_ms = _await_renewals(redis, settings, sweep) if expired else None
     # the lock may have expired meanwhile; two concurrent sweeps are harmless
     done = _describe(sweep.run(lease_check_ms))
     app.close()
@@ -96,23 +101,23 @@ def _lock(sweep: Sweep) -> bool:
     return True
 
 
-def _has_expired_leases(redis: Redis) -> bool:
+def _has_expired_leases(redis: Redis, lease_s: float) -> bool:
     seconds, _ = redis.time()
-    return any(redis.zcount(f"vqa:leased:{lane}", "-inf", seconds * 1000) for lane in LANES)
+    # one that ends later than possible is from before Redis's clock was set back
+    ranges = (("-inf", seconds * 1000), (latest_lease_end(seconds * 1000, lease_s), "+inf"))
+    return any(redis.zcount(f"vqa:leased:{lane}", *ends) for lane in LANES for ends in ranges)
 
 
-def _await_renewals(settings: QueueSettings, sweep: Sweep) -> int | None:
+def _await_renewals(redis: Redis, settings: QueueSettings, sweep: Sweep) -> int | None:
     """Give workers one lease time to renew. Return the time for `Sweep.run`, or None if Redis was interrupted."""
     print(f"vqa: leases have expired; giving their workers {settings.lease_s:.0f} s to renew them", file=sys.stderr)
-    answered = time.monotonic()
-    until = answered + settings.lease_s
-    while time.monotonic() < until:
+    check = LeaseCheck(redis, settings.lease_s)
+    until = time.monotonic() + settings.lease_s + GAP_S
+    while (time_ms := check.time_ms()) is None and time.monotonic() < until:
         time.sleep(_PING_S)
         sweep.try_lock()
-        if time.monotonic() - answered > _GAP_S:
-            return None
-        answered = time.monotonic()
-    return sweep.lease_check_time()
+        check.answered()
+    return time_ms
 
 
 def _describe(result: SweepResult) -> str:

@@ -17,6 +17,7 @@ from vqa.answer import Answer
 from vqa.errors import InvalidJob, QueueFull, UnknownBatch
 from vqa.job import Job, Lane
 from vqa.ledger.batches import Batches, BatchState
+from vqa.ledger.records import Unreadable
 from vqa.results import Outcome
 
 #: rows per page
@@ -69,12 +70,18 @@ class Batch:
         self.id = id
         self._queue = queue
         self._answers = answers
-        self._batches = Batches(queue.redis)
+
+    @property
+    def _batches(self) -> Batches:
+        return Batches(self._queue.redis)
 
     def state(self) -> BatchState:
         """Return the batch's status and counts. Raises UnknownBatch."""
         with self._queue.redis_errors():
-            state = self._batches.get(self.id)
+            try:
+                state = self._batches.get(self.id)
+            except Unreadable as error:
+                raise UnknownBatch(f"batch {self.id} is damaged: {error}; another program has written to it") from None
         if state is None:
             raise UnknownBatch(f"there is no batch {self.id}; batches are deleted VQA_BATCH_TTL_S after their end")
         return state

@@ -19,7 +19,10 @@ from vqa.image_store import MARGIN_S
 from vqa.job import Job, Lane
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, Ledger
-from vqa.ledger.records import AttemptRecord, Header
+from vqa.ledger.records import AttemptRecord, Header, texts
+
+#: reason of a dead letter that keeps what another program has damaged
+DAMAGED = "damaged"
 
 #: a point in time, or how long ago by Redis's clock
 TimeOrAge = datetime | timedelta
@@ -55,7 +58,7 @@ class DeadLetter:
     """A job that was given up, with all its data; or a message that was not a job."""
 
     id: str
-    #: `worker_lost`, `attempts_used_up`, `unsupported_version`, or `malformed: ...`
+    #: `worker_lost`, `attempts_used_up`, `unsupported_version`, `malformed: ...` or `damaged: ...`
     reason: str
     lane: Lane
     accepted: datetime
@@ -75,8 +78,12 @@ class DeadLetter:
     @classmethod
     def parse(cls, id: str, entry: bytes) -> DeadLetter:
         head, _, payload = entry.partition(b"\n")
-        header = Header.parse(head)
-        accepted, given_up = at_ms(header.accepted), at_ms(header.dead or header.accepted)
+        try:
+            header = Header.parse(head)
+            accepted, given_up = at_ms(header.accepted), at_ms(header.dead or header.accepted)
+        except (ValueError, OverflowError, OSError):
+            unknown = at_ms(0)
+            return cls(id, f"{DAMAGED}: its own entry cannot be read", "bulk", unknown, unknown, (), None, entry)
         error = header.history[-1].error if header.history else header.error
         return cls(id, header.reason or "", header.lane, accepted, given_up, header.history, error, payload)
 
@@ -110,7 +117,7 @@ class DeadLetters:
     def _ids(self, since: TimeOrAge | None, before: TimeOrAge | None) -> Sequence[str]:
         low, high = (self._score(since) or "-inf"), self._score(before)
         found = self._redis.zrevrangebyscore(DEAD, f"({high}" if high else "+inf", low)
-        return [id.decode() for id in cast(Sequence[bytes], found)]
+        return texts(cast(Sequence[bytes], found))
 
     def _score(self, time: TimeOrAge | None) -> str:
         if time is None:
@@ -162,7 +169,7 @@ class DeadLetters:
     def reasons(self, limit: int) -> Counter[str]:
         """Count the newest dead letters by reason, without its detail."""
         newest = cast(Sequence[bytes], self._redis.zrange(DEAD, 0, limit - 1, desc=True))
-        letters = (letter for page in _pages(id.decode() for id in newest) for letter in self.read(page).values())
+        letters = (letter for page in _pages(texts(newest)) for letter in self.read(page).values())
         return Counter(letter.reason.partition(":")[0] for letter in letters)
 
 
@@ -170,6 +177,8 @@ def _refusal(letter: DeadLetter | None) -> Literal["malformed", "unsupported_ver
     if letter is None:
         # `reopen` finds out why
         return None
+    if letter.is_because_of(DAMAGED):
+        return "malformed"
     try:
         Job.from_json(letter.payload)
     except UnsupportedVersion:

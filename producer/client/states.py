@@ -14,7 +14,7 @@ from vqa.errors import AnswerTimeout, JobGivenUp, UnknownJob, VQAError
 from vqa.job import Lane
 from vqa.ledger.commands import entry_key, outcome_key
 from vqa.ledger.ledger import DEAD, DEADLINES
-from vqa.ledger.records import Header, State
+from vqa.ledger.records import Header, State, Unreadable, texts
 from vqa.results import Outcome, decode
 
 #: a client closes a job that is open this long after its deadline; workers and their janitor come first
@@ -67,7 +67,7 @@ def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
 
 def parse_replies(reply: Any) -> list[str]:
     """Return the ids that BLMPOP took from a reply list."""
-    return [id.decode() for id in reply[1]] if reply else []
+    return texts(reply[1]) if reply else []
 
 
 def unknown(id: str) -> UnknownJob:
@@ -80,12 +80,7 @@ def still_open() -> AnswerTimeout:
 
 def outcome_of(backend: Backend, found: Found) -> Outcome:
     """Decode an outcome; bytes that this version cannot read become a VQAError."""
-    if isinstance(found, UnknownJob):
-        return found
-    try:
-        return decode(backend, found)
-    except (ValueError, KeyError, TypeError) as error:
-        return VQAError(f"this version of vqa cannot read the job's outcome ({type(error).__name__})")
+    return found if isinstance(found, UnknownJob) else decode(backend, found)
 
 
 def answer_of(outcome: Outcome) -> Answer:
@@ -100,8 +95,8 @@ class JobState:
     """Where an open job stands, or how a closed one ended."""
 
     id: str
-    #: `given_up` if it is, or was, a dead letter
-    state: State | Literal["answered", "failed", "given_up", "unknown"]
+    #: `given_up` if it is, or was, a dead letter; `damaged` if its entry in Redis cannot be read
+    state: State | Literal["answered", "failed", "given_up", "damaged", "unknown"]
     lane: Lane | None = None
     #: attempts counted so far
     attempt: int = 0
@@ -135,7 +130,10 @@ def parse_states(backend: Backend, ids: Sequence[str], reply: Sequence[Any]) -> 
 
 
 def _open(id: str, entry: bytes, now: int) -> JobState:
-    header = Header.parse(entry.partition(b"\n")[0])
+    try:
+        header = Header.parse(entry.partition(b"\n")[0])
+    except Unreadable as error:
+        return JobState(id, "damaged", error=f"{error}; workers set it aside among the dead letters")
     remaining_s = (header.deadline - now) / 1000
     # the header of a job that went back to the queue still names its last worker
     worker = header.worker if header.state == "leased" else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Literal, Self
 
-from vqa.job import Lane
+from vqa.job import LANES, Lane
 from vqa.results import Tally
 
 #: `waiting`: accepted, but not queued before its tenant's turn
@@ -21,6 +23,10 @@ Charge = Literal["0", "1", "lost"]
 
 #: condition of `close`: none, the deadline has passed, or the lease of the last attempt has expired
 CloseIf = Literal["", "overdue", "last"]
+
+
+class Unreadable(ValueError):
+    """What Redis holds under a key of vqa is damaged; the text says how, and quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +78,63 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Parse the script's JSON, ignoring fields of later releases."""
-        fields = json.loads(data)
-        history = tuple(AttemptRecord(**_known(AttemptRecord, entry)) for entry in fields.get("history", ()))
+        """Parse the script's JSON, ignoring fields of later releases and damaged attempts. Raises Unreadable."""
+        fields = _object(data, "its header")
+        attempts = fields.get("history") or ()
+        history = tuple(map(_attempt, filter(_is_attempt, attempts if isinstance(attempts, list) else ())))
+        for name, kind in _HEADER_TYPES.items():
+            if not isinstance(fields.get(name, 0 if name in _OPTIONAL else None), kind):
+                raise Unreadable(f"its header has no valid {name}")
+        if fields["lane"] not in LANES:
+            raise Unreadable("its header has no valid lane")
         return cls(**_known(cls, fields) | {"history": history})
+
+
+#: what is computed with; other fields are only shown. Lua writes large numbers as floats
+_HEADER_TYPES: Mapping[str, type | UnionType] = {
+    "state": str,
+    "lane": str,
+    **dict.fromkeys(("accepted", "deadline", "attempt", "lost", "dead"), int | float),
+}
+_OPTIONAL = ("dead",)
+
+
+def texts(words: Iterable[bytes]) -> list[str]:
+    """Decode ids, leaving out what is not UTF-8: no job and no batch has such an id."""
+    found = []
+    for word in words:
+        with suppress(UnicodeDecodeError):
+            found.append(word.decode())
+    return found
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{what} is no JSON object") from None
+    if not isinstance(fields, dict):
+        raise Unreadable(f"{what} is no JSON object")
+    return fields
+
+
+def _is_attempt(entry: object) -> bool:
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(name), str if name in ("worker", "error") else int | float)
+        for name in AttemptRecord.__dataclass_fields__
+    )
+
+
+def _attempt(entry: Mapping[str, Any]) -> AttemptRecord:
+    return AttemptRecord(**_known(AttemptRecord, entry))
 
 
 def _known(kind: type[Header | AttemptRecord], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in kind.__dataclass_fields__}
+
+
+#: stands for a header that cannot be read, so that the script is asked about its job, and sets it aside
+UNREADABLE = Header(state="queued", lane="bulk", accepted=0, deadline=0, attempt=0, lost=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +153,12 @@ class Lease:
     @property
     def remaining_s(self) -> float:
         """Seconds from the start of the lease to the deadline."""
-        return (self.header.deadline - self.taken) / 1000
+        return max(0.0, (self.header.deadline - self.taken) / 1000)
 
     @property
     def queued_s(self) -> float:
-        """Seconds from acceptance to the start of the lease."""
-        return (self.taken - self.header.accepted) / 1000
+        """Seconds from acceptance to the start of the lease; 0 if Redis's clock was set back meanwhile."""
+        return max(0.0, (self.taken - self.header.accepted) / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +172,15 @@ class WorkerInfo:
 
     @classmethod
     def parse(cls, name: bytes, value: bytes) -> Self:
-        """Parse a field of the hash of workers."""
-        seen, _, about = value.partition(b"\n")
-        return cls(name.decode(), json.loads(seen)["seen"], json.loads(about))
+        """Parse a field of the hash of workers. Raises Unreadable."""
+        first, _, rest = value.partition(b"\n")
+        seen, about = _object(first, "its line").get("seen"), _object(rest, "its description of itself")
+        if not isinstance(seen, int | float):
+            raise Unreadable("its line has no time")
+        try:
+            return cls(name.decode(), int(seen), about)
+        except (UnicodeDecodeError, ValueError, OverflowError):
+            raise Unreadable("its name or its time cannot be read") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,104 @@
+"""Finds keys that another program has damaged, and sets them aside. lua/damage.lua says where they go.
+
+An entry is set aside by whichever verb reads it. Keys of a wrong type are set aside by the janitor's round, which also
+returns their jobs to the sets that it has lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from vqa.celery import DEFAULT_QUEUE
+from vqa.job import LANES
+from vqa.ledger.commands import entry_key
+from vqa.ledger.ledger import DEAD, DEADLINES, IN_FLIGHT, WORKERS
+from vqa.ledger.records import Unreadable, WorkerInfo
+from vqa.ledger.script import Script
+
+log = logging.getLogger(__name__)
+
+_TURNS = "vqa:turns:bulk"
+_SETS = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
+#: exchanges whose bindings kombu reads
+_EXCHANGES = ("celery", "interactive", "bulk", "celery.pidbox", "reply.celery.pidbox", "celeryev")
+
+#: what lives under each fixed key. The first two are written while the others are set aside
+_TYPES: Mapping[str, str] = {
+    DEAD: "zset",
+    "vqa:damaged": "list",
+    **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", "unacked_index", "_kombu.binding_deadlines"), "zset"),
+    **dict.fromkeys((WORKERS, "vqa:flight:bulk", "unacked"), "hash"),
+    **dict.fromkeys((*LANES, DEFAULT_QUEUE), "list"),
+    **dict.fromkeys(("vqa:capacity", "vqa:janitor", "unacked_mutex"), "string"),
+    **{f"_kombu.binding{kind}.{name}": "set" for name in _EXCHANGES for kind in ("", "_permanent")},
+}
+
+#: tenants whose sets of waiting jobs are looked at
+_TENANTS = 1000
+#: ids in one call
+_PAGE = 500
+
+
+class Damage:
+    """Access over a synchronous connection. Methods raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._run = Script(redis)
+
+    def entry_flaws(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return what is wrong with the entries of these jobs, by id; nothing is changed."""
+        said = self._run([entry_key(id) for id in ids], "flaws") if ids else []
+        return {id: flaw.decode() for id, flaw in zip(ids, said, strict=True) if flaw}
+
+    def wrong_types(self) -> dict[str, str]:
+        """Return the keys of a wrong type, with the right one; nothing is changed."""
+        types = self._types()
+        wrong = self._run([*types], "wrong_types", *types.values())
+        return {key.decode(): types[key.decode()] for key in wrong}
+
+    def worker_flaws(self) -> dict[bytes, str]:
+        """Return what is wrong with lines in the hash of workers, by their names."""
+        found = {}
+        for name, line in cast(dict[bytes, bytes], self._redis.hgetall(WORKERS)).items():
+            try:
+                WorkerInfo.parse(name, line)
+            except Unreadable as error:
+                found[name] = str(error)
+        return found
+
+    def mend(self) -> None:
+        """Set aside keys of a wrong type and lines of workers that cannot be read; log what was set aside."""
+        types = self._types()
+        wrong, notes = self._run([*types], "mend", *types.values())
+        for note in notes:
+            log.error("set aside among the dead letters: %s", note.decode("utf-8", "backslashreplace"))
+        for name, flaw in self.worker_flaws().items():
+            log.error("removed from the list of workers: %s: %s", name.decode("utf-8", "backslashreplace"), flaw)
+            self._redis.hdel(WORKERS, name)
+        if wrong:
+            for ids in self._open_ids():
+                self._run([], "restore", *ids)
+
+    def _types(self) -> dict[str, str]:
+        try:
+            tenants = cast(list[bytes], self._redis.zrange(_TURNS, 0, _TENANTS - 1))
+        except ResponseError:
+            tenants = []
+        waiting = (f"vqa:waiting:bulk:{tenant.decode('utf-8', 'replace')}" for tenant in tenants)
+        return {**_TYPES, **dict.fromkeys(waiting, "zset")}
+
+    def _open_ids(self) -> Iterator[list[Any]]:
+        # each job is in the set of deadlines and in one other, unless one of them is lost
+        tenants = cast(list[bytes], self._redis.zrange(_TURNS, 0, _TENANTS - 1))
+        waiting = (b"vqa:waiting:bulk:" + tenant for tenant in tenants)
+        for key in (DEADLINES, *_SETS, *waiting):
+            start = 0
+            while ids := self._redis.zrange(key, start, start + _PAGE - 1):
+                yield cast(list[Any], ids)
+                start += _PAGE
