@@ -23,6 +23,9 @@ from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
 
 PREFIX = "VQA_"
 
+#: likeness of two names, from 0 to 1, from which one is taken for the other's misspelling
+_NEAR = 0.75
+
 #: variables that only workers read. A producer cannot import their classes, and must not refuse these names
 _WORKER_NAMES = """
     VQA_CARDS VQA_DRAIN_S VQA_LOG_LEVEL VQA_MEDIA_PROCESSES VQA_READY_TIMEOUT_S VQA_RESTARTS VQA_REUSE_TTL_S VQA_SLOTS
@@ -36,8 +39,10 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Raise SettingsError for the first `VQA_` variable that is no setting, suggesting the nearest one."""
     for name in environment:
         if name.upper().startswith(PREFIX) and name.upper() not in NAMES:
-            near = difflib.get_close_matches(name.upper(), NAMES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; `vqa settings` lists the names"
+            # without the prefix, which would make any two names alike
+            known = [each.removeprefix(PREFIX) for each in NAMES]
+            near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=_NEAR)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; `vqa settings` lists the names"
             raise SettingsError(f"{name} is not a setting of vqa{hint}")
 
 

@@ -54,31 +54,39 @@ def _supervise(name: str | None) -> int:
     """Check the settings and run the supervisor; return the exit status."""
     from vqa.celery import make_app
     from vqa.connection import connect
-    from vqa.errors import SettingsError
+    from vqa.errors import NotReady, SettingsError
     from vqa.settings import QueueSettings
     from workers.cards import requested_cards
     from workers.engine.echo.settings import EchoSettings
     from workers.engine.settings import EngineSettings
     from workers.log import set_up_logging
+    from workers.output import protect_output
     from workers.process.janitor import Janitor
+    from workers.process.preconditions import require_packages
     from workers.settings import WorkerSettings
     from workers.slots import check_spread
+    from workers.supervisor.link import EXIT_NEVER_READY
     from workers.supervisor.supervisor import Supervisor
 
+    protect_output()
     try:
         settings = WorkerSettings()
         queue_settings = QueueSettings()
         engine_settings = EngineSettings()
         # workers read these settings; a wrong value is reported before they start
         EchoSettings()
+        require_packages(engine_settings)
         workers = requested_cards(settings.cards)
         for cards in workers:
             check_spread(engine_settings, cards)
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return 2
+    except NotReady as error:
+        print(f"vqa: NotReady: {error}", file=sys.stderr)
+        return EXIT_NEVER_READY
     set_up_logging(settings.log_level)
-    janitor = Janitor(connect(queue_settings), make_app(queue_settings), queue_settings)
+    janitor = Janitor(connect(queue_settings, retry_s=0), make_app(queue_settings), queue_settings)
     janitor.start()
     try:
         return Supervisor(workers, name, settings, engine_settings).run()

@@ -1,9 +1,11 @@
-"""Logging of workers and their supervisor: one line per event, on standard error."""
+"""Logging of workers and their supervisor: one line per event, on standard error, which never blocks or fails."""
 
 from __future__ import annotations
 
 import logging
 import socket
+
+from workers.output import protect_output
 
 #: loggers that add a traceback to warnings after which they go on: a rejected message, an unreadable broadcast
 _VERBOSE = ("celery.app.trace", "kombu.transport.redis")
@@ -11,6 +13,7 @@ _VERBOSE = ("celery.app.trace", "kombu.transport.redis")
 
 def set_up_logging(level: str) -> None:
     """Set up logging; call it once per process, before anything is logged."""
+    protect_output()
     for name in _VERBOSE:
         logging.getLogger(name).addFilter(_shorten_warning)
     # logs remote control commands that it does not know, which anybody may send

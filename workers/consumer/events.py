@@ -1,25 +1,47 @@
-"""Celery's consumer, sending its events to Flower ten times a second instead of after every turn of its event loop.
+"""Celery's consumer, with events to Flower and a heartbeat for the watchdog ten times a second.
 
-Publishing three events takes as long as publishing one, about a fifth of what a short job costs a worker.
+Celery sends its events after every turn of its event loop. Publishing three events takes as long as publishing one,
+about a fifth of what a short job costs a worker.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from workers.engine.runtime.heartbeat import Heartbeat
+
 #: seconds between two flushes
 _FLUSH_S = 0.1
+
+#: attribute of a worker's app: the heartbeat of its event loop, idle while the loop does not run
+HEARTBEAT = "vqa_consumer_heartbeat"
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
     """Celery uses it because the setting `worker_consumer` names it."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._heartbeat: Heartbeat = getattr(self.app, HEARTBEAT)
+        self.loop = partial(self._run_loop, self.loop)
+
+    def _run_loop(self, loop: Any, *args: Any) -> None:
+        try:
+            loop(*args)
+        finally:
+            self._heartbeat.idle()
+
     def register_with_event_loop(self, hub: Any) -> None:
         """Start the periodic flush; Celery calls this once per connection."""
         super().register_with_event_loop(hub)
-        hub.call_repeatedly(_FLUSH_S, self._flush_events)
+        hub.call_repeatedly(_FLUSH_S, self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._heartbeat.beat("consume")
+        self._flush_events()
 
     def on_send_event_buffered(self) -> None:
         """Do nothing after an event; the next periodic flush sends it."""

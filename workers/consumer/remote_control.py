@@ -1,24 +1,57 @@
-"""Celery's remote control commands `revoke` and `terminate`, sent by Flower's buttons: here they cancel jobs.
+"""Celery's remote control commands, as Flower's buttons and `celery control` send them.
 
-Celery's own versions keep the ids in the memory of the workers that run now, drop their messages without an outcome,
-refuse the same id for ever, and do not stop what a threads pool is running.
+`revoke` and `terminate` cancel jobs: Celery's own versions keep the ids in the memory of the workers that run now, drop
+their messages without an outcome, refuse the same id for ever, and do not stop what a threads pool is running. Commands
+that would break a promise, such as `cancel_consumer`, which leaves a lane without workers, are refused with a reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.worker.control import Panel, nok, ok
 
 from vqa.celery import TASK
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
 from vqa.errors import Cancelled
 from vqa.ledger.closing import Closing
 from workers.consumer.sanitize import usable_id
 
 log = logging.getLogger(__name__)
+
+_LANES = "every worker serves every lane; to stop this worker, send `shutdown`"
+_SLOTS = "the number of slots is fixed when a worker starts (VQA_SLOTS)"
+_EVENTS = "Flower shows what workers do by their events"
+
+#: the reasons for which commands are refused
+REFUSED: Mapping[str, str] = {
+    "add_consumer": _LANES,
+    "cancel_consumer": _LANES,
+    "autoscale": _SLOTS,
+    "pool_grow": _SLOTS,
+    "pool_shrink": _SLOTS,
+    "pool_restart": "restart the worker: send `shutdown`, its supervisor starts a new one",
+    "rate_limit": "jobs that wait for a rate limit would miss their deadlines; limit a tenant by VQA_TENANT_MOST",
+    "time_limit": "a job has a timeout of its own, by default VQA_INTERACTIVE_TIMEOUT_S or VQA_BULK_TIMEOUT_S",
+    "disable_events": _EVENTS,
+    "revoke_by_stamped_headers": "jobs have no stamps; revoke them by id",
+    "election": "workers elect no leader",
+    "memdump": "it would hold up all jobs",
+    "memsample": "it would hold up all jobs",
+    "objgraph": "it would hold up all jobs",
+}
+
+#: commands that only read, or that are replaced below
+_ALLOWED = """
+    active active_queues clock conf dump_active dump_conf dump_reserved dump_revoked dump_schedule dump_tasks
+    enable_events heartbeat hello ping query_task registered report reserved revoke revoked scheduled shutdown stats
+    terminate
+"""
 
 
 def register_commands(closing: Closing, timeout_s: float) -> None:
@@ -37,14 +70,34 @@ def register_commands(closing: Closing, timeout_s: float) -> None:
         """Cancel jobs by id; the signal is ignored."""
         return _revoke(state, cancel, task_id, True)
 
-    def revoke_by_stamped_headers(state: Any, **_: Any) -> dict[str, str]:
-        """Return an error: jobs have no stamps."""
-        return dict(nok("jobs have no stamps; revoke them by id"))
-
     ids = "[id1 [id2 [... [idN]]]]"
     Panel.register(name="revoke", variadic="task_id", signature=ids)(revoke)
     Panel.register(name="terminate", args=[("signal", str)], variadic="task_id", signature=f"<signal> {ids}")(terminate)
-    Panel.register(name="revoke_by_stamped_headers", variadic="headers")(revoke_by_stamped_headers)
+    Panel.register(name="hello", type="inspect")(_hello)
+    Panel.register(name="shutdown")(_shutdown)
+    for name in Panel.data.keys() - set(_ALLOWED.split()):
+        # the command's own description stays, so that `celery control` accepts its arguments
+        Panel.data[name] = _refusal(name, REFUSED.get(name, "workers do not know this command"))
+
+
+def _refusal(name: str, reason: str) -> Callable[..., dict[str, str]]:
+    def refuse(state: Any, **_: Any) -> dict[str, str]:
+        log.warning("remote control: %s is refused: %s", name, reason)
+        return dict(nok(f"{name} is refused: {reason}"))
+
+    return refuse
+
+
+def _hello(state: Any, from_node: object = None, **_: Any) -> dict[str, Any] | None:
+    """Answer a Celery worker that starts. The ids that it has revoked are ignored: their jobs would get no outcome."""
+    return None if from_node == state.hostname else {"revoked": [], "clock": state.app.clock.forward()}
+
+
+def _shutdown(state: Any, **_: Any) -> dict[str, str]:
+    """Drain as on SIGTERM; Celery's own version would wait for running jobs without a limit."""
+    log.warning("remote control: shutdown")
+    os.kill(os.getpid(), signal.SIGTERM)
+    return dict(ok("draining; a supervisor starts a new worker in its place"))
 
 
 def _revoke(state: Any, cancel: Callable[[str], bool], task_id: object, terminate: bool) -> dict[str, str]:
@@ -60,8 +113,8 @@ def _revoke(state: Any, cancel: Callable[[str], bool], task_id: object, terminat
                 _send_revoked_event(state, id, terminate)
                 cancelled.append(id)
     except REDIS_ERRORS as error:
-        log.warning("remote control cancelled %d of %d jobs: %s", len(cancelled), len(ids), type(error).__name__)
-        return dict(nok(f"Redis did not answer ({type(error).__name__}); {len(cancelled)} cancelled"))
+        log.warning("remote control cancelled %d of %d jobs: %s", len(cancelled), len(ids), describe(error))
+        return dict(nok(f"Redis did not answer ({describe(error)}); {len(cancelled)} cancelled"))
     return dict(ok(f"cancelled: {', '.join(cancelled) or 'none, or by another worker'}"))
 
 

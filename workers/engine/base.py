@@ -71,8 +71,8 @@ class Completion:
     completion_tokens: int
 
 
-#: what a computing thread is doing
-Phase = Literal["load", "prefill", "decode"]
+#: what a thread is doing: a computing one, or the one that consumes messages
+Phase = Literal["load", "prefill", "decode", "consume"]
 
 
 @dataclass(frozen=True, slots=True)

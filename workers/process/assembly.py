@@ -7,21 +7,25 @@ import os
 from functools import partial
 
 from celery import Celery
+from redis import Redis
 from redis.exceptions import RedisError
 
 from vqa.connection import connect
+from vqa.error_replies import describe
 from vqa.errors import NotReady
 from vqa.image_store import ImageStore
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 from workers.cards import card_environment, compute_capability, requested_cards
+from workers.consumer.events import HEARTBEAT
 from workers.consumer.intake import write_dead_letter
 from workers.consumer.remote_control import register_commands
 from workers.consumer.transport import install_intake
-from workers.engine.base import Engine
+from workers.engine.base import Engine, Stall
 from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
+from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
 from workers.jobs.answer_cache import AnswerCache, model_identity
 from workers.jobs.answering import Answering
@@ -30,6 +34,7 @@ from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
 from workers.media.pool import DecoderPool
 from workers.process.janitor import Janitor
+from workers.process.preconditions import require_open_files, require_own_name, require_packages, wait_for_redis
 from workers.process.shutdown import Shutdown
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
@@ -45,6 +50,9 @@ _RETRY_S = 60
 #: interval of the watchdog's checks
 _CHECK_S = 0.5
 
+#: calls to a silent Redis that the consumer's thread may make one after the other
+_SILENT_CALLS = 3
+
 
 class Worker:
     """All parts of a worker process. Raises SettingsError."""
@@ -52,6 +60,9 @@ class Worker:
     def __init__(self, app: Celery, settings: QueueSettings) -> None:
         self._app = app
         self._settings = settings
+        self._hasty = settings.model_copy(
+            update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)}
+        )
         self._engine_settings = EngineSettings()
         self.settings = WorkerSettings()
         self.link = SupervisorLink()
@@ -62,6 +73,8 @@ class Worker:
         self._intake = install_intake(app, partial(write_dead_letter, closing))
         self.shutdown = Shutdown(self._intake.stop)
         register_commands(closing, settings.bulk_timeout_s)
+        self._consuming = Heartbeat(max(self._engine_settings.hang_s, _SILENT_CALLS * settings.redis_timeout_s))
+        setattr(app, HEARTBEAT, self._consuming)
         #: None until the model is loaded
         self.attempts: Attempts | None = None
 
@@ -70,6 +83,7 @@ class Worker:
 
         Raises SettingsError, and NotReady if the slots do not fit the card.
         """
+        require_packages(self._engine_settings)
         cards = requested_cards(self.settings.cards)[0]
         # a supervisor has set this already; without one the worker limits itself to its cards here
         os.environ.update(card_environment(cards))
@@ -80,21 +94,28 @@ class Worker:
         self.name, self.slots = name, plan.slots
         self._intake.reserve = Reserve.from_settings(self._engine_settings, self.slots)
         # more threads than slots, so that the next images are decoded while all slots are busy
-        return self.slots + max(2, self.slots // 4)
+        threads = self.slots + max(2, self.slots // 4)
+        require_open_files(threads, self.settings.decoders)
+        return threads
 
     def load(self) -> None:
         """Load the model and let `vqa.answer` answer with it. Raises NotReady."""
+        hasty = connect(self._hasty, retry_s=0)
+        wait_for_redis(hasty, self._settings)
+        self._require_own_name(hasty)
+        self._require_redis_7()
         self.engine = make_engine(self._engine_settings, self.slots)
-        self.watchdog = Watchdog(self.engine.stall, self.shutdown.engine_hung, self._send_heartbeat, _CHECK_S)
+        self.watchdog = Watchdog(self._stall, self.shutdown.engine_hung, self._send_heartbeat, _CHECK_S)
         self.watchdog.start()
         self.engine.start(self.shutdown.engine_crashed)
-        self._require_redis_7()
         self.attempts = self.shutdown.attempts = self._make_attempts(self.engine)
         register(self._app, self.attempts)
 
     def start(self) -> None:
-        """Start to renew leases and to sweep the ledger."""
+        """Start to renew leases and to sweep the ledger. Raises NotReady if another worker has this name."""
         assert self.attempts is not None
+        # another one may have been started at the same time
+        self._require_own_name(self._redis)
         self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
         self.janitor.start()
 
@@ -107,6 +128,15 @@ class Worker:
             self.engine.stop()
             self.attempts.answering.media.close()
 
+    def _stall(self) -> Stall | None:
+        return self.engine.stall() or self._consuming.stall()
+
+    def _require_own_name(self, redis: Redis) -> None:
+        try:
+            require_own_name(redis, self.name, self._settings.lease_s)
+        except RedisError as error:
+            log.warning("the list of workers cannot be read, so another one may be named %s: %s", self.name, error)
+
     def _send_heartbeat(self) -> None:
         self.link.heartbeat(self.attempts is not None and self.attempts.answering.answered.is_set())
 
@@ -114,7 +144,7 @@ class Worker:
         try:
             version = str(self._redis.info("server")["redis_version"])
         except RedisError as error:
-            log.warning("Redis does not answer yet (%s); Celery keeps trying to connect", type(error).__name__)
+            log.warning("Redis does not answer yet (%s); Celery keeps trying to connect", describe(error))
             return
         if int(version.partition(".")[0]) < 7:
             raise NotReady(f"vqa needs Redis 7.0 or later; the server at VQA_REDIS_URL is Redis {version}")
@@ -124,7 +154,7 @@ class Worker:
         closing = Closing(self._app, Ledger(self._redis, settings.limits.unbounded), settings.result_ttl_s)
         store = ImageStore(self._redis)
         # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
-        hasty = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)})
+        hasty = self._hasty
         about = {"slots": self.slots, "model": engine.model, "engine": own.engine}
         leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about)
         cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)

@@ -16,6 +16,7 @@ from vqa.celery import make_app
 from vqa.errors import SettingsError, VQAError
 from vqa.settings import QueueSettings
 from workers.log import set_up_logging
+from workers.output import protect_output
 from workers.process.assembly import Worker
 from workers.supervisor.link import EXIT_NEVER_READY, READY, SupervisorLink
 from workers.tasks import AnswerTask
@@ -97,6 +98,7 @@ class Lifecycle:
 
 def make_worker_app() -> Celery:
     """Return the app of a worker process. On a wrong setting, print one line and exit."""
+    protect_output()
     try:
         settings = QueueSettings()
         app = make_app(settings)

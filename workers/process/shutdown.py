@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Collection
 from typing import NoReturn
@@ -15,10 +14,12 @@ from typing import NoReturn
 from celery.worker import state
 
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
 from vqa.errors import EngineError
 from vqa.ledger.records import Lease
 from workers.engine.base import Stall
 from workers.jobs.attempt import Attempts
+from workers.output import protect_output
 from workers.supervisor.link import EXIT_CRASHED, EXIT_HUNG
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,10 @@ class Shutdown:
         self.begin(EXIT_CRASHED, f"the engine crashed ({type(error).__name__})", ids)
 
     def engine_hung(self, stall: Stall) -> None:
-        """Shut down because the engine hangs."""
-        hangs = "the engine hangs, this worker ends: no sign of life for %.0f s in %s"
-        log.critical(hangs, stall.silent_s, stall.phase)
-        self.begin(EXIT_HUNG, f"the engine hung in {stall.phase}", stall.ids)
+        """Shut down because the engine hangs, or the thread that consumes messages."""
+        who = "the consumer" if stall.phase == "consume" else "the engine"
+        log.critical("%s hangs, this worker ends: no sign of life for %.0f s in %s", who, stall.silent_s, stall.phase)
+        self.begin(EXIT_HUNG, f"{who} hung in {stall.phase}", stall.ids)
 
     def begin(self, status: int, why: str, charged: Collection[str] = ()) -> None:
         """Exit with this status soon. The jobs in `charged` may be the cause: for them the attempt counts."""
@@ -80,7 +81,7 @@ class Shutdown:
                 thread.start()
                 thread.join(_GIVE_BACK_S)
                 threading.Event().wait(_END_S)
-            sys.stderr.flush()
+            protect_output().drain()
         finally:
             # an ordinary exit would wait for threads, which may be stuck in the model
             os._exit(status)
@@ -91,5 +92,5 @@ class Shutdown:
             log.info("%d jobs returned to the queue", attempts.give_back(list(leases.values()), charged, error))
         except REDIS_ERRORS as failure:
             failed = "returning jobs to the queue failed (%s): they return when their leases run out"
-            log.warning(failed, type(failure).__name__)
+            log.warning(failed, describe(failure))
         attempts.leases.stop()

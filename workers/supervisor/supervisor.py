@@ -54,6 +54,8 @@ class Worker:
     state: State = "ended"
     #: why it was killed or given up
     reason: str = ""
+    #: given up because it would fail again in the same way
+    never_ready: bool = False
     #: in a row
     failures: int = 0
     #: times of `time.monotonic()`
@@ -75,7 +77,10 @@ class Supervisor:
         self._signals = 0
 
     def run(self) -> int:
-        """Supervise until a signal arrives (return 0) or all workers are given up (return 1)."""
+        """Supervise until a signal arrives (return 0) or all workers are given up.
+
+        Returns EXIT_NEVER_READY if each was given up because it cannot start, else 1.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         checked_at = time.monotonic()
@@ -129,10 +134,12 @@ class Supervisor:
             worker.state, worker.ready_at = "ready", time.monotonic()
             log.info("%s: ready after %.1f s", worker.name, waited_s)
         elif report:
+            worker.never_ready = True
             self._give_up(worker, report, _END_S)
         elif process.ended:
             how = f"{process.describe_end()} before it was ready"
             if process.status == EXIT_NEVER_READY:
+                worker.never_ready = True
                 self._give_up(worker, how)
             else:
                 self._on_end(worker, how)
@@ -174,7 +181,7 @@ class Supervisor:
         if not self._stopping.is_set():
             reasons = "; ".join(f"{worker.name}: {worker.reason}" for worker in self._workers)
             log.critical("all workers were given up: %s", reasons)
-            return 1
+            return EXIT_NEVER_READY if all(worker.never_ready for worker in self._workers) else 1
         self._terminate(self._settings.drain_s + _KILL_AFTER_S, until_second_signal=True)
         if self._running() and self._signals >= 2:
             time.sleep(_SIGNAL_GAP_S)

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -215,24 +216,34 @@ def _from_hub(settings: EngineSettings, name: str) -> Path | None:
     """Download a file; return None if the hub does not have it. Raises NotReady if the hub cannot be reached."""
     if Path(settings.model).is_dir():
         return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        # a download retries for 24 s where there is no network; what the hub itself replies, it tells and retries
+        with suppress(HfHubHTTPError):
+            get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision))
         return Path(hf_hub_download(settings.model, name, revision=settings.revision))
-    except LocalEntryNotFoundError:
-        raise NotReady(
-            f"{settings.model} (VQA_MODEL) is not on this machine, and the hub cannot be reached; check the network, "
-            f"or give a local folder"
-        ) from None
-    except EntryNotFoundError:
-        return None
-    except Exception as error:
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise _unreachable(settings, error) from None
+    except (HfHubHTTPError, HFValidationError) as error:
         raise _unreadable(settings, name, error) from None
+    except Exception as error:
+        # the HTTP client's own errors
+        raise _unreachable(settings, error) from None
 
 
 def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _unreachable(settings: EngineSettings, error: Exception) -> NotReady:
+    return NotReady(
+        f"{settings.model} (VQA_MODEL) is no folder on this machine, and the hub cannot be reached "
+        f"({first_line(error)}); check the path, or the name and the network"
+    )
 
 
 def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:

@@ -17,7 +17,7 @@ _PREFILL_TIMES = 5
 
 def limit_s(phase: Phase, hang_s: float) -> float:
     """Return the seconds that a phase may go without a heartbeat, where a decode step may take `hang_s`."""
-    return {"load": max(LOAD_S, hang_s), "prefill": _PREFILL_TIMES * hang_s, "decode": hang_s}[phase]
+    return {"load": max(LOAD_S, hang_s), "prefill": _PREFILL_TIMES * hang_s}.get(phase, hang_s)
 
 
 class Heartbeat:

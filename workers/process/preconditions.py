@@ -1,0 +1,139 @@
+"""What a worker needs before it loads its model: packages, open files, Redis, and a name that no other worker has."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from redis import Redis
+
+from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
+from vqa.errors import NotReady
+from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import WorkerInfo
+from vqa.settings import QueueSettings
+from workers.engine.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+#: what every engine with a model imports; the extra `worker` in pyproject.toml
+_PACKAGES = ("torch", "transformers", "huggingface_hub", "jinja2", "numpy")
+
+#: open files of a worker without threads and decoders, with a margin: libraries, the model's files, Celery's
+#: connections; of a task thread, which may use a connection of each pool at once; of a decoder
+_FILES, _FILES_THREAD, _FILES_DECODER = 64, 3, 4
+
+#: a soft limit of open files is raised to this, or to what is needed
+_SOFT_FILES = 65_536
+
+#: pause between two looks at Redis, and between two log lines while it does not answer
+_LOOK_S, _LOG_EVERY_S = 0.2, 30.0
+
+#: a living worker's entry changes at each renewal, every third of a lease; this many times as long is long enough
+_RENEWALS = 1.5
+
+
+def require_packages(settings: EngineSettings) -> None:
+    """Raise NotReady if this is an installation for producers, which lacks the packages of a model's engine."""
+    missing = [] if settings.engine == "echo" else [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise NotReady(
+            f"not installed: {', '.join(missing)}. A worker needs the extra `worker`; in a checkout of vqa-queue: "
+            "pip install '.[worker]' -c constraints.txt"
+        )
+
+
+def require_open_files(threads: int, decoders: int) -> None:
+    """Raise this process's limit of open files as far as it may. Raises NotReady if that is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    needed = _FILES + _FILES_THREAD * threads + _FILES_DECODER * decoders
+    if not unlimited and hard < needed:
+        raise NotReady(
+            f"this process may open {hard} files, and {threads} threads and {decoders} decoders need {needed}: raise "
+            "the limit (ulimit -Hn; LimitNOFILE= in systemd; --ulimit nofile= in Docker), or lower VQA_SLOTS"
+        )
+    wanted = max(needed, _SOFT_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if unlimited else min(wanted, hard), hard))
+
+
+class RedisOutage:
+    """Says in the log that Redis does not answer: at once, and then every half a minute."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self._address = settings.address
+        self._since: float | None = None
+        self._silent_until = 0.0
+
+    def failed(self, error: BaseException) -> None:
+        """A call has failed."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now >= self._silent_until:
+            self._silent_until = now + _LOG_EVERY_S
+            log.warning("waiting for %s: %s (VQA_REDIS_URL)", self._address, _reason(error))
+
+    def answered(self) -> None:
+        """A call has succeeded."""
+        if self._since is not None:
+            log.info("%s answers after %.0f s", self._address, time.monotonic() - self._since)
+            self._since, self._silent_until = None, 0.0
+
+
+def wait_for_redis(redis: Redis, settings: QueueSettings) -> None:
+    """Return as soon as Redis answers."""
+    outage = RedisOutage(settings)
+    while True:
+        try:
+            redis.ping()
+            outage.answered()
+            return
+        except REDIS_ERRORS as error:
+            outage.failed(error)
+        time.sleep(_LOOK_S)
+
+
+def require_own_name(redis: Redis, name: str, lease_s: float) -> None:
+    """Raise NotReady if a living worker has this node name: Celery, `vqa status` and leases would take both for one.
+
+    The entry of a worker that was killed stays for a while; a living one's changes. Raises one of REDIS_ERRORS.
+    """
+    ledger = Ledger(redis)
+    first = _entry(ledger, name, lease_s)
+    until = time.monotonic() + _RENEWALS * lease_s / 3
+    while first is not None and time.monotonic() < until:
+        time.sleep(min(_LOOK_S, lease_s / 10))
+        entry = _entry(ledger, name, lease_s)
+        if entry is None:
+            return
+        if entry.seen != first.seen:
+            about = f"{entry.about.get('model')}, {entry.about.get('slots')} slots"
+            raise NotReady(
+                f"a worker named {name} is up already ({about}); give this one another name (vqa worker --name), or "
+                "this container another host name"
+            )
+
+
+def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:
+    return next((worker for worker in ledger.workers(lease_s) if worker.name == name), None)
+
+
+def _reason(error: BaseException) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return "its host name is unknown"
+    # redis-py's own words, such as `Error 111 connecting to ...`, name the address a second time
+    said = next((cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror), "")
+    return said or describe(error)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
