@@ -76,8 +76,8 @@ VISION = {
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
-def build_model(folder: Path, experts: bool) -> Path:
-    """Write the model's folder: Qwen3-VL, dense or with experts, whose tokens are bytes."""
+def build_model(folder: Path, experts: bool, **vision: Any) -> Path:
+    """Write the model's folder: Qwen3-VL, dense or with experts, whose tokens are bytes; `vision` changes its tower."""
     import torch
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import (
@@ -101,7 +101,7 @@ def build_model(folder: Path, experts: bool) -> Path:
     text = {**TEXT, **(EXPERTS if experts else {}), "vocab_size": len(vocabulary), "pad_token_id": 0}
     config = (Qwen3VLMoeConfig if experts else Qwen3VLConfig)(
         text_config=text,
-        vision_config=VISION,
+        vision_config={**VISION, **vision},
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"),

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqa.errors import InvalidJob
+from vqa.errors import InvalidJob, NotReady
 from workers.engine.base import Prompt, SamplingParams
 from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import Fit, RGBImage
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
+
+#: name of the image processor's class, for all backends, in transformers
+_PROCESSOR = "Qwen2VLImageProcessor"
 
 
 def mrope_positions(count: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -89,7 +92,35 @@ class RequestEncoder(ChatEncoder[Request]):
 
 
 def fit_of(image_processor: Any) -> Fit:
-    """Return the image sizes that a Qwen-VL image processor produces."""
+    """Return how a Qwen-VL image processor scales images."""
     size = image_processor.size
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
-    return Fit(factor, min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]))
+    resample = int(image_processor.resample)
+    return Fit(factor, min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]), resample=resample)
+
+
+def check_image_processor(image_processor: Any, vision: Any) -> None:
+    """Raise NotReady if images cannot be processed as this processor says; `vision` is the tower's config.
+
+    What else it says is heeded: sizes, filter, rescaling and normalization.
+    """
+    kind = type(image_processor).__name__
+    if not kind.startswith(_PROCESSOR):
+        raise _unsupported(f"image_processor_type={kind}", _PROCESSOR)
+    size = dict(image_processor.size or {})
+    if not {"shortest_edge", "longest_edge"} <= {name for name, value in size.items() if value}:
+        raise _unsupported(f"size={size}", "one with shortest_edge and longest_edge")
+    if not image_processor.do_resize:
+        raise _unsupported("do_resize=false", "true")
+    patches = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": None}
+    for name, other in patches.items():
+        given, needed = getattr(image_processor, name, None), getattr(vision, other or name)
+        if given != needed:
+            raise _unsupported(f"{name}={given}", f"{needed}, as in the model's config.json")
+
+
+def _unsupported(given: str, needed: str) -> NotReady:
+    return NotReady(
+        f"preprocessor_config.json of the model (VQA_MODEL) has {given}; the continuous engine needs "
+        f"{needed}. VQA_ENGINE=pipeline runs it as it is"
+    )

@@ -12,7 +12,7 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady
 from workers.engine.continuous.build import Built, build
-from workers.engine.continuous.encode import RequestEncoder, fit_of
+from workers.engine.continuous.encode import RequestEncoder, check_image_processor, fit_of
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.stats import Stats
 from workers.engine.model.loading import eos_ids, load
@@ -51,6 +51,7 @@ class ContinuousEngine(ModelEngine):
 
     def open(self) -> Loaded:
         pipe: Any = self._load(self.settings)
+        check_image_processor(pipe.processor.image_processor, pipe.model.config.vision_config)
         self.fit = fit_of(pipe.processor.image_processor)
         self._built = self._build(pipe)
         warm_up(pipe, partial(self._answer, pipe), self.fit.size(64, 64))

@@ -71,15 +71,18 @@ class LanguageModel:
             keys, values = self.cache.keys[number], self.cache.values[number]
             q, k, v = self._ops.rotate(linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
             attended = attend(number, q, k, v)
-            if output_rows is not None and layer is self.weights.layers[-1]:
+            deep = deepstack is not None and number < len(deepstack.features)
+            if output_rows is not None and layer is self.weights.layers[-1] and not deep:
                 # no later layer reads the other rows
                 attended, residual = attended[output_rows], residual[output_rows]
+                output_rows = None
             delta = linear(attended, layer.out)
             h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
             delta = self._feed_forward(number, layer.feed_forward, h)
-            if deepstack is not None and number < len(deepstack.features):
+            if deepstack is not None and deep:
                 delta.index_add_(0, deepstack.rows, deepstack.features[number])
-        return self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
+        h = self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
+        return h if output_rows is None else h[output_rows]
 
     def logits(self, h: Tensor, out: Tensor | None = None) -> Tensor:
         """Map (T, H) to (T, vocabulary), written to `out` if given."""

@@ -44,12 +44,16 @@ class VisionTower:
         self._weight: Tensor = self._visual.patch_embed.proj.weight.flatten(1)
         self._bias: Tensor = self._visual.patch_embed.proj.bias
         # rescaled, then normalized, as the image processor does
-        self._scale = float(image_processor.rescale_factor)
-        stats = (image_processor.image_mean, image_processor.image_std)
+        self._scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
+        stats = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
         self._mean, self._std = (torch.tensor(stat, device=self._weight.device) for stat in stats)
         self._frequencies: Tensor = self._visual.rotary_pos_emb.inv_freq.float()
         self._heads = int(self._visual.config.num_heads)
-        self._deepstack: list[int] = list(self._visual.deepstack_visual_indexes)
+        #: by block: what makes DeepStack features of its output. The first of two for a block counts, and one for a
+        #: block that there is not is ignored, as in transformers
+        indexes, mergers = self._visual.deepstack_visual_indexes, self._visual.deepstack_merger_list
+        named = dict(zip(reversed(indexes), reversed(mergers), strict=True))
+        self._deepstack = {block: named[block] for block in range(len(self._visual.blocks)) if block in named}
         self._lengths = Lengths()
         self._grids: OrderedDict[tuple[int, int], PatchGrid] = OrderedDict()
 
@@ -80,7 +84,7 @@ class VisionTower:
         for number, block in enumerate(self._visual.blocks):
             h, x = self._norm(delta, x, block.norm1)
             if number - 1 in self._deepstack:
-                deepstack.append(self._visual.deepstack_merger_list[len(deepstack)](x))
+                deepstack.append(self._deepstack[number - 1](x))
             q, k, v = self._ops.rotate_patches(_linear(h, block.attn.qkv), self._heads, cos_sin)
             delta = _linear(self._ops.attend(q, k, v, spans, spans, causal=False), block.attn.proj)
             h, x = self._norm(delta, x, block.norm2)
@@ -88,8 +92,8 @@ class VisionTower:
             delta = _linear(self._ops.gelu_linear(h, inner.weight, inner.bias), block.mlp.linear_fc2)
         assert delta is not None
         x = x + delta
-        if len(deepstack) < len(self._deepstack):
-            deepstack.append(self._visual.deepstack_merger_list[len(deepstack)](x))
+        if len(self._visual.blocks) - 1 in self._deepstack:
+            deepstack.append(self._deepstack[len(self._visual.blocks) - 1](x))
         return [self._visual.merger(x), *deepstack]
 
     def _norm(self, delta: Tensor | None, x: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
