@@ -60,6 +60,11 @@ class Proxy:
         """Reset every connection; new ones fare as the mood is."""
         self._call(self._break())
 
+    def lead_to(self, port: int) -> None:
+        """Reset every connection; new ones lead to this port, as after a failover."""
+        self._to = (self._to[0], port)
+        self._call(self._break())
+
     def _set(self, latency_s: float, flows: bool) -> None:
         async def change() -> None:
             self._latency_s = latency_s

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from redis import Redis
 
 from producer.demo.child import Child
 from producer.demo.redis_server import find_server, free_port
@@ -105,3 +108,22 @@ class RedisServer:
         assert self._child
         self._child.stop()
         self._child = None
+
+
+@contextmanager
+def flushing_scripts(url: str) -> Iterator[None]:
+    """Somebody flushes the server's scripts, again and again."""
+    over = threading.Event()
+
+    def flush() -> None:
+        with Redis.from_url(url) as redis:
+            while not over.wait(0.001):
+                redis.script_flush()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

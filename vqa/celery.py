@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
 from kombu import Producer, Queue
-from redis.exceptions import OutOfMemoryError
+from kombu.exceptions import KombuError
 
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, sentinel_limits, socket_limits
+from vqa.error_replies import describe
 from vqa.job import LANES, Lane
+from vqa.redis_retry import RetryFor
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,6 @@ TASK = "vqa.answer"
 DEFAULT_QUEUE = "celery"
 
 _QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
-
-#: seconds before each retry of messages that could not be sent
-_PAUSES_S = (0.05, 0.5)
 
 #: body of a message by Celery's task protocol 2, without arguments: the job's id is in the headers
 BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
@@ -96,21 +94,20 @@ def _connection_conf(settings: QueueSettings) -> dict[str, Any]:
 def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
     """Publish messages for jobs that are in the ledger, in one round trip. Raises one of connection.REDIS_ERRORS.
 
-    Retries on a fresh connection for up to RETRY_S seconds, unless Redis is out of memory. Messages may be sent twice;
+    Retries temporary errors on a fresh connection for up to RETRY_S seconds. Messages may be sent twice;
     the ledger's `take` refuses the second one.
     """
-    end = time.monotonic() + RETRY_S
-    # an error inside the context replaces the producer's connection, so that the next try has a fresh one
-    for pause_s in (*_PAUSES_S, None):
+
+    def send() -> None:
         try:
+            # an error inside the context replaces the producer's connection, so that the next try has a fresh one
             with app.producer_or_acquire() as producer, producer.batch(max(1, len(jobs))):
                 for id, lane in jobs:
                     publish(producer, id, lane)
-            return
-        except REDIS_ERRORS as error:
-            if pause_s is None or time.monotonic() > end or isinstance(cause_of(error), OutOfMemoryError):
-                raise
-            time.sleep(pause_s)
+        except KombuError as error:
+            raise cause_of(error) from None
+
+    RetryFor(RETRY_S).call_with_retry(send, lambda error: None)
 
 
 def publish_promoted(app: Celery, promoted: Sequence[str]) -> None:
@@ -121,7 +118,7 @@ def publish_promoted(app: Celery, promoted: Sequence[str]) -> None:
         wake(app, [(id, "bulk") for id in promoted])
     except REDIS_ERRORS as error:
         # the janitor publishes queued jobs without a message later
-        log.warning("cannot publish %d jobs (%s); the janitor will publish them", len(promoted), type(error).__name__)
+        log.warning("cannot publish %d jobs (%s); the janitor will publish them", len(promoted), describe(error))
 
 
 def publish(producer: Producer, id: str, lane: Lane) -> None:

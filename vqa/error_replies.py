@@ -6,7 +6,9 @@ may be a user's text, before the message.
 
 from __future__ import annotations
 
+import ast
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,6 +73,8 @@ _PASSING = {
     "KILLED": "somebody sent SCRIPT KILL: try again",
     "NOSCRIPT": "its scripts were flushed: try again",
     "MAXCLIENTS": "close connections, or raise its maxclients",
+    "WRONGTYPE": "another program has overwritten a key of vqa: a running worker sets it aside within seconds, "
+    "`vqa doctor` names it; give each program its own database",
     "TRYAGAIN": "use a Redis that is not part of a cluster",
     "CLUSTERDOWN": "use a Redis that is not part of a cluster",
 }
@@ -84,7 +88,6 @@ _LASTING = {
     "DB": "let VQA_REDIS_URL name a database that exists",
     "UNKNOWN": "vqa needs Redis 7.0 or later, with no command renamed",
     "NOPROTO": "vqa needs Redis 7.0 or later",
-    "WRONGTYPE": "another program has overwritten a key of vqa: give each its own database",
     "MOVED": "use a Redis that is not part of a cluster",
     "ASK": "use a Redis that is not part of a cluster",
     "CROSSSLOT": "use a Redis that is not part of a cluster",
@@ -113,7 +116,7 @@ class ErrorReply:
     @classmethod
     def parse(cls, error: BaseException) -> Self | None:
         """Read the reply from redis-py's exception; return None if Redis did not reply."""
-        said = _ARGUMENTS.sub("", _IN_SCRIPT.sub("", _PIPELINE.sub("", str(error), count=1))).strip()
+        said = _ARGUMENTS.sub("", _IN_SCRIPT.sub("", _without_command(str(error)))).strip()
         code = next((code for kind, code in _CLASSES.items() if isinstance(error, kind)), None)
         code = code or next((code for words, code in _BEGINNINGS.items() if said.lower().startswith(words)), None)
         if code is None and not isinstance(error, ResponseError):
@@ -137,6 +140,15 @@ class ErrorReply:
 
     def __str__(self) -> str:
         return f"{self.code} {self.said}".strip()
+
+
+def _without_command(text: str) -> str:
+    message = _PIPELINE.sub("", text, count=1)
+    # redis-py's asyncio pipelines quote the message, as the only member of a tuple
+    if message != text and message.startswith("(") and message.endswith(",)"):
+        with suppress(ValueError, SyntaxError):
+            return str(ast.literal_eval(message)[0])
+    return message
 
 
 def is_temporary(error: BaseException) -> bool:

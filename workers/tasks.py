@@ -13,6 +13,7 @@ from celery.worker.state import task_ready
 
 from vqa.celery import TASK
 from vqa.connection import REDIS_ERRORS
+from vqa.error_replies import describe
 from vqa.errors import Cancelled, VQAError
 from vqa.job import Lane
 from workers.jobs.attempt import Attempts, Delayed, ShuttingDown
@@ -91,7 +92,7 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
             # so that Flower shows a retry; Celery publishes nothing, the ledger holds the job
             raise Retry(exc=delayed.error, when=delayed.delay_s) from None
         except REDIS_ERRORS as error:
-            log.warning("job %s goes back to the queue: %s", self.request.id, type(error).__name__)
+            log.warning("job %s goes back to the queue: %s", self.request.id, describe(error))
             # the message is popped again at once, and Redis may still refuse
             time.sleep(_PAUSE_S)
             raise Reject(requeue=True) from None

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from producer.client.submission import PreparedJob
+from vqa.error_replies import is_temporary
 from vqa.errors import QueueFull
 from vqa.job import Lane
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
@@ -98,23 +99,27 @@ class Capacity:
         )
 
     def _measure(self) -> None:
+        self._memory = self._memory_error()
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.info("memory")
             pipe.zcard(DEADLINES)
             for state in IN_FLIGHT:
                 pipe.zcard(f"vqa:{state}:interactive")
-            memory, *counts = pipe.execute(raise_on_error=False)
-        for reply in counts:
-            if isinstance(reply, RedisError):
-                raise reply
+            counts = pipe.execute()
         # bulk jobs that wait for their tenant's turn are in none of the lane's sets
         open_jobs: dict[Lane, int] = {"interactive": sum(counts[1:])}
         open_jobs["bulk"] = counts[0] - open_jobs["interactive"]
         for lane, number in open_jobs.items():
             self._left[lane] = max(0, self._settings.queue_most - number)
-        # if this Redis user may not run INFO, Redis's own out-of-memory error is the limit
-        self._memory = None if isinstance(memory, RedisError) else _memory_error(memory)
         self._measured = time.monotonic()
+
+    def _memory_error(self) -> QueueFull | None:
+        try:
+            return _memory_error(self._redis.info("memory"))
+        except ResponseError as error:
+            if is_temporary(error):
+                raise
+            # this Redis user may not run INFO: Redis's own out-of-memory error is the limit
+            return None
 
     def _known(self, ids: Sequence[str]) -> set[str]:
         with self._redis.pipeline(transaction=False) as pipe:

@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
-
 from vqa.connection import REDIS_ERRORS, cause_of
+from vqa.error_replies import ErrorReply, is_temporary
 from vqa.errors import QueueUnavailable
-from vqa.redis_retry import is_temporary
 from vqa.settings import QueueSettings
 
 #: pause between two tries; it doubles
@@ -19,6 +17,17 @@ _LONGEST_PAUSE_S = 0.5
 
 #: an exchange that has taken longer than this counts as an outage
 _SLOW_S = 3.0
+
+#: what an error reply means, by its code
+_PROBLEMS = {
+    "NOAUTH": "refuses the user or the password",
+    "NOPERM": "does not let this user do what vqa needs",
+    "OOM": "is full",
+    "LOADING": "is loading its data",
+    "BUSY": "is busy with a script",
+    "MAXCLIENTS": "accepts no more connections",
+    "UNCONFIRMED": "has accepted it, but its replicas have not confirmed it",
+}
 
 
 class Unreachable(Exception):
@@ -38,8 +47,6 @@ class Outage:
         self._since: float | None = None
         self._failures = 0
         self._last: BaseException | None = None
-        #: whether the exchange that ended last failed
-        self.failing = False
         #: monotonic starts of the short exchanges in progress
         self._running: list[float] = []
 
@@ -58,14 +65,14 @@ class Outage:
         except REDIS_ERRORS as error:
             raise self._failed(error, started) from error
         else:
-            self._since, self._failures, self.failing = None, 0, False
+            self._since, self._failures = None, 0
         finally:
             if short:
                 self._running.remove(started)
 
     def _failed(self, error: BaseException, started: float) -> Unreachable | QueueUnavailable:
         since = self._since = started if self._since is None else min(self._since, started)
-        self._last, self.failing = error, True
+        self._last = error
         if not is_temporary(cause_of(error)) or time.monotonic() - since >= self._settings.redis_timeout_s:
             return unavailable(error, self._settings)
         self._failures += 1
@@ -94,14 +101,8 @@ def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailab
 
 
 def _explain(error: BaseException, redis: str) -> str:
-    if isinstance(error, AuthenticationError):
-        return f"{redis} refuses the user or the password; check VQA_REDIS_URL"
-    if isinstance(error, OutOfMemoryError):
-        return f"{redis} is full; raise its maxmemory, or wait until jobs are answered"
-    if isinstance(error, NoPermissionError):
-        return f"{redis} does not let this user run the commands that vqa needs; check its access list (ACL)"
-    if isinstance(error, ResponseError):
-        # the rest of the message may repeat arguments
-        code = str(error).partition(" ")[0] if type(error) is ResponseError else type(error).__name__
-        return f"{redis} refused a command ({code}); vqa needs Redis 7.0 or later, and its keys unchanged"
-    return f"{redis} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"
+    reply = ErrorReply.parse(error)
+    if reply is None:
+        return f"{redis} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"
+    problem = _PROBLEMS.get(reply.code, "refuses a command")
+    return f"{redis} {problem} ({reply}); {reply.advice}"

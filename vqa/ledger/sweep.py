@@ -56,6 +56,8 @@ _ID = re.compile(ID_PATTERN)
 
 #: messages read at once, from the oldest on; other apps' messages may contain images
 _WINDOW = 100
+#: a larger one is passed over
+_LARGEST = 65_536
 #: bytes of messages that one search reads at most
 _MOST_BYTES = 16 * 2**20
 
@@ -83,6 +85,9 @@ def oldest_message_time(redis: Redis, lane: Lane) -> float | None:
 
 
 def _id_of(raw: bytes) -> str | None:
+    # another app's, with images, or too heavy to be parsed here; a job of ours whose message is so large gets another
+    if len(raw) > _LARGEST:
+        return None
     try:
         id = json.loads(raw)["headers"]["id"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from vqa.answer import Answer, Timings
+from vqa.error_replies import describe
 from vqa.image_store import reference
 from vqa.job import Job
 from vqa.ledger.records import Lease
@@ -89,7 +90,7 @@ class AnswerCache:
             cached = self._redis.get(self._key(job))
             return None if cached is None else Answer.model_validate_json(cached)
         except RedisError as error:
-            log.warning("answer cache: lookup failed, the job is computed: %s", type(error).__name__)
+            log.warning("answer cache: lookup failed, the job is computed: %s", describe(error))
         except ValidationError:
             log.warning("answer cache: a cached answer cannot be read, the job is computed")
         return None
@@ -101,7 +102,7 @@ class AnswerCache:
         try:
             self._redis.set(self._key(job), answer.model_dump_json(exclude_none=True), ex=self._ttl_s)
         except RedisError as error:
-            log.warning("answer cache: an answer is not cached: %s", type(error).__name__)
+            log.warning("answer cache: an answer is not cached: %s", describe(error))
 
     def _key(self, job: Job) -> str:
         contents = {part.image: reference(part.image) for part in job.images() if isinstance(part.image, bytes)}

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from vqa.error_replies import describe
 from vqa.ledger.ledger import DROPPED, Ledger
 from vqa.ledger.records import Lease
 
@@ -53,7 +54,7 @@ class Leases:
         try:
             self._ledger.forget_worker(self._worker)
         except RedisError as error:
-            log.warning("could not remove this worker from the list of workers: %s", type(error).__name__)
+            log.warning("could not remove this worker from the list of workers: %s", describe(error))
 
     @contextmanager
     def holding(self, lease: Lease) -> Iterator[None]:
@@ -96,7 +97,7 @@ class Leases:
                         self._renew()
                 self._listen(pubsub, due)
             except RedisError as error:
-                log.warning("leases are not renewed: %s; trying again", type(error).__name__)
+                log.warning("leases are not renewed: %s; trying again", describe(error))
                 self._pause(pubsub)
             except Exception:
                 # never end this thread: without renewals the worker loses every job it holds
@@ -119,7 +120,7 @@ class Leases:
     def _listen(self, pubsub: PubSub, until: float) -> None:
         message = pubsub.get_message(timeout=min(0.2, max(0.0, until - time.monotonic())))
         if message and message["type"] == "message":
-            lease = self._held.get(message["data"].decode())
+            lease = self._held.get(message["data"].decode("utf-8", "replace"))
             if lease is not None:
                 self._drop(lease)
 

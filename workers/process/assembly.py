@@ -18,8 +18,8 @@ from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 from workers.cards import card_environment, compute_capability, requested_cards
+from workers.consumer.dead_letters import write_dead_letter
 from workers.consumer.events import HEARTBEAT
-from workers.consumer.intake import write_dead_letter
 from workers.consumer.remote_control import register_commands
 from workers.consumer.transport import install_intake
 from workers.engine.base import Engine, Stall
@@ -70,7 +70,7 @@ class Worker:
         self.janitor = Janitor(self._redis, app, settings)
         # a connection with short retries: the consumer's thread waits for these calls
         closing = Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s)
-        self._intake = install_intake(app, partial(write_dead_letter, closing))
+        self._intake = install_intake(app, partial(write_dead_letter, closing), self.settings.message_max_bytes)
         self.shutdown = Shutdown(self._intake.stop)
         register_commands(closing, settings.bulk_timeout_s)
         self._consuming = Heartbeat(max(self._engine_settings.hang_s, _SILENT_CALLS * settings.redis_timeout_s))
