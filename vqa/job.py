@@ -93,7 +93,7 @@ def _image_to_json(value: str | bytes) -> str:
     return to_data_url(value) if isinstance(value, bytes) else value
 
 
-ImageSource = str | Path | bytes | BinaryIO | Image.Image
+ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
 ImageContent = Annotated[
     bytes | str,
     BeforeValidator(_image_from_json),

@@ -119,6 +119,7 @@ class ImageLoader:
     def _read(self, source: str) -> LoadedImage:
         max_bytes = self._settings.image_max_bytes
         path = source.removeprefix("file:")
-        data = read_file(path, max_bytes) if path != source else from_data_url(source)
-        open_image(data, max_bytes, self._settings.image_max_pixels)
+        named = path != source
+        data = read_file(path, max_bytes) if named else from_data_url(source)
+        open_image(data, max_bytes, self._settings.image_max_pixels, path[:200] if named else "")
         return LoadedImage(reference(data), data)

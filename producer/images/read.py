@@ -17,7 +17,9 @@ def read_file(path: str, max_bytes: int) -> bytes:
             if not stat.S_ISREG(info.st_mode):
                 raise BadImage(f"{path[:200]} is not a regular file")
             if (size := info.st_size) > max_bytes:
-                raise BadImage(f"the image has {size:,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)")
+                raise BadImage(
+                    f"{path[:200]}: the image has {size:,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)"
+                )
             # one byte more: if the file grows meanwhile, a later check refuses its size
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as error:

@@ -19,6 +19,11 @@ class RGBImage:
     pixels: bytes
     #: SHA-256 of size and pixels: the key under which computed features are reused
     digest: str
+    #: size of the image in its file, upright, before it was scaled; 0 if there was no file
+    source_width: int = 0
+    source_height: int = 0
+    #: pages or frames in the file, of which this is the first
+    frames: int = 1
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> RGBImage:
@@ -40,6 +45,8 @@ class Fit:
     factor: int
     min_pixels: int
     max_pixels: int
+    #: the filter that scales the image, by Pillow's number: bicubic
+    resample: int = 3
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height to scale an image to; keep its aspect ratio as far as the multiples allow.

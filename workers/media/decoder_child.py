@@ -2,7 +2,7 @@
 
 MEMORY is the number of an inherited in-memory file, SECONDS the limit for one image, LIMITS the fields of `ImageLimits`
 as JSON. The child writes READY to the inherited link. Then it reads one line per image: the number of encoded bytes at
-the start of MEMORY. It overwrites them with the pixels and answers with a line of JSON: `width`, `height` and `digest`,
+the start of MEMORY. It overwrites them with the pixels and answers with a line of JSON: the other fields of `RGBImage`,
 or `error` and `message`. It exits when the link is closed.
 """
 
@@ -80,13 +80,15 @@ def _decode(memory: int, length: int, limits: ImageLimits) -> dict[str, Any]:
 
     try:
         data = os.pread(memory, length, 0)
-        image = decode(data, limits)
-        write_file(memory, image.tobytes())
+        decoded = decode(data, limits)
+        write_file(memory, decoded.image.tobytes())
     except VQAError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except (OSError, MemoryError) as error:
         return {"error": "EngineError", "message": f"no memory for an image's pixels ({type(error).__name__})"}
-    return {"width": image.width, "height": image.height, "digest": _digest(data, image.size)}
+    width, height = decoded.image.size
+    source = {name: getattr(decoded, name) for name in ("source_width", "source_height", "frames")}
+    return {"width": width, "height": height, "digest": _digest(data, (width, height)), **source}
 
 
 def _digest(data: bytes, size: tuple[int, int]) -> str:

@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vqa.errors import BadImage, SettingsError, VQAError
+from vqa.errors import BadImage, NotReady, SettingsError
 from vqa.image import open_image, read_image
 from vqa.settings import PREFIX, QueueSettings
 from workers.cards import card_environment, requested_cards
 from workers.engine.settings import EngineSettings
+from workers.process.preconditions import require_packages
 from workers.settings import WorkerSettings
+from workers.supervisor.link import EXIT_NEVER_READY
 from workers.tune.trial_process import Measurement, Setting, Workload, run_trial
 
 #: a rate this close to the best is as good, and fewer slots answer each job sooner
@@ -64,6 +66,7 @@ def tune(
         if value is not None:
             os.environ[PREFIX + option] = value
     try:
+        require_packages(EngineSettings())
         sizes = None if microbatch is None else _numbers(microbatch, "--microbatch")
         settings = _settings(_numbers(slots, "--slots"), sizes, EngineSettings())
         environment = card_environment(requested_cards(WorkerSettings().cards)[0])
@@ -71,6 +74,9 @@ def tune(
     except (SettingsError, BadImage) as error:
         print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except NotReady as error:
+        print(f"vqa: NotReady: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_NEVER_READY) from None
     raise typer.Exit(_sweep(settings, workload, environment, Console(stderr=True, quiet=quiet)))
 
 
@@ -148,10 +154,7 @@ def _images(names: Sequence[str]) -> list[str]:
     if not paths:
         raise BadImage(f"there is no image in {', '.join(names)}")
     for path in paths:
-        try:
-            open_image(read_image(path), limits.image_max_bytes, limits.image_max_pixels)
-        except VQAError as error:
-            raise BadImage(f"{path}: {error}") from None
+        open_image(read_image(path), limits.image_max_bytes, limits.image_max_pixels, path)
     return paths
 
 

@@ -108,7 +108,7 @@ def is_gone(pid: int) -> bool:
 
 
 def assert_is_small(photo: RGBImage) -> None:
-    expected = decode(SMALL, LIMITS)
+    expected = decode(SMALL, LIMITS).image
     assert (photo.width, photo.height, photo.pixels) == (*expected.size, expected.tobytes())
 
 
@@ -132,7 +132,7 @@ def test_small_images_after_large_ones_are_their_own(decoder: Decoder, slow: byt
     assert_is_small(photo)
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"", "not an image"), (SMALL[:3000], "cannot be decoded")])
+@pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (SMALL[:3000], "cannot be decoded")])
 def test_a_bad_image_is_told_by_name_and_costs_no_child(decoder: Decoder, data: bytes, words: str) -> None:
     before = decoder.pid
 

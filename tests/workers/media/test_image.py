@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 import workers.media.image
 from vqa.errors import BadImage, EngineError
 from workers.engine.image import Fit
-from workers.media.image import ImageLimits, decode
+from workers.media.image import ImageLimits
 
 MIB = 2**20
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -28,6 +28,10 @@ ORIENTATION = 0x112
 
 def limits(useful_pixels: int = 1024 * 1024, fit: Fit | None = None) -> ImageLimits:
     return ImageLimits(20 * MIB, 50_000_000, useful_pixels, fit)
+
+
+def decode(data: bytes, limits: ImageLimits) -> Image.Image:
+    return workers.media.image.decode(data, limits).image
 
 
 def encoded(image: Image.Image, format: str, **how: Any) -> bytes:

@@ -62,7 +62,7 @@ def test_64_images_of_one_job_are_each_their_own(media: DecoderPool) -> None:
 
     images = media.decode(data)
 
-    assert [image.pixels for image in images] == [decode(one, ImageLimits(*LIMITS)).tobytes() for one in data]
+    assert [image.pixels for image in images] == [decode(one, ImageLimits(*LIMITS)).image.tobytes() for one in data]
 
 
 def test_with_a_fit_images_have_the_models_size() -> None:
@@ -167,7 +167,7 @@ def test_without_files_in_memory_a_temporary_one_does(monkeypatch: pytest.Monkey
     monkeypatch.delattr(os, "memfd_create")
     media, data = DecoderPool(1, *LIMITS), png()
 
-    assert media.decode([data])[0].pixels == decode(data, ImageLimits(*LIMITS)).tobytes()
+    assert media.decode([data])[0].pixels == decode(data, ImageLimits(*LIMITS)).image.tobytes()
     media.close()
 
 

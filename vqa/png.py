@@ -1,0 +1,65 @@
+"""PNG files without the texts in them, which may be far larger than the image."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+#: texts that may say which side of the image is up
+_KEPT_TEXTS = frozenset({b"Raw profile type exif", b"XML:com.adobe.xmp"})
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+
+#: Pillow's limit for a text or colour profile; it refuses the whole image for a longer one
+_MAX_INFLATED = 2**20
+
+
+def without_texts(data: bytes) -> bytes:
+    """Return a PNG file without its texts and without a colour profile of over 1 MiB.
+
+    The texts that may contain the orientation stay. Workflows, renderings and whole documents are stored as texts, and
+    Pillow refuses the image for their size. Damaged files are returned as they are.
+    """
+    try:
+        dropped = list(_dropped(data))
+    except (struct.error, ValueError):
+        return data
+    parts, at = [], 0
+    for start, end in dropped:
+        parts.append(data[at:start])
+        at = end
+    return b"".join([*parts, data[at:]]) if parts else data
+
+
+def _dropped(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each chunk to drop starts and ends."""
+    kept: set[bytes] = set()
+    at = len(SIGNATURE)
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + length + 12
+        if kind in _TEXTS or kind == b"iCCP":
+            keyword, _, rest = data[at + 8 : end - 4].partition(b"\0")
+            # one of each, so that a thousand of them are not inflated
+            if keyword in kept or (kind in _TEXTS and keyword not in _KEPT_TEXTS) or _is_large(kind, rest):
+                yield at, end
+            kept.add(keyword)
+        at = end
+
+
+def _is_large(kind: bytes, rest: bytes) -> bool:
+    """Whether what follows a chunk's keyword inflates to over 1 MiB."""
+    compressed = rest[1:]
+    if kind == b"tEXt":
+        return len(rest) > _MAX_INFLATED
+    if kind == b"iTXt":
+        flag, (_, _, compressed) = rest[:1], rest[2:].split(b"\0", 2)
+        if flag == b"\0":
+            return len(compressed) > _MAX_INFLATED
+    try:
+        return len(zlib.decompressobj().decompress(compressed, _MAX_INFLATED + 1)) > _MAX_INFLATED
+    except zlib.error:
+        # Pillow ignores it
+        return False
