@@ -12,6 +12,9 @@ from vqa.settings import Settings
 from workers.cards import parse_cards
 from workers.slots import parse_slots
 
+#: a larger message is not parsed: 64 MiB take a worker seconds. Two of the largest images, in base64, fit
+MESSAGE_MAX_BYTES = 80 * 2**20
+
 
 class WorkerSettings(Settings):
     cards: str = Field(
@@ -28,6 +31,12 @@ class WorkerSettings(Settings):
         ge=1,
         le=64,
         description="processes that decode images. Unset: half the CPU cores, at least 2 and at most 8",
+    )
+    message_max_bytes: int = Field(
+        default=MESSAGE_MAX_BYTES,
+        ge=1024,
+        description="bytes of a message of another Celery app, with its images, that a worker parses; a larger one "
+        "ends as a dead letter",
     )
     reuse_ttl_s: int = Field(
         default=86_400,

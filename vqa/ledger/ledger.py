@@ -142,6 +142,12 @@ class Ledger:
             self._run([entry_key(id)], "dead_letter_message", id, lane, raw[:DEAD_LETTER_BYTES], reason, *kept)
         )
 
+    def write_outcome(self, id: str, outcome: bytes, ttl_s: float) -> None:
+        """Write the outcome of a Celery task whose id no job can have, unless it has one."""
+        key = outcome_key(id)
+        if self._redis.set(key, outcome, nx=True, px=round(ttl_s * 1000)):
+            self._redis.publish(key, outcome)
+
     def _log_dropped(self, count: int) -> None:
         if count > 0:
             log.error(

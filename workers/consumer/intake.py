@@ -6,7 +6,6 @@ except for `stop`, which any thread may call.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -18,12 +17,9 @@ from redis.exceptions import OutOfMemoryError
 
 from vqa.connection import REDIS_ERRORS
 from vqa.error_replies import describe, is_temporary
-from vqa.errors import InvalidJob
-from vqa.job import LANES, Lane
-from vqa.ledger.closing import Closing
-from vqa.ledger.ledger import DEAD_LETTER_BYTES
 from workers.consumer.sanitize import MalformedMessage, sanitize
 from workers.engine.fair_share import Reserve
+from workers.settings import MESSAGE_MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -36,24 +32,12 @@ _PAUSE_S = 1.0
 _LOG_EVERY_S = 30.0
 
 
-def write_dead_letter(closing: Closing, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
-    """Keep a malformed message in the ledger; with `closing` bound, a `WriteDeadLetter`."""
-    reason = f"malformed: {malformed.reason}"
-    lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
-    ledger, id = closing.ledger, malformed.id
-    # if the id is free, close a job under it with an error, so that the message's sender is not left waiting
-    accepted = id is not None and ledger.accept(id, lane, raw[:DEAD_LETTER_BYTES], 60) == "accepted"
-    if id is None or not accepted or not closing.close(id, InvalidJob(reason), reason):
-        id = f"malformed-{hashlib.sha256(raw).hexdigest()[:12]}"
-        ledger.dead_letter_message(id, lane, raw, reason)
-    log.error("malformed message on %s kept as dead letter %s: %s", queue, id, malformed.reason)
-
-
 class Intake:
     """Open, paused for a second, or stopped for good."""
 
-    def __init__(self, write_dead_letter: WriteDeadLetter) -> None:
+    def __init__(self, write_dead_letter: WriteDeadLetter, max_bytes: int = MESSAGE_MAX_BYTES) -> None:
         self._write_dead_letter = write_dead_letter
+        self._max_bytes = max_bytes
         #: limits how many bulk messages this worker takes; set before the first connection is made
         self.reserve = Reserve()
         self._stopped = threading.Event()
@@ -80,7 +64,7 @@ class Intake:
         if self.stopped:
             self.hold(queue, raw)
             return None
-        message = sanitize(raw, queue)
+        message = sanitize(raw, queue, self._max_bytes)
         if isinstance(message, bytes):
             return message
         self.dead_letter_message(raw, queue, message)

@@ -15,9 +15,10 @@ from kombu.transport import redis as plain
 from kombu.transport import virtual
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from vqa.celery import BODY
+from vqa.celery import BODY, DEFAULT_QUEUE
 from vqa.connection import REDIS_ERRORS
 from workers.consumer.intake import Intake
+from workers.consumer.sanitize import MalformedMessage
 
 #: errors after which Celery reconnects
 CONNECTION_LOST = (ConnectionError, TimeoutError, OSError)
@@ -113,7 +114,12 @@ class QoS(plain.QoS):
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put one message back, which may be another worker's. Raises one of REDIS_ERRORS."""
         if not self._is_wake_up(tag):
-            super().restore_by_tag(tag, client, leftmost)
+            with self.channel.conn_or_acquire(client) as client:
+                raw = client.hget(self.unacked_key, tag)
+                if raw is None or _is_copy(raw):
+                    super().restore_by_tag(tag, client, leftmost)
+                else:
+                    self._set_aside(tag, raw, client)
             return
         message = self._delivered[tag]
         with self.channel.conn_or_acquire(client) as client:
@@ -128,12 +134,27 @@ class QoS(plain.QoS):
         except (RedisError, ValueError, TypeError) as error:
             self.channel.pause_after(error)
 
+    def _set_aside(self, tag: str, raw: bytes, client: Any) -> None:
+        malformed = MalformedMessage("its copy among the unacknowledged messages cannot be read")
+        self.channel.intake.dead_letter_message(raw, DEFAULT_QUEUE, malformed)
+        client.hdel(self.unacked_key, tag)
+        client.zrem(self.unacked_index_key, tag)
+
     def _is_wake_up(self, tag: str) -> bool:
         message = self._delivered.get(tag)
         return message is not None and _is_wake_up(message)
 
     def _hold(self, message: Any) -> None:
         self.channel.intake.hold(message.delivery_info["routing_key"], raw_message(message))
+
+
+def _is_copy(raw: bytes) -> bool:
+    """Return whether kombu can restore this copy of a message."""
+    try:
+        message, exchange, routing_key = plain.loads(raw.decode())
+    except Exception:
+        return False
+    return isinstance(message, dict) and isinstance(exchange, str) and isinstance(routing_key, str)
 
 
 def _is_wake_up(message: Any) -> bool:

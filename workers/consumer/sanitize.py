@@ -2,8 +2,9 @@
 
 Any client of Redis may write anything to a list, and one malformed message would end every worker that pops it. A good
 message is written anew from the fields that are honoured (retries, `expires` as the job's timeout, the job), each of
-the type that celery 5.7 and kombu 5.7 expect. Links, chains, chords, groups, stamps, Celery's time limits and `eta` are
-dropped; with `eta`, a worker would pull every such message into its memory.
+the type that celery 5.7 and kombu 5.7 expect. Links, groups, stamps, Celery's time limits and `eta` are dropped; with
+`eta`, a worker would pull every such message into its memory. A job in a chain or a chord is refused, since the next
+task would never be called.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +22,9 @@ from kombu.utils import json as kombu_json
 
 from vqa.celery import BODY, TASK
 from vqa.job import ID_PATTERN, LONGEST_TIMEOUT_S
-
-#: a larger message is not parsed; a job with its images in base64 is well below this
-MAX_BYTES = 128 * 2**20
-
-#: nesting of the body's JSON. A job needs eight levels; Celery decodes deeper in the stack, where more may overflow it
-_MAX_DEPTH = 32
+from workers.consumer.json_limits import has_too_many_parts, is_too_deep
+from workers.consumer.waiting import following_ids, id_in_tail, is_waited_for
+from workers.settings import MESSAGE_MAX_BYTES
 
 #: shorter than the ledger's millisecond: a job with this timeout is overdue once it is accepted
 _OVERDUE_S = 0.0001
@@ -48,29 +46,50 @@ class MalformedMessage:
     reason: str
     #: of the job, if the message has a usable one
     id: str | None = None
+    #: further ids under which somebody may wait for a result
+    waiting: tuple[str, ...] = ()
 
 
 class _Malformed(Exception):
     """The message is malformed; the text quotes nothing from it except a task's name."""
 
+    def __init__(self, reason: str, waiting: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.waiting = waiting
 
-def sanitize(raw: bytes, queue: str) -> bytes | MalformedMessage:
+
+def sanitize(raw: bytes, queue: str, max_bytes: int = MESSAGE_MAX_BYTES) -> bytes | MalformedMessage:
     """Rewrite a message popped from the list `queue` so that Celery can handle it, or say what is wrong. Never raises.
 
     It gets a new delivery tag, so that an earlier holder cannot acknowledge it and copies do not share one.
     """
-    id = None
+    id: object = None
     try:
+        if heavy := _weight(raw, max_bytes):
+            id = id_in_tail(raw)
+            raise _Malformed(heavy)
         message = _parse(raw)
         headers = _object(message, "headers")
-        id = usable_id(headers.get("id"))
+        id = headers.get("id")
         body, headers = _body(message, headers)
-        id = usable_id(headers.get("id"))
-        return _rewrite(message, headers, body, id, queue)
+        id = headers.get("id")
+        return _rewrite(message, headers, body, usable_id(id), queue)
     except _Malformed as error:
-        return MalformedMessage(str(error), id)
+        return _malformed(str(error), id, error.waiting)
     except Exception as error:
-        return MalformedMessage(f"it cannot be read ({type(error).__name__})", id)
+        return _malformed(f"it cannot be read ({type(error).__name__})", id)
+
+
+def _malformed(reason: str, id: object, waiting: Sequence[str] = ()) -> MalformedMessage:
+    if isinstance(id, str) and usable_id(id) is None and is_waited_for(id):
+        waiting = (id, *waiting)
+    return MalformedMessage(reason, usable_id(id), tuple(waiting))
+
+
+def _weight(raw: bytes, max_bytes: int) -> str | None:
+    if len(raw) > max_bytes:
+        return f"it has {len(raw)} bytes; the limit is {max_bytes} (VQA_MESSAGE_MAX_BYTES)"
+    return "it has too many values" if has_too_many_parts(raw) else None
 
 
 def usable_id(value: object) -> str | None:
@@ -79,8 +98,6 @@ def usable_id(value: object) -> str | None:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    if len(raw) > MAX_BYTES:
-        raise _Malformed(f"it is larger than {MAX_BYTES // 2**20} MiB")
     try:
         message = json.loads(raw.decode())
     except UnicodeDecodeError:
@@ -114,7 +131,7 @@ def _body(message: Mapping[str, Any], headers: dict[str, Any]) -> tuple[list[Any
     if isinstance(decoded, dict):
         # protocol 1; a message with headers as well is Celery's hybrid of both, and the headers win
         headers = decoded | headers
-        decoded = [decoded.get("args") or [], decoded.get("kwargs") or {}, {}]
+        decoded = [decoded.get("args") or [], decoded.get("kwargs") or {}, {"chord": decoded.get("chord")}]
     return _job(decoded), headers
 
 
@@ -124,11 +141,14 @@ def _decode(body: object, encoding: object) -> Any:
     if encoding not in ("base64", "utf-8", None):
         raise _Malformed("its body's encoding is neither base64 nor utf-8")
     try:
+        raw = base64.b64decode(body) if encoding == "base64" else body.encode()
+        if has_too_many_parts(raw):
+            raise _Malformed("its body has too many values")
         # parsed as Celery will: its JSON has types that plain JSON lacks, and refuses unknown ones
-        decoded = kombu_json.loads(base64.b64decode(body).decode() if encoding == "base64" else body)
+        decoded = kombu_json.loads(raw.decode())
     except (ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
         raise _Malformed("its body is not JSON") from None
-    if _is_deeper(decoded, _MAX_DEPTH):
+    if is_too_deep(decoded):
         raise _Malformed("its body is nested too deeply")
     return decoded
 
@@ -137,20 +157,24 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _is_deeper(value: object, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    parts = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(part, levels - 1) for part in parts)
-
-
 def _job(decoded: object) -> list[Any]:
     if not isinstance(decoded, list) or len(decoded) != 3:
         raise _Malformed("its body is not [args, kwargs, embed]")
     args, kwargs, embed = decoded
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embed, dict | None)):
         raise _Malformed("its body is not [list, object, object]")
-    return args[:1] or ([kwargs.get("job", kwargs)] if kwargs else [])
+    _refuse_following(embed or {})
+    if not args and not kwargs:
+        raise _Malformed("args: missing; the task takes a job as its only argument, with its messages")
+    return args[:1] or [kwargs.get("job", kwargs)]
+
+
+def _refuse_following(embed: Mapping[str, Any]) -> None:
+    chain, chord = embed.get("chain"), embed.get("chord")
+    for name, part in (("chain", chain), ("chord", chord)):
+        if part and isinstance(part, list | dict):
+            said = f"{name}: not supported; send the job alone, and the next task when its result is there"
+            raise _Malformed(said, following_ids(chain, chord))
 
 
 def _rewrite(
@@ -161,7 +185,7 @@ def _rewrite(
         named = f" {task}" if isinstance(task, str) and _TASK_NAME.fullmatch(task) else ""
         raise _Malformed(f"the task{named} is unknown" if task else "it names no task")
     if id is None:
-        raise _Malformed("its task id cannot be a job's")
+        raise _Malformed("task_id: it has 1 to 128 characters: letters, digits and ._:@+-")
     now = datetime.now(UTC)
     # `eta` is only checked
     _, expires = (_parse_time(headers, name) for name in ("eta", "expires"))

@@ -9,6 +9,7 @@ lost connection.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,20 +21,31 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.worker.state import maybe_shutdown
 from kombu.transport import redis as plain
+from kombu.utils.encoding import bytes_to_str
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from vqa.connection import REDIS_ERRORS
+from vqa.ledger.damage import Damage
 from workers.consumer import qos
 from workers.consumer.intake import Intake, WriteDeadLetter
+from workers.consumer.json_limits import broadcast_flaw
 from workers.consumer.lanes import PARTIAL_POP_S, Lanes
 from workers.consumer.qos import CONNECTION_LOST, raw_message
 from workers.consumer.sanitize import MalformedMessage
+from workers.settings import MESSAGE_MAX_BYTES
 
 log = logging.getLogger(__name__)
 
+#: seconds after which the reply to a pop is overdue, on top of the time that it may block
+_POP_LATE_S = 3.0
+
 #: seconds between tries to connect: the first pause, what each further one adds, and the longest
 _RECONNECT = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
+
+
+#: routing key, pattern and queue
+_BINDING_PARTS = 3
 
 
 class Channel(plain.Channel):
@@ -124,14 +136,28 @@ class Channel(plain.Channel):
             self.intake.dead_letter_message(raw_message(message), queue, malformed)
             self.basic_ack(message.delivery_tag)
 
+    def _handle_message(self, client: Any, response: Any) -> Any:
+        payload = super()._handle_message(client, response)
+        if bytes_to_str(payload["type"]).endswith("message") and (flaw := broadcast_flaw(payload["data"])):
+            log.warning("dropped a broadcast message: %s", flaw)
+            # kombu skips a message without data
+            payload["data"] = None
+        return payload
+
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         try:
             return bool(super()._deliver_fanout_message(message, exchange))
-        except REDIS_ERRORS:
+        except CONNECTION_LOST:
             raise
+        except RedisError as error:
+            self.pause_after(error)
         except Exception as error:
             log.warning("dropped a broadcast message that cannot be read: %s", type(error).__name__)
-            return True
+        return True
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """Return an exchange's bindings, without those that another program has damaged."""
+        return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
 
     def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
         """Declare a queue, waiting while Redis refuses; called while a connection is made."""
@@ -148,12 +174,22 @@ class Channel(plain.Channel):
                 raise
             except RedisError as error:
                 self.pause_after(error)
+                self._mend()
             self.intake.wait()
             # raises if Celery was told to stop meanwhile
             maybe_shutdown()
 
+    def _mend(self) -> None:
+        # a worker's janitor starts only once it has connected, and may be the only one
+        try:
+            with self.conn_or_acquire() as client:
+                Damage(client).mend()
+        except REDIS_ERRORS as error:
+            log.warning("damaged keys are not set aside: %s", type(error).__name__)
+
     def maybe_refresh_binding_expiry(self) -> None:
-        """Refresh this channel's bindings in Redis; a full Redis keeps the old ones."""
+        """Refresh this channel's bindings in Redis; a full Redis keeps the old ones. Called once a second."""
+        self._end_overdue_pop()
         try:
             super().maybe_refresh_binding_expiry()
         except CONNECTION_LOST:
@@ -162,6 +198,17 @@ class Channel(plain.Channel):
             pass
         except RedisError as error:
             self.pause_after(error)
+
+
+    def _end_overdue_pop(self) -> None:
+        """Reconnect if a pop lasts too long: when Redis's clock is set back, it blocks for that time on top.
+
+        It may leave out lists, which nothing would be taken from meanwhile. A message that Redis pops just then is
+        published again by the janitor.
+        """
+        overdue = time.monotonic() - (self._brpop_sent_at or 0) > self.brpop_timeout + _POP_LATE_S
+        if overdue and self._in_poll and not plain._socket_readable(self._in_poll._sock):
+            self._in_poll.disconnect()
 
 
 def _location(error: Exception) -> str:
@@ -190,9 +237,9 @@ def _with_intake(transport: type[plain.Transport], intake: Intake) -> type[plain
     return type("Transport", (transport,), {"Channel": channel})
 
 
-def install_intake(app: Celery, write_dead_letter: WriteDeadLetter) -> Intake:
+def install_intake(app: Celery, write_dead_letter: WriteDeadLetter, max_bytes: int = MESSAGE_MAX_BYTES) -> Intake:
     """Let this app's connections pop through a new Intake. Call it before the first connection is made."""
-    intake = Intake(write_dead_letter)
+    intake = Intake(write_dead_letter, max_bytes)
     # not through a setting: Flower shows the settings as JSON
     connection = type("Connection", (Connection,), {"intake": intake})
     app.amqp_cls = type("WorkerAMQP", (AMQP,), {"Connection": connection})

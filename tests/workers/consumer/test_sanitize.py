@@ -21,7 +21,7 @@ from vqa.celery import TASK, make_app, publish
 from vqa.errors import InvalidJob
 from vqa.job import Job
 from vqa.settings import QueueSettings
-from workers.consumer.sanitize import MAX_BYTES, MalformedMessage, sanitize, usable_id
+from workers.consumer.sanitize import MalformedMessage, sanitize, usable_id
 from workers.tasks import AnswerTask
 
 SECRET = "the-secret-question"
@@ -238,7 +238,7 @@ def test_our_own_wake_up_costs_little() -> None:
 
 
 def test_a_job_of_another_app_passes_with_what_is_honoured_and_nothing_else(take: Take) -> None:
-    embed = {"callbacks": [{"task": "x"}], "errbacks": 5, "chain": ["y"], "chord": {}, "id": "another"}
+    embed = {"callbacks": [{"task": "x"}], "errbacks": 5, "chain": "y", "chord": {}, "id": "another"}
     headers = foreign()["headers"] | {"group": "g", "stamps": {"a": 1}, "timelimit": "soon", "shadow": SECRET}
     safe = sanitize(packed(foreign(body=[[JOB, "more"], {"self": 1}, embed], headers=headers)), "bulk")
     assert isinstance(safe, bytes)
@@ -365,7 +365,49 @@ def test_what_is_malformed_is_named(raw: bytes, reason: str) -> None:
 @pytest.mark.parametrize("id", [None, 7, ["a"], {"a": 1}, "", "x" * 10_000, "a/b", "a b", "a\n", "ü", "\ud800", True])
 def test_an_id_that_no_job_can_have_is_no_id(id: object) -> None:
     found = sanitize(with_header("id", id), "bulk")
-    assert found == MalformedMessage("its task id cannot be a job's", None)
+    assert isinstance(found, MalformedMessage)
+    assert found.id is None
+    assert found.reason.startswith("task_id: ")
+
+
+@pytest.mark.parametrize(
+    ("id", "waiting"),
+    [("scan/0001.png", ("scan/0001.png",)), ("ü b", ("ü b",)), ("\ud800", ()), ("", ()), (7, ()), ("x" * 5000, ())],
+)
+def test_whoever_waits_under_an_id_that_no_job_can_have_is_known(id: object, waiting: tuple[str, ...]) -> None:
+    found = sanitize(with_header("id", id), "bulk")
+    assert isinstance(found, MalformedMessage)
+    assert found.waiting == waiting
+
+
+def signature(id: str, **options: Any) -> dict[str, Any]:
+    return {"task": TASK, "args": [JOB], "options": {"task_id": id} | options, "subtask_type": None}
+
+
+@pytest.mark.parametrize(
+    ("embed", "field", "waiting"),
+    [
+        ({"chain": [signature("third"), signature("second")]}, "chain", ("third", "second")),
+        ({"chord": signature("body")}, "chord", ("body",)),
+        ({"chord": signature("whole") | {"kwargs": {"tasks": [signature("last")]}}}, "chord", ("whole", "last")),
+        ({"chain": [signature("next", chord=signature("body"))]}, "chain", ("next", "body")),
+        ({"chain": [{"options": 5}, "x", {"options": {"task_id": [1]}}]}, "chain", ()),
+    ],
+)
+def test_a_job_in_a_chain_or_a_chord_is_refused_for_all_who_wait(
+    embed: dict[str, Any], field: str, waiting: tuple[str, ...]
+) -> None:
+    found = sanitize(packed(foreign(body=[[JOB], {}, embed])), "bulk")
+    assert isinstance(found, MalformedMessage)
+    assert found.reason.startswith(f"{field}: ")
+    assert (found.id, found.waiting) == ("a-job", waiting)
+
+
+def test_a_message_without_a_job_is_no_wake_up() -> None:
+    found = sanitize(packed(foreign(body=[[], {}, {}])), "bulk")
+    assert isinstance(found, MalformedMessage)
+    assert found.reason.startswith("args: missing")
+    assert found.id == "a-job"
 
 
 def test_the_id_is_reported_if_only_the_rest_is_wrong() -> None:
@@ -376,8 +418,27 @@ def test_the_id_is_reported_if_only_the_rest_is_wrong() -> None:
 
 
 def test_what_is_too_large_is_not_looked_into() -> None:
-    found = sanitize(b"[" * (MAX_BYTES + 1), "bulk")
-    assert found == MalformedMessage("it is larger than 128 MiB")
+    large = packed(foreign(body=[[JOB | {"padding": "x" * 100_000}], {}, {}]))
+    found = sanitize(large, "bulk", max_bytes=100_000)
+    assert isinstance(found, MalformedMessage)
+    assert found.reason.endswith("the limit is 100000 (VQA_MESSAGE_MAX_BYTES)")
+    assert found.id == "a-job"
+    assert isinstance(sanitize(large, "bulk"), bytes)
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "0"])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_what_is_cheap_to_send_and_dear_to_parse_is_not_parsed(value: str, as_text: bool) -> None:
+    heavy = f"[[{','.join([value] * 9_000_000)}],{{}},{{}}]"
+    body = heavy if as_text else base64.b64encode(heavy.encode()).decode()
+    raw = packed(foreign(body=body, properties=foreign()["properties"] | ({"body_encoding": "utf-8"} if as_text else {})))
+    started = time.perf_counter()
+    found = sanitize(raw, "bulk")
+    # parsed, each takes tens of seconds
+    assert time.perf_counter() - started < 5
+    assert isinstance(found, MalformedMessage)
+    assert found.reason in ("it has too many values", "its body has too many values")
+    assert found.id == "a-job"
 
 
 def test_a_large_job_passes() -> None:
