@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.trouble import ERROR_WITHIN_S, TIMEOUT_S, Stage
+from tests.redis_server import flushing_scripts
 from vqa import Answer, QueueUnavailable
 
 
@@ -131,3 +132,15 @@ def test_a_producer_that_is_cut_off_gets_an_error_in_time_and_its_jobs_are_answe
     assert time.monotonic() - begun < ERROR_WITHIN_S
     stage.proxy.restore()
     stage.answered_once(ids)
+
+
+# as many slots as threads take jobs at once
+@pytest.mark.parametrize("stage", [{"VQA_SLOTS": "16", "VQA_REDIS_TIMEOUT_S": "30"}], indirect=True)
+def test_the_scripts_are_flushed_again_and_again(stage: Stage) -> None:
+    stage.work()
+    with flushing_scripts(stage.server.url):
+        # one call each, and pipelines of 500
+        ids = [id for _ in range(100) for id in stage.submit(1, seconds=0)] + stage.submit(1400, seconds=0)
+        answers = stage.answered_once(ids, timeout_s=90)
+    assert Counter(answer.attempt for answer in answers.values()) == {1: 1500}
+    stage.unharmed()

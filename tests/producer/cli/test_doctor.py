@@ -267,3 +267,25 @@ def test_the_report_is_one_line_a_finding(vqa: Vqa, up: None, worker: PlayedWork
     assert (well.returncode, well.stderr) == (0, "")
     assert "repair" in well.stdout
     assert well.stdout.endswith("\n\nall is well\n")
+
+
+def test_replication_that_nobody_waits_for_is_worth_a_note(
+    doctor: Examine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path / "master", "repl-diskless-sync-delay 0") as master, Redis(port=master.port) as redis:
+        monkeypatch.setenv("VQA_REDIS_URL", master.url)
+        assert "replication" not in doctor()[1]
+        assert any("every submission fails" in said for said in wrong(doctor(VQA_WAIT_REPLICAS="1")[1]))
+        monkeypatch.delenv("VQA_WAIT_REPLICAS")
+        with RedisServer(tmp_path / "replica", f"replicaof 127.0.0.1 {master.port}"):
+            wait_until(lambda: redis.info("replication")["connected_slaves"] == 1, "the replica is there")
+            [(level, said)] = doctor()[1]["replication"]
+            assert level == "note"
+            assert "a failover loses the last second's jobs" in said
+            assert doctor(VQA_WAIT_REPLICAS="1")[1]["replication"] == [("ok", "replicas connected: 1")]
+            monkeypatch.delenv("VQA_WAIT_REPLICAS")
+            redis.config_set("min-replicas-to-write", 1)
+            wait_until(lambda: redis.info("replication").get("min_slaves_good_slaves") == 1, "Redis counts it")
+            assert doctor()[1]["replication"] == [("ok", "replicas connected: 1")]
+        wait_until(lambda: redis.info("replication")["min_slaves_good_slaves"] == 0, "the replica is gone")
+        assert any("Redis refuses writes (NOREPLICAS)" in said for said in wrong(doctor()[1]))

@@ -70,7 +70,7 @@ def test_a_refusal_lasts_for_as_long_as_the_connection_retries_and_one_that_does
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Proxy]]:
     """A master, and the way of its replica to it."""
     with ExitStack() as running:
-        master = running.enter_context(RedisServer(tmp_path_factory.mktemp("master")))
+        master = running.enter_context(RedisServer(tmp_path_factory.mktemp("master"), "repl-diskless-sync-delay 0"))
         link = running.enter_context(Proxy(master.port))
         replica = RedisServer(tmp_path_factory.mktemp("replica"), f"replicaof 127.0.0.1 {link.port}")
         running.enter_context(replica)

@@ -1,0 +1,97 @@
+"""The master is killed while its replica lags behind: what a producer was told is accepted, survives if it waited."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tests.e2e.trouble import Stage, job
+from tests.proxy import Proxy
+from tests.redis_server import RedisServer
+from vqa import QueueUnavailable
+
+#: how far the replica is behind, and what a master that is killed takes with it
+LAG_S = 0.15
+
+
+class Pair:
+    """A stage whose Redis has a replica on a slow line; after `fail_over` everybody reaches the replica."""
+
+    def __init__(self, stage: Stage, running: ExitStack, folder: Path) -> None:
+        self.stage = stage
+        stage.redis.config_set("repl-diskless-sync-delay", 0)
+        self._link = running.enter_context(Proxy(stage.server.port))
+        lines = ("appendonly no", f"replicaof 127.0.0.1 {self._link.port}")
+        self._replica = running.enter_context(RedisServer(folder, *lines))
+        self._redis = running.enter_context(Redis(port=self._replica.port))
+        until = time.monotonic() + 20
+        while self._redis.info("replication")["master_link_status"] != "up":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        self._link.slow(LAG_S)
+
+    def fail_over(self) -> None:
+        self.stage.server.kill()
+        self._link.cut()
+        self._redis.replicaof("NO", "ONE")
+        for proxy in (self.stage.proxy, *(proxy for _, proxy in self.stage.workers.values())):
+            proxy.lead_to(self._replica.port)
+        self.stage.redis = self._redis
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    with ExitStack() as running:
+        variables = {"VQA_WAIT_REPLICAS": request.param, "VQA_REDIS_TIMEOUT_S": "10"}
+        yield Pair(running.enter_context(Stage(tmp_path, **variables)), running, tmp_path / "replica")
+
+
+def _submit(pair: Pair, over: threading.Event) -> list[str]:
+    """Submit one job after the other until it is over; the ids of those that were accepted."""
+    accepted: list[str] = []
+    while not over.is_set():
+        one = job()
+        try:
+            pair.stage.client.submit(one)
+        except QueueUnavailable:
+            continue
+        accepted.append(one.id)
+    return accepted
+
+
+def _submitted_around_a_failover(pair: Pair) -> list[str]:
+    over = threading.Event()
+    with ThreadPoolExecutor(8) as threads:
+        accepted = [threads.submit(_submit, pair, over) for _ in range(8)]
+        time.sleep(1.5)
+        pair.fail_over()
+        time.sleep(1)
+        over.set()
+        return [id for each in accepted for id in each.result(30)]
+
+
+@pytest.mark.parametrize("pair", ["0"], indirect=True)
+def test_a_failover_loses_what_was_accepted_last_if_nobody_waits_for_the_replica(pair: Pair) -> None:
+    ids = _submitted_around_a_failover(pair)
+    states = Counter(state.state for state in pair.stage.client.states(ids).values())
+    assert 0 < states["unknown"] < len(ids)
+
+
+@pytest.mark.parametrize("pair", ["1"], indirect=True)
+def test_a_failover_loses_no_accepted_job_if_producers_wait_for_the_replica(pair: Pair) -> None:
+    pair.stage.work()
+    ids = _submitted_around_a_failover(pair)
+    assert len(ids) > 30
+    # jobs that were not accepted may be open, too, and a job whose close was lost runs again
+    until = time.monotonic() + 30
+    while sum(sum(states.values()) for states in pair.stage.client.counts().values()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    pair.stage.answered_once(ids)
+    pair.stage.unharmed()
