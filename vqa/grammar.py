@@ -58,8 +58,8 @@ def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        # for an object with about 1,500 optional properties, any of which may be next
-        max_items_in_row=10_000,
+        # what may be next at one point; a row of 2,000 takes about a millisecond
+        max_items_in_row=2_000,
         # one or two kilobytes each
         max_lexer_states=50_000,
         # messages must not quote the generated text

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json
 
-from vqa.errors import AnswerTooLong
+from vqa.errors import AnswerTooLong, InvalidJob
 from vqa.frozen_model import Frozen
 from vqa.grammar import json_grammar, one_of, refusal
+from vqa.json_schema import meant
+from vqa.validation import not_a_schema, violated
 
 #: bytes of a schema in JSON, or of all choices together
 MOST_BYTES = 64 * 1024
@@ -67,7 +69,7 @@ class NamedSchema(Frozen):
     description: str | None = Field(default=None, max_length=4096)
     #: the answer has the properties in the order of the schema
     json_schema: dict[str, Any] = Field(alias="schema")
-    #: without effect: every answer follows its schema
+    #: whether every object is closed and has all of its properties, as OpenAI's strict schemas do
     strict: bool | None = None
 
     @field_validator("json_schema")
@@ -82,6 +84,10 @@ class NamedSchema(Frozen):
         # a copy, as the caller may change its own
         return dict(json.loads(written))
 
+    def written(self) -> str:
+        """Return the schema that answers follow. Raises ValueError for one that is refused."""
+        return _meant(_written(self.json_schema), bool(self.strict))
+
 
 class JsonSchemaFormat(_Json):
     """JSON that is valid by a JSON schema."""
@@ -92,10 +98,22 @@ class JsonSchemaFormat(_Json):
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         _check(self.grammar())
+        if (why := not_a_schema(self.json_schema.written())) is not None:
+            raise ValueError(why)
         return self
 
     def grammar(self) -> str:
-        return _json_grammar(_written(self.json_schema.json_schema))
+        return _json_grammar(self.json_schema.written())
+
+    def parse(self, text: str) -> Any:
+        """Return the value of the JSON in `text`.
+
+        Raises AnswerTooLong as for any JSON, and InvalidJob if the schema cannot be kept to: the value is not valid.
+        """
+        value = super().parse(text)
+        if (keyword := violated(self.json_schema.written(), value)) is not None:
+            raise InvalidJob(f"the schema cannot be enforced: an answer was generated that breaks its {keyword}")
+        return value
 
 
 class ChoiceFormat(Frozen):
@@ -135,6 +153,14 @@ def _written(schema: dict[str, Any]) -> str:
 
 
 # cached: a bulk submission has the same format in each of a million jobs
+@lru_cache(maxsize=64)
+def _meant(schema: str, strict: bool) -> str:
+    try:
+        return _written(meant(json.loads(schema), strict))
+    except RecursionError:
+        raise ValueError("the schema is nested too deep") from None
+
+
 @lru_cache(maxsize=64)
 def _json_grammar(schema: str) -> str:
     return json_grammar(schema)

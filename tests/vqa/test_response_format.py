@@ -125,7 +125,11 @@ SECRET = "secret"
             by_schema({"type": "object", "properties": {SECRET: {"$ref": "#"}}, "required": [SECRET]}),
             "refers to itself without end",
         ),
-        (by_schema({"type": "object", "properties": {f"{n}": {} for n in range(5000)}}), "it is too large"),
+        (
+            by_schema({"type": "object", "properties": {f"{n}": {} for n in range(1000)}}),
+            "an object has 1,000 optional properties; at most 200 are allowed",
+        ),
+        (by_schema({"anyOf": [{"required": [f"{n}"]} for n in range(2500)]}), "it is too large"),
         (by_schema({"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(20)]}), "it has a pattern that is too complex"),
         (by_schema({"type": "string", "const": 1}), "no value is valid by it"),
         (by_schema({"uniqueItems": True, "title": SECRET}), "not supported: uniqueItems"),
@@ -182,7 +186,7 @@ def test_a_part_of_a_choice_is_no_answer() -> None:
 
 def test_a_schema_is_compiled_once_however_many_jobs_have_it() -> None:
     properties = {f"p{n}": {"type": "string", "maxLength": 50} for n in range(1200)}
-    large = by_schema({"type": "object", "properties": properties})
+    large = by_schema({"type": "object", "properties": properties}, strict=True)
     job(large)
     before = time.process_time()
     for _ in range(20):
