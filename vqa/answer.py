@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import sys
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 FinishReason = Literal["stop", "length"]
 
@@ -15,11 +16,20 @@ class Outgoing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Usage(Outgoing):
-    """Prompt and answer tokens; images count as the tokens that they become."""
+def _zero_unless_known(value: object) -> object:
+    """Return 0 for a figure that is unknown or impossible: no answer is thrown away because of it."""
+    return value if isinstance(value, int | float) and 0 <= value <= sys.float_info.max else 0
 
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
+
+Seconds = Annotated[float, BeforeValidator(_zero_unless_known)]
+Count = Annotated[int, BeforeValidator(_zero_unless_known)]
+
+
+class Usage(Outgoing):
+    """Prompt and answer tokens; images count as the tokens that they become. 0 is also for an unknown number."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
 
     @property
     def total_tokens(self) -> int:
@@ -27,16 +37,31 @@ class Usage(Outgoing):
 
 
 class Timings(Outgoing):
-    """How long an answered job took, in seconds; what `total_s` has beyond the parts was overhead."""
+    """How long an answered job took, in seconds; what `total_s` has beyond the parts was overhead.
+
+    0 is also for an unknown duration: one during which a clock was set back.
+    """
 
     #: from acceptance until this attempt began, including earlier attempts and their delays
-    queued_s: float = Field(ge=0)
+    queued_s: Seconds
     #: to fetch and decode the images
-    media_s: float = Field(ge=0)
+    media_s: Seconds
     #: in the engine, including the wait for a slot
-    engine_s: float = Field(ge=0)
+    engine_s: Seconds
     #: from acceptance to the answer
-    total_s: float = Field(ge=0)
+    total_s: Seconds
+
+
+class SeenImage(Outgoing):
+    """An image of a job: what was in its file, and what the model saw of it. Sizes are in pixels, upright."""
+
+    #: None if unknown: some image processors cut an image into tiles
+    width: int | None = None
+    height: int | None = None
+    source_width: int
+    source_height: int
+    #: pages or frames in the file, of which the model saw the first
+    frames: int = 1
 
 
 class Answer(Outgoing):
@@ -50,11 +75,15 @@ class Answer(Outgoing):
     timings: Timings
     #: the value of a structured answer: its parsed JSON, or the choice
     parsed: Any = None
+    #: what a model that thinks before it answers thought; None if its thought did not end, and is the text
+    reasoning: str | None = None
+    #: the job's images in order, one that is shown twice also here
+    images: tuple[SeenImage, ...] = ()
     model: str
     #: Celery node name of the worker, for example card0@host
     worker: str
     #: number of the attempt that succeeded, from 1
-    attempt: int = Field(ge=1)
+    attempt: int
     #: the answer of an earlier job with the same question was reused: text, usage, model and worker are that job's
     reused: bool = False
     #: error of the previous attempt, as `Class: message`

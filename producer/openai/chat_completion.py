@@ -8,12 +8,15 @@ from typing import Any
 from vqa.answer import Answer
 
 #: fields of an answer that a chat completion has no place for
-_EXTRA = {"timings", "worker", "attempt", "reused", "parsed"}
+_EXTRA = {"timings", "worker", "attempt", "reused", "parsed", "images"}
 
 
 def chat_completion(answer: Answer) -> dict[str, Any]:
     """Return the `chat.completion` object; fields that OpenAI does not have are under `vqa`."""
     message = {"role": "assistant", "content": answer.text}
+    if answer.reasoning is not None:
+        # not OpenAI's; DeepSeek's API and vLLM name it so
+        message["reasoning_content"] = answer.reasoning
     return {
         "id": answer.id,
         "object": "chat.completion",

@@ -10,6 +10,7 @@ from PIL import Image
 from producer import Client
 from tests.worker_process import TINY, StartWorker
 from vqa import Answer, Job
+from vqa.answer import SeenImage
 from workers.supervisor.link import EXIT_NEVER_READY
 
 WAIT_S = 100.0
@@ -29,8 +30,13 @@ def test_a_worker_says_which_engine_it_takes_and_why(
 ) -> None:
     worker = start_worker(VQA_MODEL=str(TINY), VQA_SLOTS="4", **given)
 
-    assert said in worker.log.read_text()
-    assert client.ask(Image.new("RGB", (160, 160), "red"), "what colour is the background?", timeout_s=WAIT_S).text
+    answer = client.ask(Image.new("RGB", (1000, 500), "red"), "what colour is the background?", timeout_s=WAIT_S)
+    log = worker.log.read_text()
+    assert said in log
+    assert "images are seen at up to 64 tokens (VQA_MAX_IMAGE_TOKENS); the model's own limit is 64" in log
+    assert answer.text
+    # of 65,536 pixels
+    assert answer.images == (SeenImage(width=352, height=160, source_width=1000, source_height=500),)
 
 
 @pytest.mark.timeout(180)

@@ -60,6 +60,11 @@ class Prompt:
     #: answer's text. It must return quickly; an exception fails this prompt alone.
     on_text: Callable[[str], None] | None = None
 
+    @property
+    def images(self) -> list[RGBImage]:
+        """All images, in order."""
+        return [part for turn in self.turns for part in turn.parts if isinstance(part, RGBImage)]
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -69,6 +74,10 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    #: what the model thought before the text
+    reasoning: str | None = None
+    #: width and height at which the model saw each image, in order; None where it is cut into tiles
+    image_sizes: tuple[tuple[int, int] | None, ...] = ()
 
 
 #: what a thread is doing: a computing one, or the one that consumes messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from workers.engine.runtime.pending import Pending, PendingPrompts
 from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
 from workers.engine.text.encoder_pool import EncoderPool
+from workers.engine.text.thoughts import opens_thought
+
+log = logging.getLogger(__name__)
 
 #: seconds to wait for a thread at `stop`; a thread that hangs in CUDA cannot be ended
 _JOIN_S = 10.0
@@ -85,6 +89,12 @@ class ModelEngine(ABC):
                 self.stop()
                 raise
         self._encoder_pool = self.make_encoder_pool(pipe)
+        if opens_thought(pipe.processor):
+            log.warning(
+                "%s thinks before it answers: jobs with a response_format are refused, and the thought goes to the "
+                "answer's `reasoning` if it ends within max_new_tokens",
+                self.model,
+            )
 
     def stall(self) -> Stall | None:
         """Return the longest stall, with the prompts of all threads: they share the card that hangs."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
-from vqa.answer import Answer, Timings, Usage
+from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded
 from vqa.image_store import ImageStore
 from vqa.job import ImagePart, Job
 from vqa.ledger.records import Lease
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
+from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
 from workers.media.pool import DecoderPool
 
@@ -53,6 +55,8 @@ class Answering:
             id=lease.id,
             text=completion.text,
             parsed=job.parse(completion.text),
+            reasoning=completion.reasoning,
+            images=_seen(prompt.images, completion.image_sizes),
             finish_reason=completion.finish_reason,
             usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
             timings=Timings(
@@ -93,3 +97,18 @@ class Answering:
             # the engine ends overdue prompts itself, unless its threads are starved or hang
             self.engine.cancel(prompt.id)
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
+
+
+def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:
+    # an engine without a model sees none
+    known = sizes or (None,) * len(images)
+    return tuple(
+        SeenImage(
+            width=size and size[0],
+            height=size and size[1],
+            source_width=image.source_width,
+            source_height=image.source_height,
+            frames=image.frames,
+        )
+        for image, size in zip(images, known, strict=True)
+    )

@@ -85,7 +85,7 @@ class OpenAIFormat:
 class ShortFormat:
     """One flat object per row."""
 
-    _FIELDS = frozenset({"finish_reason", "usage", "timings", "model", "parsed", "reused"})
+    _FIELDS = frozenset({"finish_reason", "usage", "timings", "model", "parsed", "reasoning", "images", "reused"})
 
     def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
         fields = answer.model_dump(mode="json", include=set(self._FIELDS), exclude_none=True)

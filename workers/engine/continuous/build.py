@@ -29,6 +29,7 @@ from workers.engine.image import Fit
 from workers.engine.model.footprint import free_memory
 from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings
+from workers.engine.text.thoughts import knows_thoughts
 
 #: for the CUDA graphs, for memory that lies idle in torch's allocator, and for the libraries
 _MARGIN_BYTES = 2 * 2**30
@@ -122,7 +123,8 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     on_card = model.device.type == "cuda"
     prefill_tokens = settings.prefill_tokens if on_card else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
     scheduler = Scheduler(slots, block_manager, prefill_tokens, Reserve.from_settings(settings, slots))
-    return Built(Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe)), block_manager)
+    loop = Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe), knows_thoughts(pipe.processor))
+    return Built(loop, block_manager)
 
 
 def _block_manager(

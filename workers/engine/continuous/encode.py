@@ -62,7 +62,7 @@ class RequestEncoder(ChatEncoder[Request]):
             chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
         )
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        images = [part for turn in prompt.turns for part in turn.parts if isinstance(part, RGBImage)]
+        images = prompt.images
         if ids.count(self._image_id) != len(images):
             raise InvalidJob("the model's chat template has no place for an image in one of these turns")
         return self._request(ids, images, prompt.params, self.guide(prompt))

@@ -41,11 +41,20 @@ class InFlight:
 class Loop:
     """Answers prompts in the engine's thread."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, tokenizer: Any, eos_ids: abc.Collection[int]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        tokenizer: Any,
+        eos_ids: abc.Collection[int],
+        thinks: bool = False,
+    ) -> None:
+        """`thinks` says that the model may write a thought before its answer."""
         self._scheduler = scheduler
         self._runner = runner
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
+        self._thinks = thinks
         #: of waiting and running sequences
         self._generations: dict[Sequence, Generation] = {}
         self.counter = StatsCounter()
@@ -90,7 +99,17 @@ class Loop:
             return
         if not self._generations:
             self.counter.begin()
-        self._generations[seq] = Generation(pending, request.num_tokens, self._tokenizer, self._eos_ids, request.guide)
+        # they have the model's size already
+        sizes = tuple((image.width, image.height) for image in pending.prompt.images)
+        self._generations[seq] = Generation(
+            pending,
+            request.num_tokens,
+            self._tokenizer,
+            self._eos_ids,
+            request.guide,
+            sizes,
+            thinks=self._thinks,
+        )
         self._scheduler.add(seq)
 
     def _remove_finished(self) -> None:

@@ -44,17 +44,9 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """Derive a class from a processor's that neither loads nor needs its video processor."""
     parts = kind.get_attributes()
 
-    class Dropping(ProcessorMixin):
-        """Comes between `kind` and ProcessorMixin, whose `__init__` requires every part."""
+    class Parts(ProcessorMixin):
+        """Comes before `kind`."""
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            given = dict(zip(parts, args, strict=False)) | kwargs
-            super().__init__(**{name: part for name, part in given.items() if name != _VIDEO})
-
-    # Any: its base is known at run time only
-    base: Any = kind
-
-    class WithoutVideos(base, Dropping):
         video_processor = _NoVideos()
 
         @classmethod
@@ -63,13 +55,21 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            loaded = super()._get_arguments_from_pretrained(*args, **kwargs)
+            parent: Any = super()
+            loaded = list(parent._get_arguments_from_pretrained(*args, **kwargs))
             # the constructor of `kind` takes it by position
             loaded.insert(parts.index(_VIDEO), None)
-            return list(loaded)
+            return loaded
 
-    WithoutVideos.__name__ = kind.__name__
-    return WithoutVideos
+    class Rest(ProcessorMixin):
+        """Comes between `kind` and ProcessorMixin, whose `__init__` requires all parts and no others."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            given = dict(zip(parts, args, strict=False)) | kwargs
+            parent: Any = super()
+            parent.__init__(**{name: part for name, part in given.items() if name != _VIDEO})
+
+    return type(kind.__name__, (Parts, kind, Rest), {})
 
 
 def _cap_images(image_processor: Any, max_image_tokens: int) -> None:

@@ -25,6 +25,8 @@ class ModelInputs:
     prompt_tokens: int
     #: None without a grammar
     guide: Guide | None = None
+    #: width and height at which the model sees each image; None where it is cut into tiles
+    image_sizes: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -52,7 +54,8 @@ class Encoder(ChatEncoder[ModelInputs]):
     def process(self, chat: Messages, prompt: Prompt) -> ModelInputs:
         made = self._pipe.preprocess(Chat(cast(Any, chat)))
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
-        return ModelInputs(tensors, prompt_tokens=tensors["input_ids"].shape[1], guide=self.guide(prompt))
+        sizes = _image_sizes(tensors, len(prompt.images), getattr(self.processor.image_processor, "patch_size", None))
+        return ModelInputs(tensors, tensors["input_ids"].shape[1], self.guide(prompt), sizes)
 
     def count_tokens(self, inputs: ModelInputs) -> int:
         return inputs.prompt_tokens
@@ -70,3 +73,13 @@ class Encoder(ChatEncoder[ModelInputs]):
             return tensor
         fill = self._pad_id if name == "input_ids" else 0
         return torch.nn.functional.pad(tensor, (longest - prompt.prompt_tokens, 0), value=fill)
+
+
+def _image_sizes(tensors: Mapping[str, Tensor], images: int, patch: object) -> tuple[tuple[int, int] | None, ...]:
+    """Return the width and height of each image in a processor's output; None where that does not tell."""
+    grids, pixels = tensors.get("image_grid_thw"), tensors.get("pixel_values")
+    if grids is not None and isinstance(patch, int) and len(grids) == images:
+        return tuple((columns * patch, rows * patch) for _, rows, columns in grids.tolist())
+    if pixels is not None and pixels.dim() == 4 and len(pixels) == images:
+        return ((pixels.shape[3], pixels.shape[2]),) * images
+    return (None,) * images

@@ -25,6 +25,7 @@ from workers.engine.runtime.faults import context_is_lost, is_out_of_memory, is_
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
 from workers.engine.text.generation import Generation
+from workers.engine.text.thoughts import knows_thoughts
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ class _Result(Enum):
 class _Row(Generation):
     """A generation in a microbatch, with its input tensors."""
 
-    def __init__(self, encoded: Encoded, tokenizer: Any, eos_ids: Collection[int]) -> None:
-        super().__init__(encoded.pending, encoded.inputs.prompt_tokens, tokenizer, eos_ids, encoded.inputs.guide)
-        self.inputs = encoded.inputs
+    def __init__(self, encoded: Encoded, tokenizer: Any, eos_ids: Collection[int], thinks: bool) -> None:
+        inputs = encoded.inputs
+        about = (inputs.prompt_tokens, tokenizer, eos_ids, inputs.guide, inputs.image_sizes)
+        super().__init__(encoded.pending, *about, thinks=thinks)
+        self.inputs = inputs
 
 
 class Replica:
@@ -60,6 +63,7 @@ class Replica:
         self.pipe: Any = load(settings)
         self._encoder = Encoder(self.pipe, settings.slot_tokens)
         self._eos_ids = eos_ids(self.pipe)
+        self._thinks = knows_thoughts(self.pipe.processor)
         self._microbatch = microbatch
         self._smaller = microbatch
         self._smaller_until = 0.0
@@ -88,7 +92,7 @@ class Replica:
 
     def answer(self, microbatch: Sequence[Encoded]) -> None:
         """Answer or fail every prompt of the microbatch."""
-        rows = [_Row(encoded, self.pipe.tokenizer, self._eos_ids) for encoded in microbatch]
+        rows = [_Row(encoded, self.pipe.tokenizer, self._eos_ids, self._thinks) for encoded in microbatch]
         by_kind = sorted(rows, key=lambda row: row.inputs.kind)
         work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.inputs.kind))
         while work:

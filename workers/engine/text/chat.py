@@ -11,6 +11,7 @@ from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.text.special_tokens import SpecialTokens
+from workers.engine.text.thoughts import opens_thought
 
 #: no tokenizer exceeds it; refuses a text that is far too long before it is tokenized, which takes seconds
 _MAX_CHARACTERS_PER_TOKEN = 128
@@ -27,6 +28,7 @@ class ChatEncoder(ABC, Generic[Inputs]):
         self.processor = processor
         self._slot_tokens = slot_tokens
         self._special_tokens = SpecialTokens(processor)
+        self._opens_thought = opens_thought(processor)
         self._guides = guides
 
     @abstractmethod
@@ -63,6 +65,11 @@ class ChatEncoder(ABC, Generic[Inputs]):
         """Make the guide for a prompt's answer; None if it has no grammar. Raises InvalidJob."""
         if prompt.params.grammar is None:
             return None
+        if self._opens_thought and prompt.turns[-1].role != "assistant":
+            raise InvalidJob(
+                "response_format: this model thinks before it answers (its chat template ends the prompt in <think>), "
+                "and a structured answer would be written inside the thought; ask without it"
+            )
         assert self._guides is not None
         return self._guides.guide(prompt.params.grammar)
 

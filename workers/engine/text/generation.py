@@ -12,6 +12,7 @@ from workers.engine.base import Completion
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.detokenizer import Detokenizer, decode
 from workers.engine.text.grammar import Guide
+from workers.engine.text.thoughts import CLOSE, OPEN, split_thought
 
 log = logging.getLogger(__name__)
 
@@ -66,19 +67,36 @@ class Generation:
     """The tokens generated for a prompt; settles its future at its own last token, before its microbatch ends.
 
     The token that ends the text is counted but not part of the text. The text is decoded at the end, or token by token
-    if the prompt has stop strings or `on_text`.
+    if the prompt has stop strings or `on_text`. A thought before the text is cut from it, and `on_text` is then called
+    once, at the end.
     """
 
     def __init__(
-        self, pending: Pending, prompt_tokens: int, tokenizer: Any, eos_ids: Collection[int], guide: Guide | None = None
+        self,
+        pending: Pending,
+        prompt_tokens: int,
+        tokenizer: Any,
+        eos_ids: Collection[int],
+        guide: Guide | None = None,
+        image_sizes: tuple[tuple[int, int] | None, ...] = (),
+        *,
+        thinks: bool = False,
     ) -> None:
-        """`guide` must be the one that restricts the choice of these tokens."""
+        """`guide` must be the one that restricts the choice of these tokens.
+
+        `thinks` says that the model may write a thought first, unless there is a guide, which has no thought.
+        """
         self.pending = pending
         self.guide = guide
         self.prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
+        self._image_sizes = image_sizes
+        self._thinks = thinks and guide is None
         self._special_ids = frozenset(tokenizer.all_special_ids)
+        if self._thinks:
+            added = tokenizer.get_added_vocab()
+            self._special_ids -= {added.get(OPEN), added.get(CLOSE)}
         self._stream = TextStream(pending) if pending.prompt.on_text else None
         self._begin()
 
@@ -122,7 +140,7 @@ class Generation:
     def _show(self, token: int) -> None:
         if self._detokenizer is None:
             self._shown.append(token)
-        elif (piece := self._detokenizer.add(token)) and self._stream:
+        elif (piece := self._detokenizer.add(token)) and self._stream and not self._thinks:
             self._stream.write(piece)
 
     def _end(self, reason: FinishReason) -> None:
@@ -130,12 +148,16 @@ class Generation:
             limit = f"max_new_tokens={self.pending.prompt.params.max_new_tokens}"
             self.pending.fail(AnswerTooLong(f"the structured answer exceeds {limit}; cut off, it would not parse"))
             return
-        text = self._finish(self._detokenizer) if self._detokenizer else decode(self._tokenizer, self._shown)
-        self.pending.answer(Completion(text, reason, self.prompt_tokens, completion_tokens=self._count))
+        reasoning, text = self._finish()
+        completion = Completion(text, reason, self.prompt_tokens, self._count, reasoning, self._image_sizes)
+        self.pending.answer(completion)
 
-    def _finish(self, detokenizer: Detokenizer) -> str:
-        last = detokenizer.finish()
+    def _finish(self) -> tuple[str | None, str]:
+        """Return the thought, if there is one, and the text; send what is left of the text."""
+        last = self._detokenizer.finish() if self._detokenizer else ""
+        text = self._detokenizer.text if self._detokenizer else decode(self._tokenizer, self._shown)
+        reasoning, answer = split_thought(text) if self._thinks else (None, text)
         if self._stream:
-            self._stream.write(last)
+            self._stream.write(answer if self._thinks else last)
             self._stream.finish()
-        return detokenizer.text
+        return reasoning, answer

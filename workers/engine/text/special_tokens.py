@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from vqa.errors import InvalidJob
+from workers.engine.text.thoughts import CLOSE, OPEN
 
 #: breaking up a token may join its neighbours into another one, so it is repeated; no real tokenizer needs more rounds
 _ROUNDS = 8
@@ -24,7 +25,9 @@ class SpecialTokens:
         added = self._tokenizer.get_added_vocab()
         # image placeholders need not be tokens: the processor replaces them in the string
         extra = {getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")}
-        tokens = {token for token in {*added, *extra} if isinstance(token, str) and is_special(token)}
+        # the ends of thoughts open no turn and claim no image, and chat templates look for them in earlier answers
+        candidates = {*added, *extra} - {OPEN, CLOSE}
+        tokens = {token for token in candidates if isinstance(token, str) and is_special(token)}
         longest_first = sorted(tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}

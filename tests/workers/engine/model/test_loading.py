@@ -135,6 +135,7 @@ def test_a_model_of_another_architecture_answers_alike_alone_and_together(starti
 
     assert answers(engine, prompts) == alone
     assert len({completion.text for completion in alone}) == 4
+    assert {completion.image_sizes for completion in alone} == {((32, 32),)}
 
 
 def test_the_checkpoints_own_sampling_does_not_make_a_greedy_answer_random(copy: Path, starting: Starting) -> None:

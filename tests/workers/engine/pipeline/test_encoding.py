@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.workers.engine.conftest import SPECIAL, ask, image, make_prompt
 from vqa.errors import InvalidJob
 from workers.engine.base import Turn
+from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
@@ -74,6 +76,14 @@ def test_prompts_are_padded_on_the_left_and_images_strung_together(encoder: Enco
     assert torch.equal(inputs["input_ids"][0, gap:], short.tensors["input_ids"][0])
     assert inputs["image_grid_thw"].shape == (2, 3)
     assert len(inputs["pixel_values"]) == len(short.tensors["pixel_values"]) + len(long.tensors["pixel_values"])
+
+
+def test_the_size_at_which_the_model_sees_each_image_is_told(encoder: Encoder) -> None:
+    large, small = (RGBImage.from_pil(Image.new("RGB", size)) for size in ((1000, 500), (10, 10)))
+
+    sizes = encoder.encode(make_prompt("a", (Turn("user", (large, small, "?")),), 1)).image_sizes
+
+    assert sizes == ((352, 160), (64, 64))
 
 
 def test_prompts_of_words_alone_are_of_another_kind(encoder: Encoder) -> None:
