@@ -10,6 +10,10 @@ _LIBRARIES = tuple(Path(f"/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1
 CACHED_S = 1
 
 
+#: begins a Python program that runs with a stepped clock: libfaketime breaks the call with which Python sleeps
+SLEEP = "import select, time; time.sleep = lambda seconds: select.select([], [], [], seconds)"
+
+
 class SteppedClock:
     """An offset from the real time for the processes started with `environment`. Their monotonic time stays real."""
 

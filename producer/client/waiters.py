@@ -18,6 +18,8 @@ from vqa.settings import QueueSettings
 
 #: open jobs are polled this often, because the reply list may be lost, or may belong to another client
 POLL_S = 0.5
+#: seconds after which the reply to a blocking read is overdue: when Redis's clock is set back, it blocks for that long
+OVERDUE_S = POLL_S + 3.0
 #: Redis treats a shorter BLMPOP timeout as endless
 _SHORTEST_BLOCK_S = 0.01
 #: With many jobs pending and few answers read, let answers gather before the next read: one read per answer takes a
