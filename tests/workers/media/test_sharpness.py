@@ -1,0 +1,166 @@
+"""What the model sees of an image is what transformers' own image processor makes of it, whatever its mode."""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from workers.engine.image import Fit
+from workers.media.image import ImageLimits, decode
+
+FIT = Fit(32, 64 * 64, 256 * 256)
+
+Pixels = np.ndarray[Any, np.dtype[np.float64]]
+
+#: smaller than the model sees, a page, and one of over four times the model's width
+SIZES = [(150, 120), (640, 900), (1500, 1100)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A mode and a format, and how far on average the pixels may be from the processor's, out of 255."""
+
+    mode: str
+    format: str
+    bound: float = 0.0
+    how: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join((self.mode, self.format, *map(str, self.how)))
+
+
+KINDS = [
+    *(Kind("RGB", format) for format in ("PNG", "JPEG", "BMP", "TIFF")),
+    Kind("RGB", "JPEG", how={"progressive": True}),
+    Kind("RGB", "WEBP", how={"lossless": True}),
+    *(Kind("L", format) for format in ("PNG", "JPEG", "TIFF")),
+    Kind("1", "PNG"),
+    Kind("1", "TIFF", how={"compression": "group4"}),
+    *(Kind("P", format, 0.5) for format in ("PNG", "GIF")),
+    *(Kind("P", format, 0.5, {"transparency": 3}) for format in ("PNG", "GIF")),
+    Kind("LA", "PNG", 0.5),
+    *(Kind("RGBA", format, 0.5) for format in ("PNG", "TIFF")),
+    *(Kind("CMYK", format, 0.5) for format in ("JPEG", "TIFF")),
+    *(Kind(mode, "TIFF", 0.5) for mode in ("LAB", "YCbCr", "I", "F")),
+    Kind("I;16", "PNG", 0.5),
+]
+
+
+@functools.cache
+def page(width: int, height: int) -> Image.Image:
+    """A page of small print in several colours, with a photograph's grain in a corner."""
+    image = Image.new("RGB", (width, height), (250, 248, 240))
+    draw = ImageDraw.Draw(image)
+    for number, top in enumerate(range(4, height, 14)):
+        ink = [(20, 20, 30), (150, 20, 20), (10, 60, 160)][number % 3]
+        draw.text(
+            (5, top), f"{number} the quick brown fox jumps over the lazy dog " * 6, ink, ImageFont.load_default(11)
+        )
+    grain = Image.effect_noise((width // 3, height // 4), 60)
+    image.paste(Image.merge("RGB", [grain] * 3), (width // 2, height // 2))
+    return image
+
+
+def drawn(kind: Kind, size: tuple[int, int]) -> Image.Image:
+    """The page in the mode; transparent around a circle."""
+    image = page(*size)
+    grey = image.convert("L")
+    match kind.mode:
+        case "1":
+            return grey.point(lambda value: 255 * (value > 128)).convert("1")
+        case "I;16":
+            return Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        case "I":
+            return Image.fromarray(np.asarray(grey).astype(np.int32) * 257)
+        case "F":
+            return Image.fromarray(np.asarray(grey).astype(np.float32) / 255)
+        case "LA" | "RGBA":
+            alpha = Image.new("L", size)
+            ImageDraw.Draw(alpha).ellipse((10, 10, size[0] - 10, size[1] - 10), 255, 128, 5)
+            image.putalpha(alpha)
+            return image.convert(kind.mode)
+        case "P":
+            return image.quantize(64)
+        case "LAB":
+            from PIL import ImageCms
+
+            profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+            lab = ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
+            assert lab is not None
+            return lab
+    return image.convert(kind.mode)
+
+
+def as_processors_get_it(data: bytes) -> Image.Image:
+    """The whole image in RGB, by Pillow alone; transformers leaves transparency and depth to its callers."""
+    image = Image.open(io.BytesIO(data))
+    if image.mode in ("I", "I;16"):
+        return Image.fromarray((np.asarray(image).astype(int) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+@functools.cache
+def processor() -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = {"shortest_edge": FIT.min_pixels, "longest_edge": FIT.max_pixels}
+    return Qwen2VLImageProcessorPil(patch_size=16, merge_size=2, size=size)
+
+
+def by_the_processor(image: Image.Image) -> Pixels:
+    theirs = processor()
+    channels = np.moveaxis(np.asarray(image), -1, 0)
+    resized = theirs.resize(channels, size=theirs.size, resample=theirs.resample, factor=FIT.factor)
+    return np.moveaxis(resized, 0, -1).astype(float)
+
+
+def by_us(data: bytes, fit: Fit | None = FIT) -> Pixels:
+    limits = ImageLimits(20 * 2**20, 50_000_000, FIT.max_pixels, fit)
+    return np.asarray(decode(data, limits).image.convert("RGB")).astype(float)
+
+
+def edges(pixels: Pixels) -> float:
+    return float(sum(np.abs(np.diff(pixels, axis=axis)).mean() for axis in (0, 1)))
+
+
+FILES = [pytest.param(kind, size, id=f"{kind}-{size[0]}x{size[1]}") for kind in KINDS for size in SIZES]
+
+
+def written(kind: Kind, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    drawn(kind, size).save(buffer, kind.format, **kind.how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "size"), FILES)
+def test_the_model_sees_what_its_own_processor_would_give_it(kind: Kind, size: tuple[int, int]) -> None:
+    data = written(kind, size)
+    theirs, ours = by_the_processor(as_processors_get_it(data)), by_us(data)
+
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).mean() <= kind.bound
+    assert edges(ours) == pytest.approx(edges(theirs), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", [Kind("RGB", "JPEG"), Kind("L", "PNG")], ids=str)
+def test_an_image_that_the_engine_scales_itself_stays_as_sharp(kind: Kind) -> None:
+    data = written(kind, (2000, 1400))
+    handed_over = by_us(data, fit=None)
+    assert handed_over.shape[0] * handed_over.shape[1] < 4.1 * FIT.max_pixels
+    theirs = by_the_processor(as_processors_get_it(data))
+
+    seen = by_the_processor(Image.fromarray(handed_over.astype(np.uint8)))
+
+    assert edges(seen) == pytest.approx(edges(theirs), rel=0.02)
+    assert np.abs(seen - theirs).mean() < 0.5
