@@ -1,7 +1,8 @@
 """A worker whose model breaks on long prompts, in `generate` and in the continuous engine's prefill.
 
 `python -m tests.broken_worker` replaces `python -m celery`. The variable BREAKS says how it breaks: `hang` stops the
-computing thread, `assert` fails on the card and destroys its CUDA context, and nothing breaks if it is not set.
+computing thread, `assert` fails on the card and destroys its CUDA context, `stand` stops the thread that consumes
+messages on its first message, and nothing breaks if it is not set.
 """
 
 import os
@@ -35,6 +36,7 @@ def _main() -> None:
     from celery.__main__ import main
     from transformers.generation.utils import GenerationMixin
 
+    from workers.consumer.intake import Intake
     from workers.engine.continuous.model_runner import ModelRunner
 
     original, prefill = GenerationMixin.generate, ModelRunner.prefill
@@ -49,6 +51,8 @@ def _main() -> None:
             _break(os.environ.get("BREAKS", ""))
         return prefill(runner, chunks)
 
+    if os.environ.get("BREAKS") == "stand":
+        Intake.receive = lambda *_: threading.Event().wait()  # type: ignore[assignment, method-assign]
     GenerationMixin.generate = generate
     ModelRunner.prefill = breaking_prefill
     main()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 
 from producer.process import USAGE
 from vqa.celery import make_app
@@ -43,7 +44,9 @@ def serve(settings: FlowerSettings, queue_settings: QueueSettings) -> None:
     # this variable would override the option
     os.environ.pop("FLOWER_BASIC_AUTH", None)
     options.basic_auth = [f"{settings.user}:{settings.password}"]
-    print(f"Flower: {page(settings)}  user {settings.user}, password as in VQA_FLOWER_PASSWORD", flush=True)
+    # a reader that is gone is no reason to stop
+    with suppress(OSError):
+        print(f"Flower: {page(settings)}  user {settings.user}, password as in VQA_FLOWER_PASSWORD", flush=True)
     listen = [f"--address={settings.address}", f"--port={settings.port}"]
     make_app(queue_settings).start(argv=["flower", *listen, "--persistent=False", f"--max-tasks={MAX_TASKS}"])
 

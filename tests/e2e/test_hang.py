@@ -40,6 +40,22 @@ def test_a_hung_workers_jobs_are_answered_by_another_and_those_without_a_slot_lo
     assert "Traceback" not in log
 
 
+def test_a_worker_whose_consumer_stands_still_ends(
+    client: Client, redis_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    limits = {"VQA_HANG_S": "1", "VQA_REDIS_TIMEOUT_S": "1"}
+    hung = BrokenWorker(redis_url, "hung", tmp_path / "hung.log", BREAKS="stand", **limits)
+    try:
+        # the message that it has popped is lost with it
+        client.submit(job(id="waits", retry={"attempts": 1}))
+        assert hung.process.wait(WAIT_S) == EXIT_HUNG, hung.log.read_text()
+    finally:
+        hung.stop()
+    assert "the consumer hangs, this worker ends: no sign of life for" in hung.log.read_text()
+    start_worker("heir")
+    assert client.answer("waits", timeout_s=WAIT_S).attempt == 1
+
+
 @pytest.mark.parametrize(
     "engine",
     [{"VQA_ENGINE": "pipeline", "VQA_MICROBATCH": "1"}, {"VQA_ENGINE": "continuous", "VQA_SLOTS": "1"}],

@@ -23,12 +23,15 @@ HEARTBEAT = "vqa_consumer_heartbeat"
 class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
     """Celery uses it because the setting `worker_consumer` names it."""
 
+    loop: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._heartbeat: Heartbeat = getattr(self.app, HEARTBEAT)
         self.loop = partial(self._run_loop, self.loop)
 
     def _run_loop(self, loop: Any, *args: Any) -> None:
+        self._heartbeat.beat("consume")
         try:
             loop(*args)
         finally:

@@ -58,6 +58,8 @@ class Lifecycle:
         set_up_logging(self._worker.settings.log_level)
 
     def _configure(self, sender: str, conf: Any, **_: Any) -> None:
+        # Celery asks for it after the model is loaded, and loading has something to say
+        self._set_up_logging()
         # the last moment at which the size of the pool can be set
         conf.worker_concurrency = self._worker.plan(sender)
 

@@ -67,7 +67,7 @@ class RedisOutage:
     """Says in the log that Redis does not answer: at once, and then every half a minute."""
 
     def __init__(self, settings: QueueSettings) -> None:
-        self._address = settings.address
+        self._where = settings.address.where
         self._since: float | None = None
         self._silent_until = 0.0
 
@@ -77,12 +77,12 @@ class RedisOutage:
         self._since = now if self._since is None else self._since
         if now >= self._silent_until:
             self._silent_until = now + _LOG_EVERY_S
-            log.warning("waiting for %s: %s (VQA_REDIS_URL)", self._address, _reason(error))
+            log.warning("waiting for %s: %s (VQA_REDIS_URL)", self._where, _reason(error))
 
     def answered(self) -> None:
         """A call has succeeded."""
         if self._since is not None:
-            log.info("%s answers after %.0f s", self._address, time.monotonic() - self._since)
+            log.info("%s answers after %.0f s", self._where, time.monotonic() - self._since)
             self._since, self._silent_until = None, 0.0
 
 
@@ -121,7 +121,8 @@ def require_own_name(redis: Redis, name: str, lease_s: float) -> None:
 
 
 def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:
-    return next((worker for worker in ledger.workers(lease_s) if worker.name == name), None)
+    # Redis's time comes in whole seconds
+    return next((worker for worker in ledger.workers(lease_s + 2) if worker.name == name), None)
 
 
 def _reason(error: BaseException) -> str:
