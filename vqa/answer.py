@@ -16,13 +16,13 @@ class Outgoing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-def _zero_unless_known(value: object) -> object:
+def _zero_unless_known(value: object) -> float:
     """Return 0 for a figure that is unknown or impossible: no answer is thrown away because of it."""
     return value if isinstance(value, int | float) and 0 <= value <= sys.float_info.max else 0
 
 
 Seconds = Annotated[float, BeforeValidator(_zero_unless_known)]
-Count = Annotated[int, BeforeValidator(_zero_unless_known)]
+Count = Annotated[int, BeforeValidator(lambda value: int(_zero_unless_known(value)))]
 
 
 class Usage(Outgoing):
