@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import faults, trouble
+from tests.chaos import damage, faults, trouble
 from tests.chaos.faults import Fault
 
 #: relative frequencies
@@ -24,6 +24,11 @@ WEIGHTS: dict[Fault, int] = {
     trouble.reset: 5,
     trouble.slow: 4,
     trouble.malformed: 7,
+    damage.damage: 6,
+    damage.flush: 5,
+    damage.broadcast: 6,
+    damage.clock: 6,
+    damage.decoders: 5,
 }
 
 #: the main kinds; a short run injects each once
@@ -38,4 +43,9 @@ ONE_OF_EACH: list[Fault] = [
     trouble.redis_kill,
     trouble.partition,
     trouble.malformed,
+    damage.damage,
+    damage.flush,
+    damage.broadcast,
+    damage.clock,
+    damage.decoders,
 ]

@@ -27,6 +27,7 @@ from tests.chaos.record import Record
 from tests.chaos.recovery import HeldJob, Recovery, held_by, watch
 from tests.chaos.submitter import Submitter
 from tests.chaos.witness import Witness
+from tests.faketime import SteppedClock
 from tests.redis_server import RedisServer
 from vqa.connection import connect
 from vqa.settings import QueueSettings
@@ -57,7 +58,9 @@ class Chaos:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             guard = stack.enter_context(Guard())
-            self.server = stack.enter_context(RedisServer(self.folder / "redis", _APPEND, append_only=True))
+            self.clock = SteppedClock(self.folder / "clock")
+            server = RedisServer(self.folder / "redis", _APPEND, append_only=True, program=self.clock.server)
+            self.server = stack.enter_context(server)
             self.settings = QueueSettings(redis_url=self.server.url, redis_timeout_s=self.plan.redis_timeout_s)
             self.redis: Redis = stack.enter_context(connect(self.settings))
             self.witness = stack.enter_context(Witness(self.redis))

@@ -84,14 +84,18 @@ def _endings(evidence: Evidence) -> str:
     waiting = [id for id in unread if id in evidence.unacked]
     foreign = sum(history.sent for history in evidence.histories.values())
     unlucky = sum(
-        ending.name == "JobGivenUp" and evidence.histories[id].kind != "poison"
+        ending.name == "JobGivenUp" and evidence.histories[id].kind not in ("poison", "damaged")
         for id, ending in evidence.endings.items()
     )
     excused = sum(overlap.excuse is not None for overlap in evidence.overlaps)
+    damaged = sum(
+        ending.name == "JobGivenUp" and ending.text.startswith("damaged") for ending in evidence.endings.values()
+    )
     set_aside = sum((header.reason or "").startswith("malformed") for header in evidence.dead.values())
     return (
         f"answered {names.count('answered')}, late {names.count('DeadlineExceeded')}, "
-        f"cancelled {names.count('Cancelled')}, given up {names.count('JobGivenUp')} ({unlucky} not poison), "
+        f"cancelled {names.count('Cancelled')}, "
+        f"given up {names.count('JobGivenUp')} ({damaged} damaged, {unlucky} neither damaged nor poison), "
         f"foreign {foreign} ({len(waiting)} wait for kombu's hour, {len(unread) - len(waiting)} popped at an end), "
         f"malformed set aside {set_aside}, "
         f"run again while cut off {excused}"

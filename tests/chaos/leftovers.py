@@ -9,7 +9,7 @@ from redis import Redis
 
 #: may stay if they have a time to live
 _EXPIRING = re.compile(
-    r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity|batch:.+|batches)|celery-task-meta-.+"
+    r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity|batch:.+|batches|damaged(:.+)?)|celery-task-meta-.+"
 )
 #: prefixes of the sets of open jobs
 _SETS = ("queued", "leased", "delayed", "waiting")

@@ -46,4 +46,4 @@ class Plan:
     @classmethod
     def short_run(cls, seed: int, jobs: int | None, faults: int | None, minutes: float | None) -> Plan:
         """Plan a run of at most three minutes, for every change."""
-        return cls(seed, jobs or 800, faults or 10, minutes or 3.0, short=True, rate=20.0)
+        return cls(seed, jobs or 800, faults or 15, minutes or 3.0, short=True, rate=20.0)

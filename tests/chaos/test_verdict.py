@@ -19,7 +19,10 @@ from tests.chaos.report import lines
 from tests.chaos.verdict import judge
 from vqa.ledger.records import AttemptRecord, Header
 
-KINDS = ("plain", "image", "foreign", "brief", "cancel", "twice", "transient", "poison")
+KINDS = ("plain", "image", "foreign", "brief", "cancel", "twice", "transient", "poison", "damaged")
+
+
+DAMAGED = Header("dead", "bulk", 0, 0, 0, 0, "", reason="damaged: it has no header")
 
 
 def history(kind: str) -> History:
@@ -32,8 +35,12 @@ def history(kind: str) -> History:
 
 
 def ending(kind: str) -> Ending:
-    names = {"cancel": "Cancelled", "poison": "JobGivenUp", "brief": "DeadlineExceeded"}
-    return Ending(names[kind], "", 3) if kind in names else Ending("answered", f"echo:{kind}", 1, kind)
+    names = {"cancel": "Cancelled", "poison": "JobGivenUp", "brief": "DeadlineExceeded", "damaged": "JobGivenUp"}
+    return (
+        Ending(names[kind], "damaged: its entry" if kind == "damaged" else "", 3)
+        if kind in names
+        else Ending("answered", f"echo:{kind}", 1, kind)
+    )
 
 
 def life(pid: int, status: int, intended: str | None = None) -> Life:
@@ -55,7 +62,7 @@ def evidence() -> Evidence:
         lives=[life(1, 0, "drained"), life(2, 70), life(3, -9, "killed")],
         disturbances=[],
         recoveries=[Recovery("plain", 50.0, 53.0)],
-        dead={},
+        dead={"damaged": DAMAGED},
         unacked=set(),
         leftovers=[],
         violations=[],
@@ -73,7 +80,7 @@ def violations_of(evidence: Evidence) -> list[str]:
 def test_a_run_in_which_all_promises_held_is_not_complained_of(evidence: Evidence) -> None:
     assert violations_of(evidence) == []
     line = last_line(evidence, [])
-    assert line.startswith("chaos: seed 1, 8 jobs, 10 faults (1 crash, ")
+    assert line.startswith("chaos: seed 1, 9 jobs, 15 faults (1 broadcast, ")
     assert "lost 0, doubled 0" in line
     assert "p100 3.0 s (1), bound 9 s (beside other troubles not measured)" in line
 
@@ -146,6 +153,16 @@ def test_a_job_in_two_living_workers_at_once_is_wrong(evidence: Evidence) -> Non
     assert violations_of(evidence) == []
     evidence.overlaps.append(Overlap(first, second, None))
     assert violations_of(evidence) == ["it ran in processes 1 and 3 at once"]
+
+
+def test_a_job_that_nothing_damaged_is_not_given_up_as_damaged(evidence: Evidence) -> None:
+    evidence.endings["plain"] = evidence.endings["damaged"]
+    assert "it was given up as damaged, and was not: damaged: its entry" in violations_of(evidence)
+
+
+def test_a_damaged_job_that_is_not_kept_is_wrong(evidence: Evidence) -> None:
+    del evidence.dead["damaged"]
+    assert violations_of(evidence) == ["it was given up as damaged and is no dead letter"]
 
 
 def test_poison_with_a_fourth_attempt_is_wrong(evidence: Evidence) -> None:

@@ -17,7 +17,12 @@ Violations = Iterator[tuple[str | None, str]]
 _ATTEMPTS = 3
 
 #: how jobs of each kind may end, apart from bad luck (see `was_unlucky`)
-_ALLOWED = {"brief": {"answered", "DeadlineExceeded"}, "poison": {"JobGivenUp"}}
+_ALLOWED = {
+    "brief": {"answered", "DeadlineExceeded"},
+    "poison": {"JobGivenUp"},
+    # an entry that could not be read is a dead letter; a job that had just ended stays answered
+    "damaged": {"answered", "JobGivenUp"},
+}
 
 
 def judge(evidence: Evidence) -> list[tuple[str | None, str]]:
@@ -87,6 +92,17 @@ def was_unlucky(evidence: Evidence, id: str) -> bool:
             if each.pid == life.pid and each.begin <= ended and each.end >= taken - slack_s:
                 return True
     return False
+
+
+def _is_kept_where_damaged(evidence: Evidence) -> Violations:
+    """Check that only jobs whose entries were damaged were given up for it, and that their bytes are kept."""
+    for id, ending in evidence.endings.items():
+        if ending.name != "JobGivenUp" or not ending.text.startswith("damaged"):
+            continue
+        if evidence.histories[id].kind != "damaged":
+            yield id, f"it was given up as damaged, and was not: {ending.text[:120]}"
+        elif id not in evidence.dead:
+            yield id, "it was given up as damaged and is no dead letter"
 
 
 def _is_own_answer(evidence: Evidence) -> Violations:
@@ -174,6 +190,7 @@ CHECKS: list[Callable[[Evidence], Violations]] = [
     _has_outcome,
     _is_read,
     _is_allowed,
+    _is_kept_where_damaged,
     _is_own_answer,
     _is_final,
     _runs_once_at_a_time,
