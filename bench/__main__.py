@@ -21,6 +21,18 @@ def _queue() -> list[Row]:
     return queue_rate.rows()
 
 
+def _ledger() -> list[Row]:
+    from bench import ledger
+
+    return ledger.rows()
+
+
+def _replicas() -> list[Row]:
+    from bench import replicas
+
+    return replicas.rows()
+
+
 def _lanes() -> list[Row]:
     from bench import lanes
 
@@ -39,7 +51,14 @@ def _bulk() -> list[Row]:
     return bulk.rows()
 
 
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"queue": _queue, "lanes": _lanes, "engine": _engine, "bulk": _bulk}
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "queue": _queue,
+    "ledger": _ledger,
+    "replicas": _replicas,
+    "lanes": _lanes,
+    "engine": _engine,
+    "bulk": _bulk,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
