@@ -102,6 +102,9 @@ def ask(
     )
     with Client() as client:
         answer = client.ask(sys.stdin.buffer if image == "-" else image, question, **fields)
+    for seen in answer.images:
+        if seen.frames > 1:
+            print(f"vqa: {image}: the model saw the first of {seen.frames} pages or frames", file=sys.stderr)
     print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
 
 
