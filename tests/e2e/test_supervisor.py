@@ -1,5 +1,6 @@
 """`vqa worker` as a user starts it: the supervisor, its worker processes, and what it says."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from producer import Client, Job
 from tests.e2e.conftest import WAIT_S, until
-from tests.worker_process import ROOT
+from tests.worker_process import ROOT, TINY
+from workers.supervisor.link import EXIT_NEVER_READY
 
 Program = tuple[str, ...]
 ONE_CARD: Program = ("-m", "workers", "--cards", "cpu")
@@ -115,10 +117,59 @@ def test_a_worker_that_dies_is_started_again(client: Client, supervise: Supervis
 
 def test_a_worker_that_never_gets_ready_is_given_up_with_the_reason(supervise: Supervise) -> None:
     supervisor = supervise("--model", "/no/such/model")
-    assert supervisor.process.wait(WAIT_S) == 1
+    assert supervisor.process.wait(WAIT_S) == EXIT_NEVER_READY
     assert "given up: NotReady" in supervisor.said()
     assert "/no/such/model" in supervisor.said()
     assert "Traceback" not in supervisor.said()
+
+
+def test_a_second_worker_of_the_same_name_is_refused_and_the_first_goes_on(
+    client: Client, supervise: Supervise
+) -> None:
+    first = supervise("--engine", "echo", "--name", "desk")
+    ready(first)
+    second = supervise("--engine", "echo", "--name", "desk")
+    assert second.process.wait(WAIT_S) == EXIT_NEVER_READY
+    assert "given up: NotReady: a worker named desk@" in second.said()
+    assert ask(client).startswith("desk@")
+
+
+def test_without_redis_it_says_at_once_what_it_waits_for(supervise: Supervise) -> None:
+    supervisor = supervise("--model", str(TINY), VQA_REDIS_URL="redis://no-host.invalid/0")
+    waits = "waiting for Redis at no-host.invalid:6379: its host name is unknown (VQA_REDIS_URL)"
+    until(lambda: waits in supervisor.said(), supervisor.said)
+    # its worker, too, before it loads the model
+    until(lambda: supervisor.said().count(waits) == 2, supervisor.said)
+    supervisor.process.terminate()
+    assert supervisor.process.wait(WAIT_S) == 0
+    assert "Loading weights" not in supervisor.said()
+    assert supervisor.said().count("WARNING") == 2
+
+
+@pytest.mark.parametrize("reader", ["stands still", "is gone"])
+def test_it_answers_and_drains_whatever_becomes_of_its_logs_reader(client: Client, redis_url: str, reader: str) -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    environment = os.environ | {"VQA_REDIS_URL": redis_url, "VQA_LOG_LEVEL": "DEBUG", "VQA_DRAIN_S": "5"}
+    with subprocess.Popen(
+        [sys.executable, *ONE_CARD, "--engine", "echo"], env=environment, cwd=ROOT, stdout=write, stderr=write
+    ) as supervisor:
+        os.close(write)
+        if reader == "is gone":
+            os.close(read)
+        try:
+            # every job is several lines
+            ids = client.submit_many(job(timeout_s=WAIT_S) for _ in range(100))
+            assert all(client.answer(id, timeout_s=WAIT_S).attempt == 1 for id in ids)
+            client.submit(job(timeout_s=300, metadata={"echo_delay_s": "50"}))
+            taken(client)
+            supervisor.terminate()
+            assert supervisor.wait(30) == 0
+        finally:
+            supervisor.kill()
+            if reader == "stands still":
+                os.close(read)
+    assert client.workers() == []
 
 
 def test_a_worker_that_takes_too_long_is_given_up(supervise: Supervise) -> None:
