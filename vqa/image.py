@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 #: formats that workers decode, by Pillow's names
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-#: formats whose files may hold several pages or frames; the further images of an MPO are previews and depth maps
-_OF_SEVERAL = ("PNG", "WEBP", "GIF", "TIFF")
+#: how JPEG and BMP start: they are single images; the further ones of a phone's JPEG are previews and depth maps
+_SINGLE = (b"\xff\xd8", b"BM")
 
 #: bits of a TIFF page's NewSubfileType: a smaller copy of another page, or its mask
 _NO_PAGE = 1 | 4
@@ -44,7 +45,12 @@ _KINDS = (
     (rb"\s*<", "a text such as SVG or HTML"),
 )
 
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+#: the type may be missing, or that of any bytes, and may have parameters (RFC 2397)
+_DATA_URL = re.compile(
+    r"data:(image/[a-z0-9.+-]+|image|(application|binary)/octet-stream)?(;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE
+)
+
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def read_image(source: str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image) -> bytes:
@@ -118,12 +124,14 @@ def frame_count(data: bytes) -> int:
 
     A model sees only the first. A TIFF page that is a smaller copy or a mask of another is not counted.
     """
+    if data.startswith(_SINGLE):
+        return 1
     try:
-        image = _open(data, "", _OF_SEVERAL)
+        image = _open(data, "")
         frames = int(getattr(image, "n_frames", 1))
         return _page_count(image, frames) if image.format == "TIFF" and frames > 1 else frames
     except Exception:
-        # no such format, or what follows the first frame is damaged: Pillow's readers raise all kinds of exceptions
+        # no image, or what follows the first frame is damaged: Pillow's readers raise all kinds of exceptions
         return 1
 
 
@@ -135,11 +143,11 @@ def _page_count(image: ImageFile, frames: int) -> int:
     return max(1, pages)
 
 
-def _open(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> ImageFile:
+def _open(data: bytes, name: str) -> ImageFile:
     if not data:
         raise BadImage(f"{_of(name)}the file is empty" if name else "the image is empty: it has 0 bytes")
     try:
-        return Image.open(io.BytesIO(without_texts(data) if data.startswith(SIGNATURE) else data), formats=formats)
+        return Image.open(io.BytesIO(without_texts(data) if data.startswith(SIGNATURE) else data), formats=FORMATS)
     except UnidentifiedImageError:
         kind = next((f" (it is {kind})" for start, kind in _KINDS if re.match(start, data, re.DOTALL)), "")
         raise BadImage(f"{_of(name)}not an image in one of the formats {', '.join(FORMATS)}{kind}") from None
@@ -157,10 +165,19 @@ def from_data_url(url: str) -> bytes:
     head = _DATA_URL.match(url)
     if not head:
         raise BadImage("the data: URL of an image must begin with data:image/TYPE;base64,")
+    data = url[head.end() :]
     try:
-        return base64.b64decode(url[head.end() :], validate=True)
-    except binascii.Error:
-        raise BadImage("the data: URL of an image is not valid base64") from None
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        with suppress(ValueError):
+            return base64.b64decode(_plain_base64(data), validate=True)
+    raise BadImage("the data: URL of an image is not valid base64")
+
+
+def _plain_base64(text: str) -> str:
+    """Undo what programs do to base64: line breaks, percent-encoding, the URL-safe alphabet, missing padding."""
+    text = re.sub(r"[ \t]*[\r\n]+[ \t]*", "", unquote(text).strip()).translate(_URL_SAFE).rstrip("=")
+    return text + "=" * (-len(text) % 4)
 
 
 def to_data_url(data: bytes) -> str:

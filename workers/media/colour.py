@@ -37,22 +37,25 @@ def to_grey_or_rgb(image: Image.Image) -> Image.Image:
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Return an image of mode L, RGB or CMYK in sRGB; a profile that is damaged or of other colours is ignored."""
-    if not profile:
-        return image.convert("RGB")
+    converted = _by_profile(image, profile) if profile else None
+    # converting copies the image
+    return converted or (image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """Return None if the profile is of no use, or is that of sRGB."""
     # few images have a profile that matters, and the import takes as long as a small image
     from PIL import ImageCms
 
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space != _PROFILE_SPACES[image.mode] or "sRGB" in (
-            source.profile.profile_description or ""
-        ):
-            return image.convert("RGB")
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        if source.profile.xcolor_space != _PROFILE_SPACES[image.mode]:
+            return None
+        if "sRGB" in (source.profile.profile_description or ""):
+            return None
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")
-    assert converted is not None
-    return converted
+        return None
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:

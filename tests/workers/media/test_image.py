@@ -294,20 +294,6 @@ def test_with_a_fit_a_turned_photo_is_what_the_models_own_processor_makes_of_it_
     assert np.array_equal(np.asarray(decode(data, limits(fit=fit))), as_the_model_resizes(upright, fit))
 
 
-@pytest.mark.parametrize(("format", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA")])
-def test_with_a_fit_a_far_larger_image_is_nearly_that_too(format: str, mode: str) -> None:
-    fit = Fit(32, 64 * 64, 256 * 256)
-    photo = Image.linear_gradient("L").resize((2600, 1900)).rotate(30, fillcolor=200).convert(mode)
-    data = encoded(photo, format)
-
-    ours = np.asarray(decode(data, limits(fit=fit)), dtype=float)
-
-    whole = Image.open(io.BytesIO(data)).convert("RGB")
-    difference = np.abs(ours - as_the_model_resizes(whole, fit))
-    assert difference.mean() < 0.5
-    assert difference.max() < 25
-
-
 @given(
     width=st.integers(1, 2500),
     height=st.integers(1, 2500),
