@@ -148,6 +148,21 @@ def test_its_buttons_revoke_and_terminate_cancel_jobs(
     assert not any("Traceback" in log for log in logs)
 
 
+def test_buttons_that_would_strand_jobs_say_why_they_do_nothing(
+    client: Client, flower: str, start_worker: StartWorker
+) -> None:
+    start_worker()
+    (name,) = (worker.name for worker in client.workers())
+    wait_until(lambda: name in get(f"{flower}/api/workers?refresh=1").json())
+    for button, why in (
+        (f"worker/pool/grow/{name}?n=3", "fixed when a worker starts (VQA_SLOTS)"),
+        (f"worker/queue/cancel-consumer/{name}?queue=interactive", "every worker serves every lane"),
+    ):
+        reply = requests.post(f"{flower}/api/{button}", auth=("vqa", PASSWORD), timeout=30)
+        assert reply.status_code == 403
+        assert why in reply.text
+
+
 def test_what_is_revoked_ends_a_wait_in_another_app(
     client: Client, other_app: Celery, start_worker: StartWorker
 ) -> None:

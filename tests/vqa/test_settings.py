@@ -11,6 +11,31 @@ def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monke
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("VQA_MODLE", "VQA_MODEL"),
+        ("vqa_slot", "VQA_SLOTS"),
+        ("VQA_LOGLEVEL", "VQA_LOG_LEVEL"),
+        ("VQA_MICRO_BATCH", "VQA_MICROBATCH"),
+        ("VQA_IMAGE_MAX", "VQA_IMAGE_MAX_BYTES"),
+        # alike only by their prefix, or by a word
+        ("VQA_FOO", None),
+        ("VQA_DEBUG", None),
+        ("VQA_GPUS", None),
+        ("VQA_HOST", None),
+        ("VQA_WORKERS", None),
+        ("VQA_API_KEY", None),
+    ],
+)
+def test_a_name_is_guessed_only_where_it_is_near(monkeypatch: pytest.MonkeyPatch, name: str, meant: str | None) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError) as caught:
+        QueueSettings()
+    hint = f"did you mean {meant}?" if meant else "`vqa settings` lists the names"
+    assert str(caught.value) == f"{name} is not a setting of vqa; {hint}"
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("VQA_REDIS_URL", "localhost:6379"),

@@ -64,6 +64,24 @@ def test_pages_ask_for_the_password_which_nobody_else_sees(pages: tuple[str, sub
     assert PASSWORD not in said
 
 
+def test_it_serves_though_nobody_reads_what_it_prints(redis_url: str) -> None:
+    port = free_port()
+    mine = {"VQA_REDIS_URL": redis_url, "VQA_FLOWER_PASSWORD": PASSWORD, "VQA_FLOWER_PORT": str(port)}
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "producer.monitor.flower"]
+    with subprocess.Popen(command, env=os.environ | mine, stdout=write, stderr=write) as process:
+        os.close(write)
+        try:
+            end = time.monotonic() + 30
+            while status(f"http://127.0.0.1:{port}/healthcheck") != 200:
+                assert process.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        finally:
+            process.kill()
+
+
 def test_it_loads_neither_workers_nor_torch() -> None:
     check = "import sys, producer.monitor.flower; sys.exit(any(name in sys.modules for name in ('workers', 'torch')))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
