@@ -127,6 +127,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return str(tmp_path / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    # asked before a download, whether there is a network
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     return fetched
 
