@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Self
 from producer.images.read import read_file, source_size
 from producer.inputs import Row, image_sources
 from vqa.errors import VQAError
-from vqa.image import from_data_url, open_image
+from vqa.image import frame_count, from_data_url, open_image
 from vqa.image_store import reference
 from vqa.settings import QueueSettings
 
@@ -27,6 +28,8 @@ class LoadedImage:
     #: sha256: reference into the image store
     reference: str
     data: bytes
+    #: pages or frames, of which a model sees the first
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,15 @@ class LoadedRow:
     images: Mapping[str, LoadedImage]
     #: why an image cannot be used; then `images` is empty
     error: VQAError | None = None
+
+    @property
+    def parts_unseen(self) -> list[str]:
+        """Name the images with more pages or frames than the first, which alone is asked about."""
+        return [
+            f"{os.path.basename(source) if source.startswith('file:') else 'an image'} (the first of {image.frames:,})"
+            for source, image in self.images.items()
+            if image.frames > 1
+        ]
 
     @property
     def references(self) -> dict[str, str]:
@@ -122,4 +134,4 @@ class ImageLoader:
         named = path != source
         data = read_file(path, max_bytes) if named else from_data_url(source)
         open_image(data, max_bytes, self._settings.image_max_pixels, path[:200] if named else "")
-        return LoadedImage(reference(data), data)
+        return LoadedImage(reference(data), data, frame_count(data))

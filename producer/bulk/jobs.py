@@ -16,11 +16,14 @@ from producer.bulk.plan import Plan
 from producer.client.batches import job_id
 from producer.client.submission import PreparedJob
 from producer.inputs import BadRow, Row, image_sources, read_rows
-from vqa.errors import ImageMissing, InvalidJob, VQAError
+from vqa.errors import BadImage, ImageMissing, InvalidJob, VQAError
 from vqa.ledger.batches import EXPIRED_CODE
 
 #: with less time left than this, a row expires instead of becoming a job
 _MIN_TIMEOUT_S = 0.001
+
+#: images that the summary names
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class JobBuilder:
         self.deadline: float | None = None
         #: rows whose jobs are open, by job id
         self.open: dict[str, OpenRow] = {}
+        #: rows of this run that ask about the first of several pages or frames, and the first images of them
+        self._partial_rows = 0
+        self._partial_images: list[str] = []
+        #: lines that were read as part of rows that cannot be read
+        self._swallowed = 0
 
     def _unfinished(self) -> Iterator[PendingRow | BadRow]:
         for row in read_rows(self._plan.source):
@@ -67,6 +75,7 @@ class JobBuilder:
                 yield row
                 continue
             _report(row.number, row.error)
+            self._swallowed += row.swallowed
             # the id contains the error: the same error is not written twice, and a corrected row gets another id
             id = job_id(self._writer.batch, f"bad {row.number} {row.custom_id} {row.error.code()} {row.error}")
             if not self._writer.finished.mark_seen(id):
@@ -89,11 +98,20 @@ class JobBuilder:
                     _report(row.number, row.error)
 
         for loaded in self._images.load(valid()):
-            if (error := loaded.error or _job_error(loaded)) is not None:
+            if (error := loaded.error or _job_error(loaded) or _partial(loaded)) is not None:
                 count += 1
                 _report(loaded.row.number, error)
         self._reporter.total = 0
         return count
+
+    def left_out(self) -> Iterator[str]:
+        """Say what of the input this run did not ask about, a line each."""
+        if self._partial_rows:
+            names = ", ".join(self._partial_images)
+            more = ", ..." if len(self._partial_images) == _NAMED else ""
+            yield f"{self._partial_rows:,} rows were asked about the first page or frame only: {names}{more}"
+        if self._swallowed:
+            yield f"{self._swallowed:,} lines were not asked about: they follow quotes that are not closed"
 
     def build(self, rows: Iterable[PendingRow]) -> Iterator[PreparedJob]:
         """Yield the rows' jobs on demand; rows that cannot become one are reported and written as failures."""
@@ -110,7 +128,13 @@ class JobBuilder:
                 self._fail(id, row.custom_id, Failure(EXPIRED_CODE, why, row.number))
             else:
                 self._clear_last_run(id)
+                self._note_partial(loaded)
                 yield job
+
+    def _note_partial(self, loaded: LoadedRow) -> None:
+        if names := loaded.parts_unseen:
+            self._partial_rows += 1
+            self._partial_images = list(dict.fromkeys([*self._partial_images, *names]))[:_NAMED]
 
     def _fail(self, id: str, custom_id: str | None, failure: Failure) -> None:
         self._writer.write_failure(id, custom_id, failure)
@@ -154,6 +178,11 @@ def _job_error(loaded: LoadedRow) -> InvalidJob | None:
     except InvalidJob as error:
         return error
     return None
+
+
+def _partial(loaded: LoadedRow) -> BadImage | None:
+    names = loaded.parts_unseen
+    return BadImage(f"only a part would be asked about: {', '.join(names[:_NAMED])}; split it") if names else None
 
 
 def _report(number: int, error: VQAError) -> None:

@@ -30,7 +30,7 @@ class Session:
         self.builder = JobBuilder(plan, self.client, self.writer, self.reporter, images)
 
     def fails_strict(self) -> bool:
-        """With --strict, read the whole input and report invalid rows; return whether there are any."""
+        """With --strict, read the whole input and report rows that are invalid or would be asked in part."""
         count = self.builder.count_bad_rows() if self.plan.strict else 0
         if not count:
             return False

@@ -161,6 +161,8 @@ class _Run:
             seconds = time.monotonic() - self._started
             for line in summary_lines(totals, self._writer.earlier, seconds, self._slots, self._plan.price):
                 print(line, file=sys.stderr)
+            for line in self._builder.left_out():
+                print(line, file=sys.stderr)
         if self._lost:
             print(f"vqa: Redis lost {self._lost:,} rows; run the same command again to send them", file=sys.stderr)
             return TEMPORARY

@@ -54,7 +54,9 @@ def submit(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", show_default=False, help="Files of rows, a folder or glob of images, or - for stdin."
+            metavar="INPUT",
+            show_default=False,
+            help="Files of rows or a glob of them, a folder or glob of images, or -.",
         ),
     ],
     output: Output = None,
@@ -72,7 +74,9 @@ def submit(
     id_column: Annotated[str, typer.Option(help="Table column with the ids.")] = "id",
     image_column: Annotated[str, typer.Option(help="Table column with the images.")] = "image",
     question_column: Annotated[str, typer.Option(help="Table column with the questions.")] = "question",
-    strict: Annotated[bool, typer.Option("--strict", help="Send nothing if any row is invalid.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Send nothing if a row is invalid, or would be asked about in part.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over: delete OUT and ERR, and cancel the batch's open jobs.")
     ] = False,

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from vqa.errors import SettingsError
 
-#: exceptions raised when a compressed stream is truncated or damaged
-DAMAGE = (EOFError, OSError, zlib.error)
+#: exceptions raised when a compressed stream, or one in UTF-16, is truncated or damaged
+DAMAGE = (EOFError, OSError, zlib.error, UnicodeError)
 
 #: bytes per read
 _CHUNK = 256 * 1024
@@ -46,7 +46,7 @@ def decompressed(raw: io.BufferedIOBase, name: str) -> io.BufferedReader:
     # a zstd frame, or a skippable frame, with which parallel compressors start
     if head == b"\x28\xb5\x2f\xfd" or (head[1:] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
         texts = _zstd_texts(whole, import_zstandard(name))
-        return io.BufferedReader(_Chunks(b"", lambda size: next(texts, b"")), _CHUNK)
+        return reader_of(lambda size: next(texts, b""))
     return whole
 
 
@@ -54,6 +54,11 @@ def prepend(head: bytes, rest: io.BufferedIOBase) -> io.BufferedReader:
     """Return a reader of `head` followed by `rest`; closing it leaves `rest` open."""
     # read1 returns what a pipe holds, so that rows are processed as they are written
     return io.BufferedReader(_Chunks(head, rest.read1), _CHUNK)
+
+
+def reader_of(more: Callable[[int], bytes]) -> io.BufferedReader:
+    """Return a reader of the chunks that `more(size)` returns, until one is empty."""
+    return io.BufferedReader(_Chunks(b"", more), _CHUNK)
 
 
 class _Chunks(io.RawIOBase):

@@ -15,8 +15,9 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel
 
 from producer.inputs.compression import DAMAGE, decompressed, prepend
+from producer.inputs.encoding import as_utf8
 from producer.inputs.files import Form, Input, file_suffix, open_file
-from producer.inputs.folders import IMAGE_SUFFIXES, fixed_folder
+from producer.inputs.folders import IMAGE_SUFFIXES, cannot_decode, fixed_folder, is_foreign
 from producer.inputs.jsonl import MAX_LINE_BYTES, json_object
 from producer.inputs.row import JOB_FIELDS, question_messages
 from producer.inputs.source import DEFAULT_COLUMNS, Columns, Source
@@ -42,7 +43,9 @@ def detect_source(
 ) -> Source:
     """Return the source that the options name. Raises SettingsError if it cannot be read, or options conflict."""
     plain = _plain(defaults or {})
-    detected, all_inputs = _detect_all(inputs, form)
+    if inputs and all(is_foreign(name) and os.path.isfile(name) for name in inputs):
+        raise SettingsError(cannot_decode(inputs[0]))
+    detected, all_inputs = _detect_all([each for name in inputs for each in _expanded(name, form)], form)
     if detected == "images" and not questions:
         raise SettingsError("images need a question: --question 'What is on it?'")
     if questions and detected in ("openai", "short"):
@@ -76,6 +79,17 @@ def _detect_all(names: Sequence[str], form: FormOrAuto) -> tuple[Form, tuple[Inp
     return detected[0][0], tuple(input for _, input in detected)
 
 
+def _expanded(name: str, form: FormOrAuto) -> list[str]:
+    """Return the files of a glob of files with rows; images are found while they are read."""
+    suffix = file_suffix(name)
+    of_images = form == "images" or (form == "auto" and (glob.has_magic(suffix) or suffix in ("", *IMAGE_SUFFIXES)))
+    if not glob.has_magic(name) or os.path.lexists(name) or of_images or is_foreign(name):
+        return [name]
+    if not (found := sorted(each for each in glob.glob(name, recursive=True) if os.path.isfile(each))):
+        raise SettingsError(f"{name}: No such file")
+    return found
+
+
 def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
     if name == "-":
         return _detect_pipe(name, os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
@@ -91,7 +105,8 @@ def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
         return "images", Input(name, os.path.abspath(name))
     folder = os.path.dirname(os.path.abspath(name))
     if form == "auto":
-        form = "images" if file_suffix(name) in IMAGE_SUFFIXES else _TABLES.get(file_suffix(name), "auto")
+        is_image = file_suffix(name) in IMAGE_SUFFIXES or is_foreign(name)
+        form = "images" if is_image else _TABLES.get(file_suffix(name), "auto")
     if stat.S_ISREG(mode):
         return _form_of_content(name, folder) if form == "auto" else form, Input(name, folder)
     with ExitStack() as stack:
@@ -107,7 +122,7 @@ def _detect_pipe(
     if form in ("parquet", "images"):
         raise SettingsError(f"{name}: cannot read {form} from a pipe")
     try:
-        rest = decompressed(raw, name)
+        rest = as_utf8(decompressed(raw, name))
         if form == "auto":
             form, head = _form_of_lines(name, rest)
             rest = prepend(head, rest)

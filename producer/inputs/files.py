@@ -10,6 +10,7 @@ from io import BufferedReader, FileIO
 from typing import Literal
 
 from producer.inputs.compression import DAMAGE, decompressed
+from producer.inputs.encoding import as_utf8
 from vqa.errors import SettingsError
 
 #: form of an input: openai is OpenAI Batch; short is {"id", "image", "question"} per line
@@ -33,7 +34,7 @@ class Input:
 
     @contextmanager
     def open(self) -> Iterator[BufferedReader]:
-        """Open the uncompressed content. Raises SettingsError if it cannot be read."""
+        """Open the uncompressed content, as UTF-8 if it is UTF-16. Raises SettingsError if it cannot be read."""
         with ExitStack() as stack:
             if self.rest is not None:
                 if self.pipe is not None:
@@ -42,7 +43,7 @@ class Input:
                 return
             file = stack.enter_context(open_file(self.name))
             try:
-                content = decompressed(file, self.name)
+                content = as_utf8(decompressed(file, self.name))
             except DAMAGE as error:
                 raise SettingsError(f"cannot read {self.name}: {error}") from None
             yield content

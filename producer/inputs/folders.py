@@ -9,12 +9,20 @@ from urllib.parse import quote_from_bytes
 
 from producer.images.locations import resolve_path
 from producer.inputs.files import Input
-from producer.inputs.row import BadRow, Row, require_id, rows_of_image
+from producer.inputs.row import BadRow, Row, require_id, rows_of_images
 from producer.inputs.source import Source
-from vqa.errors import InvalidJob, SettingsError, VQAError
+from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 
 #: suffixes of image formats that workers decode
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+#: suffixes of image formats that workers do not decode
+FOREIGN_SUFFIXES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+    }
+)
 
 
 def read_images(source: Source) -> Iterator[Row | BadRow]:
@@ -31,12 +39,27 @@ def read_images(source: Source) -> Iterator[Row | BadRow]:
                 if isinstance(path, OSError):
                     raise InvalidJob(f"cannot read the folder {_printable(path.filename)[:200]}: {path.strerror}")
                 custom_id = require_id(_printable(path[len(shared) :].lstrip("/")), "the image's path")
+                if is_foreign(path):
+                    yield BadRow(number, custom_id, BadImage(cannot_decode(os.path.basename(custom_id))))
+                    continue
                 image = resolve_path(path, input.folder)
-                yield from rows_of_image(number, custom_id, image, source.questions, source.defaults)
+                yield from rows_of_images(number, custom_id, [image], source.questions, source.defaults)
             except VQAError as error:
                 yield BadRow(number, None, error)
     if not number:
         raise SettingsError(f"no images in {', '.join(input.name for input in source.inputs)[:200]}")
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a file is an image, by its name, that workers do not decode."""
+    return os.path.splitext(path)[1].lower() in FOREIGN_SUFFIXES
+
+
+def cannot_decode(name: str) -> str:
+    """Say what a file that `is_foreign` is, and what to do."""
+    base, suffix = os.path.splitext(name)
+    kind = suffix[1:].upper()
+    return f"{name[:200]}: {kind} images cannot be read; convert it: magick {name[:200]} {base[:200]}.jpg"
 
 
 def fixed_folder(pattern: str) -> str:
@@ -104,7 +127,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or is_foreign(path)
 
 
 def _printable(path: str) -> str:

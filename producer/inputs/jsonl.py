@@ -25,6 +25,8 @@ _KNOWN_FIELDS = JOB_FIELDS | _SHORT_FIELDS
 
 _BOM = b"\xef\xbb\xbf"
 
+NOT_UTF8 = "not UTF-8; save the file as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+
 #: from a line's object and the folder of its input to the fields of a job
 _Parse = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
@@ -53,7 +55,7 @@ def _row(number: int, line: str, folder: str, defaults: Mapping[str, Any], id_na
     try:
         document = json_object(line)
         custom_id = valid_id(document.get(id_name))
-        return Row(number, require_id(custom_id, id_name), {**defaults, **parse(document, folder)})
+        return Row(number, require_id(document.get(id_name), id_name), {**defaults, **parse(document, folder)})
     except VQAError as error:
         return BadRow(number, custom_id, error)
 
@@ -108,7 +110,7 @@ def _decode(line: bytes) -> str | InvalidJob:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        return InvalidJob("not UTF-8")
+        return InvalidJob(NOT_UTF8)
 
 
 def _skip_line(stream: io.BufferedReader) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from producer.inputs.csv_files import read_csv
 from producer.inputs.files import Form, Input
 from producer.inputs.folders import read_images
 from producer.inputs.jsonl import read_openai, read_short
 from producer.inputs.row import BadRow, Row, image_sources
 from producer.inputs.source import Source
-from producer.inputs.tables import read_csv, read_parquet
+from producer.inputs.tables import read_parquet
 from vqa.errors import InvalidJob, VQAError
 from vqa.job import MOST_IMAGES, TextPart
 
@@ -41,7 +43,7 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
         for row in map(validator.validate, _READERS[source.form](input, source)):
             if isinstance(row, BadRow) and len(source.inputs) > 1:
                 # name the file, because line numbers restart in each
-                yield BadRow(row.number, row.custom_id, type(row.error)(f"{input.name}: {row.error}"))
+                yield replace(row, error=type(row.error)(f"{input.name}: {row.error}"))
             else:
                 yield row
 

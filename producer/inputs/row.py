@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class BadRow:
     #: None if it is missing or invalid
     custom_id: str | None
     error: VQAError
+    #: further lines of the input that were read as part of this row
+    swallowed: int = 0
 
 
 def image_sources(row: Row) -> tuple[str, ...]:
@@ -89,17 +92,32 @@ def _file_stamp(source: str) -> tuple[int, int] | tuple[()]:
 
 
 def valid_id(custom_id: object) -> str | None:
-    """Return `custom_id` if it is valid, else None."""
-    if isinstance(custom_id, str) and 0 < len(custom_id) <= MAX_ID_LENGTH and custom_id.isprintable():
-        return custom_id
-    return None
+    """Return `custom_id` as a string if it is valid, else None."""
+    try:
+        return require_id(custom_id, "id")
+    except InvalidJob:
+        return None
 
 
 def require_id(custom_id: object, name: str) -> str:
-    """Return `custom_id`, which the input calls `name`. Raises InvalidJob if it is invalid."""
-    if (valid := valid_id(custom_id)) is None:
-        raise InvalidJob(f"{name}: a string of 1 to {MAX_ID_LENGTH} printable characters is required")
-    return valid
+    """Return `custom_id`, which the input calls `name`, as a string. Raises InvalidJob if it is invalid.
+
+    Numbers are valid. A whole number has no decimal point: pandas makes floats of a column with gaps.
+    """
+    if isinstance(custom_id, float) and math.isfinite(custom_id):
+        custom_id = int(custom_id) if custom_id.is_integer() else str(custom_id)
+    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+        custom_id = str(custom_id)
+    if custom_id is None or custom_id == "" or custom_id != custom_id:
+        raise InvalidJob(f"{name}: missing")
+    if not isinstance(custom_id, str):
+        raise InvalidJob(f"{name}: must be a string or a number, not {type(custom_id).__name__}")
+    if len(custom_id) > MAX_ID_LENGTH:
+        raise InvalidJob(f"{name}: has {len(custom_id):,} characters; at most {MAX_ID_LENGTH} are allowed")
+    for place, char in enumerate(custom_id, start=1):
+        if not char.isprintable():
+            raise InvalidJob(f"{name}: character {place} (U+{ord(char):04X}) is not printable")
+    return custom_id
 
 
 def question_messages(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
@@ -108,10 +126,10 @@ def question_messages(sources: Sequence[str], question: str) -> list[dict[str, A
     return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 
 
-def rows_of_image(
-    number: int, custom_id: str, source: str, questions: Sequence[str], defaults: Mapping[str, Any]
+def rows_of_images(
+    number: int, custom_id: str, sources: Sequence[str], questions: Sequence[str], defaults: Mapping[str, Any]
 ) -> Iterator[Row]:
-    """Yield a row per question about one image; the second's custom_id ends in #2, and so on. Raises InvalidJob."""
+    """Yield a row per question about the same images; the second's id ends in #2, and so on. Raises InvalidJob."""
     for index, question in enumerate(questions, start=1):
         row_id = custom_id if index == 1 else require_id(f"{custom_id}#{index}", "custom_id")
-        yield Row(number, row_id, {**defaults, "messages": question_messages([source], question)})
+        yield Row(number, row_id, {**defaults, "messages": question_messages(sources, question)})

@@ -1,12 +1,13 @@
 """Lines of an OpenAI Batch file: `{"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {...}}`.
 
-Body fields that cannot be honoured are refused by name, so that no answer differs from what was asked. `model` and
-`user` are accepted and ignored: a worker serves its own model. Null fields count as missing. Without `temperature`,
-decoding is greedy, as everywhere in this project; OpenAI's default is 1.
+Body fields that cannot be honoured are refused by name, so that no answer differs from what was asked; values without
+effect are accepted. `model` is accepted and ignored: a worker serves its own model. Null fields count as missing.
+Without `temperature`, decoding is greedy, as everywhere in this project; OpenAI's default is 1.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
 
 _ENDPOINT = "/v1/chat/completions"
+
+#: without the version, as Azure writes it
+_ENDPOINTS = (_ENDPOINT, "/chat/completions")
 
 #: names of a body's fields in a job
 _JOB_FIELDS: Final[Mapping[str, str]] = {
@@ -28,16 +32,34 @@ _JOB_FIELDS: Final[Mapping[str, str]] = {
     "metadata": "metadata",
 }
 
-_IGNORED = frozenset({"model", "user", "messages"})
+#: `messages` is read elsewhere; the others say nothing about the answer
+_IGNORED = frozenset(
+    {
+        *("messages", "model", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        *("service_tier", "parallel_tool_calls"),
+    }
+)
 
-#: fields that may only have the value without effect
-_FIXED: Final[Mapping[str, Any]] = {
-    "n": 1,
-    "stream": False,
-    "logprobs": False,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
+#: fields that may only have a value without effect; a message names the first
+_FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "stream": (False,),
+    "stream_options": ({},),
+    "store": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
 }
+
+#: fields of a message that an answer of OpenAI's has, and that may only be empty
+_EMPTY_IN_MESSAGES = ("tool_calls", "annotations")
 
 _ROLES: Final[Mapping[str, str]] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -48,7 +70,7 @@ def parse_request(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
         raise InvalidJob(f"{shown(unknown[0])}: unknown field")
     if row.get("method") != "POST":
         raise InvalidJob("method: must be POST")
-    if row.get("url") != _ENDPOINT:
+    if row.get("url") not in _ENDPOINTS:
         raise InvalidJob(f"url: must be {_ENDPOINT}")
     body = _object(row.get("body"), "body")
     fields = _job_fields(body)
@@ -63,8 +85,8 @@ def _job_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in body.items():
         if name in _FIXED:
-            if value != _FIXED[name]:
-                raise InvalidJob(f"body.{name}: only {str(_FIXED[name]).lower()} is supported")
+            if value not in _FIXED[name]:
+                raise InvalidJob(f"body.{name}: only {json.dumps(_FIXED[name][0])} is supported")
         elif name in _JOB_FIELDS:
             if fields.setdefault(_JOB_FIELDS[name], value) != value:
                 raise InvalidJob("body: max_tokens and max_completion_tokens differ")
@@ -77,7 +99,10 @@ def _job_fields(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _message(value: object, place: str, folder: str) -> dict[str, Any]:
     message = _object(value, place)
-    _refuse_unknown(message, {"role", "content"}, place)
+    for name in _EMPTY_IN_MESSAGES:
+        if message.get(name) == []:
+            del message[name]
+    _refuse_unknown(message, {"role", "content", "name"}, place)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidJob(f"{place}.role: must be system, developer, user or assistant")

@@ -1,5 +1,6 @@
 """`vqa submit` with real workers: what comes into OUT and ERR, what is left in Redis, and how the command ends."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from PIL import Image
 from redis import Redis
 
 from producer import Client, PromptTooLong
@@ -122,6 +124,67 @@ def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path
     piped = submit("-", "--strict", input=(tmp_path / "rows.jsonl").read_text())
     assert piped.returncode == 2
     assert "--strict reads the input twice" in piped.stderr
+
+
+def of_pages(*colours: str) -> bytes:
+    first, *rest = (Image.new("RGB", (20, 20), colour) for colour in colours)
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
+def test_pages_that_no_row_asks_about_are_counted_and_refused_by_strict(
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
+) -> None:
+    echoes()
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/a.png").write_bytes(png)
+    (tmp_path / "scans/b.tif").write_bytes(of_pages("red", "green", "blue"))
+    ask = ("scans", "--question", "What is it?", "--question", "What colour?", "-o", "out.jsonl")
+    refused = submit(*ask, "--strict")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        "vqa: line 2: BadImage: only a part would be asked about: b.tif (the first of 3); split it",
+        "vqa: line 2: BadImage: only a part would be asked about: b.tif (the first of 3); split it",
+        "vqa: 2 invalid rows; nothing was sent",
+    ]
+    done = submit(*ask)
+    assert done.returncode == 0, done.stderr
+    named = "b.tif (the first of 3)"
+    assert done.stderr.splitlines()[-1] == f"2 rows were asked about the first page or frame only: {named}"
+
+
+def test_what_was_not_asked_about_is_counted_in_the_summary(
+    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
+) -> None:
+    echoes()
+    (tmp_path / "a.png").write_bytes(png)
+    rows = [f"{number},a.png,?" for number in range(2, 501)]
+    rows[2] = '4,a.png,"?'
+    (tmp_path / "in.csv").write_text("\n".join(["id,image,question", *rows]))
+    assert submit("in.csv", "-o", "out.jsonl", "--strict").returncode == 2
+    done = submit("in.csv", "-o", "out.jsonl")
+    assert done.returncode == 3
+    assert "2 answered, 1 failed (invalid_job 1)\n" in done.stderr
+    assert "\n496 lines were not asked about: they follow quotes that are not closed\n" in done.stderr
+
+
+def test_files_that_are_no_images_are_told_for_what_they_are(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
+    echoes()
+    (tmp_path / "p").mkdir()
+    for name, data in {"a.jpg": b"", "b.jpg": b"<html>", "c.jpg": b"%PDF-1.7", "d.heic": b""}.items():
+        (tmp_path / "p" / name).write_bytes(data)
+    done = submit("p", "--question", "?", "-o", "out.jsonl")
+    assert done.returncode == 3
+    told = [line["error"]["message"] for line in lines(tmp_path / "out.errors.jsonl")]
+    folder = tmp_path / "p"
+    assert sorted(told) == [
+        f"{folder}/a.jpg: the file is empty",
+        f"{folder}/b.jpg: not an image in one of the formats JPEG, PNG, WEBP, GIF, BMP, TIFF "
+        "(it is a text such as SVG or HTML)",
+        f"{folder}/c.jpg: not an image in one of the formats JPEG, PNG, WEBP, GIF, BMP, TIFF (it is a PDF document)",
+        "d.heic: HEIC images cannot be read; convert it: magick d.heic d.jpg",
+    ]
 
 
 def test_a_folder_of_images_is_asked_about(

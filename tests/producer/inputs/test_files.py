@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from producer import SettingsError
 from producer.inputs import BadRow, Row, detect_source, read_rows
 from producer.inputs.compression import decompressed, prepend
-from producer.inputs.jsonl import numbered_lines
+from producer.inputs.jsonl import NOT_UTF8, numbered_lines
 from tests.producer.inputs.conftest import good
 from vqa.errors import InvalidJob
 
@@ -98,7 +98,7 @@ def test_bytes_that_are_not_utf8_spoil_their_line_alone(tmp_path: Path) -> None:
     assert [row.number for row in found] == [1, 2, 4]
     assert [isinstance(row, Row) for row in found] == [True, False, True]
     assert isinstance(found[1], BadRow)
-    assert str(found[1].error) == "not UTF-8"
+    assert str(found[1].error).startswith("not UTF-8; save the file as UTF-8, or convert it: iconv")
 
 
 @given(
@@ -119,7 +119,7 @@ def test_a_line_that_is_too_long_is_told_in_its_place(written: list[bytes], ende
         elif isinstance(line, str):
             assert line.rstrip("\n").encode() == (whole.removeprefix(b"\xef\xbb\xbf") if number == 1 else whole)
         else:
-            assert str(line) == "not UTF-8"
+            assert str(line) == NOT_UTF8
 
 
 def test_a_pipe_is_read_once_and_as_it_is_written(tmp_path: Path) -> None:

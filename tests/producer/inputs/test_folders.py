@@ -35,6 +35,18 @@ def test_a_folder_is_read_with_those_in_it_by_name(tmp_path: Path) -> None:
     assert [image_sources(row) for row in found] == [(f"file:{tmp_path}/{row.custom_id}",) for row in found]
 
 
+def test_images_that_no_worker_decodes_are_told_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.HEIC", "c.avif", "d/e.jp2", "notes.txt")
+    first, *rest = rows_of(tmp_path)
+    assert isinstance(first, Row)
+    told = {row.custom_id: str(row.error) for row in rest if isinstance(row, BadRow)}
+    assert list(told) == ["b.HEIC", "c.avif", "d/e.jp2"]
+    assert told["b.HEIC"] == "b.HEIC: HEIC images cannot be read; convert it: magick b.HEIC b.jpg"
+    assert {type(row.error).__name__ for row in rest if isinstance(row, BadRow)} == {"BadImage"}
+    [only] = rows_of(f"{tmp_path}/*.HEIC")
+    assert isinstance(only, BadRow)
+
+
 def test_several_questions_about_each_image_have_ids_of_their_own(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "b.png")
     found = good(rows_of(tmp_path, questions=["What?", "Why?", "Who?"]))

@@ -43,10 +43,13 @@ def test_a_row_becomes_a_job_once_its_images_are_read(read: Read, tmp_path: Path
         ("[" * 100_000, InvalidJob, "not JSON"),
         ('{"id": NaN}', InvalidJob, "not JSON"),
         ("[1]", InvalidJob, "not a JSON object but list"),
-        ({"image": "teal.png", "question": "?"}, InvalidJob, "id: a string of 1 to 512"),
-        (row(id=""), InvalidJob, "id: a string of 1 to 512"),
-        (row(id="x" * 513), InvalidJob, "id: a string of 1 to 512"),
-        (row(id="a\nb"), InvalidJob, "id: a string of 1 to 512"),
+        ({"image": "teal.png", "question": "?"}, InvalidJob, "id: missing"),
+        (row(id=""), InvalidJob, "id: missing"),
+        (row(id="x" * 513), InvalidJob, "id: has 513 characters; at most 512"),
+        (row(id="a\nb"), InvalidJob, "id: character 2 (U+000A) is not printable"),
+        (row(id="at 9\u202fPM.png"), InvalidJob, "id: character 5 (U+202F) is not printable"),
+        (row(id=True), InvalidJob, "id: must be a string or a number, not bool"),
+        (row(id=[1]), InvalidJob, "id: must be a string or a number, not list"),
         (row(question=None), InvalidJob, "question: a string is required"),
         (row(max_tokens=3), InvalidJob, "max_tokens: unknown field"),
         (row(version=2), InvalidJob, "version: unknown field"),
@@ -76,6 +79,14 @@ def test_a_bad_line_is_told_with_its_number_and_reason(read: Read, line: Any, ki
     assert bad.number == 3
     assert type(bad.error) is kind
     assert reason in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    ("id", "custom_id"), [(1, "1"), (0, "0"), (-7, "-7"), (3.0, "3"), (2.5, "2.5"), ("007", "007")]
+)
+def test_numbers_are_ids(read: Read, id: object, custom_id: str) -> None:
+    [found] = good(read(row(id=id)))
+    assert found.custom_id == custom_id
 
 
 def test_a_bad_line_is_told_with_its_id_where_that_can_be_printed(read: Read) -> None:

@@ -82,14 +82,19 @@ def test_stop_is_a_string_or_a_list(read: Read, given: Any, stops: tuple[str, ..
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (row() | {"custom_id": 5}, "custom_id: a string of 1 to 512"),
+        (row() | {"custom_id": None}, "custom_id: missing"),
         (row() | {"method": "GET"}, "method: must be POST"),
         (row() | {"url": "/v1/embeddings"}, "url: must be /v1/chat/completions"),
         (row() | {"body": []}, "body: must be an object"),
         (row() | {"priority": 1}, "priority: unknown field"),
         (row(n=2), "body.n: only 1"),
         (row(stream=True), "body.stream: only false"),
-        (row(tools=[]), "body.tools: not supported"),
+        (row(tools=[{"type": "function"}]), "body.tools: only [] is supported"),
+        (row(tool_choice="required"), 'body.tool_choice: only "none" is supported'),
+        (row(store=True), "body.store: only false"),
+        (row(logit_bias={"5": 1}), "body.logit_bias: only {}"),
+        (row(modalities=["audio"]), 'body.modalities: only ["text"]'),
+        (row(reasoning_effort="high"), "body.reasoning_effort: not supported"),
         (row(presence_penalty=0.5), "body.presence_penalty: only 0"),
         (row(max_new_tokens=5), "body.max_new_tokens: not supported"),
         (row(**{"A secret?": 5}), "body.?: not supported"),
@@ -102,7 +107,7 @@ def test_stop_is_a_string_or_a_list(read: Read, given: Any, stops: tuple[str, ..
         (row(messages=[{"role": "tool", "content": "?"}]), "body.messages.0.role: "),
         (row(messages=[{"role": "user"}]), "body.messages.0.content: "),
         (row(messages=[{"role": "user", "content": []}]), "messages.0.content"),
-        (asking({"type": "text", "text": "?"}, name="me"), "body.messages.0.name: not supported"),
+        (asking({"type": "text", "text": "?"}, tool_calls=[{}]), "body.messages.0.tool_calls: not supported"),
         (asking({"type": "text"}), "messages.0.content.0.text"),
         (asking({"type": "input_audio"}), "body.messages.0.content.0.type: must be text or image_url"),
         (asking({"type": "image_url", "image_url": "file:a.png"}), "content.0.image_url: must be an object"),
@@ -117,6 +122,32 @@ def test_what_cannot_be_done_is_refused_by_name(read: Read, line: dict[str, Any]
     [bad] = read(line, form="openai")
     assert isinstance(bad, BadRow)
     assert reason in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": [], "tool_choice": "none", "parallel_tool_calls": True},
+        {"tool_choice": "auto", "functions": []},
+        {"store": False, "service_tier": "flex", "logit_bias": {}, "top_logprobs": 0, "stream_options": {}},
+        {"modalities": ["text"], "prompt_cache_key": "k", "safety_identifier": "s"},
+        {"messages": [{"role": "user", "content": "?", "name": "ann"}]},
+        {
+            "messages": [
+                {"role": "assistant", "content": "!", "tool_calls": [], "annotations": []},
+                {"role": "user", "content": "?"},
+            ]
+        },
+    ],
+)
+def test_what_has_no_effect_is_accepted(read: Read, body: dict[str, Any]) -> None:
+    [found] = good(read(row(**body)))
+    [plain] = good(read(row()))
+    assert found.fields.keys() == plain.fields.keys()
+
+
+def test_azures_address_is_the_same(read: Read) -> None:
+    good(read(row() | {"url": "/chat/completions"}))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

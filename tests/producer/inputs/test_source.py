@@ -53,7 +53,9 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
         (["."], {"form": "short"}, "contains images, not short"),
         (["."], {}, "images need a question"),
         (["*.png"], {}, "images need a question"),
-        (["*.jsonl"], {"form": "short"}, "No such file"),
+        (["*.ndjson"], {}, "No such file"),
+        (["*.ndjson"], {"form": "short"}, "No such file"),
+        (["photo.HEIC"], {}, "HEIC images cannot be read; convert it: magick photo.HEIC photo.jpg"),
         (["in.jsonl"], {"questions": ["?"]}, "have their own questions"),
         (["in.jsonl"], {"defaults": {"temperature": 5}}, "temperature: "),
         (["in.jsonl"], {"defaults": {"batch": "b"}}, "batch: not a field"),
@@ -67,6 +69,7 @@ def test_what_cannot_be_read_at_all_is_refused_at_once(
     (tmp_path / "in.jsonl").write_text(SHORT)
     (tmp_path / "in.csv").write_text("id,image,question\n")
     (tmp_path / "words.txt").write_text("only words\n")
+    (tmp_path / "photo.HEIC").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=reason):
         detect_source(inputs, **options)

@@ -47,7 +47,7 @@ def test_columns_are_named_by_options_and_questions_given_for_all(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("header", "reason"),
-    [("id,image", "no column question"), ("", "no column id"), ("id,image,question,id", "more than one column id")],
+    [("id,image", "no column question"), ("", "no column image"), ("id,image,question,id", "more than one column id")],
 )
 def test_a_table_without_its_columns_is_refused(tmp_path: Path, header: str, reason: str) -> None:
     (tmp_path / "in.csv").write_text(f"{header}\nx,y,z\n")
@@ -67,11 +67,83 @@ def test_records_that_are_none_are_told_by_their_line(tmp_path: Path) -> None:
     bad = {row.number: str(row.error) for row in found if isinstance(row, BadRow)}
     assert [row.number for row in found if isinstance(row, Row)] == [8]
     assert list(bad) == [2, 3, 4, 5, 6, 7, 9, 10]
-    for number, reason in {2: "2 columns, but", 3: "4 columns", 4: "id: a string", 5: "empty", 6: "not UTF-8"}.items():
+    for number, reason in {2: "2 columns, but", 3: "4 columns", 4: "id: missing", 5: "empty", 6: "not UTF-8"}.items():
         assert reason in bad[number]
     assert "not supported yet" in bad[7]
     assert "same custom_id" in bad[9]
-    assert "not CSV: " in bad[10]
+    assert "the quote that opens in the record of line 10 is not closed properly; 1 more lines" in bad[10]
+
+
+def test_ids_that_are_named_by_an_option_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("image,question\na.png,?\n")
+    with pytest.raises(SettingsError, match="no column key; name the columns with --id-column"):
+        rows_of(tmp_path / "in.csv", columns=Columns(id="key"))
+
+
+def test_without_a_column_id_rows_have_their_number(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("image,question\na.png,?\n\nb.png,?\n")
+    assert [row.custom_id for row in good(rows_of(tmp_path / "a.csv"))] == ["2", "4"]
+    both = list(read_rows(detect_source([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])))
+    assert [row.custom_id for row in good(both)] == ["a.csv:2", "a.csv:4", "b.csv:2", "b.csv:4"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_of_spreadsheets_are_read_whatever_they_are_saved_as(
+    tmp_path: Path, encoding: str, delimiter: str, packed: bool
+) -> None:
+    text = "\r\n".join(delimiter.join(line) for line in (("id", "image", "question"), ("1", "a.png", "Où? ✓ 😀")))
+    data = ("\ufeff" * encoding.startswith("utf-16") + text).encode(encoding)
+    file = tmp_path / ("in.csv.gz" if packed else "in.csv")
+    file.write_bytes(gzip.compress(data) if packed else data)
+
+    assert asked(rows_of(file)) == [("1", (f"file:{tmp_path}/a.png",), "Où? ✓ 😀")]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("id,image,question,prix €\n".encode("cp1252"), "line 1: not UTF-8; save the file as UTF-8, or convert it"),
+        ("id,image,question\n".encode("utf-16-le"), "it seems, UTF-16; save the file as UTF-8"),
+    ],
+)
+def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "in.csv").write_bytes(data)
+    with pytest.raises(SettingsError, match=reason):
+        rows_of(tmp_path / "in.csv")
+
+
+def test_utf16_that_breaks_off_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("\ufeffid,image,question\n1,a.png,?\n2,b.png,?".encode("utf-16-le")[:-1])
+    first, second = rows_of(tmp_path / "in.csv")[:1] + rows_of(tmp_path / "in.csv")[-1:]
+    assert isinstance(first, Row)
+    assert isinstance(second, BadRow)
+    assert "cannot read the rest of the file" in str(second.error)
+
+
+def test_the_lines_behind_an_open_quote_are_counted(tmp_path: Path) -> None:
+    lines = ["id,image,question", *(f"{n},a.png,?" for n in range(2, 1001))]
+    lines[3] = '4,a.png,"?'
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    *_, last = found = rows_of(tmp_path / "in.csv")
+
+    assert len(found) == 3
+    assert isinstance(last, BadRow)
+    assert (last.number, last.swallowed) == (4, 996)
+    assert "line 4 is not closed properly; 996 more lines, up to line 1000, belong to it" in str(last.error)
+
+
+def test_an_open_quote_that_a_later_one_closes_is_counted_as_well(tmp_path: Path) -> None:
+    text = 'id,image,question\n1,a.png,"?\n2,a.png,?\n3,a.png,"What, now?"\n4,a.png,?\n'
+    (tmp_path / "in.csv").write_text(text)
+    bad, good_row = rows_of(tmp_path / "in.csv")
+
+    assert isinstance(bad, BadRow)
+    assert (bad.number, bad.swallowed) == (2, 2)
+    assert isinstance(good_row, Row)
+    assert good_row.custom_id == "4"
 
 
 plain = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
@@ -120,6 +192,34 @@ def test_a_parquet_file_with_images_in_it(tmp_path: Path, png: bytes) -> None:
     assert isinstance(second, Row)
     assert isinstance(third, BadRow)
     assert (third.number, third.custom_id) == (3, "c")
+
+
+def test_a_parquet_record_may_have_a_list_of_images(tmp_path: Path, png: bytes) -> None:
+    images = [[{"bytes": png, "path": None}, {"bytes": None, "path": "a.png"}], [], None]
+    file = write_parquet(tmp_path / "in.pq", id=["a", "b", "c"], image=images)
+    first, second, third = rows_of(file, questions=["What?"])
+    assert isinstance(first, Row)
+    assert image_sources(first)[1:] == (f"file:{tmp_path}/a.png",)
+    assert len(list(first.job("j", {f"file:{tmp_path}/a.png": png}).images())) == 2
+    assert isinstance(second, BadRow)
+    assert "the list of images is empty" in str(second.error)
+    assert isinstance(third, BadRow)
+
+
+def test_ids_of_a_parquet_column_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "in.pq", id=[1.0, None, float("nan"), 4.0], image=["a.png"] * 4)
+    found = rows_of(file, questions=["What?"])
+    assert [row.custom_id for row in found] == ["1", None, None, "4"]
+    assert [str(row.error) for row in found if isinstance(row, BadRow)] == ["id: missing"] * 2
+
+
+def test_a_glob_of_shards_is_one_input_in_their_order(tmp_path: Path) -> None:
+    for shard in (2, 0, 1):
+        write_parquet(tmp_path / f"q-{shard}.parquet", id=[f"r{shard}"], image=["a.png"], question=["?"])
+    (tmp_path / "notes.txt").write_text("no rows")
+    source = detect_source([f"{tmp_path}/q-*.parquet"])
+    assert source.form == "parquet"
+    assert [row.custom_id for row in good(list(read_rows(source)))] == ["r0", "r1", "r2"]
 
 
 def test_a_parquet_file_with_images_as_datasets_writes_them(tmp_path: Path, png: bytes) -> None:
