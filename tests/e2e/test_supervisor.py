@@ -128,7 +128,7 @@ def test_a_second_worker_of_the_same_name_is_refused_and_the_first_goes_on(
 ) -> None:
     first = supervise("--engine", "echo", "--name", "desk")
     ready(first)
-    second = supervise("--engine", "echo", "--name", "desk")
+    second = supervise("--engine", "echo", "--name", "desk", VQA_DRAIN_S="1")
     assert second.process.wait(WAIT_S) == EXIT_NEVER_READY
     assert "given up: NotReady: a worker named desk@" in second.said()
     assert ask(client).startswith("desk@")

@@ -94,9 +94,9 @@ class Worker:
         self.name, self.slots = name, plan.slots
         self._intake.reserve = Reserve.from_settings(self._engine_settings, self.slots)
         # more threads than slots, so that the next images are decoded while all slots are busy
-        threads = self.slots + max(2, self.slots // 4)
-        require_open_files(threads, self.settings.decoders)
-        return threads
+        self.threads = self.slots + max(2, self.slots // 4)
+        require_open_files(self.threads, self.settings.decoders)
+        return self.threads
 
     def load(self) -> None:
         """Load the model and let `vqa.answer` answer with it. Raises NotReady."""
@@ -133,7 +133,7 @@ class Worker:
 
     def _require_own_name(self, redis: Redis) -> None:
         try:
-            require_own_name(redis, self.name, self._settings.lease_s)
+            require_own_name(redis, self.name, self._settings.lease_s, self.settings.drain_s)
         except RedisError as error:
             log.warning("the list of workers cannot be read, so another one may be named %s: %s", self.name, error)
 
@@ -164,6 +164,8 @@ class Worker:
             settings.image_max_pixels,
             own.max_image_pixels,
             engine.fit,
+            threads=self.threads,
         )
+        print(media.plan, flush=True)
         answering = Answering(self.name, store, media, engine, leases)
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [cache])

@@ -99,25 +99,30 @@ def wait_for_redis(redis: Redis, settings: QueueSettings) -> None:
         time.sleep(_LOOK_S)
 
 
-def require_own_name(redis: Redis, name: str, lease_s: float) -> None:
+def require_own_name(redis: Redis, name: str, lease_s: float, wait_s: float) -> None:
     """Raise NotReady if a living worker has this node name: Celery, `vqa status` and leases would take both for one.
 
-    The entry of a worker that was killed stays for a while; a living one's changes. Raises one of REDIS_ERRORS.
+    Waits for `wait_s` seconds, as the other one may be draining. The entry of a worker that was killed stays for a
+    while; a living one's changes. Raises one of REDIS_ERRORS.
     """
     ledger = Ledger(redis)
-    first = _entry(ledger, name, lease_s)
-    until = time.monotonic() + _RENEWALS * lease_s / 3
-    while first is not None and time.monotonic() < until:
+    last = _entry(ledger, name, lease_s)
+    end = time.monotonic() + wait_s
+    dead_at = time.monotonic() + _RENEWALS * lease_s / 3
+    told = False
+    while last is not None and time.monotonic() < dead_at:
         time.sleep(min(_LOOK_S, lease_s / 10))
         entry = _entry(ledger, name, lease_s)
-        if entry is None:
-            return
-        if entry.seen != first.seen:
-            about = f"{entry.about.get('model')}, {entry.about.get('slots')} slots"
-            raise NotReady(
-                f"a worker named {name} is up already ({about}); give this one another name (vqa worker --name), or "
-                "this container another host name"
-            )
+        if entry is None or entry.seen == last.seen:
+            last = entry
+            continue
+        last, dead_at = entry, time.monotonic() + _RENEWALS * lease_s / 3
+        about = f"a worker named {name} is up already ({entry.about.get('model')}, {entry.about.get('slots')} slots)"
+        if time.monotonic() >= end:
+            raise NotReady(f"{about}; give this one another name (vqa worker --name), or its container a host name")
+        if not told:
+            told = True
+            log.warning("%s: waiting %.0f s for it to stop", about, wait_s)
 
 
 def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:

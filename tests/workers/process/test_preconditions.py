@@ -88,18 +88,33 @@ def renewing(ledger: Ledger, name: str) -> Iterator[None]:
         thread.join()
 
 
-def test_a_second_worker_of_a_living_ones_name_is_refused_and_told_of_the_first(redis: Redis) -> None:
+def test_a_second_worker_of_a_living_ones_name_is_refused_and_told_of_the_first(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     ledger = Ledger(redis)
     with renewing(ledger, "cpu@vm"):
         with pytest.raises(NotReady, match=r"a worker named cpu@vm is up already \(tiny, 4 slots\).*--name"):
-            require_own_name(redis, "cpu@vm", LEASE_S)
-        require_own_name(redis, "card0@vm", LEASE_S)
+            require_own_name(redis, "cpu@vm", LEASE_S, wait_s=1)
+        require_own_name(redis, "card0@vm", LEASE_S, wait_s=1)
+    assert "a worker named cpu@vm is up already (tiny, 4 slots): waiting 1 s for it to stop" in caplog.text
 
 
 def test_a_killed_workers_name_is_free_before_its_entry_has_gone(redis: Redis) -> None:
     Ledger(redis).renew("cpu@vm", [], LEASE_S, {})
-    require_own_name(redis, "cpu@vm", LEASE_S)
+    require_own_name(redis, "cpu@vm", LEASE_S, wait_s=0)
     assert Ledger(redis).workers(60)
+
+
+def test_a_name_is_free_once_the_worker_that_had_it_has_drained(redis: Redis) -> None:
+    ledger = Ledger(redis)
+    checks = threading.Thread(target=require_own_name, args=(redis, "cpu@vm", LEASE_S, WAIT_S))
+    with renewing(ledger, "cpu@vm"):
+        checks.start()
+        checks.join(2 * LEASE_S)
+        assert checks.is_alive()
+    ledger.forget_worker("cpu@vm")
+    checks.join(WAIT_S)
+    assert not checks.is_alive()
 
 
 FILES = """
