@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from vqa.image import read_image
 from workers.media.image import ImageLimits, decode
@@ -117,8 +118,6 @@ def test_a_pil_image_is_seen_as_its_file_is(orientation: int, format: str) -> No
 
 
 def test_a_photo_that_was_set_upright_and_one_that_was_converted_are_both_upright() -> None:
-    from PIL import ImageOps
-
     photo = Image.open(io.BytesIO(TURNED["EXIF in JPEG"]))
 
     assert upright_corner(read_image(ImageOps.exif_transpose(photo))) == "top right"
@@ -127,12 +126,8 @@ def test_a_photo_that_was_set_upright_and_one_that_was_converted_are_both_uprigh
 
 def ifd(*entries: tuple[int, int, int, bytes]) -> bytes:
     """EXIF of raw entries: tag, type, count and four bytes of value or offset."""
-    order = "big"
-    body = b"".join(
-        tag.to_bytes(2, order) + kind.to_bytes(2, order) + count.to_bytes(4, order) + value
-        for tag, kind, count, value in entries
-    )
-    return b"Exif\0\0MM\0*\0\0\0\x08" + len(entries).to_bytes(2, order) + body + bytes(16)
+    body = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + body + bytes(16)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageCms, ImageDraw, ImageFont
 
+from vqa.image import read_image
 from workers.engine.image import Fit
 from workers.media.image import ImageLimits, decode
 
@@ -85,8 +86,6 @@ def drawn(kind: Kind, size: tuple[int, int]) -> Image.Image:
         case "P":
             return image.quantize(64)
         case "LAB":
-            from PIL import ImageCms
-
             profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
             lab = ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
             assert lab is not None
@@ -96,7 +95,7 @@ def drawn(kind: Kind, size: tuple[int, int]) -> Image.Image:
 
 def as_processors_get_it(data: bytes) -> Image.Image:
     """The whole image in RGB, by Pillow alone; transformers leaves transparency and depth to its callers."""
-    image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data))
     if image.mode in ("I", "I;16"):
         return Image.fromarray((np.asarray(image).astype(int) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -119,7 +118,7 @@ def by_the_processor(image: Image.Image) -> Pixels:
     theirs = processor()
     channels = np.moveaxis(np.asarray(image), -1, 0)
     resized = theirs.resize(channels, size=theirs.size, resample=theirs.resample, factor=FIT.factor)
-    return np.moveaxis(resized, 0, -1).astype(float)
+    return np.asarray(np.moveaxis(resized, 0, -1), dtype=float)
 
 
 def by_us(data: bytes, fit: Fit | None = FIT) -> Pixels:
@@ -161,3 +160,10 @@ def test_an_image_that_the_engine_scales_itself_stays_as_sharp(kind: Kind) -> No
 
     assert edges(seen) == pytest.approx(edges(theirs), rel=0.02)
     assert np.abs(seen - theirs).mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_pil_image_is_seen_as_its_file_is(kind: Kind) -> None:
+    data = written(kind, (640, 900))
+
+    assert np.array_equal(by_us(read_image(Image.open(io.BytesIO(data)))), by_us(data))
