@@ -36,11 +36,9 @@ def history(kind: str) -> History:
 
 def ending(kind: str) -> Ending:
     names = {"cancel": "Cancelled", "poison": "JobGivenUp", "brief": "DeadlineExceeded", "damaged": "JobGivenUp"}
-    return (
-        Ending(names[kind], "damaged: its entry" if kind == "damaged" else "", 3)
-        if kind in names
-        else Ending("answered", f"echo:{kind}", 1, kind)
-    )
+    if kind not in names:
+        return Ending("answered", f"echo:{kind}", 1, kind)
+    return Ending(names[kind], "damaged: it has no header" if kind == "damaged" else "", 3)
 
 
 def life(pid: int, status: int, intended: str | None = None) -> Life:
@@ -157,7 +155,7 @@ def test_a_job_in_two_living_workers_at_once_is_wrong(evidence: Evidence) -> Non
 
 def test_a_job_that_nothing_damaged_is_not_given_up_as_damaged(evidence: Evidence) -> None:
     evidence.endings["plain"] = evidence.endings["damaged"]
-    assert "it was given up as damaged, and was not: damaged: its entry" in violations_of(evidence)
+    assert "it was given up as damaged, and was not: damaged: it has no header" in violations_of(evidence)
 
 
 def test_a_damaged_job_that_is_not_kept_is_wrong(evidence: Evidence) -> None:
@@ -210,7 +208,7 @@ def test_what_is_left_or_said_is_passed_on(evidence: Evidence) -> None:
 
 def test_a_run_in_which_too_little_happened_proves_nothing(evidence: Evidence) -> None:
     assert len(violations_of(replace(evidence, plan=replace(evidence.plan, jobs=100)))) == 1
-    assert len(violations_of(replace(evidence, plan=replace(evidence.plan, faults=11)))) == 1
+    assert len(violations_of(replace(evidence, plan=replace(evidence.plan, faults=len(ONE_OF_EACH) + 1)))) == 1
     evidence.faults.update(hang=-1, kill=1)
     assert violations_of(evidence) == ["no hang took effect"]
     evidence.runs.clear()
