@@ -59,11 +59,15 @@ class ImageStore:
         return self.get_many([reference])[0]
 
     def get_many(self, references: list[str]) -> list[bytes]:
-        """Return several images, in order, in one round trip. Raises ImageMissing."""
+        """Return several images, in order, in one round trip. Raises ImageMissing, also for other bytes than stored."""
         if not references:
             return []
         found = cast(list[bytes | None], self._redis.mget([image_key(name) for name in references]))
         for name, data in zip(references, found, strict=True):
             if data is None:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job again")
+            if reference(data) != name:
+                # kept, it would be in the way of the right one
+                self._redis.delete(image_key(name))
+                raise ImageMissing(f"image {name[:19]}... was overwritten in the image store; submit the job again")
         return cast(list[bytes], found)

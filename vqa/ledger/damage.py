@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from vqa.celery import DEFAULT_QUEUE
 from vqa.job import LANES
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import DEAD, DEADLINES, IN_FLIGHT, WORKERS
-from vqa.ledger.records import Unreadable, WorkerInfo
+from vqa.ledger.records import Unreadable, WorkerInfo, texts
 from vqa.ledger.script import Script
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ _SETS = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
 _EXCHANGES = ("celery", "interactive", "bulk", "celery.pidbox", "reply.celery.pidbox", "celeryev")
 
 #: what lives under each fixed key. The first two are written while the others are set aside
-_TYPES: Mapping[str, str] = {
+FIXED_TYPES: Mapping[str, str] = {
     DEAD: "zset",
     "vqa:damaged": "list",
     **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", "unacked_index", "_kombu.binding_deadlines"), "zset"),
@@ -58,7 +57,10 @@ class Damage:
 
     def wrong_types(self) -> dict[str, str]:
         """Return the keys of a wrong type, with the right one; nothing is changed."""
-        types = self._types()
+        found = self._wrong(FIXED_TYPES)
+        return found or self._wrong(self._waiting_types())
+
+    def _wrong(self, types: Mapping[str, str]) -> dict[str, str]:
         wrong = self._run([*types], "wrong_types", *types.values())
         return {key.decode(): types[key.decode()] for key in wrong}
 
@@ -74,10 +76,8 @@ class Damage:
 
     def mend(self) -> None:
         """Set aside keys of a wrong type and lines of workers that cannot be read; log what was set aside."""
-        types = self._types()
-        wrong, notes = self._run([*types], "mend", *types.values())
-        for note in notes:
-            log.error("set aside among the dead letters: %s", note.decode("utf-8", "backslashreplace"))
+        # the set of tenants first: reading it while it has a wrong type is tried again until that is set aside
+        wrong = self._set_aside(FIXED_TYPES) + self._set_aside(self._waiting_types())
         for name, flaw in self.worker_flaws().items():
             log.error("removed from the list of workers: %s: %s", name.decode("utf-8", "backslashreplace"), flaw)
             self._redis.hdel(WORKERS, name)
@@ -85,13 +85,15 @@ class Damage:
             for ids in self._open_ids():
                 self._run([], "restore", *ids)
 
-    def _types(self) -> dict[str, str]:
-        try:
-            tenants = cast(list[bytes], self._redis.zrange(_TURNS, 0, _TENANTS - 1))
-        except ResponseError:
-            tenants = []
-        waiting = (f"vqa:waiting:bulk:{tenant.decode('utf-8', 'replace')}" for tenant in tenants)
-        return {**_TYPES, **dict.fromkeys(waiting, "zset")}
+    def _set_aside(self, types: Mapping[str, str]) -> int:
+        wrong, notes = self._run([*types], "mend", *types.values())
+        for note in notes:
+            log.error("set aside among the dead letters: %s", note.decode("utf-8", "backslashreplace"))
+        return int(wrong)
+
+    def _waiting_types(self) -> dict[str, str]:
+        tenants = texts(cast(list[bytes], self._redis.zrange(_TURNS, 0, _TENANTS - 1)))
+        return {f"vqa:waiting:bulk:{tenant}": "zset" for tenant in tenants}
 
     def _open_ids(self) -> Iterator[list[Any]]:
         # each job is in the set of deadlines and in one other, unless one of them is lost

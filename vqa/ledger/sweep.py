@@ -133,9 +133,13 @@ class Sweep:
         try:
             if self._redis.set(_LOCK, self._name, nx=True, px=_LOCK_MS):
                 return True
-            holder = self._redis.get(_LOCK)
+            # unlike GET, without an error for a key of another type
+            [holder] = cast(list[bytes | None], self._redis.mget(_LOCK))
         except ResponseError:
-            # no memory, or another program's key: two concurrent sweeps are harmless, no sweep at all is not
+            # no memory: two concurrent sweeps are harmless, no sweep at all is not
+            return True
+        if holder is None:
+            # another program's key, which the sweep sets aside; or it has just expired
             return True
         if holder != self._name.encode():
             if 0 < self._redis.pttl(_LOCK) <= _LOCK_MS:

@@ -431,7 +431,8 @@ def test_what_is_too_large_is_not_looked_into() -> None:
 def test_what_is_cheap_to_send_and_dear_to_parse_is_not_parsed(value: str, as_text: bool) -> None:
     heavy = f"[[{','.join([value] * 9_000_000)}],{{}},{{}}]"
     body = heavy if as_text else base64.b64encode(heavy.encode()).decode()
-    raw = packed(foreign(body=body, properties=foreign()["properties"] | ({"body_encoding": "utf-8"} if as_text else {})))
+    encoding = {"body_encoding": "utf-8" if as_text else "base64"}
+    raw = packed(foreign(body=body, properties=foreign()["properties"] | encoding))
     started = time.perf_counter()
     found = sanitize(raw, "bulk")
     # parsed, each takes tens of seconds

@@ -144,6 +144,31 @@ def test_one_that_cannot_be_kept_at_all_holds_nobody_up(
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b"[1, 2, 3]",
+        b"{}",
+        b'[[], "", "bulk"]',
+        b'[{}, null, "bulk"]',
+        b'{"__type__": "decimal", "__value__": "x"}',
+    ],
+)
+def test_a_damaged_copy_of_a_message_is_set_aside_and_the_others_are_restored(
+    copy: bytes, consumer: Consumer, redis: Redis
+) -> None:
+    redis.hset("unacked", mapping={"damaged": copy, "good": json.dumps([json.loads(foreign("good")), "", "bulk"])})
+    redis.zadd("unacked_index", {"damaged": 1, "good": 1})
+    consumer.connection.default_channel.qos.restore_visible(interval=1)
+    consumer.drain_until(lambda: bool(consumer.messages))
+    assert consumer.ids() == ["good"]
+    assert [raw for raw, *_ in consumer.dead_letters] == [copy]
+    assert not redis.hexists("unacked", "damaged")
+
+
 def test_when_it_is_stopped_nothing_is_popped(consumer: Consumer, redis: Redis) -> None:
     redis.lpush("bulk", *(foreign(f"job{number}") for number in range(5)))
     consumer.drain_until(lambda: len(consumer.messages) == 2)
