@@ -1,13 +1,10 @@
-"""The asyncio client. Waits are asynchronous; short exchanges run in threads, because kombu has no asyncio."""
+"""The asyncio client. Waits are asynchronous; exchanges run in threads, because kombu has no asyncio."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from producer.client.aio_reply_reader import AsyncReplyReader
 from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
@@ -17,17 +14,13 @@ from producer.client.outage import Unreachable
 from producer.client.resources import DeprecatedMethods
 from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob, chunks
+from producer.client.threads import InThread, Threads
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
-
-T = TypeVar("T")
-
-#: short exchanges with Redis that run at once
-_THREADS = 4
 
 
 class AsyncClient(DeprecatedMethods):
@@ -36,16 +29,17 @@ class AsyncClient(DeprecatedMethods):
         async with AsyncClient() as client:
             print((await client.ask("cat.jpg", "What is on the mat?")).text)
 
-    Cancelling a waiting task does not cancel its job.
+    Cancelling a waiting task does not cancel its job. A second event loop may use a client once the first is closed;
+    waiting in two at once raises RuntimeError.
     """
 
     def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
         given = settings.model_dump() if settings else {}
         self._queue = JobQueue(QueueSettings(**(given | overrides)))
-        self._threads = ThreadPoolExecutor(_THREADS, "vqa-producer")
+        self._threads = Threads()
         self._replies = AsyncReplyReader(self._queue, self._threads)
-        self.batches = AsyncBatchesResource(self._queue, self.answers, self._in_thread)
-        self.dead_letters = AsyncDeadLettersResource(self._queue, self._in_thread)
+        self.batches = AsyncBatchesResource(self._queue, self.answers, self._threads)
+        self.dead_letters = AsyncDeadLettersResource(self._queue, self._threads)
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,44 +50,47 @@ class AsyncClient(DeprecatedMethods):
         await self.close()
 
     async def close(self) -> None:
+        if self._queue.closing.is_set():
+            return
         self._queue.closing.set()
         try:
             await self._replies.close()
-            await self._in_thread(self._queue.close, self._replies.outage.failing)
+            await self._threads.long(self._queue.close)
         finally:
-            self._threads.shutdown(wait=False)
+            self._threads.close()
 
     @property
     def settings(self) -> QueueSettings:
         return self._queue.settings
 
     async def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
-        job = await self._in_thread(Job.about, image, question, **fields)
+        job = await self._threads.image(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job) -> str:
-        await self._in_thread(self._queue.submit, job)
+        await self._threads.short(self._queue.submit, job)
         return job.id
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Do as `Client.submit_many`; a wait for capacity occupies no thread."""
         ids: list[str] = []
         all_chunks, backoff = chunks(jobs), Backoff()
-        while rest := await self._in_thread(_next, all_chunks):
-            ids += [job.id for job in rest]
-            while rest:
-                offered = await self._in_thread(self._queue.submit_chunk, rest)
-                if offered.rest:
-                    await self._replies.pause(backoff.pause_s(offered, len(rest)))
-                rest = offered.rest
+        with self._threads.own() as in_thread:
+            while rest := await in_thread(_next, all_chunks):
+                ids += [job.id for job in rest]
+                while rest:
+                    offered = await in_thread(self._queue.submit_chunk, rest)
+                    if offered.rest:
+                        await self._replies.pause(backoff.pause_s(offered, len(rest)))
+                    rest = offered.rest
         return ids
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
         window, backoff = Window(jobs, in_flight), Backoff()
-        with self._replies.waiting() as waiter:
+        with self._replies.waiting() as waiter, self._threads.own() as in_thread:
             while waiter.pending or not window.done:
-                while chunk := await self._in_thread(window.due, len(waiter.pending)):
-                    await self._offer(chunk, window, backoff, waiter)
+                while chunk := await in_thread(window.due, len(waiter.pending)):
+                    await self._offer(in_thread, chunk, window, backoff, waiter)
                     if window.slow:
                         break
                 if waiter.pending or not window.done:
@@ -103,10 +100,12 @@ class AsyncClient(DeprecatedMethods):
         for pair in remaining(self._queue.backend, waiter):
             yield pair
 
-    async def _offer(self, chunk: Sequence[PreparedJob], window: Window, backoff: Backoff, waiter: Waiter) -> None:
+    async def _offer(
+        self, in_thread: InThread, chunk: Sequence[PreparedJob], window: Window, backoff: Backoff, waiter: Waiter
+    ) -> None:
         try:
             with self._replies.outage.exchange(short=False):
-                offered = await self._in_thread(self._queue.offer, chunk)
+                offered = await in_thread(self._queue.offer, chunk)
         except Unreachable as unreachable:
             window.hold(chunk, unreachable.pause_s)
             return
@@ -133,23 +132,19 @@ class AsyncClient(DeprecatedMethods):
             yield pair
 
     async def cancel(self, id: str) -> bool:
-        return await self._in_thread(self._queue.cancel, id)
+        return await self._threads.short(self._queue.cancel, id)
 
     async def states(self, ids: Iterable[str]) -> dict[str, JobState]:
-        return await self._in_thread(self._queue.states, list(ids))
+        return await self._threads.short(self._queue.states, list(ids))
 
     async def counts(self) -> dict[Lane, dict[State, int]]:
-        return await self._in_thread(self._queue.counts)
+        return await self._threads.short(self._queue.counts)
 
     async def workers(self) -> list[WorkerInfo]:
-        return await self._in_thread(self._queue.workers)
+        return await self._threads.short(self._queue.workers)
 
     async def image_sizes(self, references: Iterable[str]) -> dict[str, int | None]:
-        return await self._in_thread(self._queue.image_sizes, list(references))
-
-    async def _in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        # threads of its own: the event loop's default ones may be busy with something long
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args, **kwargs))
+        return await self._threads.short(self._queue.image_sizes, list(references))
 
 
 def _next(all_chunks: Iterator[list[PreparedJob]]) -> Sequence[PreparedJob]:

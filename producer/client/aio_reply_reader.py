@@ -5,45 +5,81 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import Look, parse_look, parse_replies, queue_look, unknown
-from producer.client.waiters import LOOK, Waiter, Waiters, closed
+from producer.client.threads import Threads
+from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
 from vqa.connection import connect_async
+from vqa.forks import restart_in_children
 
 #: concurrent lookups of one event loop, each on its own connection
 _LOOKS = 4
+
+#: seconds that `close` waits for connections to end
+_CLOSE_S = 1.0
 
 
 class AsyncReplyReader:
     """The waiters of one event loop's tasks. A background task reads Redis while there are any."""
 
-    def __init__(self, queue: JobQueue, threads: Executor) -> None:
+    def __init__(self, queue: JobQueue, threads: Threads) -> None:
         self._queue = queue
         self._threads = threads
-        self._redis = connect_async(queue.settings, retry_s=0)
+        self._inherited: list[object] = []
+        self._begin()
+        restart_in_children(self)
+
+    def _begin(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._redis = connect_async(self._queue.settings, retry_s=0)
         self._waiters = Waiters()
-        self.outage = Outage(queue.settings)
+        self.outage = Outage(self._queue.settings)
         self._wakeups: dict[Waiter, asyncio.Event] = {}
         self._reader: asyncio.Task[None] | None = None
         self._looks = asyncio.Semaphore(_LOOKS)
         self._closed = asyncio.Event()
 
+    def start(self) -> None:
+        """Begin afresh in a forked child."""
+        # never collected: they would unregister themselves from the loop's selector, which the parent shares
+        self._inherited += [self._redis, self._reader]
+        self._begin()
+
+    def _enter_loop(self) -> None:
+        """Belong to the running event loop. Raises RuntimeError if the client is closed, or waits in another loop."""
+        if self._queue.closing.is_set():
+            raise closed()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            if not self._loop.is_closed():
+                raise RuntimeError(
+                    "this AsyncClient waits in another event loop; "
+                    "make one in each loop: `async with AsyncClient() as client:`"
+                )
+            self._begin()
+        self._loop = loop
+
     async def close(self) -> None:
+        """End every wait with RuntimeError and close the connections. `queue.closing` must be set already."""
+        if self._loop is not asyncio.get_running_loop():
+            # no wait has begun here, and connections end with their loop
+            return
         self._closed.set()
         self._waiters.fail(closed())
         for wakeup in self._wakeups.values():
             wakeup.set()
         if self._reader:
             self._reader.cancel()
-            await asyncio.wait([self._reader])
-        await self._redis.aclose()
+            await asyncio.wait([self._reader], timeout=_CLOSE_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._redis.aclose(), _CLOSE_S)
 
     @contextmanager
     def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
+        self._enter_loop()
         wakeup = asyncio.Event()
         waiter = Waiter(wakeup.set)
         self._wakeups[waiter] = wakeup
@@ -51,7 +87,8 @@ class AsyncReplyReader:
         try:
             yield waiter
         finally:
-            del self._wakeups[waiter]
+            # not there in a child that was forked meanwhile
+            self._wakeups.pop(waiter, None)
             self._waiters.remove(waiter)
             if not self._wakeups:
                 self.outage.forget()
@@ -71,8 +108,7 @@ class AsyncReplyReader:
                 again = await self._query(look.unknown) if look.unknown else look
                 found = look.found | again.found | {id: unknown(id) for id in again.unknown}
                 if overdue := {*look.overdue, *again.overdue}:
-                    loop = asyncio.get_running_loop()
-                    found |= await loop.run_in_executor(self._threads, self._queue.close_overdue, overdue)
+                    found |= await self._threads.short(self._queue.close_overdue, overdue)
         self._waiters.deliver(found)
 
     async def _query(self, ids: Sequence[str]) -> Look:
@@ -94,6 +130,7 @@ class AsyncReplyReader:
 
     async def pause(self, seconds: float) -> None:
         """Sleep. Raises RuntimeError if the client is closed meanwhile."""
+        self._enter_loop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
             raise closed()
@@ -114,7 +151,8 @@ class AsyncReplyReader:
     async def _read_once(self) -> None:
         with self.outage.exchange():
             block_s = self._waiters.block_s(self._queue.settings)
-            reply = await self._redis.blmpop(block_s, 1, self._queue.reply_list, direction="LEFT", count=LOOK)
+            read = self._redis.blmpop(block_s, 1, self._queue.reply_list, direction="LEFT", count=LOOK)
+            reply = await asyncio.wait_for(read, min(self._queue.settings.redis_timeout_s, OVERDUE_S))
             ids = self._waiters.ids_to_look_up(parse_replies(reply))
         if ids:
             await self._look(ids)

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 from producer.client.batches import POLL_S, Batch, Result, RowLike
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
 from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedCall
+from producer.client.threads import Threads
 from vqa.job import Lane
 from vqa.ledger.batches import BatchState
 from vqa.results import Outcome
 
-T = TypeVar("T")
-
 Answers = Callable[[Iterable[str], float | None], AsyncIterator[tuple[str, Outcome]]]
-
-
-class InThread(Protocol):
-    """Runs a short exchange with Redis in a thread."""
-
-    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]: ...
 
 
 class AsyncBatch:
     """`Batch` with `await`; its methods are documented there."""
 
-    def __init__(self, batch: Batch, answers: Answers, in_thread: InThread) -> None:
+    def __init__(self, batch: Batch, answers: Answers, threads: Threads) -> None:
         self.id = batch.id
         self._batch = batch
         self._answers = answers
-        self._in_thread = in_thread
+        self._threads = threads
 
     async def state(self) -> BatchState:
-        return await self._in_thread(self._batch.state)
+        return await self._threads.short(self._batch.state)
 
     async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
         loop = asyncio.get_running_loop()
         end = None if timeout_s is None else loop.time() + timeout_s
         first = 0
         while True:
-            rows, complete = await self._in_thread(self._batch.page, first)
+            rows, complete = await self._threads.short(self._batch.page, first)
             if not rows and (complete or (end is not None and loop.time() > end)):
                 return
             if not rows:
@@ -66,7 +59,7 @@ class AsyncBatch:
         return state
 
     async def cancel(self) -> int:
-        return await self._in_thread(self._batch.cancel)
+        return await self._threads.long(self._batch.cancel)
 
 
 class AsyncBatchesResource(DeprecatedCall):
@@ -74,11 +67,11 @@ class AsyncBatchesResource(DeprecatedCall):
 
     _name = "batches"
 
-    def __init__(self, queue: JobQueue, answers: Answers, in_thread: InThread) -> None:
-        # the synchronous batches are used for short exchanges only, never to wait for answers
+    def __init__(self, queue: JobQueue, answers: Answers, threads: Threads) -> None:
+        # the synchronous batches are never used to wait for answers
         self._batches = BatchesResource(queue, lambda ids, timeout_s: iter(()))
         self._answers = answers
-        self._in_thread = in_thread
+        self._threads = threads
 
     async def create(
         self,
@@ -90,19 +83,19 @@ class AsyncBatchesResource(DeprecatedCall):
         within_s: float | None = None,
         **defaults: Any,
     ) -> AsyncBatch:
-        """Do as `BatchesResource.create`; occupies a thread until all rows are on the queue."""
+        """Do as `BatchesResource.create`, in a thread of its own."""
         fields = {"lane": lane, "tenant": tenant, "input": input, "within_s": within_s, **defaults}
-        return self.retrieve((await self._in_thread(self._batches.create, rows, **fields)).id)
+        return self.retrieve((await self._threads.long(self._batches.create, rows, **fields)).id)
 
     def retrieve(self, id: str) -> AsyncBatch:
         """Return a handle to any client's batch; no I/O, and so no `await`."""
-        return AsyncBatch(self._batches.retrieve(id), self._answers, self._in_thread)
+        return AsyncBatch(self._batches.retrieve(id), self._answers, self._threads)
 
     async def cancel(self, id: str) -> int:
-        return await self._in_thread(self._batches.cancel, id)
+        return await self._threads.long(self._batches.cancel, id)
 
     async def list(self, limit: int = 100) -> list[BatchState]:
-        return await self._in_thread(self._batches.list, limit)
+        return await self._threads.short(self._batches.list, limit)
 
 
 class AsyncDeadLettersResource(DeprecatedCall):
@@ -110,21 +103,21 @@ class AsyncDeadLettersResource(DeprecatedCall):
 
     _name = "dead_letters"
 
-    def __init__(self, queue: JobQueue, in_thread: InThread) -> None:
+    def __init__(self, queue: JobQueue, threads: Threads) -> None:
         self._dead_letters = DeadLettersResource(queue)
-        self._in_thread = in_thread
+        self._threads = threads
 
     async def get(self, id: str) -> DeadLetter | None:
-        return await self._in_thread(self._dead_letters.get, id)
+        return await self._threads.short(self._dead_letters.get, id)
 
     async def count(self) -> int:
-        return await self._in_thread(self._dead_letters.count)
+        return await self._threads.short(self._dead_letters.count)
 
     async def retry(self, ids: Iterable[str]) -> dict[str, Verdict]:
-        return await self._in_thread(self._dead_letters.retry, ids)
+        return await self._threads.long(self._dead_letters.retry, ids)
 
     async def purge(self, ids: Iterable[str]) -> int:
-        return await self._in_thread(self._dead_letters.purge, ids)
+        return await self._threads.long(self._dead_letters.purge, ids)
 
     async def list(
         self,
@@ -133,4 +126,4 @@ class AsyncDeadLettersResource(DeprecatedCall):
         before: TimeOrAge | None = None,
         limit: int | None = 100,
     ) -> list[DeadLetter]:
-        return await self._in_thread(self._dead_letters.list, reason, since, before, limit)
+        return await self._threads.long(self._dead_letters.list, reason, since, before, limit)

@@ -51,7 +51,7 @@ class Client(DeprecatedMethods):
         """
         self._queue.closing.set()
         self._replies.close()
-        self._queue.close(self._replies.outage.failing)
+        self._queue.close()
 
     @property
     def settings(self) -> QueueSettings:

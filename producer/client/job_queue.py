@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import cast
 
 from redis import Redis
@@ -29,7 +29,8 @@ from producer.client.submission import PreparedJob, Submission, chunks, prepare
 from producer.client.waiters import closed
 from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
-from vqa.errors import Cancelled, DeadlineExceeded, QueueFull, QueueUnavailable
+from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
+from vqa.forks import restart_in_children
 from vqa.image_store import image_key
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
@@ -47,6 +48,14 @@ class JobQueue:
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
+        self.start()
+        restart_in_children(self)
+
+    def start(self) -> None:
+        """Prepare connections and a reply list; a forked child calls it again, because the parent's are not its own."""
+        settings = self.settings
+        #: set before anything is closed
+        self.closing = threading.Event()
         self.reply_list = reply_list()
         self.redis = connect(settings, min(RETRY_S, settings.redis_timeout_s))
         self._ledger = Ledger(self.redis, settings.limits)
@@ -54,32 +63,19 @@ class JobQueue:
         self._closing = Closing(self._app, self._ledger, settings.result_ttl_s)
         self._capacity = Capacity(self.redis, settings)
         self._dead = DeadLetters(self.redis, self._ledger, self._app)
-        #: set before anything is closed
-        self.closing = threading.Event()
-        #: whether the last exchange succeeded
-        self._reachable = True
         self.backend = self._app.backend
 
-    def close(self, failing: bool) -> None:
-        """Close the connections and delete the reply list, which expires by itself if Redis is `failing`."""
+    def close(self) -> None:
+        """Close the connections, without a word to Redis, which may be silent; an unread reply list expires."""
         self.closing.set()
-        # an unresponsive Redis would cost another full timeout
-        if self._reachable and not failing:
-            with suppress(*REDIS_ERRORS):
-                self.redis.delete(self.reply_list)
         self.redis.close()
         self._app.close()
 
     @contextmanager
     def redis_errors(self) -> Iterator[None]:
         """Raise QueueUnavailable in place of errors of Redis and kombu."""
-        try:
-            with redis_errors(self.settings), self._unless_closed():
-                yield
-        except QueueUnavailable:
-            self._reachable = False
-            raise
-        self._reachable = True
+        with redis_errors(self.settings), self._unless_closed():
+            yield
 
     @contextmanager
     def _unless_closed(self) -> Iterator[None]:

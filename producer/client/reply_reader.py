@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import parse_replies
-from producer.client.waiters import LOOK, Waiter, Waiters, closed
+from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
 from vqa.connection import connect
+from vqa.forks import restart_in_children
 
 #: seconds that `close` waits for the reading thread
 _JOIN_S = 1.0
@@ -25,15 +26,22 @@ class ReplyReader:
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
+        self.start()
+        restart_in_children(self)
+
+    def start(self) -> None:
+        """Begin without waiters; a forked child calls it again, because it has none of the threads that wait."""
         # no retries in the connection: `outage` decides about them, by each caller's timeout
-        self._redis = connect(queue.settings, retry_s=0)
+        settings = self._queue.settings
+        self._redis = connect(settings, retry_s=0)
+        overdue_s = min(settings.redis_timeout_s, OVERDUE_S)
+        self._blocking = connect(settings.model_copy(update={"redis_timeout_s": overdue_s}), retry_s=0)
         self._waiters = Waiters()
-        self.outage = Outage(queue.settings)
+        self.outage = Outage(settings)
         #: guards all fields but the queue and the connections
         self._lock = threading.Lock()
         self._wakeups: dict[Waiter, threading.Condition] = {}
         self._reader: threading.Thread | None = None
-        self._closed = queue.closing
 
     def close(self) -> None:
         """End every wait with RuntimeError and close the connection. `queue.closing` must be set already."""
@@ -43,6 +51,7 @@ class ReplyReader:
                 wakeup.notify()
             reader = self._reader
         self._redis.close()
+        self._blocking.close()
         if reader is not None:
             reader.join(_JOIN_S)
 
@@ -59,7 +68,8 @@ class ReplyReader:
             yield waiter
         finally:
             with self._lock:
-                del self._wakeups[waiter]
+                # not there if the process has forked meanwhile
+                self._wakeups.pop(waiter, None)
                 self._waiters.remove(waiter)
                 if not self._wakeups:
                     self.outage.forget()
@@ -84,16 +94,17 @@ class ReplyReader:
     def wait_until(self, waiter: Waiter, until: float) -> None:
         """Return when something has arrived for the waiter, or at the monotonic time `until`."""
         with self._lock:
-            # after a fork only the forking thread exists
-            if self._waiters and not (self._reader and self._reader.is_alive()):
+            if waiter not in self._wakeups:
+                raise RuntimeError("the process forked during this call; ask for the answers again in the child")
+            if self._waiters and self._reader is None:
                 self._reader = threading.Thread(target=self._read, name="vqa-reply-reader", daemon=True)
                 self._reader.start()
             self._wakeups[waiter].wait_for(
-                lambda: waiter.notified or self._closed.is_set(), max(0.0, until - time.monotonic())
+                lambda: waiter.notified or self._queue.closing.is_set(), max(0.0, until - time.monotonic())
             )
         if waiter.failure:
             raise waiter.failure
-        if self._closed.is_set():
+        if self._queue.closing.is_set():
             raise closed()
 
     def _read(self) -> None:
@@ -103,25 +114,25 @@ class ReplyReader:
                     ids = self._next_ids()
                 if ids:
                     self._look(ids)
-                self._closed.wait(self._waiters.pause_s(len(ids)))
+                self._queue.closing.wait(self._waiters.pause_s(len(ids)))
             except Unreachable as unreachable:
-                self._closed.wait(unreachable.pause_s)
+                self._queue.closing.wait(unreachable.pause_s)
             except Exception as error:
                 # the waiters raise it; the next wait starts another thread
                 with self._lock:
-                    self._waiters.fail(closed() if self._closed.is_set() else error)
+                    self._waiters.fail(closed() if self._queue.closing.is_set() else error)
                     self._reader = None
                 return
 
     def _continues(self) -> bool:
         with self._lock:
-            if self._waiters and not self._closed.is_set():
+            if self._waiters and not self._queue.closing.is_set():
                 return True
             self._reader = None
             return False
 
     def _next_ids(self) -> list[str]:
-        reply = self._redis.blmpop(
+        reply = self._blocking.blmpop(
             self._waiters.block_s(self._queue.settings), 1, self._queue.reply_list, direction="LEFT", count=LOOK
         )
         with self._lock:

@@ -1,9 +1,13 @@
 """What a caller sees of the asyncio client; what both share is tested with the synchronous one."""
 
 import asyncio
+import gc
 import inspect
+import io
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -13,6 +17,7 @@ from producer import (
     AsyncClient,
     Client,
     DeadlineExceeded,
+    Job,
     PromptTooLong,
     UnknownJob,
 )
@@ -20,6 +25,7 @@ from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLetters
 from producer.client.batches import new_id
 from producer.client.resources import BatchesResource, DeadLettersResource
 from tests.producer.conftest import MakeJob, PlayedWorker, answer
+from tests.redis_server import RedisServer
 from vqa.ledger.batches import Batches
 from vqa.settings import QueueSettings
 
@@ -169,5 +175,97 @@ def test_a_batchs_results_wait_for_rows_that_are_still_to_come(
         await upload(client)
         assert (await first)["text"] == "late"
         assert [each async for each in records] == []
+
+    run(queue_settings, body)
+
+
+def test_no_short_call_waits_behind_long_ones(
+    queue_settings: QueueSettings, echoing: None, question: MakeJob, png: bytes
+) -> None:
+    more = threading.Event()
+
+    class SlowFile(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            more.wait(30)
+            return super().read(size)
+
+    def slow(name: str) -> Iterator[Job]:
+        yield question(id=f"{name}-first")
+        more.wait(30)
+
+    async def consumed(outcomes: AsyncIterator[object]) -> int:
+        return len([each async for each in outcomes])
+
+    async def body(client: AsyncClient) -> None:
+        long: list[Awaitable[object]] = [client.batches.create(slow(f"batch{number}")) for number in range(5)]
+        long += [client.submit_many(slow(f"many{number}")) for number in range(5)]
+        long += [consumed(client.ask_many(slow(f"ask{number}"))) for number in range(5)]
+        long += [client.ask(SlowFile(png), f"Question {number}?") for number in range(5)]
+        tasks = [asyncio.ensure_future(each) for each in long]
+        try:
+            await asyncio.wait(tasks, timeout=0.3)
+            async with asyncio.timeout(15):
+                assert (await client.answer(await client.submit(question("meanwhile")))).text == "meanwhile"
+                assert not await client.cancel("nobody's")
+                assert set(await client.counts()) == {"interactive", "bulk"}
+                assert await client.batches.list()
+            assert not any(task.done() for task in tasks)
+        finally:
+            more.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*tasks)
+
+    run(queue_settings, body)
+
+
+def test_closing_takes_no_time_while_redis_is_silent(tmp_path: Path, question: MakeJob) -> None:
+    async def main(server: RedisServer) -> None:
+        client = AsyncClient(redis_url=server.url, redis_timeout_s=6)
+        id = await client.submit(question())
+        tasks = [asyncio.create_task(client.answer(id))]
+        await asyncio.wait(tasks, timeout=0.2)
+        server.pause()
+        try:
+            tasks += [asyncio.create_task(client.counts()) for _ in range(6)]
+            tasks.append(asyncio.create_task(client.submit_many([question()])))
+            await asyncio.wait(tasks, timeout=0.5)
+            begun = time.monotonic()
+            await client.close()
+            assert time.monotonic() - begun < 2
+            with pytest.raises(RuntimeError, match="closed"):
+                await client.counts()
+        finally:
+            server.resume()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(ended, dict | list | RuntimeError)
+
+    with RedisServer(tmp_path / "redis") as server:
+        asyncio.run(main(server))
+
+
+# the first loop's connections are left to the collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_client_goes_on_in_a_second_event_loop_once_the_first_is_closed(
+    queue_settings: QueueSettings, echoing: None, png: bytes
+) -> None:
+    client = AsyncClient(queue_settings)
+    for number in range(3):
+        assert asyncio.run(client.ask(png, f"Loop {number}?")).text == f"Loop {number}?"
+    asyncio.run(client.close())
+    del client
+    gc.collect()
+
+
+def test_waiting_in_two_event_loops_at_once_is_refused_with_the_call_to_make(
+    queue_settings: QueueSettings, worker: PlayedWorker, question: MakeJob
+) -> None:
+    async def body(client: AsyncClient) -> None:
+        id = await client.submit(question())
+        waiting = asyncio.create_task(client.answer(id))
+        await asyncio.wait([waiting], timeout=0.1)
+        with pytest.raises(RuntimeError, match="async with AsyncClient"):
+            await asyncio.to_thread(lambda: asyncio.run(client.answer(id)))
+        worker.close(id, answer(id, "heard"))
+        assert (await waiting).text == "heard"
 
     run(queue_settings, body)
