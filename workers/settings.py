@@ -50,7 +50,8 @@ class WorkerSettings(Settings):
     restarts: int = Field(
         default=10,
         ge=0,
-        description="restarts in a row, without an answer in between, after which a card is given up",
+        description="restarts in a row, without an answer in between, after which a card is given up; one that has "
+        "answered jobs is given up only if its worker does not get ready",
     )
     # at least 1: the consumer needs a moment to stop before jobs are given back
     drain_s: float = Field(

@@ -39,7 +39,7 @@ from workers.process.shutdown import Shutdown
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 from workers.slots import parse_slots, plan_slots, slots_for
-from workers.supervisor.link import SupervisorLink
+from workers.supervisor.link import FirstAnswer, SupervisorLink
 from workers.tasks import register
 
 log = logging.getLogger(__name__)
@@ -167,5 +167,5 @@ class Worker:
             threads=self.threads,
         )
         print(media.plan, flush=True)
-        answering = Answering(self.name, store, media, engine, leases)
+        answering = Answering(self.name, store, media, engine, leases, FirstAnswer(self.link))
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [cache])

@@ -58,3 +58,16 @@ class SupervisorLink:
             while self._socket.recv(1024):
                 continue
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class FirstAnswer(threading.Event):
+    """Set when the worker has answered a job, and reported at once: the worker may end before its next heartbeat."""
+
+    def __init__(self, link: SupervisorLink) -> None:
+        super().__init__()
+        self._link = link
+
+    def set(self) -> None:
+        if not self.is_set():
+            super().set()
+            self._link.heartbeat(answered=True)

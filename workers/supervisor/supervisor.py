@@ -58,6 +58,8 @@ class Worker:
     never_ready: bool = False
     #: in a row
     failures: int = 0
+    #: whether one of its processes has answered a job
+    works: bool = False
     #: times of `time.monotonic()`
     ready_at: float = 0.0
     next_start: float = 0.0
@@ -156,16 +158,17 @@ class Supervisor:
             worker.state, worker.reason = "killed", f"was killed after {silent_s:.0f} s without a heartbeat"
 
     def _on_end(self, worker: Worker, how: str) -> None:
-        # a card that answered jobs works: one of the jobs may be the cause
-        answered = worker.process is not None and worker.process.answered
-        if worker.ready_at and (answered or time.monotonic() - worker.ready_at > self._stable_s):
+        # a card that answered jobs works: one of the jobs may be the cause, or a message
+        answered, was_ready = worker.process is not None and worker.process.has_answered(), worker.ready_at > 0
+        worker.works = worker.works or answered
+        if was_ready and (answered or time.monotonic() - worker.ready_at > self._stable_s):
             worker.failures = 0
         worker.ready_at = 0.0
         worker.failures += 1
-        if worker.failures > self._settings.restarts:
+        if worker.failures > self._settings.restarts and not (worker.works and was_ready):
             self._give_up(worker, f"{how}, {worker.failures} times in a row (VQA_RESTARTS)")
             return
-        pause_s = min(_MAX_PAUSE_S, 2.0 ** (worker.failures - 1))
+        pause_s = min(_MAX_PAUSE_S, 2.0 ** min(worker.failures - 1, 10))
         worker.state, worker.next_start = "ended", time.monotonic() + pause_s
         log.error("%s: %s; restarting in %.0f s", worker.name, how, pause_s)
 

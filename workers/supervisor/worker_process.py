@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -31,11 +32,19 @@ class SupervisedProcess(ChildProcess):
 
     def read(self) -> str:
         """Return what the worker has reported since the last call; heartbeats are noted and left out."""
-        received = self.link.recv(65536) if select.select([self.link], [], [], 0)[0] else b""
+        received = b""
+        # a process that is killed with unread data resets the connection
+        with contextlib.suppress(OSError):
+            received = self.link.recv(65536) if select.select([self.link], [], [], 0)[0] else b""
         if received:
             self.last_heartbeat = time.monotonic()
         self.answered = self.answered or ANSWERED in received
-        return received.replace(ANSWERED, b"").decode().strip()
+        return received.replace(ANSWERED, b"").decode("utf-8", "replace").strip()
+
+    def has_answered(self) -> bool:
+        """Return whether it has answered a job, as far as it has reported it before it ended."""
+        self.read()
+        return self.answered
 
     def describe_end(self) -> str:
         if self.status is None:

@@ -13,7 +13,7 @@ from workers.child_process import LINK_FD
 from workers.engine.runtime.heartbeat import limit_s
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
-from workers.supervisor.link import READY, SupervisorLink
+from workers.supervisor.link import READY, FirstAnswer, SupervisorLink
 from workers.supervisor.supervisor import Supervisor, Worker
 from workers.supervisor.worker_process import SupervisedProcess
 
@@ -40,6 +40,49 @@ def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float
     supervisor._on_end(worker, "exited with status 71")
 
     assert (worker.state, worker.failures) == ("ended", failures)
+
+
+class Ended:
+    """A process that has ended; whether it had answered."""
+
+    def __init__(self, answered: bool) -> None:
+        self.has_answered = lambda: answered
+
+    def wait(self, timeout_s: float) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answered", "state"), [(True, "ended"), (False, "given up")])
+def test_a_card_whose_worker_answered_jobs_is_not_given_up_for_later_deaths(answered: bool, state: str) -> None:
+    supervisor = Supervisor([()], None, WorkerSettings(restarts=3), EngineSettings())
+    worker = Worker((), "cpu")
+    for number in range(5):
+        worker.state, worker.ready_at = "ready", time.monotonic()
+        worker.process = Ended(answered and number == 0)  # type: ignore[assignment]
+        supervisor._on_end(worker, "exited with status 1")
+        if worker.state == "given up":
+            break
+    assert worker.state == state
+    worker.process = Ended(False)  # type: ignore[assignment]
+    supervisor._on_end(worker, "exited with status 1 before it was ready")
+    assert worker.state == "given up"
+
+
+def test_an_answer_is_reported_at_once_and_read_after_the_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = SupervisedProcess("node", (), "INFO")
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv(LINK_FD, str(theirs.fileno()))
+    link = SupervisorLink()
+    theirs.detach()
+    child.link.close()
+    child.link = ours
+    FirstAnswer(link).set()
+    assert link._socket is not None
+    link._socket.close()
+    child.kill()
+    child.wait(30)
+    assert child.has_answered()
+    child.end()
 
 
 @pytest.mark.parametrize(
