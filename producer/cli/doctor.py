@@ -21,7 +21,7 @@ from vqa.celery import make_app
 from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
 from vqa.job import LANES
-from vqa.ledger.lease_check import GAP_S, LeaseCheck, latest_lease_end
+from vqa.ledger.lease_check import GAP_S, LeaseCheck, count_impossible
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.sweep import Sweep, SweepResult
 from vqa.settings import PREFIX, QueueSettings
@@ -102,10 +102,11 @@ def _lock(sweep: Sweep) -> bool:
 
 
 def _has_expired_leases(redis: Redis, lease_s: float) -> bool:
-    seconds, _ = redis.time()
-    # one that ends later than possible is from before Redis's clock was set back
-    ranges = (("-inf", seconds * 1000), (latest_lease_end(seconds * 1000, lease_s), "+inf"))
-    return any(redis.zcount(f"vqa:leased:{lane}", *ends) for lane in LANES for ends in ranges)
+    now_ms = redis.time()[0] * 1000
+    return any(
+        redis.zcount(f"vqa:leased:{lane}", "-inf", now_ms) or count_impossible(redis, lane, now_ms, lease_s)
+        for lane in LANES
+    )
 
 
 def _await_renewals(redis: Redis, settings: QueueSettings, sweep: Sweep) -> int | None:

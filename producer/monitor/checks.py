@@ -156,8 +156,8 @@ def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Fin
     elif state.leases_out:
         said = f"leases that have just expired: {state.leases_out}"
         yield Finding(lane, "note", said, "a janitor returns their jobs to the queue within seconds")
-    if state.leases_too_long:
-        said = f"leases that end later than a lease can, because Redis's clock was set back: {state.leases_too_long}"
+    if state.leases_impossible:
+        said = f"leases that end later than they can, because Redis's clock was set back: {state.leases_impossible}"
         advice = "check the clock of Redis's host (NTP); a running janitor returns their jobs within half a minute"
         yield Finding(lane, "wrong", said, f"{advice}; or {_REPAIR}")
     if state.delayed_overdue:

@@ -15,7 +15,7 @@ from producer.client.dead_letters import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
 from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
-from vqa.ledger.lease_check import latest_lease_end
+from vqa.ledger.lease_check import count_impossible
 from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, Ledger
 from vqa.ledger.records import State, WorkerInfo
 from vqa.ledger.sweep import LOST_MESSAGE_S, oldest_message_time
@@ -59,8 +59,8 @@ class LaneProbe:
     lost_messages: int
     #: messages on Celery's list; some may be superfluous
     messages: int
-    #: leases that end later than one can: Redis's clock was set back
-    leases_too_long: int
+    #: leases that end later than they can: Redis's clock was set back
+    leases_impossible: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +138,23 @@ def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, L
             pipe.zcount(f"vqa:delayed:{lane}", "-inf", slack)
             pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({lost_before[lane]:.0f}")
             pipe.llen(lane)
-            pipe.zcount(f"vqa:leased:{lane}", latest_lease_end(now, settings.lease_s), "+inf")
         pipe.zcount(DEADLINES, "-inf", slack)
         # whole: by its digest it could be flushed meanwhile
         pipe.eval(_UNBALANCED, 2 + len(sets), DEADLINES, "vqa:turns:bulk", *sets)
         pipe.llen(DEFAULT_QUEUE)
         *replies, overdue, waiting, foreign = pipe.execute()
     rest = iter(replies)
-    return {lane: _lane(rest, now, waiting[0] * (lane == "bulk")) for lane in LANES}, (overdue, waiting, foreign)
+    impossible = {lane: count_impossible(redis, lane, now, settings.lease_s) for lane in LANES}
+    counted = {lane: _lane(rest, now, waiting[0] * (lane == "bulk"), impossible[lane]) for lane in LANES}
+    return counted, (overdue, waiting, foreign)
 
 
-def _lane(replies: Iterator[Any], now: int, waiting: int) -> LaneProbe:
+def _lane(replies: Iterator[Any], now: int, waiting: int, impossible: int) -> LaneProbe:
     counts: dict[State, int] = {"waiting": waiting}
     counts |= {state: next(replies) for state in IN_FLIGHT}
     oldest = next(replies)
     oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
-    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(6)))
+    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(5)), leases_impossible=impossible)
 
 
 def _lost_before(redis: Redis, lane: Lane, now: int) -> float:

@@ -11,6 +11,10 @@ import time
 
 from redis import Redis
 
+from vqa.job import Lane
+from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import texts
+
 log = logging.getLogger(__name__)
 
 #: a longer time without an answer is a gap
@@ -20,11 +24,20 @@ _STEP_S = 1.0
 
 #: tolerance before a lease's end shows that the clock was set back, as in lua/records.lua
 _LATE_MS = 5000
+#: leases that are looked at
+_MOST = 500
 
 
-def latest_lease_end(now_ms: float, lease_s: float) -> float:
-    """Return the time after which no lease can end, in ms on Redis's clock, unless the clock was set back."""
-    return now_ms + lease_s * 1000 + _LATE_MS
+def count_impossible(redis: Redis, lane: Lane, now_ms: float, lease_s: float) -> int:
+    """Return how many leases end later than they can: Redis's clock was set back, and nobody has renewed them since.
+
+    Workers may have other leases than `lease_s`.
+    """
+    latest = now_ms + lease_s * 1000 + _LATE_MS
+    found = redis.zrevrangebyscore(f"vqa:leased:{lane}", "+inf", latest, 0, _MOST, withscores=True)
+    ends = dict(zip(texts(id for id, _ in found), (end for _, end in found), strict=False))
+    spans = {id: header.span for id, header in Ledger(redis).headers([*ends]).items()}
+    return sum(span is not None and ends[id] > now_ms + span + _LATE_MS for id, span in spans.items())
 
 
 class LeaseCheck:

@@ -58,6 +58,8 @@ class Header:
     token: str | None = None
     #: when the current attempt began
     taken: int | None = None
+    #: ms that the current lease or delay lasts; None for entries of earlier releases
+    span: int | None = None
     #: whether the current attempt is the last one, which runs alone in its worker
     alone: bool = False
     #: token of the attempt that was last returned to the queue or delayed

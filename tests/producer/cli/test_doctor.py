@@ -162,6 +162,22 @@ def test_leases_that_ran_out_just_now_are_no_alarm_and_may_be_renewed_during_a_r
     assert client.states([id])[id].state == "leased"
 
 
+def test_leases_from_before_redis_clock_was_set_back_are_wrong_and_repaired_by_hand(
+    doctor: Examine, up: None, client: Client, worker: PlayedWorker, question: MakeJob, redis: Redis
+) -> None:
+    id = client.submit(question())
+    worker.take(id)
+    redis.zincrby("vqa:leased:interactive", 3_600_000, id)
+    redis.hset("vqa:workers", "gone@there", json.dumps({"seen": (time.time() + 3600) * 1000}) + "\n{}")
+    status, report = doctor()
+    said = "interactive: leases that end later than they can, because Redis's clock was set back: 1"
+    assert (status, wrong(report)) == (1, [said])
+    silent = "gone@there has not renewed since Redis's clock was set back"
+    assert [level for level, said in report["worker"] if said.startswith(silent)] == ["note"]
+    returned = "1 returned to the queue, their worker vanished"
+    assert doctor(repair=True)[1]["repair"] == [("ok", returned)]
+
+
 def test_a_janitor_at_work_is_left_to_it(doctor: Examine, queue_settings: QueueSettings, redis: Redis) -> None:
     janitor = Janitor(redis, make_app(queue_settings), queue_settings)
     janitor.start()
