@@ -95,6 +95,8 @@ _LASTING = {
 _UNNAMED = "vqa needs Redis 7.0 or later, and its keys unchanged"
 
 _PIPELINE = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+#: how an error that a script raised begins
+_RAISED = re.compile(r"(?:Error running script \(call to \w+\): )?(?:@?user_script: ?\d+: )+(?:ERR )?")
 _IN_SCRIPT = re.compile(r" script: \w+, on @?\S+:\d+\.$")
 _CODE = re.compile(r"-?([A-Z][A-Z0-9_]+)( |$)")
 #: what follows may be a user's text
@@ -116,7 +118,8 @@ class ErrorReply:
     @classmethod
     def parse(cls, error: BaseException) -> Self | None:
         """Read the reply from redis-py's exception; return None if Redis did not reply."""
-        said = _ARGUMENTS.sub("", _IN_SCRIPT.sub("", _without_command(str(error)))).strip()
+        said = _RAISED.sub("", _without_command(str(error)), count=1)
+        said = _ARGUMENTS.sub("", _IN_SCRIPT.sub("", said)).strip()
         code = next((code for kind, code in _CLASSES.items() if isinstance(error, kind)), None)
         code = code or next((code for words, code in _BEGINNINGS.items() if said.lower().startswith(words)), None)
         if code is None and not isinstance(error, ResponseError):

@@ -16,7 +16,7 @@
     ├── AnswerTimeout             the caller stopped waiting; the job goes on
     ├── UnknownJob                no job with that id is open, and no outcome is kept for it
     ├── UnknownBatch              no batch with that id is kept
-    ├── QueueUnavailable          Redis does not answer
+    ├── QueueUnavailable          Redis does not answer, or refuses a command
     ├── QueueFull                 a limit on open jobs or on Redis's memory is reached
     ├── SettingsError             a setting is wrong; the message names the variable
     └── NotReady                  a worker could not load its model, or its slots do not fit its card
@@ -109,7 +109,7 @@ class UnknownBatch(VQAError):
 
 
 class QueueUnavailable(VQAError):
-    """Redis did not answer in time; jobs that were accepted before are kept."""
+    """Redis did not answer in time, or refused a command; jobs that were accepted before are kept."""
 
 
 class QueueFull(VQAError):

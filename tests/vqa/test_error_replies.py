@@ -36,6 +36,8 @@ REPLIES = [
     ("NOPERM this user has no permissions to run the 'blmpop' command", False, "the right +blmpop"),
     ("NOPERM this user has no permissions to access one of the keys used as arguments", False, "redis-users.conf"),
     ("ERR The user executing the script can't run this command or subcommand", False, "redis-users.conf"),
+    ("ERR user_script:222: ERR The user executing the script can't run this command", False, "redis-users.conf"),
+    ("ERR user_script:9: NOREPLICAS Not enough good replicas to write.", True, "min-replicas-to-write"),
     ("DENIED Redis is running in protected mode because protected mode is enabled", False, "protected mode"),
     ("ERR DB index is out of range", False, "database"),
     ("ERR unknown command 'BLMPOP', with args beginning with: 'a question' ", False, "Redis 7.0"),

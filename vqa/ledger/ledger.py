@@ -81,7 +81,7 @@ class Ledger:
             return [reply.decode() for reply in self._run.run(sent, self._limits.replicas)]
         except Unconfirmed as error:
             (_, (_, id, *_)), more = sent[0], len(sent) - 1
-            which = f"job {id}" + (f" and {more} more" if more else "")
+            which = "job " + str(id) + (f" and {more} more" if more else "")
             raise Unconfirmed(f"{error}: {which}; submitting again with the same id is safe") from error
 
     def take(self, id: str, worker: str, token: str, lease_s: float, alone: bool = False) -> Lease | Refusal:

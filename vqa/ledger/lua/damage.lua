@@ -151,7 +151,7 @@ local function read(key)
   if is_wrong_type(head) then
     set_aside(key, '', 'it is not a string')
   elseif type(head) == 'table' then
-    error(head.err)
+    error(head)
   else
     local header, size = parse(head)
     if header and OPEN_STATES[header.state] then return header, size end
