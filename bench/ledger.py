@@ -14,6 +14,7 @@ from redis import Redis
 
 from bench.figures import Row
 from producer.demo.redis_server import EmbeddedRedis
+from vqa.job import Lane
 from vqa.ledger.batches import Batches
 from vqa.ledger.commands import accept_command
 from vqa.ledger.ledger import Ledger
@@ -33,7 +34,7 @@ _PORTION = 500
 _CHUNK_BYTES = 16 * 10**6
 _REPEATS = 20
 _LEASE_S = 3600.0
-_LANE = "bulk"
+_LANE: Lane = "bulk"
 
 #: a verb that holds up Redis for longer is short; a portion of a sweep waits for nothing else
 _LIMIT_MS = 50.0

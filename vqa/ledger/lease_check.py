@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import cast
 
 from redis import Redis
 
@@ -34,8 +35,9 @@ def count_impossible(redis: Redis, lane: Lane, now_ms: float, lease_s: float) ->
     Workers may have other leases than `lease_s`.
     """
     latest = now_ms + lease_s * 1000 + _LATE_MS
-    found = redis.zrevrangebyscore(f"vqa:leased:{lane}", "+inf", latest, 0, _MOST, withscores=True)
-    ends = dict(zip(texts(id for id, _ in found), (end for _, end in found), strict=False))
+    leased = f"vqa:leased:{lane}"
+    found = cast(list[tuple[bytes, float]], redis.zrevrangebyscore(leased, "+inf", latest, 0, _MOST, withscores=True))
+    ends = {id: end for each, end in found for id in texts([each])}
     spans = {id: header.span for id, header in Ledger(redis).headers([*ends]).items()}
     return sum(span is not None and ends[id] > now_ms + span + _LATE_MS for id, span in spans.items())
 

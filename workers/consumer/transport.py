@@ -206,9 +206,10 @@ class Channel(plain.Channel):
         It may leave out lists, which nothing would be taken from meanwhile. A message that Redis pops just then is
         published again by the janitor.
         """
+        connection: Any = self._in_poll
         overdue = time.monotonic() - (self._brpop_sent_at or 0) > self.brpop_timeout + _POP_LATE_S
-        if overdue and self._in_poll and not plain._socket_readable(self._in_poll._sock):
-            self._in_poll.disconnect()
+        if connection and connection._sock and overdue and not plain._socket_readable(connection._sock):
+            connection.disconnect()
 
 
 def _location(error: Exception) -> str:
