@@ -1,6 +1,7 @@
 """Caption every image of a folder: `python examples/caption_folder.py images/ > captions.csv`.
 
-Submits all images as one batch, and prints captions as they finish. Needs workers on the Redis of VQA_REDIS_URL.
+Submits all images as one batch, and prints captions as they finish. Needs workers on the Redis of VQA_REDIS_URL, with
+a model that reads photographs, such as Qwen/Qwen3-VL-4B-Instruct; the bundled models/tiny-vl knows drawn shapes alone.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from producer import Client
+from producer import Client, VQAError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -46,6 +47,11 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except VQAError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        # what was submitted goes on
+        sys.exit(130)
     except BrokenPipeError:
         # the reader, such as `head`, has ended; Python must not flush the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

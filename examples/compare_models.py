@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from producer import Batch, Client
+from producer import Batch, Client, VQAError
 
 
 def answers(batch: Batch) -> dict[str, str]:
@@ -47,6 +47,11 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except VQAError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        # what was submitted goes on
+        sys.exit(130)
     except BrokenPipeError:
         # the reader, such as `head`, has ended; Python must not flush the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """Read receipts into JSON: `python examples/receipts.py receipts/*.jpg > receipts.jsonl`.
 
-A JSON schema constrains the answers, so every line parses. Needs workers on the Redis of VQA_REDIS_URL.
+A JSON schema constrains the answers, so every line parses. Needs workers on the Redis of VQA_REDIS_URL, with a model
+that reads photographs, such as Qwen/Qwen3-VL-4B-Instruct; the bundled models/tiny-vl knows drawn shapes alone.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from producer import Client
+from producer import Client, VQAError
 
 SCHEMA = {
     "type": "object",
@@ -44,6 +45,11 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except VQAError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        # what was submitted goes on
+        sys.exit(130)
     except BrokenPipeError:
         # the reader, such as `head`, has ended; Python must not flush the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

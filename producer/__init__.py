@@ -66,3 +66,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_OWN.get(name, "vqa")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

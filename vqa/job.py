@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self, TypedDict, Unpack
 
 from PIL import Image
 from pydantic import (
@@ -131,6 +131,25 @@ class Message(Frozen):
         return data
 
 
+class JobFields(TypedDict, total=False):
+    """The fields of a `Job` that a caller may give besides its image and question; documented there."""
+
+    id: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: Sequence[str]
+    response_format: ResponseFormat | Mapping[str, Any] | None
+    timeout_s: float | None
+    lane: Lane
+    retry: RetryPolicy | Mapping[str, Any] | None
+    tenant: str | None
+    batch: str | None
+    reuse: bool
+    metadata: Mapping[str, str]
+
+
 class Job(Frozen):
     """A question about images, or a chat that may contain images."""
 
@@ -209,8 +228,10 @@ class Job(Frozen):
             raise InvalidJob(explain(error, _NAMES)) from None
 
     @classmethod
-    def about(cls, image: ImageSource, question: str, **fields: Any) -> Self:
+    def about(cls, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Self:
         """Create a job of one image and one question. Raises BadImage or InvalidJob."""
+        if isinstance(question, str) and not question.strip():
+            raise InvalidJob("question: it is empty")
         parts = ({"type": "image", "image": read_image(image)}, {"type": "text", "text": question})
         return cls(messages=({"role": "user", "content": parts},), **fields)
 

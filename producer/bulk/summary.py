@@ -59,4 +59,6 @@ def _cost(totals: Totals, slots: Mapping[str, int], price: float | None) -> str:
     counts = ", ".join(map(str, sorted(set(slots.values()))))
     divisor = f"slots per worker ({counts})" if counts else "one slot, because the workers' slots are unknown"
     cost = "" if price is None else f", {seconds / 3600 * price:,.2f} at {price:g} an hour"
-    return f"about {seconds:,.1f} GPU seconds{cost} (engine time divided by {divisor})"
+    # a worker without a card is named cpu@host, unless its user names it
+    on_cpu = bool(slots) and all(name.startswith("cpu") for name in slots)
+    return f"about {seconds:,.1f} {'CPU' if on_cpu else 'GPU'} seconds{cost} (engine time divided by {divisor})"

@@ -6,7 +6,7 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,6 @@ def response_format(schema: Path | None, choices: list[str] | None) -> dict[str,
         raise typer.BadParameter(f"{schema} is not JSON", param_hint="--schema") from None
 
 
-def job_fields(lane: LaneName, **fields: object) -> dict[str, object]:
+def job_fields(lane: LaneName, **fields: Any) -> dict[str, Any]:
     """Return the fields of a job whose options were given."""
     return {"lane": lane.value, **{name: value for name, value in fields.items() if value is not None}}

@@ -37,7 +37,7 @@ def overview(counts: Mapping[Lane, Mapping[State, int]], workers: Sequence[Worke
         about: dict[str, Any] = {"lanes": counts, "workers": {worker.name: dict(worker.about) for worker in workers}}
         return json.dumps(about)
     lanes = columns(
-        [("LANE", "WAITING", "QUEUED", "RUNNING", "DELAYED")]
+        [("LANE", "WAITING", "QUEUED", "LEASED", "DELAYED")]
         + [(lane, *(states[state] for state in STATES)) for lane, states in counts.items()]
     )
     up = [(worker.name, *(f"{name}={value}" for name, value in worker.about.items())) for worker in workers]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from producer.client.aio_reply_reader import AsyncReplyReader
 from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
@@ -17,7 +17,7 @@ from producer.client.submission import PreparedJob, chunks
 from producer.client.threads import InThread, Threads
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from vqa.answer import Answer
-from vqa.job import ImageSource, Job, Lane
+from vqa.job import ImageSource, Job, JobFields, Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -63,7 +63,7 @@ class AsyncClient(DeprecatedMethods):
     def settings(self) -> QueueSettings:
         return self._queue.settings
 
-    async def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
+    async def ask(self, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Answer:
         job = await self._threads.image(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 

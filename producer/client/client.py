@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
@@ -15,7 +15,7 @@ from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from vqa.answer import Answer
-from vqa.job import ImageSource, Job, Lane
+from vqa.job import ImageSource, Job, JobFields, Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -57,7 +57,7 @@ class Client(DeprecatedMethods):
     def settings(self) -> QueueSettings:
         return self._queue.settings
 
-    def ask(self, image: ImageSource, question: str, **fields: Any) -> Answer:
+    def ask(self, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Answer:
         """Submit one question about an image and wait for its answer.
 
         `fields` are fields of the job: timeout_s, max_new_tokens, lane, ... Raises the error that the job failed with;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +103,8 @@ def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailab
 
 def _explain(error: BaseException, redis: str) -> str:
     reply = ErrorReply.parse(error)
+    if isinstance(error.__cause__ or error.__context__, socket.gaierror):
+        return f"{redis}: the name of this host is unknown here; check its spelling in VQA_REDIS_URL, and the DNS"
     if reply is None:
         return f"{redis} does not answer ({type(error).__name__}); check that it runs and that VQA_REDIS_URL names it"
     problem = _PROBLEMS.get(reply.code, "refuses a command")

@@ -121,7 +121,9 @@ def require_id(custom_id: object, name: str) -> str:
 
 
 def question_messages(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
-    """Return the messages of a row that shows images and asks one question."""
+    """Return the messages of a row that shows images and asks one question. Raises InvalidJob if that is empty."""
+    if not question.strip():
+        raise InvalidJob("question: it is empty")
     images = [{"type": "image", "image": source} for source in sources]
     return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 

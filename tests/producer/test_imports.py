@@ -31,5 +31,6 @@ def test_whatever_vqa_offers_is_offered_by_producer() -> None:
     for name in producer.__all__:
         assert getattr(producer, name) is not None
     assert producer.Job is vqa.Job
+    assert dir(producer) == sorted(producer.__all__)
     with pytest.raises(AttributeError):
         producer.Nothing  # noqa: B018

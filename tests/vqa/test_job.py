@@ -8,7 +8,7 @@ from PIL import Image
 
 from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
 from vqa.image_store import reference
-from vqa.job import VERSION
+from vqa.job import VERSION, JobFields
 
 
 def png(colour: str = "red") -> bytes:
@@ -190,3 +190,13 @@ def test_only_a_greedy_job_may_be_given_an_earlier_answer() -> None:
     assert Job(messages=messages, reuse=True).version == 3
     with pytest.raises(InvalidJob, match="only a greedy job"):
         Job(messages=messages, reuse=True, temperature=0.5)
+
+
+@pytest.mark.parametrize("question", ["", " \n\t"])
+def test_an_empty_question_is_refused_when_the_job_is_made(question: str) -> None:
+    with pytest.raises(InvalidJob, match="question: it is empty"):
+        Job.about(png(), question)
+
+
+def test_the_keywords_of_a_question_are_the_fields_of_a_job() -> None:
+    assert set(JobFields.__annotations__) == set(Job.model_fields) - {"messages", "version"}

@@ -48,3 +48,10 @@ def test_the_summary_says_everything() -> None:
         "from submission to answer: p50 1.97 s, p95 1.97 s (within 5 %)",
         "about 3,600.0 GPU seconds, 2.50 at 2.5 an hour (engine time divided by slots per worker (2))",
     ]
+
+
+def test_a_cpus_seconds_are_not_called_a_gpus() -> None:
+    totals = Totals()
+    totals.add(line(2.0, 1800))
+    [*_, last] = summary_lines(totals, 0, 10.0, {"cpu@a": 2}, None)
+    assert last == "about 900.0 CPU seconds (engine time divided by slots per worker (2))"

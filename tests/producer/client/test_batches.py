@@ -14,6 +14,7 @@ from PIL import Image
 from redis import Redis
 
 from producer import Answer, Batch, Client, InvalidJob, Job, QueueFull, UnknownBatch
+from producer.demo.redis_server import free_port
 from tests.worker_process import ROOT, StartWorker
 from vqa.ledger.commands import entry_key
 from vqa.settings import QueueSettings
@@ -176,6 +177,23 @@ def test_the_example_scripts_run(script: str, start_worker: StartWorker, redis_u
 
     assert ran.returncode == 0, ran.stderr
     assert "colour-01.jpg" in ran.stdout
+
+
+@pytest.mark.parametrize("script", ["caption_folder.py examples/images", "receipts.py examples/images/colour-01.jpg"])
+def test_an_example_script_says_in_one_line_that_redis_does_not_answer(script: str) -> None:
+    name, argument = script.split()
+    variables = {"VQA_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0", "VQA_REDIS_TIMEOUT_S": "1"}
+    ran = subprocess.run(
+        [sys.executable, f"examples/{name}", argument],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("QueueUnavailable: ")
+    assert ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

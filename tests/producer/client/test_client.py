@@ -283,6 +283,14 @@ def test_a_redis_that_is_not_there_is_named_without_its_password() -> None:
     assert "VQA_REDIS_URL" in str(raised.value)
 
 
+def test_a_host_name_that_nobody_knows_is_named_as_such() -> None:
+    with (
+        Client(redis_url="redis://nohost.invalid:6379/0", redis_timeout_s=1) as client,
+        pytest.raises(QueueUnavailable, match=r"nohost\.invalid:6379: the name of this host is unknown"),
+    ):
+        client.counts()
+
+
 def test_a_password_that_redis_refuses_is_said_to_be_refused(redis_url: str) -> None:
     port = urlsplit(redis_url).port
     with (
