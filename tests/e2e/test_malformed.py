@@ -80,13 +80,27 @@ BAD = {
     "empty": Bad(lambda at: json.dumps({"at": at}).encode(), "its content type is not application/json", False),
     "no-headers": Bad(lambda at: changed(at, headers="absent", at=at), "it names no task", False),
     "headers-list": Bad(lambda at: changed(at, headers=[at]), "headers is not an object", False),
-    "id-absent": Bad(lambda at: changed(at, headers={"task": TASK}, at=at), "its task id cannot be a job's", False),
-    "id-list": Bad(lambda at: packed([at]), "its task id cannot be a job's", False),
-    "id-number": Bad(lambda at: packed(17, at=at), "its task id cannot be a job's", False),
-    "id-dict": Bad(lambda at: packed({"id": at}), "its task id cannot be a job's", False),
-    "id-long": Bad(lambda at: packed(at * 1000), "its task id cannot be a job's", False),
-    "id-surrogate": Bad(lambda at: packed("\ud800" + at), "its task id cannot be a job's", False),
-    "id-slashes": Bad(lambda at: packed(f"../{at}"), "its task id cannot be a job's", False),
+    "id-absent": Bad(
+        lambda at: changed(at, headers={"task": TASK}, at=at),
+        "task_id: it has 1 to 128 characters: letters, digits and ._:@+-",
+        False,
+    ),
+    "id-list": Bad(lambda at: packed([at]), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False),
+    "id-number": Bad(
+        lambda at: packed(17, at=at), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False
+    ),
+    "id-dict": Bad(
+        lambda at: packed({"id": at}), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False
+    ),
+    "id-long": Bad(
+        lambda at: packed(at * 1000), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False
+    ),
+    "id-surrogate": Bad(
+        lambda at: packed("\ud800" + at), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False
+    ),
+    "id-slashes": Bad(
+        lambda at: packed(f"../{at}"), "task_id: it has 1 to 128 characters: letters, digits and ._:@+-", False
+    ),
     "no-content-type": Bad(lambda at: packed(at, content_type=None), "its content type is not application/json"),
     "pickled-body": Bad(
         lambda at: packed(at, content_type="application/x-python-serialize"), "its content type is not application/json"

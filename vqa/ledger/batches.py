@@ -117,7 +117,7 @@ class BatchState:
         return cls(
             id=id,
             status=cast(BatchStatus, words["status"]),
-            lane=cast(Lane, words["lane"]),
+            lane=words["lane"],
             tenant=words["tenant"],
             input=words["input"],
             sealed="sealed" in words,

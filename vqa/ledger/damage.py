@@ -98,8 +98,8 @@ class Damage:
     def _open_ids(self) -> Iterator[list[Any]]:
         # each job is in the set of deadlines and in one other, unless one of them is lost
         tenants = cast(list[bytes], self._redis.zrange(_TURNS, 0, _TENANTS - 1))
-        waiting = (b"vqa:waiting:bulk:" + tenant for tenant in tenants)
-        for key in (DEADLINES, *_SETS, *waiting):
+        keys: list[str | bytes] = [DEADLINES, *_SETS, *(b"vqa:waiting:bulk:" + tenant for tenant in tenants)]
+        for key in keys:
             start = 0
             while ids := self._redis.zrange(key, start, start + _PAGE - 1):
                 yield cast(list[Any], ids)
