@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from producer import AsyncClient, Cancelled, Client, Job, QueueUnavailable
 from tests.producer.conftest import wait_until
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, flushing_scripts
 from vqa.connection import RETRY_S, connect_async
 from vqa.settings import QueueSettings
 
@@ -167,3 +167,36 @@ def test_a_missing_right_is_named(server: RedisServer, admin: Redis) -> None:
         pytest.raises(QueueUnavailable, match=r"right \+evalsha"),
     ):
         client.submit(_job())
+
+
+def _every_call(client: Client) -> None:
+    ids = [client.submit(_job()) for _ in range(30)] + client.submit_many([_job() for _ in range(300)])
+    batch = client.batches.create([_job() for _ in range(100)])
+    assert sum(client.counts()["bulk"].values()) == 430
+    assert {state.state for state in client.states(ids).values()} <= {"waiting", "queued"}
+    assert all(client.cancel(id) for id in ids)
+    assert {type(outcome) for _, outcome in client.answers(ids)} == {Cancelled}
+    assert batch.cancel() == 100
+    assert batch.state().is_over
+    assert client.dead_letters.retry(ids) == dict.fromkeys(ids, "unknown")
+
+
+async def _every_call_async(client: AsyncClient) -> None:
+    ids = [await client.submit(_job()) for _ in range(30)] + await client.submit_many([_job() for _ in range(300)])
+    assert sum((await client.counts())["bulk"].values()) == 330
+    assert all([await client.cancel(id) for id in ids])
+    assert [type(outcome) async for _, outcome in client.answers(ids)] == [Cancelled] * 330
+
+
+def test_flushed_scripts_are_no_error_of_any_call(server: RedisServer, admin: Redis) -> None:
+    with flushing_scripts(server.url), Client(redis_url=server.url) as client:
+        _every_call(client)
+
+
+def test_flushed_scripts_are_no_error_of_any_call_of_asyncio(server: RedisServer, admin: Redis) -> None:
+    async def main() -> None:
+        async with AsyncClient(redis_url=server.url) as client:
+            await _every_call_async(client)
+
+    with flushing_scripts(server.url):
+        asyncio.run(main())
