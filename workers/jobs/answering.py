@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
@@ -37,12 +37,19 @@ class Answering:
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
         deadline = started + lease.remaining_s
+        # each distinct image is fetched and decoded once
+        names = list(dict.fromkeys(part.image for part in job.images()))
+        with self.media.holding(len(names), deadline):
+            decoded = self.media.decode(names, deadline, self.store.get)
+            return self._answer(job, lease, dict(zip(names, decoded, strict=True)), started)
+
+    def _answer(self, job: Job, lease: Lease, images: Mapping[bytes | str, RGBImage], started: float) -> Answer:
         prompt = Prompt(
             id=lease.id,
-            turns=self._turns(job, deadline),
+            turns=_turns(job, images),
             params=SamplingParams(job.max_new_tokens, job.temperature, job.top_p, job.seed, job.stop, job.grammar),
             lane=lease.header.lane,
-            deadline=deadline,
+            deadline=started + lease.remaining_s,
             attempt=lease.header.attempt,
             alone=lease.header.alone,
             metadata=job.metadata,
@@ -71,21 +78,6 @@ class Answering:
             last_error=lease.header.error,
         )
 
-    def _turns(self, job: Job, deadline: float) -> tuple[Turn, ...]:
-        # each distinct image is fetched and decoded once
-        names = list(dict.fromkeys(part.image for part in job.images()))
-        references = [name for name in names if isinstance(name, str)]
-        stored = dict(zip(references, self.store.get_many(references), strict=True))
-        decoded = self.media.decode([stored[name] if isinstance(name, str) else name for name in names], deadline)
-        images = dict(zip(names, decoded, strict=True))
-        return tuple(
-            Turn(
-                message.role,
-                tuple(images[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
-            )
-            for message in job.messages
-        )
-
     def _complete(self, lease: Lease, prompt: Prompt) -> Completion:
         future = self.engine.submit(prompt)
         # if the job was closed before `submit`, the engine did not know the id when it was told to cancel it
@@ -97,6 +89,16 @@ class Answering:
             # the engine ends overdue prompts itself, unless its threads are starved or hang
             self.engine.cancel(prompt.id)
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
+
+
+def _turns(job: Job, images: Mapping[bytes | str, RGBImage]) -> tuple[Turn, ...]:
+    return tuple(
+        Turn(
+            message.role,
+            tuple(images[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
+        )
+        for message in job.messages
+    )
 
 
 def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:

@@ -6,19 +6,38 @@ and fails that image only.
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 from vqa.errors import BadImage, EngineError
 from workers.engine.image import RGBImage
-from workers.media.decoder_process import DecoderExited, DecoderProcess
+from workers.media.decoder_child import CPU_S, CPU_S_PER_PIXEL
+from workers.media.decoder_process import Admit, DecoderExited, DecoderProcess, NoMemory
 from workers.media.image import ImageLimits
 
 log = logging.getLogger(__name__)
 
-#: limit for one image; fifty megapixels take two seconds
+#: limit for one image in a child that computes nothing; the limit for computing is the child's own
 DECODE_TIMEOUT_S = 60.0
+
+#: seconds after each try at an image whose child was killed or had no memory: a shortage passes, and what is left of
+#: the tries shows that the image is its cause
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 0.0)
+
+#: a child that crashes by itself at an image a second time was crashed by the image
+_MAX_CRASHES = 2
+
+_TOO_DEAR = (
+    f"decoding the image takes too long: the limit is {CPU_S:g} s of computing time, and "
+    f"{CPU_S_PER_PIXEL * 1e6:g} s for each megapixel"
+)
+
+
+def _at_once(needed: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Decoder:
@@ -31,7 +50,7 @@ class Decoder:
         self._in_use = threading.Lock()
         #: held while a child is started or discarded, so that none starts once this is closed
         self._starting = threading.Lock()
-        self._closed = False
+        self._closing = threading.Event()
         self._child: DecoderProcess | None = None
 
     @property
@@ -48,38 +67,51 @@ class Decoder:
         with self._in_use:
             self._ready_child()
 
-    def decode(self, data: bytes) -> RGBImage:
-        """Decode an image. Raises BadImage, also when the image crashes or hangs its child, and EngineError."""
+    def decode(self, data: bytes, admit: Admit = _at_once) -> RGBImage:
+        """Decode an image, when `admit` lets it. Raises BadImage, also when the image crashes its child; EngineError.
+
+        A child that is killed, as the kernel does where memory is short, is replaced and the image tried again.
+        """
         with self._in_use:
-            try:
-                return self._decode(data)
-            except DecoderExited as exited:
-                log.warning("the image decoder process %s; retrying the image in a new one", exited)
-            try:
-                return self._decode(data)
-            except DecoderExited as exited:
-                if exited.status == -signal.SIGKILL:
-                    # the kernel's out-of-memory killer does this, and the image need not be the cause
-                    raise EngineError("the image decoder was killed twice; the machine may be out of memory") from None
-                raise BadImage(f"the image crashed its decoder twice: the process {exited}") from None
+            crashes, reason = 0, ""
+            for pause_s in _PAUSES_S:
+                try:
+                    return self._decode(data, admit)
+                except NoMemory as error:
+                    reason = str(error)
+                except DecoderExited as exited:
+                    if exited.status == -signal.SIGPROF:
+                        raise BadImage(_TOO_DEAR) from None
+                    reason = f"the process {exited}"
+                    crashes += exited.status != -signal.SIGKILL
+                if crashes == _MAX_CRASHES:
+                    raise BadImage(f"the image crashed its decoder twice: {reason}")
+                log.warning("image decoder: %s; the image is decoded again", reason)
+                self._closing.wait(pause_s)
+            raise EngineError(
+                f"the machine may be out of memory: {len(_PAUSES_S)} tries at an image failed; last, {reason}"
+            )
 
     def close(self) -> None:
         """End the child at once. Images being decoded, and later ones, fail with EngineError."""
         with self._starting:
-            self._closed = True
+            self._closing.set()
             if self._child is not None:
                 self._child.kill()
         with self._in_use:
             self._discard_child()
 
-    def _decode(self, data: bytes) -> RGBImage:
+    def _decode(self, data: bytes, admit: Admit) -> RGBImage:
         child = self._ready_child()
         try:
-            return child.decode(data)
+            return child.decode(data, admit)
         except TimeoutError:
             self._discard_child()
             raise BadImage(f"decoding the image took over {self._timeout_s:g} s") from None
-        except DecoderExited:
+        except (NoMemory, BadImage):
+            raise
+        except BaseException:
+            # it has exited, or waits for an image that was not admitted
             self._discard_child()
             self._raise_if_closed()
             raise
@@ -91,6 +123,8 @@ class Decoder:
         except (DecoderExited, TimeoutError) as error:
             self._discard_child()
             self._raise_if_closed()
+            if isinstance(error, DecoderExited) and error.status == -signal.SIGKILL:
+                raise
             raise EngineError(f"the image decoder process does not start: it {error}") from None
         return child
 
@@ -104,6 +138,8 @@ class Decoder:
                 try:
                     self._child = DecoderProcess(self._limits, self._timeout_s)
                 except OSError as error:
+                    if error.errno in {errno.ENOMEM, errno.EAGAIN}:
+                        raise NoMemory(f"cannot start an image decoder process: {error.strerror}") from None
                     raise EngineError(f"cannot start an image decoder process: {error.strerror}") from None
             return self._child
 
@@ -114,5 +150,5 @@ class Decoder:
                 self._child = None
 
     def _raise_if_closed(self) -> None:
-        if self._closed:
+        if self._closing.is_set():
             raise EngineError("the worker is stopping")

@@ -11,9 +11,12 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from typing import Any
 
-from vqa.errors import BadImage, EngineError
+from vqa.errors import BadImage
 from workers.child_process import ChildProcess, describe_exit
 from workers.engine.image import RGBImage
 from workers.media.decoder_child import write_file
@@ -39,7 +42,12 @@ _PASSED_ON = ("PATH", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMPDIR", "MALLOC
 #: two fifths of the decoding time. 9 MB per child.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
 
-_ERRORS = {error.__name__: error for error in (BadImage, EngineError)}
+#: lets an image be decoded that needs so many bytes, when there is room for them
+Admit = Callable[[int], AbstractContextManager[None]]
+
+
+class NoMemory(Exception):
+    """There is no memory for an image now, which need not be its own fault; `str()` says for what."""
 
 
 class DecoderExited(Exception):
@@ -74,18 +82,22 @@ class DecoderProcess(ChildProcess):
             self.link.settimeout(self._timeout_s)
             self._ready = True
 
-    def decode(self, data: bytes) -> RGBImage:
+    def decode(self, data: bytes, admit: Admit) -> RGBImage:
         """Decode one image; the child must be ready.
 
-        Raises BadImage, EngineError, DecoderExited and TimeoutError; end the child after the last two.
+        Raises BadImage, NoMemory, DecoderExited and TimeoutError, and what `admit` raises; end the child after all but
+        the first two.
         """
         try:
             write_file(self._memory, data)
         except OSError as error:
-            raise EngineError(f"no memory for an encoded image ({error.strerror})") from None
-        reply = json.loads(self._request(len(data)))
+            raise NoMemory(f"no memory for an encoded image ({error.strerror})") from None
+        reply = self._request(b"%d\n" % len(data))
+        if "needed" in reply:
+            with admit(reply["needed"]):
+                reply = self._request(b"\n")
         if "error" in reply:
-            raise _ERRORS[reply["error"]](reply["message"])
+            raise (BadImage if reply["error"] == BadImage.__name__ else NoMemory)(reply["message"])
         pixels = os.pread(self._memory, reply["width"] * reply["height"] * 3, 0)
         if max(len(data), len(pixels)) > _KEPT_BYTES:
             os.ftruncate(self._memory, 0)
@@ -95,12 +107,13 @@ class DecoderProcess(ChildProcess):
         super().end()
         os.close(self._memory)
 
-    def _request(self, length: int) -> bytes:
+    def _request(self, line: bytes) -> dict[str, Any]:
         try:
-            self.link.sendall(b"%d\n" % length)
+            self.link.sendall(line)
         except ConnectionError:
             raise self._exited() from None
-        return self._read_line()
+        reply: dict[str, Any] = json.loads(self._read_line())
+        return reply
 
     def _read_line(self) -> bytes:
         line = b""

@@ -12,14 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
 
 from tests.worker_process import ROOT
-from vqa.errors import BadImage, EngineError
+from vqa.errors import BadImage, DeadlineExceeded, EngineError
 from workers.engine.image import Fit, RGBImage
 from workers.media.decoder import Decoder
 from workers.media.image import ImageLimits, decode
@@ -43,9 +45,9 @@ while True:
 """
 
 
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **how: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, format, **how)
     return buffer.getvalue()
 
 
@@ -177,13 +179,66 @@ def test_a_image_that_crashes_its_decoder_twice_is_refused_and_the_next_one_come
     assert_is_small(decoder.decode(SMALL))
 
 
-def test_a_child_that_is_killed_twice_for_memory_need_not_be_the_images_fault(
+def test_a_child_that_is_killed_twice_is_not_taken_for_the_images_fault(
     decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor
 ) -> None:
     asked = crash_twice(decoder, slow, pool, signal.SIGKILL)
 
-    with pytest.raises(EngineError, match="memory"):
+    assert asked.result(SOON).source_width == 7000
+
+
+def test_a_child_that_is_killed_at_every_try_is_worth_another_attempt(
+    decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.media.decoder._PAUSES_S", (0.0, 0.0))
+    asked = crash_twice(decoder, slow, pool, signal.SIGKILL)
+
+    with pytest.raises(EngineError, match="out of memory: 2 tries at an image failed; last, the process was killed by"):
         asked.result(SOON)
+    assert_is_small(decoder.decode(SMALL))
+
+
+def scan_bomb(scans: int) -> bytes:
+    """A progressive JPEG that repeats its last scan."""
+    data = encoded(Image.new("L", (2000, 2000), 99), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + data[at:-2] * scans + data[-2:]
+
+
+def test_an_image_that_is_cheap_to_send_and_dear_to_decode_is_refused_in_seconds(decoder: Decoder) -> None:
+    hung, children = pid_of(decoder), psutil.Process().cpu_times().children_user
+    assert decoder.decode(scan_bomb(2)).source_width == 2000
+
+    with pytest.raises(BadImage, match=r"takes too long: the limit is 3 s of computing time, and 0\.1 s for each mega"):
+        decoder.decode(scan_bomb(5000))
+
+    assert is_gone(hung)
+    # its start, the limit, and the one before
+    assert psutil.Process().cpu_times().children_user - children < 5
+    assert_is_small(decoder.decode(SMALL))
+
+
+def test_an_image_waits_until_there_is_memory_for_it(decoder: Decoder) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def admit(needed: int) -> Iterator[None]:
+        asked.append(needed)
+        if len(asked) == 3:
+            raise DeadlineExceeded("too late")
+        yield
+
+    assert_is_small(decoder.decode(SMALL, admit))
+    # an image that is none takes no memory
+    with pytest.raises(BadImage):
+        decoder.decode(b"no image", admit)
+    decoder.decode(encoded(Image.new("RGBA", (300, 200))), admit)
+    with pytest.raises(DeadlineExceeded):
+        decoder.decode(SMALL, admit)
+
+    assert_is_small(decoder.decode(SMALL))
+    plain, clear = asked[:2]
+    assert 60_000 < plain < clear < 3_000_000
 
 
 def test_a_child_that_died_between_two_images_is_nobodys_fault(

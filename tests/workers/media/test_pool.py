@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
+from vqa.errors import BadImage, DeadlineExceeded, EngineError, ImageMissing, NotReady
 from workers.engine.image import Fit
 from workers.media.image import ImageLimits, decode
 from workers.media.pool import DecoderPool
@@ -123,6 +123,73 @@ def test_a_image_that_hangs_holds_up_no_other(media: DecoderPool) -> None:
         assert sum(call.done() for call in waiting) == 1
         other.resume()
         assert [len(call.result(SOON)) for call in waiting] == [1, 1]
+
+
+def test_children_that_are_killed_again_and_again_cost_nobody_an_image(media: DecoderPool) -> None:
+    data = [png(700 + number, 700) for number in range(12)]
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.15):
+            for child in children():
+                child.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    # two kills in a row at an image that takes a tenth of a second were the job's failed attempt
+    killed = threading.Timer(3.0, done.set)
+    killed.start()
+    images = media.decode(data)
+    done.set()
+    killer.join(SOON)
+    killed.cancel()
+
+    assert [image.width for image in images] == [700 + number for number in range(12)]
+
+
+def test_images_are_fetched_few_at_a_time_by_the_threads_that_wait_for_them(media: DecoderPool) -> None:
+    held, most, lock = 0, 0, threading.Lock()
+    data = png()
+    for child in children():
+        child.suspend()
+
+    def fetch(reference: str) -> bytes:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        if reference == "first":
+            wait_until(lambda: held == 4)
+            for child in children():
+                child.resume()
+        return data
+
+    references = ["first", *map(str, range(20))]
+    assert len(media.decode(references, fetch=fetch)) == 21
+    assert media.plan.encoded_bytes == 4 * LIMITS[0]
+
+
+def test_an_image_that_cannot_be_fetched_fails_its_job_alone(media: DecoderPool) -> None:
+    def fetch(reference: str) -> bytes:
+        raise ImageMissing(reference)
+
+    with pytest.raises(ImageMissing, match="gone"):
+        media.decode([png(), "gone"], fetch=fetch)
+    assert len(media.decode([png()])) == 1
+
+
+def test_jobs_wait_for_memory_for_their_images_and_words_do_not(media: DecoderPool) -> None:
+    most = media.plan.pixel_bytes // media.plan.image_bytes
+    with media.holding(most):
+        with media.holding(0):
+            pass
+        with pytest.raises(DeadlineExceeded, match="memory for the job's images"), media.holding(1, time.monotonic()):
+            pass
+        with ThreadPoolExecutor(1) as other:
+            waiting = other.submit(media.holding(1).__enter__)
+            assert not waiting.done()
+            media.close()
+            assert isinstance(waiting.exception(SOON), EngineError)
 
 
 def test_a_deadline_ends_the_wait(media: DecoderPool) -> None:
