@@ -154,7 +154,8 @@ def _lane(replies: Iterator[Any], now: int, waiting: int, impossible: int) -> La
     counts |= {state: next(replies) for state in IN_FLIGHT}
     oldest = next(replies)
     oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
-    return LaneProbe(counts, oldest_s, *(next(replies) for _ in range(5)), impossible)
+    figures = [*(next(replies) for _ in range(5)), impossible]
+    return LaneProbe(counts, oldest_s, *figures)
 
 
 def _lost_before(redis: Redis, lane: Lane, now: int) -> float:

@@ -92,7 +92,10 @@ def test_a_step_of_redis_clock_costs_no_attempt_and_no_second_run(stage: Stage, 
     ids = stage.submit(2 * SLOTS + 4)
     stage.await_leases(2 * SLOTS)
     stage.clock.step_to(step_s)
+    started = time.monotonic()
     answers = [stage.client.answer(id, timeout_s=WAIT_S) for id in ids]
+    # commands that block in Redis would block for the step as well
+    assert time.monotonic() - started < 30
     assert {answer.attempt for answer in answers} == {1}, stage.log("one") + stage.log("two")
     assert set(stage.runs(ids).values()) == {1}
     assert all(answer.timings.queued_s < WAIT_S or step_s > 0 for answer in answers)
