@@ -160,6 +160,12 @@ def is_temporary(error: BaseException) -> bool:
     return reply is None or reply.passes
 
 
+def is_wrong_type(error: BaseException) -> bool:
+    """Return whether another program has overwritten the key by one of another type."""
+    reply = ErrorReply.parse(error)
+    return reply is not None and reply.code == "WRONGTYPE"
+
+
 def describe(error: BaseException) -> str:
     """Return the error for a log line: its class, and what Redis said."""
     reply = ErrorReply.parse(error)

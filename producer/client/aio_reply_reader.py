@@ -6,6 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
+
+from redis.exceptions import ResponseError
 
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
@@ -13,6 +16,7 @@ from producer.client.states import Look, parse_look, parse_replies, queue_look, 
 from producer.client.threads import Threads
 from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
 from vqa.connection import connect_async
+from vqa.error_replies import is_wrong_type
 from vqa.forks import restart_in_children
 
 #: concurrent lookups of one event loop, each on its own connection
@@ -148,11 +152,21 @@ class AsyncReplyReader:
         finally:
             self._reader = None
 
+    async def _pop(self, block_s: float) -> Any:
+        replies = self._queue.reply_list
+        try:
+            return await self._redis.blmpop(block_s, 1, replies, direction="LEFT", count=LOOK)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            # another program's key; ids that were on it are found by polling
+            await self._redis.delete(replies)
+            return None
+
     async def _read_once(self) -> None:
         with self.outage.exchange():
             block_s = self._waiters.block_s(self._queue.settings)
-            read = self._redis.blmpop(block_s, 1, self._queue.reply_list, direction="LEFT", count=LOOK)
-            reply = await asyncio.wait_for(read, min(self._queue.settings.redis_timeout_s, OVERDUE_S))
+            reply = await asyncio.wait_for(self._pop(block_s), min(self._queue.settings.redis_timeout_s, OVERDUE_S))
             ids = self._waiters.ids_to_look_up(parse_replies(reply))
         if ids:
             await self._look(ids)

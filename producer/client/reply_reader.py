@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from redis.exceptions import ResponseError
+
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import parse_replies
 from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
 from vqa.connection import connect
+from vqa.error_replies import is_wrong_type
 from vqa.forks import restart_in_children
 
 #: seconds that `close` waits for the reading thread
@@ -132,8 +135,15 @@ class ReplyReader:
             return False
 
     def _next_ids(self) -> list[str]:
-        reply = self._blocking.blmpop(
-            self._waiters.block_s(self._queue.settings), 1, self._queue.reply_list, direction="LEFT", count=LOOK
-        )
+        replies = self._queue.reply_list
+        try:
+            block_s = self._waiters.block_s(self._queue.settings)
+            reply = self._blocking.blmpop(block_s, 1, replies, direction="LEFT", count=LOOK)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            # another program's key; ids that were on it are found by polling
+            self._blocking.delete(replies)
+            reply = None
         with self._lock:
             return self._waiters.ids_to_look_up(parse_replies(reply))

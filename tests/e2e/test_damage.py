@@ -64,6 +64,18 @@ def client(settings: QueueSettings) -> Iterator[Client]:
 
 
 @pytest.fixture
+def other_app(settings: QueueSettings) -> Iterator[Celery]:
+    """Another service's app on this module's server."""
+    app = Celery("other", broker=settings.redis_url, backend=settings.redis_url, set_as_current=False)
+    yield app
+    gc.collect()
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
+    app.close()
+    gc.collect()
+
+
+@pytest.fixture
 def vqa(settings: QueueSettings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a command in this process; it must end by itself or with a named error."""
     monkeypatch.setenv("VQA_REDIS_URL", settings.redis_url)
@@ -283,6 +295,7 @@ def test_what_is_on_a_channel_or_among_bindings_ends_nobody(
         b"x" * 2**21,
     ]
     running = client.submit(Job.from_json(PAYLOAD).model_copy(update={"metadata": {"echo_delay_s": "4"}}))
+    put(redis, client._queue.reply_list, "hash")
     for raw in broadcasts:
         for channel in ("/0.celery.pidbox", "/0.celeryev/worker.heartbeat", DROPPED, outcome_key(running)):
             redis.publish(channel, raw)
@@ -300,7 +313,7 @@ def test_what_is_on_a_channel_or_among_bindings_ends_nobody(
 def test_images_and_cached_answers_that_are_damaged_fail_or_cost_one_job_alone(
     client: Client, redis: Redis, worker: WorkerProcess
 ) -> None:
-    image = (Path(__file__).parents[2] / "examples" / "images").glob("*.png").__next__()
+    image = next((Path(__file__).parents[2] / "examples" / "images").glob("*.png"))
     ask(client, worker, reuse=True)
     for key in redis.scan_iter("vqa:reuse:*"):
         redis.set(key, NESTED)
@@ -316,22 +329,19 @@ def test_images_and_cached_answers_that_are_damaged_fail_or_cost_one_job_alone(
 
 
 def test_senders_that_are_no_client_of_ours_hear_what_is_wrong(
-    settings: QueueSettings, worker: WorkerProcess, client: Client
+    other_app: Celery, worker: WorkerProcess, client: Client
 ) -> None:
-    app, job = (
-        Celery("other", broker=settings.redis_url, backend=settings.redis_url, set_as_current=False),
-        json.loads(PAYLOAD),
-    )
+    job = json.loads(PAYLOAD)
 
     def asked(*args: object) -> Any:
-        return app.signature("vqa.answer", args=args, queue="interactive", immutable=True)
+        return other_app.signature("vqa.answer", args=args, queue="interactive", immutable=True)
 
-    together = group(asked(job), asked(job), app=app).apply_async()
+    together = group(asked(job), asked(job), app=other_app).apply_async()
     waited = {
         "args": asked().apply_async(),
         "task_id": asked(job).apply_async(task_id="scan/0001.png"),
-        "chain": chain(asked(job), asked(job), app=app).apply_async(),
-        "chord": chord([asked(job), asked(job)], body=asked(job), app=app).apply_async(),
+        "chain": chain(asked(job), asked(job), app=other_app).apply_async(),
+        "chord": chord([asked(job), asked(job)], body=asked(job), app=other_app).apply_async(),
         "VQA_MESSAGE_MAX_BYTES": asked(job | {"padding": "x" * 100_000}).apply_async(),
     }
     for field, result in waited.items():
@@ -339,7 +349,3 @@ def test_senders_that_are_no_client_of_ours_hear_what_is_wrong(
             result.get(timeout=10)
     assert [each["attempt"] for each in together.get(timeout=WAIT_S)] == [1, 1]
     ask(client, worker)
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    app.close()
-    gc.collect()

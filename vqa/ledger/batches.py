@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any, Literal, Self, cast, get_args
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from vqa.error_replies import is_wrong_type
 from vqa.job import LANES, Lane
 from vqa.ledger.records import Unreadable, texts
 from vqa.ledger.script import Script
@@ -259,7 +260,7 @@ class Batches:
 
 def _state(id: str, fields: object, open: object) -> BatchState | Unreadable:
     for reply in (fields, open):
-        if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+        if isinstance(reply, RedisError) and is_wrong_type(reply):
             return Unreadable("a key of it has a wrong type")
         if isinstance(reply, RedisError):
             raise reply
