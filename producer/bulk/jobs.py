@@ -111,7 +111,7 @@ class JobBuilder:
             more = ", ..." if len(self._partial_images) == _NAMED else ""
             yield f"{self._partial_rows:,} rows were asked about the first page or frame only: {names}{more}"
         if self._swallowed:
-            yield f"{self._swallowed:,} lines were not asked about: they follow quotes that are not closed"
+            yield f"{self._swallowed:,} lines were not asked about: they were read as parts of rows that are not CSV"
 
     def build(self, rows: Iterable[PendingRow]) -> Iterator[PreparedJob]:
         """Yield the rows' jobs on demand; rows that cannot become one are reported and written as failures."""

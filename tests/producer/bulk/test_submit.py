@@ -166,7 +166,7 @@ def test_what_was_not_asked_about_is_counted_in_the_summary(
     done = submit("in.csv", "-o", "out.jsonl")
     assert done.returncode == 3
     assert "2 answered, 1 failed (invalid_job 1)\n" in done.stderr
-    assert "\n496 lines were not asked about: they follow quotes that are not closed\n" in done.stderr
+    assert "\n496 lines were not asked about: they were read as parts of rows that are not CSV\n" in done.stderr
 
 
 def test_files_that_are_no_images_are_told_for_what_they_are(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
