@@ -150,9 +150,9 @@ class Stage:
             for number in range(count):
                 ledger.dead_letter_message(f"malformed-{number}", _LANE, self._payload, "malformed: x")
 
-        self._measure("dead_letter_message", lambda: keep(self._ledger, 2000))
+        self._measure("dead_letter_message", lambda: keep(self._ledger, 1200))
         few = Ledger(self._redis, Limits(dead=100))
-        self._measure("dead_letter_message: VQA_DEAD_MOST lowered by 1,900", lambda: keep(few, 1))
+        self._measure("dead_letter_message: VQA_DEAD_MOST lowered by 1,100", lambda: keep(few, 1))
 
     def _batches(self) -> None:
         batches = Batches(self._redis)

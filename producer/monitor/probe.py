@@ -90,16 +90,15 @@ class Probe:
 
 def run_probe(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
     """Read everything. Raises one of connection.REDIS_ERRORS."""
-    started = time.time()
+    started = time.perf_counter()
     seconds, micros = redis.time()
-    ended = time.time()
-    now = seconds * 1000 + micros // 1000
-    redis_s, middle = now / 1000, (started + ended) / 2
+    answer_s = time.perf_counter() - started
+    now, middle = seconds * 1000 + micros // 1000, time.time() - answer_s / 2
     lanes, (overdue, (_, unbalanced), foreign) = _sets(redis, settings, now)
     return Probe(
         now=now,
-        ahead_s=redis_s - middle,
-        answer_s=ended - started,
+        ahead_s=now / 1000 - middle,
+        answer_s=answer_s,
         server=_if_allowed(redis.info),
         fsync=_if_allowed(lambda: cast(dict[str, str], redis.config_get("appendfsync")).get("appendfsync")),
         workers=Ledger(redis).workers(float("inf")),
