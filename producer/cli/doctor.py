@@ -113,7 +113,8 @@ def _await_renewals(redis: Redis, settings: QueueSettings, sweep: Sweep) -> int 
     """Give workers one lease time to renew. Return the time for `Sweep.run`, or None if Redis was interrupted."""
     print(f"vqa: leases have expired; giving their workers {settings.lease_s:.0f} s to renew them", file=sys.stderr)
     check = LeaseCheck(redis, settings.lease_s)
-    until = time.monotonic() + settings.lease_s + GAP_S
+    # one interruption is waited for
+    until = time.monotonic() + 2 * settings.lease_s + GAP_S
     while (time_ms := check.time_ms()) is None and time.monotonic() < until:
         time.sleep(_PING_S)
         sweep.try_lock()
