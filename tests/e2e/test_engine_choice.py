@@ -68,7 +68,7 @@ def test_the_strangest_jobs_that_are_allowed_leave_the_continuous_engine_whole(
         # as narrow as models take
         Job.about(noise.resize((4000, 20)), "what?", max_new_tokens=8),
         Job.about(noise.resize((1, 1)), "what?", max_new_tokens=8),
-        Job.about(noise, "", max_new_tokens=8),
+        Job.about(noise, "?", max_new_tokens=8),
         Job.about(noise, "what? " * 700, max_new_tokens=8),
     ]
 
