@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: a longer time without an answer is a gap
 GAP_S = 3.0
-#: a larger change between the clocks is a step; less is the time that an answer takes
+#: a larger change between the clocks is a step
 _STEP_S = 1.0
 
 #: tolerance before a lease's end shows that the clock was set back, as in lua/records.lua
@@ -50,28 +50,34 @@ class LeaseCheck:
         self._lease_s = lease_s
         #: of the server that answered last
         self._run_id: object = None
-        #: by how much Redis's clock is ahead of `time.monotonic()`
-        self._ahead_s = 0.0
+        #: by how much Redis's clock was ahead of `time.monotonic()`, at least and at most
+        self._ahead_s = (0.0, 0.0)
         self._answered = self._judge_from = float("-inf")
 
     def time_ms(self) -> int | None:
         """Return Redis's time if leases may be judged now, else None. Raises redis.exceptions.RedisError."""
+        asked = time.monotonic()
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.info("server")
             pipe.time()
             about, (seconds, micros) = pipe.execute()
         # after the call, which Redis may have held up
         now = time.monotonic()
-        ahead_s = seconds + micros / 1e6 - now
+        redis_s = seconds + micros / 1e6
         gap = now - self._answered > GAP_S
-        step_s = 0.0 if gap else ahead_s - self._ahead_s
+        step_s = 0.0 if gap else self._step_s(redis_s - now, redis_s - asked)
         if gap or about.get("run_id") != self._run_id or abs(step_s) > _STEP_S:
             self._judge_from = now + self._lease_s
         if abs(step_s) > _STEP_S:
             said = "Redis's clock was set %s by %.0f s; leases are not judged for %.0f s"
             log.warning(said, "forward" if step_s > 0 else "back", abs(step_s), self._lease_s)
-        self._run_id, self._ahead_s = about.get("run_id"), ahead_s
+        self._run_id, self._ahead_s = about.get("run_id"), (redis_s - now, redis_s - asked)
         return seconds * 1000 + micros // 1000 if now >= self._judge_from else None
+
+    def _step_s(self, least_s: float, most_s: float) -> float:
+        """Return by how much Redis's clock must have been set, given how far ahead it is now: 0 in a slow network."""
+        before_least_s, before_most_s = self._ahead_s
+        return max(0.0, least_s - before_most_s) or min(0.0, most_s - before_least_s)
 
     def answered(self) -> None:
         """Note that Redis has just answered all calls."""
