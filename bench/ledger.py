@@ -37,7 +37,7 @@ _LEASE_S = 3600.0
 _LANE: Lane = "bulk"
 
 #: a verb that holds up Redis for longer is short; a portion of a sweep waits for nothing else
-_LIMIT_MS = 50.0
+_LIMIT_MS = 100.0
 
 #: verb -> milliseconds of each call
 Times = dict[str, list[float]]
