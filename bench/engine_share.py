@@ -14,7 +14,7 @@ from producer import Client, Job
 from producer.demo.redis_server import EmbeddedRedis
 from training.questions import held_out
 from vqa.errors import VQAError
-from vqa.image import read_image
+from vqa.images.source import read_image
 from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.factory import choose_engine, make_engine

@@ -25,7 +25,8 @@ from pydantic import (
 
 from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
 from vqa.frozen_model import Frozen, explain, names_of
-from vqa.image import from_data_url, read_image, to_data_url
+from vqa.images.data_url import from_data_url, to_data_url
+from vqa.images.source import read_image
 from vqa.response_format import (
     ChoiceFormat,
     JsonObjectFormat,

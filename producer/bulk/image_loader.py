@@ -12,8 +12,9 @@ from typing import Self
 from producer.images.read import read_file, source_size
 from producer.inputs import Row, image_sources
 from vqa.errors import VQAError
-from vqa.image import frame_count, from_data_url, open_image
-from vqa.image_store import reference
+from vqa.images.data_url import from_data_url
+from vqa.images.file import frame_count, open_image
+from vqa.images.store import reference
 from vqa.settings import QueueSettings
 
 _THREADS = 8

@@ -15,7 +15,7 @@ from redis import Redis
 
 from vqa.celery import wake
 from vqa.errors import InvalidJob, UnsupportedVersion
-from vqa.image_store import MARGIN_S
+from vqa.images.store import MARGIN_S
 from vqa.job import Job, Lane
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, Ledger

@@ -31,7 +31,7 @@ from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
 from vqa.forks import restart_in_children
-from vqa.image_store import image_key
+from vqa.images.store import image_key
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key

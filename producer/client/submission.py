@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vqa.errors import BadImage, ImageMissing
-from vqa.image import open_image
-from vqa.image_store import MARGIN_S, image_key, queue_put, reference
+from vqa.images.file import open_image
+from vqa.images.store import MARGIN_S, image_key, queue_put, reference
 from vqa.job import Job, Lane
 from vqa.ledger.commands import Command, accept_command
 from vqa.settings import QueueSettings

@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote
 
 from vqa.errors import BadImage, InvalidJob
-from vqa.image import from_data_url
+from vqa.images.data_url import from_data_url
 
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 _SCHEME = re.compile(r"(data|file|sha256|[a-z][a-z0-9+.-]{0,19}(?=://)):", re.IGNORECASE)

@@ -11,7 +11,7 @@ from producer.inputs.files import Input
 from producer.inputs.row import BadRow, Row, require_id, rows_of_images, valid_id
 from producer.inputs.source import DEFAULT_COLUMNS, Source
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
-from vqa.image import to_data_url
+from vqa.images.data_url import to_data_url
 
 #: Parquet records in memory at once; each may hold an image
 _PARQUET_BATCH = 64

@@ -14,8 +14,8 @@ from producer import Client
 from tests.worker_process import StartWorker
 from vqa import Answer, BadImage, Job
 from vqa.celery import TASK
-from vqa.image import to_data_url
-from vqa.image_store import image_key, reference
+from vqa.images.data_url import to_data_url
+from vqa.images.store import image_key, reference
 
 WAIT_S = 60.0
 

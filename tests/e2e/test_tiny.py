@@ -12,7 +12,7 @@ from producer import Client
 from tests.worker_process import ROOT, TINY, StartWorker
 from training.questions import held_out
 from vqa import Answer, AnswerTooLong, BadImage, Job, PromptTooLong
-from vqa.image import read_image
+from vqa.images.source import read_image
 
 WAIT_S = 100.0
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}

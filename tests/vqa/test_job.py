@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
-from vqa.image_store import reference
+from vqa.images.store import reference
 from vqa.job import VERSION, JobFields
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from vqa.answer import Answer, Timings
 from vqa.error_replies import describe
-from vqa.image_store import reference
+from vqa.images.store import reference
 from vqa.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded
-from vqa.image_store import ImageStore
+from vqa.images.store import ImageStore
 from vqa.job import ImagePart, Job
 from vqa.ledger.records import Lease
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn

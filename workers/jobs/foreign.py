@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa.errors import UnsupportedVersion, VQAError
-from vqa.image_store import ImageStore
+from vqa.images.store import ImageStore
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
 from vqa.settings import QueueSettings

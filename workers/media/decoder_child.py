@@ -98,7 +98,7 @@ def _set_up(limits_fields: dict[str, Any]) -> ImageLimits:
 def _open(memory: int, length: int, limits: ImageLimits) -> dict[str, Any]:
     """Read the header of an image."""
     from vqa.errors import VQAError
-    from vqa.image import open_image
+    from vqa.images.file import open_image
     from workers.media.image import needed_bytes
 
     try:

@@ -16,8 +16,8 @@ from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
-from vqa.image import frame_count, open_image
-from vqa.orientation import orientation
+from vqa.images.file import frame_count, open_image
+from vqa.images.orientation import orientation
 from workers.engine.image import Fit
 from workers.media.colour import to_grey_or_rgb, to_srgb
 

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from vqa.connection import connect
 from vqa.error_replies import describe
 from vqa.errors import NotReady
-from vqa.image_store import ImageStore
+from vqa.images.store import ImageStore
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from vqa.errors import BadImage, NotReady, SettingsError
-from vqa.image import open_image, read_image
+from vqa.images.file import open_image
+from vqa.images.source import read_image
 from vqa.settings import PREFIX, QueueSettings
 from workers.cards import card_environment, requested_cards
 from workers.engine.settings import EngineSettings

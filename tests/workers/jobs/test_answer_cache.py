@@ -7,7 +7,7 @@ from redis import Redis
 from vqa import Answer, Job
 from vqa.answer import Timings, Usage
 from vqa.connection import connect
-from vqa.image_store import reference
+from vqa.images.store import reference
 from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
 from workers.jobs.answer_cache import AnswerCache, model_identity

@@ -12,7 +12,7 @@ from redis import Redis
 from vqa.answer import Answer, Timings, Usage
 from vqa.celery import make_app
 from vqa.errors import JobGivenUp
-from vqa.image_store import ImageStore
+from vqa.images.store import ImageStore
 from vqa.job import Job, RetryPolicy
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from vqa.image import read_image
+from vqa.images.source import read_image
 from workers.media.image import ImageLimits, decode
 
 ORIENTATION = 0x112

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
-from vqa.image import read_image
+from vqa.images.source import read_image
 from workers.engine.image import Fit
 from workers.media.image import ImageLimits, decode
 

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from vqa.errors import BadImage
-from vqa.orientation import orientation
+from vqa.images.orientation import orientation
 
 #: Pillow's modes that PNG stores without loss
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from vqa import BadImage
-from vqa.image import frame_count, open_image, read_image
-from vqa.png import SIGNATURE, without_texts
+from vqa.images.file import frame_count, open_image
+from vqa.images.png import SIGNATURE, without_texts
+from vqa.images.source import read_image
 
 RED = Image.new("RGB", (40, 30), "red")
 LIMITS = (20 * 2**20, 10**6)

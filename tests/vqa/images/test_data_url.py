@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqa import BadImage
-from vqa.image import from_data_url, to_data_url
+from vqa.images.data_url import from_data_url, to_data_url
 
 HEADS = [
     "data:image/png;base64,",

@@ -2,7 +2,7 @@ import pytest
 from redis import Redis
 
 from vqa import ImageMissing
-from vqa.image_store import MARGIN_S, ImageStore, image_key, reference
+from vqa.images.store import MARGIN_S, ImageStore, image_key, reference
 
 
 def test_ten_jobs_about_one_image_keep_it_once(redis: Redis) -> None:
