@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: faults hit producers, Redis and workers under load; `--short` takes three minutes.
 
-`python -m tests.chaos recovery | sigkills | renewer | memory | model` measures one figure instead.
+`python -m tests.chaos recovery | sigkills | renewer | memory | model | failover` measures one figure instead.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FIGURES = {
     "renewer": "renewer",
     "memory": "memory",
     "model": "model",
+    "failover": "failover",
 }
 
 
