@@ -10,14 +10,24 @@ from vqa.job import Lane
 from vqa.ledger.records import Ending
 from vqa.settings import Limits
 
-_PARTS = ("records", "damage", "fair_share", "batches", "ledger", "sweep")
+_PARTS = ("records", "damage", "fair_share", "batches", "ledger")
+#: skipped for the verbs of the parts above, as Redis runs the script's whole body at each call
+_RARE_PARTS = ("damage_verbs", "batch_verbs", "dead_letters", "sweep")
+
+
+def _text(part: str) -> str:
+    return files("vqa.ledger").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8")
+
+
 SCRIPT = "\n".join(
     [
-        *(files("vqa.ledger").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS),
+        *map(_text, _PARTS),
+        "if not verbs[ARGV[1]] then",
+        *map(_text, _RARE_PARTS),
+        "end",
         "return verbs[ARGV[1]](unpack(ARGV, 2))",
     ]
 )
-
 
 #: ms after which an unread reply list expires
 REPLY_TTL_MS = 3_600_000

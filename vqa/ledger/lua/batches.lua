@@ -80,13 +80,6 @@ local function count_failed(key, code, by)
   end
 end
 
-local function forget_fields(key, prefix)
-  local fields = redis.call('HGETALL', key)
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, #prefix) == prefix then redis.call('HDEL', key, fields[i]) end
-  end
-end
-
 -- counts a closed job; returns the code under which it was counted ('' for an answer)
 function leave_batch(batch, id, tally)
   local key = batch_key(batch)
@@ -107,94 +100,4 @@ function leave_batch(batch, id, tally)
   end
   end_batch(key)
   return code
-end
-
--- uncounts a dead letter that is reopened; false if the batch accepts no more jobs
-local function rejoin_batch(batch, id, code, timeout)
-  if not join_batch(batch, id, timeout) then return false end
-  count_failed(batch_key(batch), code, -1)
-  return true
-end
-
--- id, lane, tenant, input, ms until it expires (0 for never), keep_ms, '1' if detached, '1' to reopen a cancelled
--- batch. Returns 1, or 0 if the batch exists; then it goes on with its counts and the new expiry
-function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, revived)
-  local key = batch_key(id)
-  local fresh = redis.call('HSETNX', key, 'created', now)
-  expires = tonumber(expires) > 0 and now + expires or 0
-  redis.call('HSET', key, 'lane', lane, 'tenant', tenant, 'input', input, 'expires', expires, 'keep_ms', keep)
-  redis.call('HSET', key, 'detached', detached)
-  redis.call('HDEL', key, 'sealed')
-  forget_fields(key, 'bad:')
-  if revived == '1' and STOPPED[redis.call('HGET', key, 'status')] then set_status(key, 'in_progress') end
-  if fresh == 1 then
-    redis.call('ZADD', 'vqa:batches', now, id)
-    set_status(key, 'validating')
-  end
-  keep_batch_past(key, math.max(0, expires - now))
-  return fresh
-end
-
--- id, total number of rows. A submitter that has seen all outcomes adds the number of answers, then code and number of
--- failures; these replace the counts
-function verbs.batch_seal(id, total, completed, ...)
-  local key, codes, failed = batch_key(id), {...}, 0
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  redis.call('HDEL', key, 'nothing')
-  if completed then
-    forget_fields(key, 'failed:')
-    for i = 1, #codes, 2 do
-      redis.call('HSET', key, 'failed:' .. codes[i], codes[i + 1])
-      failed = failed + codes[i + 1]
-    end
-    redis.call('HSET', key, 'completed', completed, 'failed', failed)
-  end
-  redis.call('HSET', key, 'sealed', 1, 'total', total)
-  end_batch(key)
-  return 1
-end
-
--- id, rows read, then code and number of the rows that never became jobs. All numbers are totals since `batch_create`,
--- so that a call whose reply was lost can be repeated
-function verbs.batch_count(id, total, ...)
-  local key, bad = batch_key(id), {...}
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  redis.call('HSET', key, 'total', total)
-  for i = 1, #bad, 2 do
-    local reported = tonumber(redis.call('HGET', key, 'bad:' .. bad[i]) or 0) or 0
-    redis.call('HSET', key, 'bad:' .. bad[i], bad[i + 1])
-    count_failed(key, bad[i], bad[i + 1] - reported)
-  end
-  return 1
-end
-
--- id, index of the first row, then "job id, newline, custom_id" of each row
-function verbs.batch_rows(id, first, ...)
-  local key = batch_key(id)
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  -- an equal call, whose reply was lost, has already added them
-  if #redis.call('LRANGE', key .. ':rows', first, first) > 0 then return 1 end
-  redis.call('RPUSH', key .. ':rows', ...)
-  redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))
-  return 1
-end
-
--- id. Returns '' if there is no such batch, else its status now
-function verbs.batch_cancel(id)
-  local key = batch_key(id)
-  local status = redis.call('HGET', key, 'status')
-  if not status then return '' end
-  if ENDED[status] then return status end
-  set_status(key, 'cancelling')
-  end_batch(key)
-  return redis.call('HGET', key, 'status')
-end
-
--- id, status; `finalizing` only follows `in_progress`
-function verbs.batch_status(id, status)
-  local key = batch_key(id)
-  local before = redis.call('HGET', key, 'status')
-  if not before or (status == 'finalizing' and before ~= 'in_progress') then return 0 end
-  set_status(key, status)
-  return 1
 end

@@ -21,9 +21,6 @@ local TYPES = {
 -- defined in batches.lua
 local leave_batch
 
-local OPEN_STATES = {waiting = true, queued = true, leased = true, delayed = true}
-local LANES = {interactive = true, bulk = true}
-
 -- runs what must not keep a job from being taken or closed: counts, turns, batches, notices
 local function try(act, ...)
   local fine, result = pcall(act, ...)
@@ -63,23 +60,23 @@ local function flaw(header)
   end
 end
 
--- the header and its size with its spaces; or nil and what is wrong
-local function parse(entry)
-  local newline = string.find(entry, '\n', 1, true)
+-- the header, its size with its spaces, and the payload if `head` is the whole entry; or nil and what is wrong
+local function parse(head)
+  local newline = string.find(head, '\n', 1, true)
   if not newline then return nil, 'it has no header' end
-  local fine, header = pcall(cjson.decode, string.sub(entry, 1, newline - 1))
+  local fine, header = pcall(cjson.decode, string.sub(head, 1, newline - 1))
   local wrong = flaw(fine and header)
   if wrong then return nil, wrong end
-  return header, newline - 1
+  return header, newline - 1, #head < FIRST_BYTES and string.sub(head, newline + 1) or nil
 end
 
 -- the first bytes of an entry, with its whole header; or an error reply, or nil if there is no entry
 local function read_head(key)
-  local bytes, head = HEADER_BYTES / 2, nil
-  repeat
+  local head, bytes = redis.pcall('GETRANGE', key, '0', FIRST_RANGE), FIRST_BYTES
+  while type(head) == 'string' and #head == bytes and not string.find(head, '\n', 1, true) do
     bytes = 2 * bytes
-    head = redis.pcall('GETRANGE', key, 0, bytes - 1)
-  until type(head) ~= 'string' or #head < bytes or string.find(head, '\n', 1, true)
+    head = redis.pcall('GETRANGE', key, '0', bytes - 1)
+  end
   if head == '' and redis.call('EXISTS', key) == 0 then return nil end
   return head
 end
@@ -88,31 +85,25 @@ local function is_wrong_type(reply)
   return type(reply) == 'table' and reply.err ~= nil and string.sub(reply.err, 1, 9) == 'WRONGTYPE'
 end
 
-local function expire_later(key, ms)
-  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
+local function is_id(id)
+  return #id <= 128 and string.find(id, '^[%w._:@+-]+$') ~= nil
 end
 
-local function note(what, why)
+-- keeps what was found under a key as a dead letter, and a note for the janitor's log
+local function keep_damaged(id, key, raw, why)
+  local header = {state = 'dead', lane = 'bulk', accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
+  header.reason, header.dead = 'damaged: ' .. why, now
+  redis.call('SET', dead_key(id), encode(header, raw), 'PX', DAMAGED_MS)
+  try(redis.call, 'ZADD', 'vqa:dead', now, id)
   try(function()
-    redis.call('RPUSH', 'vqa:damaged', what .. ': ' .. why)
+    if redis.call('PTTL', 'vqa:dead') < DAMAGED_MS then redis.call('PEXPIRE', 'vqa:dead', DAMAGED_MS) end
+    redis.call('RPUSH', 'vqa:damaged', key .. ': ' .. why)
     redis.call('LTRIM', 'vqa:damaged', -NOTES, -1)
     redis.call('PEXPIRE', 'vqa:damaged', DAMAGED_MS)
   end)
 end
 
-local function keep_damaged(id, raw, why)
-  local header = {state = 'dead', lane = 'bulk', accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
-  header.reason, header.dead = 'damaged: ' .. why, now
-  redis.call('SET', dead_key(id), encode(header, raw), 'PX', DAMAGED_MS)
-  try(redis.call, 'ZADD', 'vqa:dead', now, id)
-  try(expire_later, 'vqa:dead', DAMAGED_MS)
-end
-
-local function is_id(id)
-  return #id <= 128 and string.find(id, '^[%w._:@+-]+$') ~= nil
-end
-
--- the outcome in the form of Celery's result backend, so that nobody waits for the job in vain
+-- writes the outcome in the form of Celery's result backend, so that nobody waits for the job in vain
 local function give_up(id, why)
   local said = 'damaged: its entry in Redis could not be read (' .. why .. '); submit it again under another id'
   local outcome = cjson.encode({
@@ -127,33 +118,35 @@ local function set_aside(key, raw, why)
   local id = string.sub(key, #'vqa:job:' + 1)
   -- deleted first: a full Redis allows further writes to a script whose first write frees memory
   redis.call('DEL', key)
-  keep_damaged(id, raw, why)
-  for lane in pairs(LANES) do
-    for _, state in ipairs({'queued', 'leased', 'delayed'}) do
-      try(redis.call, 'ZREM', 'vqa:' .. state .. ':' .. lane, id)
-    end
+  keep_damaged(id, key, raw, why)
+  for _, state in ipairs(IN_FLIGHT) do
+    try(redis.call, 'ZREM', 'vqa:' .. state .. ':interactive', id)
+    try(redis.call, 'ZREM', 'vqa:' .. state .. ':bulk', id)
   end
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
   if is_id(id) then give_up(id, why) end
   local batch = string.match(id, '^(batch_%x+):')
   if batch then try(leave_batch, batch, id, {code = 'job_given_up'}) end
-  note(key, why)
 end
 
--- header of an open job and the header's size; nil if there is none, also if it has just been set aside
+local function is_open(header)
+  local state = header.state
+  return state == 'queued' or state == 'leased' or state == 'waiting' or state == 'delayed'
+end
+
+-- header of an open job, the header's size, and the payload if it is short; nil if there is none, also if it has just
+-- been set aside
 local function read(key)
   local head = read_head(key)
   if not head then return nil end
-  local why
   if is_wrong_type(head) then
     set_aside(key, '', 'it is not a string')
-  elseif type(head) == 'table' then
-    error(head)
-  else
-    local header, size = parse(head)
-    if header and OPEN_STATES[header.state] then return header, size end
-    set_aside(key, redis.call('GET', key), header and 'its header has no valid state' or size)
+    return nil
   end
+  if type(head) == 'table' then error(head) end
+  local header, size, payload = parse(head)
+  if header and is_open(header) then return header, size, payload end
+  set_aside(key, redis.call('GET', key), header and 'its header has no valid state' or size)
   return nil
 end
 
@@ -164,56 +157,3 @@ local function read_dead(key)
   return parse(head)
 end
 
--- KEYS are entries: returns for each what is wrong with it, or ''. Changes nothing
-function verbs.flaws()
-  local found = {}
-  for i, key in ipairs(KEYS) do
-    local entry = read_head(key)
-    local header, rest
-    if type(entry) == 'string' then header, rest = parse(entry) end
-    if header and not OPEN_STATES[header.state] then header, rest = nil, 'its header has no valid state' end
-    found[i] = is_wrong_type(entry) and 'it is not a string' or entry and not header and rest or ''
-  end
-  return found
-end
-
--- a command that fails on another type, by type
-local PROBES = {
-  zset = {'ZCARD'}, hash = {'HGET', 'nothing'}, list = {'LRANGE', 0, 0}, string = {'GET'}, set = {'SCARD'},
-}
-
-local function has_wrong_type(kind, key)
-  local command, first, last = unpack(PROBES[kind])
-  if last then return is_wrong_type(redis.pcall(command, key, first, last)) end
-  if first then return is_wrong_type(redis.pcall(command, key, first)) end
-  return is_wrong_type(redis.pcall(command, key))
-end
-
--- a type for each of KEYS: returns those of the keys that have another one. Changes nothing
-function verbs.wrong_types(...)
-  local wrong = {}
-  for i, kind in ipairs({...}) do
-    if has_wrong_type(kind, KEYS[i]) then table.insert(wrong, KEYS[i]) end
-  end
-  return wrong
-end
-
--- a type for each of KEYS: sets those aside that have another one. Returns their number, and the notes of everything
--- that was set aside since the last call
-function verbs.mend(...)
-  local wrong = 0
-  for i, kind in ipairs({...}) do
-    local key = KEYS[i]
-    if has_wrong_type(kind, key) then
-      wrong = wrong + 1
-      redis.call('RENAME', key, 'vqa:damaged:' .. key)
-      redis.call('PEXPIRE', 'vqa:damaged:' .. key, DAMAGED_MS)
-      local why = key .. ' is not a ' .. kind .. '; it is kept as vqa:damaged:' .. key
-      keep_damaged('damaged-' .. string.sub(redis.sha1hex(key), 1, 12), '', why)
-      note(key, 'it is not a ' .. kind)
-    end
-  end
-  local notes = redis.call('LRANGE', 'vqa:damaged', 0, -1)
-  redis.call('DEL', 'vqa:damaged')
-  return {wrong, notes}
-end

@@ -83,11 +83,11 @@ local function queue_next(lane, tenant)
   local id = redis.call('ZRANGE', set, 0, 0)[1]
   if not id then return nil end
   redis.call('ZREM', set, id)
-  local header, size = read('vqa:job:' .. id)
+  local header, size, payload = read('vqa:job:' .. id)
   if not header or header.state ~= 'waiting' or not is_id(id) then return nil end
   header.state = 'queued'
   enter(id, header, 0)
-  update('vqa:job:' .. id, header, size)
+  update('vqa:job:' .. id, header, size, payload)
   return id
 end
 

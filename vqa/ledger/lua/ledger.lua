@@ -10,16 +10,18 @@ local MOST_DROPPED = 1000
 -- least ms between two counts of slots, which read all of `vqa:workers`
 local COUNT_MS = 1000
 
-local function move(id, header, state, score)
+-- span: how many ms a lease or a delay lasts
+local function move(id, header, state, span)
   redis.call('ZREM', set_of(header), id)
-  header.state = state
-  redis.call('ZADD', set_of(header), score, id)
+  header.state, header.span = state, span
+  redis.call('ZADD', set_of(header), now + (span or 0), id)
 end
 
 local function open(key, id, header, payload, tenant_most)
-  write(key, header, payload)
-  enter(id, header, tonumber(tenant_most))
   redis.call('ZADD', 'vqa:deadlines', header.deadline, id)
+  enter(id, header, tonumber(tenant_most))
+  -- last: if a set cannot be written to, there is no entry that is in none
+  redis.call('SET', key, encode(header, payload))
 end
 
 -- adds the current attempt, which ended with `error`, to the history
@@ -60,7 +62,7 @@ end
 
 local function open_jobs(lane)
   local interactive = 0
-  for _, state in ipairs({'queued', 'leased', 'delayed'}) do
+  for _, state in ipairs(IN_FLIGHT) do
     interactive = interactive + redis.call('ZCARD', 'vqa:' .. state .. ':interactive')
   end
   if lane == 'interactive' then return interactive end
@@ -71,7 +73,7 @@ end
 -- batch ('' for none), limit of a tenant's jobs in flight (0 for none), '1' if the job has a message already: then it
 -- is queued without waiting, even if its batch was cancelled
 function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there)
-  local known = read(KEYS[1])
+  local known = redis.call('EXISTS', KEYS[1]) == 1 and read(KEYS[1])
   if known then return known.state == 'waiting' and 'waiting' or 'open' end
   if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
   if batch ~= '' and there ~= '1' and STOPPED[redis.pcall('HGET', batch_key(batch), 'status')] then return 'over' end
@@ -90,7 +92,7 @@ end
 -- flight. A repeated call with the same token, after a lost reply, counts no further attempt. With a bulk job, also
 -- returns the ids that were promoted, which the caller publishes
 function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
-  local header, size = read(KEYS[1])
+  local header, size, payload = read(KEYS[1])
   if not header then return {redis.call('EXISTS', outcome, dead_key(id)) > 0 and 'closed' or 'unknown'} end
   if header.token ~= token or header.state ~= 'leased' then
     if header.state ~= 'queued' then return {'held'} end
@@ -98,12 +100,12 @@ function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
     local last = header.lost > 0 and header.attempt + 1 >= LOST_ATTEMPTS
     if last and by_itself ~= '1' then return {'alone'} end
     header.attempt, header.alone = header.attempt + 1, last or nil
-    header.worker, header.token, header.taken, header.span = worker, token, now, tonumber(lease)
+    header.worker, header.token, header.taken = worker, token, now
   end
-  local payload = read_payload(KEYS[1], size)
-  move(id, header, 'leased', now + lease)
-  update(KEYS[1], header, size)
-  return {'taken', cjson.encode(header), payload, tostring(now), refill(header.lane, tonumber(tenant_most))}
+  move(id, header, 'leased', tonumber(lease))
+  local text = update(KEYS[1], header, size, payload)
+  payload = payload or read_payload(KEYS[1], size)
+  return {'taken', text, payload, tostring(now), refill(header.lane, tonumber(tenant_most))}
 end
 
 local function living_slots(lease)
@@ -129,7 +131,7 @@ function verbs.renew(worker, about, lease, ...)
   for i = 1, #held, 2 do
     local id, token = held[i], held[i + 1]
     local key = KEYS[(i + 1) / 2]
-    local header, size = read(key)
+    local header, size, payload = read(key)
     if not header or header.token ~= token then
       table.insert(lost, id)
     elseif header.state == 'leased' then
@@ -141,8 +143,8 @@ function verbs.renew(worker, about, lease, ...)
       local before = header.history[#header.history]
       header.error = before and before.error
       if not before then header.history = nil end
-      move(id, header, 'leased', now + lease)
-      update(key, header, size)
+      move(id, header, 'leased', tonumber(lease))
+      update(key, header, size, payload)
     end
   end
   redis.call('HSET', 'vqa:workers', worker, cjson.encode({seen = now}) .. '\n' .. about)
@@ -158,7 +160,7 @@ end
 -- 'lost' as an attempt that lost its worker. Returns 1, also if an equal call, whose reply was lost, has already done
 -- it; else 0
 function verbs.retry(id, token, delay, error, charge)
-  local header, size = read(KEYS[1])
+  local header, size, payload = read(KEYS[1])
   if not header then return 0 end
   if header.token ~= token or header.state ~= 'leased' then return header.retried == token and 1 or 0 end
   if error ~= '' then
@@ -167,13 +169,13 @@ function verbs.retry(id, token, delay, error, charge)
   end
   if charge == '0' then header.attempt = header.attempt - 1 end
   if charge == 'lost' then header.lost = header.lost + 1 end
-  header.retried, header.token, header.span = token, nil, tonumber(delay)
+  header.retried, header.token = token, nil
   if tonumber(delay) > 0 then
-    move(id, header, 'delayed', now + delay)
+    move(id, header, 'delayed', tonumber(delay))
   else
-    move(id, header, 'queued', now)
+    move(id, header, 'queued')
   end
-  update(KEYS[1], header, size)
+  update(KEYS[1], header, size, payload)
   return 1
 end
 
@@ -193,7 +195,7 @@ end
 function verbs.close(
   id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
-  local header, size = read(KEYS[1])
+  local header, size, payload = read(KEYS[1])
   -- an equal call, whose reply was lost, has already closed it
   if not header then return {redis.pcall('GET', outcome_key) == outcome and 1 or 0, {}} end
   -- an expired lease is valid until another worker takes the job
@@ -206,7 +208,7 @@ function verbs.close(
     local ends = header.state == 'leased' and header.alone and redis.call('ZSCORE', set_of(header), id)
     if not ends or not is_over(header, tonumber(ends)) then return {0, {}} end
   end
-  local payload = reason ~= '' and read_payload(KEYS[1], size)
+  if reason ~= '' then payload = payload or read_payload(KEYS[1], size) end
   redis.call('DEL', KEYS[1])
   try(leave, id, header)
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
@@ -221,30 +223,4 @@ function verbs.close(
     dropped = add_dead_letter(id, header, payload, reason, dead_ttl, most)
   end
   return {1 + dropped, refill(header.lane, tonumber(tenant_most))}
-end
-
--- id, lane, raw message, reason, time to live in ms, limit of dead letters: keeps a malformed message as a dead letter
-function verbs.dead_letter_message(id, lane, raw, reason, ttl, most)
-  local header = {lane = lane, accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
-  return add_dead_letter(id, header, raw, reason, ttl, most)
-end
-
--- id, outcome's key, ms that images are kept after a deadline, limit of a tenant's jobs in flight: makes a dead letter
--- an open job again, with its history
-function verbs.reopen(id, outcome, margin, tenant_most)
-  if redis.call('EXISTS', KEYS[1]) == 1 then return {'open'} end
-  local header, size = read_dead(dead_key(id))
-  if not header then return {'unknown'} end
-  local payload = read_payload(dead_key(id), size)
-  local lane, timeout = header.lane, header.deadline - header.accepted
-  redis.call('DEL', dead_key(id), outcome)
-  redis.call('ZREM', 'vqa:dead', id)
-  local again = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
-  again.reply, again.history = header.reply, header.history
-  again.tenant = header.tenant or (lane == 'bulk' and '' or nil)
-  again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
-  if header.batch and try(rejoin_batch, header.batch, id, header.code or '', timeout) then again.batch = header.batch end
-  open(KEYS[1], id, again, payload, tenant_most)
-  keep_images(payload, timeout + margin)
-  return {again.state == 'waiting' and 'waiting' or lane}
 end

@@ -1,6 +1,8 @@
--- Open jobs, dead letters and batches. This file, damage.lua, fair_share.lua, batches.lua, ledger.lua and sweep.lua are
--- joined into one script. ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this
--- server's, in ms.
+-- Open jobs, dead letters and batches. All files of this folder are joined into one script, see ledger/commands.py.
+-- ARGV[1] is the verb, KEYS are keys of job entries. Each verb is atomic. All times are this server's, in ms.
+--
+-- The script's body runs at each call. Building a function takes about 0.2 us, formatting a number as a command's
+-- argument 1 us, encoding or decoding a header 4 us: rare verbs are therefore in files of their own, which are skipped.
 --
 -- vqa:job:{id}            entry of an open job: header (JSON, then spaces), newline, the job as submitted
 -- vqa:{state}:{lane}      sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
@@ -16,36 +18,38 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local verbs = {}
 
--- first bytes of an entry that are read for its header; a longer header takes further reads
+-- states of jobs that are neither waiting nor closed
+local IN_FLIGHT = {'queued', 'leased', 'delayed'}
+-- first bytes of an entry that are read: all of most entries, and the header of the others
+local FIRST_BYTES, FIRST_RANGE = 4096, '4095'
+-- the header of an entry that is not read at once is written alone: its length is a multiple of this
 local HEADER_BYTES = 1024
--- before a larger payload, spaces follow the header, so that it can be written alone
-local LARGE_PAYLOAD = 8192
 -- ms by which a time may exceed what is possible before the clock counts as set back
 local STEP_MS = 5000
 
 local function encode(header, payload)
   local text = cjson.encode(header)
-  if #payload > LARGE_PAYLOAD then text = text .. string.rep(' ', HEADER_BYTES - #text % HEADER_BYTES) end
+  if #text + #payload >= FIRST_BYTES then text = text .. string.rep(' ', HEADER_BYTES - #text % HEADER_BYTES) end
   return text .. '\n' .. payload
 end
 
-local function write(key, header, payload)
-  redis.call('SET', key, encode(header, payload))
-end
-
--- Payloads may be megabytes: a verb reads one only if it needs it. `size` is the header's, with its spaces.
+-- `size` is the header's, with its spaces. Payloads may be megabytes: a verb reads one only if it needs it
 local function read_payload(key, size)
-  return redis.call('GETRANGE', key, size + 1, -1)
+  return redis.call('GETRANGE', key, size + 1, '-1')
 end
 
--- writes the header of an entry whose header has this size now
-local function update(key, header, size)
+-- writes the header of an entry whose header has this size now, and the payload if it was read with the header; returns
+-- the header as JSON
+local function update(key, header, size, payload)
   local text = cjson.encode(header)
-  if #text <= size then
-    redis.call('SETRANGE', key, 0, text .. string.rep(' ', size - #text))
+  if payload and #text + #payload < FIRST_BYTES then
+    redis.call('SET', key, text .. '\n' .. payload)
+  elseif #text <= size then
+    redis.call('SETRANGE', key, '0', text .. string.rep(' ', size - #text))
   else
-    write(key, header, read_payload(key, size))
+    redis.call('SET', key, encode(header, payload or read_payload(key, size)))
   end
+  return text
 end
 
 -- A lease or a delay that ends later than its span allows is over, too: the clock was set back since it began.

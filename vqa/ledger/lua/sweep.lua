@@ -1,10 +1,10 @@
 -- Verbs of the sweep, and counts.
 
+-- most jobs in flight that are counted anew, so that Redis is not blocked
+local MOST_RECOUNTED = 2000
+
 -- the longest delay before a retry, unless a job's own policy allows more
 local USUAL_DELAY_MS = 60000
-
--- lease of a job of an earlier release whose place among the leased ones was lost
-local RESTORED_LEASE_MS = 30000
 
 local function first_ids(set, limit)
   return redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, limit)
@@ -18,13 +18,13 @@ end
 local function each_open(set, ids, act)
   for _, id in ipairs(ids) do
     local key = 'vqa:job:' .. id
-    local header, size = read(key)
+    local header, size, payload = read(key)
     if header and not is_id(id) then
       set_aside(key, redis.call('GET', key), 'its id cannot be a job\'s')
       header = nil
     end
     if header then
-      act(id, key, header, size)
+      act(id, key, header, size, payload)
     else
       -- the entry was deleted by hand, or has been set aside
       redis.call('ZREM', set, id)
@@ -35,8 +35,8 @@ end
 -- leases or delays that are over; `ms` is how long they usually are
 local function each_over(set, ms, limit, act)
   each_open(set, first_ids(set, limit), act)
-  each_open(set, far_ids(set, ms, limit), function(id, key, header, size)
-    if is_over(header, tonumber(redis.call('ZSCORE', set, id))) then act(id, key, header, size) end
+  each_open(set, far_ids(set, ms, limit), function(id, key, header, ...)
+    if is_over(header, tonumber(redis.call('ZSCORE', set, id))) then act(id, key, header, ...) end
   end)
 end
 
@@ -53,7 +53,7 @@ function verbs.expire(lane, limit, error, asked, lease)
   local queued, last = {}, {}
   -- this call was delayed, and the workers' renewals may have been delayed, too; or the clock was set
   if math.abs(now - asked) > 2000 then return {queued, last} end
-  each_over('vqa:leased:' .. lane, tonumber(lease), limit, function(id, key, header, size)
+  each_over('vqa:leased:' .. lane, tonumber(lease), limit, function(id, key, header, size, payload)
     if header.alone then
       table.insert(last, id)
       return
@@ -61,8 +61,8 @@ function verbs.expire(lane, limit, error, asked, lease)
     -- the token stays: the worker may still renew or close it until another one takes the job
     record_attempt(header, error)
     header.lost, header.error = header.lost + 1, error
-    move(id, header, 'queued', now)
-    update(key, header, size)
+    move(id, header, 'queued')
+    update(key, header, size, payload)
     table.insert(queued, id)
   end)
   return {queued, last}
@@ -71,9 +71,9 @@ end
 -- lane, limit: queues jobs whose delay has ended; returns their ids
 function verbs.release_delayed(lane, limit)
   local queued = {}
-  each_over('vqa:delayed:' .. lane, USUAL_DELAY_MS, limit, function(id, key, header, size)
-    move(id, header, 'queued', now)
-    update(key, header, size)
+  each_over('vqa:delayed:' .. lane, USUAL_DELAY_MS, limit, function(id, key, header, size, payload)
+    move(id, header, 'queued')
+    update(key, header, size, payload)
     table.insert(queued, id)
   end)
   return queued
@@ -104,50 +104,27 @@ function verbs.requeue(lane, age, before, limit)
   return found
 end
 
+-- Counts each tenant's jobs in flight anew if the counts do not add up: entries that were set aside or deleted by hand
+-- are still counted, and a set of counts that was set aside has lost them.
+local function recount(lane)
+  local in_flight, counted, counts = 0, 0, {}
+  for _, state in ipairs(IN_FLIGHT) do in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane) end
+  for _, count in ipairs(redis.call('HVALS', flight_key(lane))) do counted = counted + (tonumber(count) or 0) end
+  if lane ~= 'bulk' or counted == in_flight or in_flight > MOST_RECOUNTED then return end
+  for _, state in ipairs(IN_FLIGHT) do
+    for _, id in ipairs(redis.call('ZRANGE', 'vqa:' .. state .. ':' .. lane, 0, -1)) do
+      local header = read('vqa:job:' .. id)
+      local tenant = header and header.tenant
+      if tenant then counts[tenant] = (counts[tenant] or 0) + 1 end
+    end
+  end
+  redis.call('DEL', flight_key(lane))
+  for tenant, count in pairs(counts) do redis.call('HSET', flight_key(lane), tenant, count) end
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(lane), 'inf', 'inf')) do join_round(lane, tenant) end
+end
+
 -- lane, limit of a tenant's jobs in flight: promotes waiting jobs; returns their ids
 function verbs.promote(lane, most)
-  local in_flight = 0
-  for _, state in ipairs({'queued', 'leased', 'delayed'}) do
-    in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
-  end
-  if in_flight == 0 then
-    -- entries that were deleted by hand are still counted
-    redis.call('DEL', flight_key(lane))
-    for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(lane), 'inf', 'inf')) do
-      redis.call('ZREM', turns_key(lane), tenant)
-      join_round(lane, tenant)
-    end
-  end
+  recount(lane)
   return promote(lane, tonumber(most))
-end
-
--- ids: returns open jobs to the sets that they are missing from, after a set was set aside
-function verbs.restore(...)
-  for _, id in ipairs({...}) do
-    local header = read('vqa:job:' .. id)
-    if header then
-      redis.call('ZADD', 'vqa:deadlines', 'NX', header.deadline, id)
-      if header.state == 'waiting' then
-        if not redis.call('ZSCORE', turns_key(header.lane), header.tenant) then join_round(header.lane, header.tenant) end
-        redis.call('ZADD', set_of(header), 'NX', header.accepted, id)
-      else
-        -- a worker that holds it renews its lease meanwhile
-        redis.call('ZADD', set_of(header), 'NX', header.state == 'leased' and now + (header.span or RESTORED_LEASE_MS) or now, id)
-      end
-    end
-  end
-end
-
--- numbers of waiting, queued, leased and delayed jobs: four of the interactive lane, then four of the bulk lane
-function verbs.counts()
-  local counts, waiting = {}, redis.call('ZCARD', 'vqa:deadlines')
-  for first, lane in pairs({[1] = 'interactive', [5] = 'bulk'}) do
-    counts[first] = 0
-    for number, state in ipairs({'queued', 'leased', 'delayed'}) do
-      counts[first + number] = redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane)
-      waiting = waiting - counts[first + number]
-    end
-  end
-  counts[5] = math.max(0, waiting)
-  return counts
 end
