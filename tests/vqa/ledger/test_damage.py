@@ -7,12 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from vqa.ledger.batches import Batches
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.damage import Damage
 from vqa.ledger.ledger import DEAD, DEADLINES, Ledger
 from vqa.ledger.records import Ending, Header, Lease, Unreadable, WorkerInfo
+from vqa.settings import Limits
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["queued", "bulk"]),
@@ -106,3 +108,15 @@ def test_an_entry_is_set_aside_in_a_full_redis(entry: bytes, redis: Redis) -> No
     finally:
         redis.config_set("maxmemory", 0)
     assert redis.get(dead_key("job")).endswith(b"\n" + entry)
+
+
+def test_a_job_that_a_damaged_set_keeps_out_is_not_taken_for_an_open_one(redis: Redis) -> None:
+    ledger = Ledger(redis, Limits(tenant=1))
+    assert ledger.accept("first", "bulk", b"{}", 60, tenant="a", may_wait=True) == "accepted"
+    redis.set("vqa:waiting:bulk:a", "another program's")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        ledger.accept("second", "bulk", b"{}", 60, tenant="a", may_wait=True)
+    redis.delete("vqa:waiting:bulk:a")
+    assert ledger.accept("second", "bulk", b"{}", 60, tenant="a", may_wait=True) == "waiting"
+    assert redis.zscore("vqa:deadlines", "second")
+    assert redis.zrange("vqa:waiting:bulk:a", 0, -1) == [b"second"]

@@ -34,6 +34,12 @@ def take(ledger: Ledger, id: str) -> Lease:
     return lease
 
 
+def take_refused(ledger: Ledger, id: str) -> str:
+    refusal = ledger.take(id, "worker", "token", LEASE_S)
+    assert isinstance(refusal, str)
+    return refusal
+
+
 def queued(redis: Redis) -> list[str]:
     return [id.decode() for id in redis.zrange("vqa:queued:bulk", 0, -1)]
 
@@ -179,6 +185,43 @@ def test_what_was_counted_and_removed_by_hand_holds_nobody_up_for_ever(redis: Re
     redis.zrem("vqa:queued:bulk", "a-bulk-00000")
     redis.delete(entry_key("a-bulk-00001"))
     assert ledger.promote("bulk") == ["a-bulk-00002"]
+
+
+@pytest.mark.parametrize("how", ["damaged", "deleted"])
+def test_a_tenant_gets_back_the_room_of_an_entry_that_is_gone(redis: Redis, how: str) -> None:
+    ledger = Ledger(redis, Limits(tenant=2))
+    submit(ledger, "a", 4)
+    submit(ledger, "b", 1)
+    lost = "a-bulk-00000"
+    take(ledger, lost)
+    if how == "damaged":
+        redis.set(entry_key(lost), "cut")
+        assert ledger.renew("worker", [(lost, f"token-{lost}")], LEASE_S, {}) == [lost]
+    else:
+        redis.delete(entry_key(lost))
+        redis.zadd("vqa:leased:bulk", {lost: 1})
+        assert ledger.expire("bulk", 10, "x", redis.time()[0] * 1000, LEASE_S) == ([], [])
+    # the lane stays busy
+    assert ledger.promote("bulk") == ["a-bulk-00002"]
+    assert redis.hgetall("vqa:flight:bulk") == {b"a": b"2", b"b": b"1"}
+    assert sorted(answer_everything(ledger, redis)) == ["a-bulk-00001", "a-bulk-00002", "a-bulk-00003", "b-bulk-00000"]
+    assert redis.hgetall("vqa:flight:bulk") == {}
+
+
+def test_no_count_is_left_once_no_job_is(ledger: Ledger, redis: Redis) -> None:
+    submit(ledger, "a", 1)
+    redis.set(entry_key("a-bulk-00000"), "cut")
+    assert take_refused(ledger, "a-bulk-00000") == "closed"
+    assert ledger.promote("bulk") == []
+    assert not redis.exists("vqa:flight:bulk")
+
+
+def test_counts_that_were_lost_are_made_again(redis: Redis) -> None:
+    ledger = Ledger(redis, Limits(tenant=2))
+    submit(ledger, "a", 4)
+    redis.delete("vqa:flight:bulk")
+    assert ledger.promote("bulk") == []
+    assert redis.hgetall("vqa:flight:bulk") == {b"a": b"2"}
 
 
 def test_turns_are_given_in_a_full_redis(redis: Redis) -> None:
