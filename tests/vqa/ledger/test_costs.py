@@ -45,6 +45,19 @@ def test_a_payload_survives_whatever_happens_to_its_header(redis: Redis, size: i
     assert take(ledger, "a").payload == payload
 
 
+@pytest.mark.parametrize("size", [10, 3_800, 4_096, 20_000])
+def test_an_entry_of_an_earlier_release_is_taken_whole(redis: Redis, size: int) -> None:
+    # it has no spaces behind its header, which grows
+    header = '{"state":"queued","lane":"bulk","accepted":1,"deadline":99999999999999,"attempt":0,"lost":0,"reply":""}'
+    ledger, payload = Ledger(redis), b"line\n" * (size // 5)
+    redis.set(entry_key("a"), header.encode() + b"\n" + payload)
+    redis.zadd("vqa:queued:bulk", {"a": 1})
+    redis.zadd("vqa:deadlines", {"a": 99999999999999})
+    for attempt in range(3):
+        assert take(ledger, "a", f"token{attempt}").payload == payload
+        assert ledger.retry("a", f"token{attempt}", 0, "EngineError: " + "long " * 250)
+
+
 def test_the_header_of_a_large_job_is_written_alone(redis: Redis) -> None:
     ledger = Ledger(redis)
     ledger.accept("a", "bulk", b"x" * 1_000_000, 60)

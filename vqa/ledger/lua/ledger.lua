@@ -102,10 +102,10 @@ function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
     header.attempt, header.alone = header.attempt + 1, last or nil
     header.worker, header.token, header.taken = worker, token, now
   end
+  local job = payload or read_payload(KEYS[1], size)
   move(id, header, 'leased', tonumber(lease))
   local text = update(KEYS[1], header, size, payload)
-  payload = payload or read_payload(KEYS[1], size)
-  return {'taken', text, payload, tostring(now), refill(header.lane, tonumber(tenant_most))}
+  return {'taken', text, job, tostring(now), refill(header.lane, tonumber(tenant_most))}
 end
 
 local function living_slots(lease)
