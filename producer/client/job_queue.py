@@ -48,14 +48,18 @@ class JobQueue:
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
+        #: set before anything is closed
+        self.closing = threading.Event()
         self.start()
         restart_in_children(self)
 
     def start(self) -> None:
         """Prepare connections and a reply list; a forked child calls it again, because the parent's are not its own."""
-        settings = self.settings
-        #: set before anything is closed
+        settings, was_closed = self.settings, self.closing.is_set()
+        # a thread that the child does not have may hold the lock of the parent's
         self.closing = threading.Event()
+        if was_closed:
+            self.closing.set()
         self.reply_list = reply_list()
         self.redis = connect(settings, min(RETRY_S, settings.redis_timeout_s))
         self._ledger = Ledger(self.redis, settings.limits)
@@ -79,7 +83,9 @@ class JobQueue:
 
     @contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Raise RuntimeError in place of any error if the client was closed meanwhile."""
+        """Raise RuntimeError if the client is closed, and in place of any error if it was closed meanwhile."""
+        if self.closing.is_set():
+            raise closed()
         try:
             yield
         except Exception:

@@ -112,8 +112,8 @@ def next_poll() -> float:
 
 
 def closed() -> RuntimeError:
-    """Return the error for callers that wait while their client is closed."""
-    return RuntimeError("the client was closed during the call")
+    """Return the error for calls of a client that is closed before or during them."""
+    return RuntimeError("the client is closed; make another")
 
 
 def arrived(backend: Backend, waiter: Waiter) -> Iterator[tuple[str, Outcome]]:

@@ -231,7 +231,7 @@ def test_closing_ends_a_wait_for_room(narrow: Client, question: MakeJob) -> None
     wait_until(lambda: narrow.counts()["interactive"]["queued"] == 3, "it waits")
     narrow.close()
     waiting.join(timeout=10)
-    assert [str(error) for error in raised] == ["the client was closed during the call"]
+    assert [str(error) for error in raised] == ["the client is closed; make another"]
 
 
 def test_closing_ends_a_tasks_wait_for_room(queue_settings: QueueSettings, question: MakeJob) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from producer import Answer, AsyncClient, Client, Job, QueueUnavailable
 from tests.producer.conftest import MakeJob, PlayedWorker, answer, wait_until
@@ -243,4 +244,23 @@ def test_closing_ends_waits_with_a_plain_error(client: Client, question: MakeJob
     for wait in waits:
         error = wait.end(10)
         assert isinstance(error, RuntimeError)
-        assert str(error) == "the client was closed during the call"
+        assert str(error) == "the client is closed; make another"
+
+
+def test_a_closed_client_submits_nothing(queue_settings: QueueSettings, redis: Redis, question: MakeJob) -> None:
+    client = Client(queue_settings)
+    client.close()
+    calls: list[Callable[[], object]] = [
+        lambda: client.submit(question()),
+        lambda: client.submit_many([question()]),
+        lambda: list(client.ask_many([question()])),
+        lambda: client.cancel("id"),
+        client.counts,
+        client.batches.list,
+        client.dead_letters.list,
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="the client is closed; make another"):
+            call()
+    client.close()
+    assert redis.keys("vqa:job:*") == []
