@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from vqa.errors import BadImage
+from vqa.images.kind import kind
 from vqa.images.png import SIGNATURE, without_texts
 
 if TYPE_CHECKING:
@@ -23,22 +23,6 @@ _SINGLE = (b"\xff\xd8", b"BM")
 
 #: bits of a TIFF page's NewSubfileType: a smaller copy of another page, or its mask
 _NO_PAGE = 1 | 4
-
-#: what other files are, by their first bytes
-_KINDS = (
-    (
-        rb"\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|II\*|MM\0\*|II\+|MM\0\+",
-        "damaged, or of a kind that Pillow cannot read",
-    ),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image"),
-    (rb"....ftypavi", "an AVIF image"),
-    (rb"....ftyp", "a video"),
-    (rb"\0\0\0\x0cjP|\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL", "a JPEG XL image"),
-    (rb"%PDF", "a PDF document"),
-    (rb"PK\x03\x04", "a ZIP archive"),
-    (rb"\s*<", "a text such as SVG or HTML"),
-)
 
 
 def open_image(data: bytes, max_bytes: int, max_pixels: int, name: str = "") -> ImageFile:
@@ -90,11 +74,17 @@ def open_header(data: bytes, name: str) -> ImageFile:
     try:
         return Image.open(io.BytesIO(without_texts(data) if data.startswith(SIGNATURE) else data), formats=FORMATS)
     except UnidentifiedImageError:
-        kind = next((f" (it is {kind})" for start, kind in _KINDS if re.match(start, data, re.DOTALL)), "")
-        raise BadImage(f"{_of(name)}not an image in one of the formats {', '.join(FORMATS)}{kind}") from None
+        raise BadImage(f"{_of(name)}not an image in one of the formats {', '.join(FORMATS)}{kind(data)}") from None
+    except MemoryError:
+        raise
     except Exception as error:
         # Pillow's readers raise all kinds of exceptions on a damaged header
-        raise BadImage(f"{_of(name)}the image's header cannot be read ({type(error).__name__})") from None
+        raise BadImage(f"{_of(name)}the image's header cannot be read: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """Return in one line what Pillow says is wrong with an image."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _of(name: str) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from vqa.errors import BadImage
+from vqa.images.file import reason
 from vqa.images.orientation import orientation
 
 #: Pillow's modes that PNG stores without loss
@@ -36,9 +37,12 @@ def encode(image: Image.Image) -> bytes:
             kept.save(buffer, "PNG", exif=exif)
         else:
             _save_tiff(kept, buffer, exif)
-    except (OSError, ValueError, SyntaxError) as error:
-        # a truncated or closed file that was opened lazily, or an image without pixels
-        raise BadImage(f"the PIL image cannot be read ({type(error).__name__})") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        # a truncated or closed file that was opened lazily, no pixels, a field of `info` of the wrong type: Pillow
+        # raises all kinds of exceptions
+        raise BadImage(f"the PIL image cannot be read: {reason(error)}") from None
     return buffer.getvalue()
 
 

@@ -35,6 +35,7 @@ def without_texts(data: bytes) -> bytes:
 
 def _dropped(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where each chunk to drop starts and ends."""
+    # one of each text and one profile, so that a thousand of them are not inflated
     kept: set[bytes] = set()
     at = len(SIGNATURE)
     while at < len(data):
@@ -42,10 +43,10 @@ def _dropped(data: bytes) -> Iterator[tuple[int, int]]:
         end = at + length + 12
         if kind in _TEXTS or kind == b"iCCP":
             keyword, _, rest = data[at + 8 : end - 4].partition(b"\0")
-            # one of each, so that a thousand of them are not inflated
-            if keyword in kept or (kind in _TEXTS and keyword not in _KEPT_TEXTS) or _is_large(kind, rest):
+            name = keyword if kind in _TEXTS else kind
+            if name in kept or (kind in _TEXTS and name not in _KEPT_TEXTS) or _is_large(kind, rest):
                 yield at, end
-            kept.add(keyword)
+            kept.add(name)
         at = end
 
 

@@ -16,7 +16,7 @@ from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
-from vqa.images.file import frame_count, open_image
+from vqa.images.file import frame_count, open_image, reason
 from vqa.images.orientation import orientation
 from workers.engine.image import Fit
 from workers.media.colour import to_grey_or_rgb, to_srgb
@@ -84,7 +84,7 @@ class ImageLimits:
 
 def needed_bytes(image: ImageFile, encoded_bytes: int) -> int:
     """Return the most memory that decoding an opened image takes, beside what every process needs."""
-    plain = image.format != "WEBP" and image.mode in _PLAIN_MODES and not image.has_transparency_data
+    plain = image.format != "WEBP" and image.mode in _PLAIN_MODES and "transparency" not in image.info
     return 2 * encoded_bytes + (_PLAIN_BYTES_PER_PIXEL if plain else _BYTES_PER_PIXEL) * image.width * image.height
 
 
@@ -116,9 +116,8 @@ def decode(data: bytes, limits: ImageLimits) -> Decoded:
     except MemoryError:
         raise EngineError("the machine ran out of memory while decoding an image") from None
     except Exception as error:
-        # Pillow's readers raise all kinds of exceptions on damaged data; their messages never contain user data
-        reason = " ".join(str(error).split())[:200]
-        raise BadImage(f"the {image.format} image cannot be decoded: {reason or type(error).__name__}") from None
+        # Pillow's readers raise all kinds of exceptions on damaged data
+        raise BadImage(f"the {image.format} image cannot be decoded: {reason(error)}") from None
     return Decoded(scaled, *whole.size, frame_count(data))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -173,6 +174,49 @@ def test_a_pil_image_whose_file_ends_early_is_refused() -> None:
         read_image(Image.open(io.BytesIO(encoded(Image.effect_noise((90, 90), 50), "PNG")[:2000])))
 
 
+def test_a_closed_pil_image_is_refused_with_the_reason() -> None:
+    image = Image.open(io.BytesIO(encoded(RED, "PNG")))
+    image.close()
+
+    with pytest.raises(BadImage, match="Operation on closed image"):
+        read_image(image)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("exif", "text"), ("Raw profile type exif", b"bytes"), ("transparency", 5)]
+)
+def test_a_pil_image_with_nonsense_beside_its_pixels_is_refused(name: str, value: object) -> None:
+    image = RED.copy()
+    image.info[name] = value
+
+    with pytest.raises(BadImage, match=r"the PIL image cannot be read: \w"):
+        read_image(image)
+
+
+def tiff_of(bits: int, channels: int, sample_format: int) -> bytes:
+    """A TIFF file with one pixel, as scientific programs write it."""
+    tags = {256: 1, 257: 1, 258: bits, 259: 1, 262: 2, 273: 200, 277: channels, 278: 1, 279: 24, 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    return (struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries).ljust(300, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            tiff_of(32, 3, 3),
+            r"3 channels with 32 bits floating point, .*convert it to 8 bits per channel",
+        ),
+        (tiff_of(64, 1, 3), "TIFF image of 1 channel with 64 bits floating point"),
+        (tiff_of(32, 3, 1), "TIFF image of 3 channels with 32 bits each"),
+        (tiff_of(7, 3, 1), "damaged, or of a kind that Pillow cannot read"),
+    ],
+)
+def test_a_tiff_file_of_pixels_that_pillow_does_not_read_is_told_with_what_to_do(data: bytes, words: str) -> None:
+    with pytest.raises(BadImage, match=words):
+        open_image(data, *LIMITS)
+
+
 @pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
 def test_pages_and_frames_are_counted(format: str) -> None:
     more = [Image.new("RGB", (40, 30), colour) for colour in ("blue", "white")]
@@ -227,6 +271,13 @@ def test_what_a_png_file_says_of_its_orientation_and_colours_is_kept() -> None:
 
     assert kept.keys() >= {"Raw profile type exif", "xmp", "icc_profile"}
     assert "Comment" not in kept
+
+
+def test_of_many_colour_profiles_one_is_inflated() -> None:
+    profile = zlib.compress(bytes(2**20 - 9))
+    many = with_chunks(chunk(b"iCCP", b"profile %d\0\0" % number + profile) for number in range(3000))
+
+    assert without_texts(many) == with_chunks([chunk(b"iCCP", b"profile 0\0\0" + profile)])
 
 
 @given(rest=st.binary(max_size=200), cut=st.integers(0, 200))

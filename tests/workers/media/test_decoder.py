@@ -134,7 +134,18 @@ def test_small_images_after_large_ones_are_their_own(decoder: Decoder, slow: byt
     assert_is_small(photo)
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"", "empty"), (SMALL[:3000], "cannot be decoded")])
+def without_palette() -> bytes:
+    """A palette PNG file without a palette, which breaks an assertion of Pillow's."""
+    data = encoded(Image.new("P", (4, 4)))
+    at = data.index(b"PLTE") - 4
+    return data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"", "empty"), (SMALL[:3000], "cannot be decoded"), (without_palette(), "PNG image cannot be decoded")],
+    ids=["empty", "truncated", "no palette"],
+)
 def test_a_bad_image_is_told_by_name_and_costs_no_child(decoder: Decoder, data: bytes, words: str) -> None:
     before = decoder.pid
 
@@ -282,6 +293,14 @@ def test_memory_that_runs_out_in_a_child_is_worth_another_attempt(decoder: Decod
         decoder.decode(slow)
     assert_is_small(decoder.decode(SMALL))
     assert decoder.pid == child.pid
+
+
+def test_memory_that_runs_out_at_an_images_header_is_worth_another_attempt(decoder: Decoder) -> None:
+    data = encoded(Image.new("L", (4, 4)), "TIFF", tiffinfo={700: bytes(15 * MIB)})
+    psutil.Process(pid_of(decoder)).rlimit(psutil.RLIMIT_DATA, (50 * MIB, 50 * MIB))
+
+    with pytest.raises(EngineError, match="memory"):
+        decoder.decode(data)
 
 
 def test_where_memory_is_short_a_child_goes_before_its_parent_and_leaves_no_image(decoder: Decoder) -> None:
