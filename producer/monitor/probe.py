@@ -17,8 +17,8 @@ from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
 from vqa.ledger.lease_check import count_impossible
 from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, Ledger
+from vqa.ledger.lost_messages import LOST_MESSAGE_S, oldest_message_time
 from vqa.ledger.records import State, WorkerInfo
-from vqa.ledger.sweep import LOST_MESSAGE_S, oldest_message_time
 from vqa.settings import QueueSettings
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import json
 from redis import Redis
 
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.sweep import oldest_message_time
+from vqa.ledger.lost_messages import oldest_message_time
 
 
 def test_malformed_messages_are_passed_over(redis: Redis) -> None:

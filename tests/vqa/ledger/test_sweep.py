@@ -10,8 +10,9 @@ from vqa import DeadlineExceeded, JobGivenUp
 from vqa.celery import make_app, wake
 from vqa.ledger.commands import dead_key, outcome_key
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.lost_messages import LOST_MESSAGE_S
 from vqa.ledger.records import Lease
-from vqa.ledger.sweep import LOST_MESSAGE_S, Sweep, SweepResult
+from vqa.ledger.sweep import Sweep, SweepResult
 from vqa.results import decode
 from vqa.settings import QueueSettings
 

@@ -38,7 +38,7 @@ end
 local function outcome_ttl(batch, ttl)
   if not batch then return ttl end
   local key = batch_key(batch)
-  return redis.pcall('HGET', key, 'detached') == '1' and math.max(ttl, keep_ms(key)) or ttl
+  return redis.pcall('HGET', key, 'detached') == '1' and math.max(tonumber(ttl), keep_ms(key)) or ttl
 end
 
 local function set_status(key, status)

@@ -26,7 +26,7 @@ local function target()
 end
 
 local function last_turn(lane)
-  local last = redis.call('ZREVRANGEBYSCORE', turns_key(lane), '(+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local last = redis.call('ZREVRANGEBYSCORE', turns_key(lane), '(+inf', '-inf', 'WITHSCORES', 'LIMIT', '0', '1')
   return tonumber(last[2] or 0)
 end
 
@@ -51,7 +51,7 @@ end
 local function must_wait(lane, tenant, most)
   if lane ~= 'bulk' then return false end
   if redis.call('ZCARD', 'vqa:queued:' .. lane) >= target() then return true end
-  local first = redis.call('ZRANGE', turns_key(lane), 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', turns_key(lane), '0', '0', 'WITHSCORES')
   if first[1] and (first[2] ~= 'inf' or redis.call('ZSCORE', turns_key(lane), tenant)) then return true end
   return not below_limit(lane, tenant, most)
 end
@@ -80,7 +80,7 @@ end
 -- queues the tenant's first waiting job and returns its id; nil if its entry was deleted by hand
 local function queue_next(lane, tenant)
   local set = waiting_set(lane, tenant)
-  local id = redis.call('ZRANGE', set, 0, 0)[1]
+  local id = redis.call('ZRANGE', set, '0', '0')[1]
   if not id then return nil end
   redis.call('ZREM', set, id)
   local header, size, payload = read('vqa:job:' .. id)
@@ -99,7 +99,7 @@ local function promote(lane, most)
   -- also bounds the number of ids whose entries are gone
   for _ = 1, 2 * PORTION do
     if #promoted >= room then break end
-    local tenant, turn = unpack(redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES'))
+    local tenant, turn = unpack(redis.call('ZRANGE', turns, '0', '0', 'WITHSCORES'))
     if not tenant or turn == 'inf' then break end
     -- removed first: a full Redis allows further writes to a script whose first write frees memory
     redis.call('ZREM', turns, tenant)

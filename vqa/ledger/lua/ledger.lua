@@ -182,7 +182,7 @@ end
 local function push_reply(list, id, ttl)
   redis.call('RPUSH', list, id)
   -- bounded, as a client may never read it; it finds the other ids by polling
-  redis.call('LTRIM', list, -100000, -1)
+  redis.call('LTRIM', list, '-100000', '-1')
   redis.call('PEXPIRE', list, ttl)
 end
 
@@ -212,7 +212,7 @@ function verbs.close(
   redis.call('DEL', KEYS[1])
   try(leave, id, header)
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
-  redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, tonumber(ttl)))
+  redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, ttl))
   redis.call('PUBLISH', outcome_key, outcome)
   if header.reply ~= '' then try(push_reply, header.reply, id, reply_ttl) end
   if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end
