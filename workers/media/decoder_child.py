@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -50,20 +51,27 @@ def main(memory: int, timeout_s: int, limits_fields: dict[str, Any]) -> None:
     with parent, parent.makefile("rb") as requests, suppress(ConnectionError):
         parent.sendall(READY)
         for line in requests:
-            with _limited(timeout_s, CPU_S):
+            with _limited(timeout_s, CPU_S, 2 * int(line)):
                 reply = _open(memory, int(line), limits)
             if "needed" in reply:
                 parent.sendall(json.dumps(reply).encode() + b"\n")
                 if not requests.readline():
                     return
-                with _limited(timeout_s, CPU_S + CPU_S_PER_PIXEL * reply["pixels"]):
+                with _limited(timeout_s, CPU_S + CPU_S_PER_PIXEL * reply["pixels"], reply["needed"]):
                     reply = _decode(memory, int(line), limits)
             parent.sendall(json.dumps(reply).encode() + b"\n")
 
 
 @contextmanager
-def _limited(timeout_s: int, cpu_s: float) -> Iterator[None]:
-    """End this process after `timeout_s`, or after computing for `cpu_s`; code in C cannot be interrupted otherwise."""
+def _limited(timeout_s: int, cpu_s: float, image_bytes: int) -> Iterator[None]:
+    """End this process after `timeout_s`, or after computing for `cpu_s`; code in C cannot be interrupted otherwise.
+
+    Refuse it memory for more than `image_bytes`: a TIFF file of 1 MB may have a tile of 1 GiB for its 8 x 8 pixels.
+    """
+    from workers.media.image import BASE_BYTES
+
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(BASE_BYTES + image_bytes, most), most))
     # if the parent is gone, nothing else ends a hanging child
     signal.alarm(timeout_s)
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
@@ -87,6 +95,8 @@ def _set_up(limits_fields: dict[str, Any]) -> ImageLimits:
     assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
     limits = ImageLimits.from_dict(limits_fields)
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+    # Pillow warns of each damaged tag
+    warnings.simplefilter("ignore")
     # a core file would contain a user's image
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:

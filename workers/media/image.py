@@ -35,7 +35,7 @@ _BYTES_PER_PIXEL = 32
 _PLAIN_BYTES_PER_PIXEL, _PLAIN_MODES = 16, frozenset({"1", "L", "P", "RGB"})
 
 #: for Python, Pillow's code and the readers' own buffers
-_BASE_BYTES = 256 * 2**20
+BASE_BYTES = 256 * 2**20
 
 #: how to set an image upright, by its orientation in EXIF
 _TURNS = {
@@ -69,7 +69,7 @@ class ImageLimits:
     @property
     def memory_bytes(self) -> int:
         """The most memory that a process needs to decode one image at a time."""
-        return _BASE_BYTES + self.decoding_bytes
+        return BASE_BYTES + self.decoding_bytes
 
     @property
     def image_bytes(self) -> int:

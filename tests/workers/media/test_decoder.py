@@ -6,10 +6,12 @@ import io
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -227,6 +229,26 @@ def test_an_image_that_is_cheap_to_send_and_dear_to_decode_is_refused_in_seconds
     # its start, the limit, and the one before
     assert psutil.Process().cpu_times().children_user - children < 5
     assert_is_small(decoder.decode(SMALL))
+
+
+def tile_bomb(side: int) -> bytes:
+    """A TIFF image of 8 x 8 pixels in a tile of `side` x `side`."""
+    tile = zlib.compressobj(9)
+    data = b"".join([*(tile.compress(bytes(side)) for _ in range(side)), tile.flush()])
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 200, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries).ljust(200, b"\0") + data
+
+
+def test_an_image_gets_no_more_memory_than_its_pixels_need(decoder: Decoder) -> None:
+    child = pid_of(decoder)
+    assert decoder.decode(tile_bomb(1024)).source_width == 8
+
+    with pytest.raises(BadImage, match="TIFF image cannot be decoded"):
+        decoder.decode(tile_bomb(20_000))
+
+    assert_is_small(decoder.decode(SMALL))
+    assert decoder.pid == child
 
 
 def test_an_image_waits_until_there_is_memory_for_it(decoder: Decoder) -> None:
