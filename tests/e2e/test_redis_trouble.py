@@ -54,6 +54,19 @@ def test_redis_hangs_for_longer_than_a_lease(stage: Stage) -> None:
     stage.unharmed()
 
 
+@pytest.mark.parametrize("stage", [{"VQA_HANG_S": "1", "VQA_REDIS_TIMEOUT_S": "1"}], indirect=True)
+def test_a_worker_that_waits_for_a_silent_redis_does_not_hang(stage: Stage) -> None:
+    stage.work()
+    ids = stage.submit(4)
+    stage.wait_until_running(ids, 2)
+    stage.server.pause()
+    # the calls of the thread that consumes may take a second each, and it hangs after four seconds
+    time.sleep(12)
+    stage.server.resume()
+    stage.answered_once(ids + stage.submit(2))
+    stage.unharmed()
+
+
 def test_a_full_redis_refuses_jobs_and_goes_on_answering_those_that_it_has(stage: Stage) -> None:
     stage.work()
     ids = stage.submit(8)

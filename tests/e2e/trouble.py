@@ -38,7 +38,8 @@ class Stage:
     def __enter__(self) -> Self:
         self._running.enter_context(self.server)
         self.proxy = self._running.enter_context(Proxy(self.server.port))
-        own = {name[4:].lower(): value for name, value in self._variables.items() if "SLOTS" not in name}
+        fields = {name.removeprefix("VQA_").lower(): value for name, value in self._variables.items()}
+        own = {name: value for name, value in fields.items() if name in QueueSettings.model_fields}
         settings = QueueSettings(redis_url=f"redis://127.0.0.1:{self.proxy.port}/0", **own)
         self.client = self._running.enter_context(Client(settings))
         self.redis = self._running.enter_context(Redis(port=self.server.port, socket_timeout=10))

@@ -44,6 +44,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
 
     def _on_turn(self) -> None:
         self._heartbeat.beat("consume")
+        if self.event_dispatcher and self.event_dispatcher._outbound_buffer:
+            # An event could not be sent. If the connection is lost, this ends the loop, and Celery reconnects: each
+            # further event would wait for a silent Redis until its call times out
+            self.connection.default_channel.client.ping()
         self._flush_events()
 
     def on_send_event_buffered(self) -> None:

@@ -199,7 +199,6 @@ class Channel(plain.Channel):
         except RedisError as error:
             self.pause_after(error)
 
-
     def _end_overdue_pop(self) -> None:
         """Reconnect if a pop lasts too long: when Redis's clock is set back, it blocks for that time on top.
 
@@ -229,6 +228,13 @@ class Connection(kombu.Connection):
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         """Try to connect until it succeeds, at most 5 s apart; kombu's pauses grow to half a minute."""
         return super().ensure_connection(*args, **_RECONNECT | kwargs)
+
+    def ensure(self, *args: Any, max_retries: int | None = None, **kwargs: Any) -> Any:
+        """Try once in place of for ever: Celery's event loop publishes a heartbeat, and must not stand in it.
+
+        The loop then notices the lost connection by itself, and the event is kept for the next one.
+        """
+        return super().ensure(*args, max_retries=max_retries or 0, **kwargs)
 
 
 @cache

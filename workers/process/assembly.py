@@ -50,8 +50,9 @@ _RETRY_S = 60
 #: interval of the watchdog's checks
 _CHECK_S = 0.5
 
-#: calls to a silent Redis that the consumer's thread may make one after the other
-_SILENT_CALLS = 3
+#: calls to a silent Redis that the consumer's thread may make one after the other: it publishes events and a heartbeat,
+#: refreshes its bindings, and pings (`workers.consumer.events`)
+_SILENT_CALLS = 4
 
 
 class Worker:
