@@ -63,11 +63,13 @@ function verbs.restore(...)
     if header then
       redis.call('ZADD', 'vqa:deadlines', 'NX', header.deadline, id)
       if header.state == 'waiting' then
-        if not redis.call('ZSCORE', turns_key(header.lane), header.tenant) then join_round(header.lane, header.tenant) end
+        local lane, tenant = header.lane, header.tenant
+        if not redis.call('ZSCORE', turns_key(lane), tenant) then join_round(lane, tenant) end
         redis.call('ZADD', set_of(header), 'NX', header.accepted, id)
       else
         -- a worker that holds it renews its lease meanwhile
-        redis.call('ZADD', set_of(header), 'NX', header.state == 'leased' and now + (header.span or RESTORED_LEASE_MS) or now, id)
+        local lease = header.state == 'leased' and (header.span or RESTORED_LEASE_MS) or 0
+        redis.call('ZADD', set_of(header), 'NX', now + lease, id)
       end
     end
   end

@@ -27,7 +27,8 @@ function verbs.reopen(id, outcome, margin, tenant_most)
   again.reply, again.history = header.reply, header.history
   again.tenant = header.tenant or (lane == 'bulk' and '' or nil)
   again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
-  if header.batch and try(rejoin_batch, header.batch, id, header.code or '', timeout) then again.batch = header.batch end
+  local batch = header.batch
+  if batch and try(rejoin_batch, batch, id, header.code or '', timeout) then again.batch = batch end
   open(KEYS[1], id, again, payload, tenant_most)
   keep_images(payload, timeout + margin)
   return {again.state == 'waiting' and 'waiting' or lane}

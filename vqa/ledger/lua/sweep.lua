@@ -47,8 +47,9 @@ function verbs.overdue(limit)
   return ids
 end
 
--- lane, limit, error, time at which the caller found that leases may be expired, lease in ms: moves jobs with an expired
--- lease back to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not changed
+-- lane, limit, error, time at which the caller found that leases may be expired, lease in ms: moves jobs with an
+-- expired lease back to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not
+-- changed
 function verbs.expire(lane, limit, error, asked, lease)
   local queued, last = {}, {}
   -- this call was delayed, and the workers' renewals may have been delayed, too; or the clock was set
