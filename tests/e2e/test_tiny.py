@@ -125,3 +125,15 @@ def test_every_example_image_passes_through(client: Client) -> None:
     jobs = [Job.about(Path(path), "What colour is the background?", max_new_tokens=16) for path in images]
     outcomes = dict(client.answers(client.submit_many(jobs), timeout_s=WAIT_S))
     assert {type(outcome) for outcome in outcomes.values()} == {Answer}
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "spins"), [("continuous", {}, 1000), ("pipeline", {"GOMP_SPINCOUNT": "77"}, 77)]
+)
+def test_threads_that_wait_leave_the_cores_to_others(
+    start_worker: StartWorker, engine: str, given: dict[str, str], spins: int
+) -> None:
+    """With libgomp's default a batch takes many times as long wherever something else runs, mostly the first one."""
+    # libgomp writes what it reads when it is loaded, so this fails too if something imports torch too early
+    worker = start_worker(OMP_DISPLAY_ENV="VERBOSE", VQA_ENGINE=engine, **MODEL, **given)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in worker.log.read_text()

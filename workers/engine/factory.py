@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ CONTINUOUS_SLOT_TOKENS = 16_384
 #: activation functions of the language model and of the vision tower
 _ACTS = ("silu", "gelu_pytorch_tanh")
 
+#: How often a CPU thread of torch looks for the others of its operation before it sleeps: as often as libgomp lets it
+#: where there are more threads than cores. The default, 300,000, keeps the others from their core whenever anything
+#: else runs on the machine (docs/engine-log.md).
+_SPINS = "1000"
+
 #: compute capabilities: the least that torch's flash kernel needs, and the major versions on which the grouped products
 #: of experts do not wait for the host
 _MIN_CAPABILITY, _EXPERTS_MAJOR = (8, 0), frozenset({9, 10})
@@ -28,6 +34,9 @@ _MIN_CAPABILITY, _EXPERTS_MAJOR = (8, 0), frozenset({9, 10})
 
 def make_engine(settings: EngineSettings, slots: int) -> Engine:
     """Make the engine that `settings` names, not started; `choose_engine` must have replaced `auto`."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        # read once, when an engine's module imports torch
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
     match settings.engine:
         case "continuous":
             from workers.engine.continuous.engine import ContinuousEngine
