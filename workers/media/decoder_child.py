@@ -51,7 +51,8 @@ def main(memory: int, timeout_s: int, limits_fields: dict[str, Any]) -> None:
     with parent, parent.makefile("rb") as requests, suppress(ConnectionError):
         parent.sendall(READY)
         for line in requests:
-            with _limited(timeout_s, CPU_S, 2 * int(line)):
+            # WebP's reader takes memory for the pixels here
+            with _limited(timeout_s, CPU_S, limits.decoding_bytes):
                 reply = _open(memory, int(line), limits)
             if "needed" in reply:
                 parent.sendall(json.dumps(reply).encode() + b"\n")
