@@ -82,6 +82,9 @@ _RANKS = [_ORDER.index(byte) - _QUOTE * (byte == ord('"')) for byte in range(256
 #: bytes after which a trial stops and the grammar is taken to be possible
 _TRIAL = 1000
 
+#: llguidance makes patterns of bounds as well
+_TOO_COMPLEX = "it has a pattern, or the bounds of a number, that are too complex"
+
 #: parts of llguidance's messages, which quote the user's schema, and what is reported instead
 _REASONS = (
     ("Unimplemented keys", None),
@@ -101,8 +104,8 @@ _REASONS = (
     ("too large", "it is too large"),
     ("max is", "it is too large"),
     ("limit", "it is too large"),
-    ("regex", "it has a pattern that is too complex"),
-    ("exer", "it has a pattern that is too complex"),
+    ("regex", _TOO_COMPLEX),
+    ("exer", _TOO_COMPLEX),
 )
 
 

@@ -55,20 +55,18 @@ def meant(schema: Schema, strict: bool) -> Schema:
     ValueError for what is refused.
     """
     closes = strict or not any(_is_combined(each) for each in subschemas(schema))
-    made: Schema = _meant(schema, strict, closes)
-    made.pop("$schema", None)
-    return made
+    return dict(_meant(schema, strict, closes))
 
 
 def _meant(schema: Any, strict: bool, closes: bool) -> Any:
     if not isinstance(schema, dict):
         return schema
-    made = dict(schema)
+    made = {name: value for name, value in schema.items() if name not in ("$schema", "additionalItems")}
     if isinstance(made.get("items"), list):
-        # drafts up to 2019-09
+        # drafts up to 2019-09; elsewhere additionalItems has no effect, but llguidance goes by it
         made["prefixItems"] = made.pop("items")
-        if "additionalItems" in made:
-            made["items"] = made.pop("additionalItems")
+        if "additionalItems" in schema:
+            made["items"] = schema["additionalItems"]
     for name in _ONE:
         if isinstance(made.get(name), dict):
             made[name] = _meant(made[name], strict, closes)

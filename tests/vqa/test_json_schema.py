@@ -202,6 +202,15 @@ def test_the_lists_of_earlier_drafts_are_understood() -> None:
     assert not takes(schema, [1, 2])
 
 
+def test_keywords_that_have_no_effect_where_they_stand_change_nothing() -> None:
+    # additionalItems belongs to `items` that are a list; $schema names the dialect of an inner schema
+    inner = {"type": "integer", "$schema": "https://example.com/dialect"}
+    schema = {"type": "array", "prefixItems": [inner], "minItems": 1, "additionalItems": False}
+
+    assert takes(schema, [1, "x"])
+    assert not takes(schema, ["x"])
+
+
 def test_what_stands_in_values_is_no_schema() -> None:
     value = {"properties": {"a": 1}, "nullable": True, "format": "date"}
 
@@ -214,6 +223,8 @@ def test_what_stands_in_values_is_no_schema() -> None:
     [
         # the same name twice: one property when it is read
         ({"type": "object", "minProperties": 2}, '{"a": 1, "a": 2}', "minProperties"),
+        # classes of POSIX, which JSON Schema's patterns (ECMAScript's) do not have
+        ({"type": "string", "pattern": "^[[:alpha:]]$"}, '"b"', "pattern"),
         # bounds that come together only when the grammar is made
         ({"allOf": [{"type": "number", "exclusiveMinimum": 0}, {"maximum": 0.5}]}, "0", "exclusiveMinimum"),
     ],
@@ -238,6 +249,8 @@ def test_a_pattern_that_takes_ages_elsewhere_is_no_danger() -> None:
     asked = job({"type": "string", "pattern": "^(a+)+$"})
 
     assert asked.parse(json.dumps("a" * 40)) == "a" * 40
+    with pytest.raises(InvalidJob, match="breaks its pattern"):
+        asked.parse(json.dumps("a" * 40 + "b"))
 
 
 def test_a_row_of_200_optional_properties_is_taken() -> None:
