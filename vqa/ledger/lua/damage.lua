@@ -89,15 +89,15 @@ local function is_id(id)
   return #id <= 128 and string.find(id, '^[%w._:@+-]+$') ~= nil
 end
 
--- keeps what was found under a key as a dead letter, and a note for the janitor's log
-local function keep_damaged(id, key, raw, why)
+-- keeps what was found as a dead letter, and a note for the janitor's log
+local function keep_damaged(id, raw, why, note)
   local header = {state = 'dead', lane = 'bulk', accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
   header.reason, header.dead = 'damaged: ' .. why, now
   redis.call('SET', dead_key(id), encode(header, raw), 'PX', DAMAGED_MS)
   try(redis.call, 'ZADD', 'vqa:dead', now, id)
   try(function()
     if redis.call('PTTL', 'vqa:dead') < DAMAGED_MS then redis.call('PEXPIRE', 'vqa:dead', DAMAGED_MS) end
-    redis.call('RPUSH', 'vqa:damaged', key .. ': ' .. why)
+    redis.call('RPUSH', 'vqa:damaged', note)
     redis.call('LTRIM', 'vqa:damaged', -NOTES, -1)
     redis.call('PEXPIRE', 'vqa:damaged', DAMAGED_MS)
   end)
@@ -118,7 +118,7 @@ local function set_aside(key, raw, why)
   local id = string.sub(key, #'vqa:job:' + 1)
   -- deleted first: a full Redis allows further writes to a script whose first write frees memory
   redis.call('DEL', key)
-  keep_damaged(id, key, raw, why)
+  keep_damaged(id, raw, why, key .. ': ' .. why)
   for _, state in ipairs(IN_FLIGHT) do
     try(redis.call, 'ZREM', 'vqa:' .. state .. ':interactive', id)
     try(redis.call, 'ZREM', 'vqa:' .. state .. ':bulk', id)

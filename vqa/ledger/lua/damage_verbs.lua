@@ -47,8 +47,8 @@ function verbs.mend(...)
       wrong = wrong + 1
       redis.call('RENAME', key, 'vqa:damaged:' .. key)
       redis.call('PEXPIRE', 'vqa:damaged:' .. key, DAMAGED_MS)
-      local why = 'it is not a ' .. kind .. '; it is kept as vqa:damaged:' .. key
-      keep_damaged('damaged-' .. string.sub(redis.sha1hex(key), 1, 12), key, '', why)
+      local why = key .. ' is not a ' .. kind .. '; it is kept as vqa:damaged:' .. key
+      keep_damaged('damaged-' .. string.sub(redis.sha1hex(key), 1, 12), '', why, why)
     end
   end
   local notes = redis.call('LRANGE', 'vqa:damaged', 0, -1)
