@@ -192,6 +192,13 @@ def test_jobs_wait_for_memory_for_their_images_and_words_do_not(media: DecoderPo
             assert isinstance(waiting.exception(SOON), EngineError)
 
 
+def test_an_image_waits_while_others_are_decoded_in_all_the_memory_there_is(media: DecoderPool) -> None:
+    with media._decoding.holding(media.plan.decoding_bytes), pytest.raises(DeadlineExceeded):
+        media.decode([png()], deadline=time.monotonic() + 0.5)
+
+    assert len(media.decode([png()])) == 1
+
+
 def test_a_deadline_ends_the_wait(media: DecoderPool) -> None:
     for child in children():
         child.suspend()
