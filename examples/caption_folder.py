@@ -30,6 +30,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is not a folder")
     failed = 0
     with Client() as client:
         fields = {"input": str(options.folder), "max_new_tokens": options.max_new_tokens}

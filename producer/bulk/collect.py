@@ -10,7 +10,7 @@ from pathlib import Path
 from producer.bulk.output.formats import Failure, LineFormat, OpenAIFormat, ShortFormat
 from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import errors_beside
-from producer.bulk.summary import progress_bar
+from producer.bulk.summary import partial_lines, progress_bar
 from producer.client.batches import Batch, is_batch
 from producer.client.client import Client
 from producer.process import NOT_ALL, TEMPORARY
@@ -57,6 +57,8 @@ def collect(
     totals = writer.totals
     if not quiet:
         print(f"{totals.answered:,} answered, {totals.failed:,} failed", file=sys.stderr)
+        for line in partial_lines(totals):
+            print(line, file=sys.stderr)
     if open or growing:
         more = ", and rows are still being added" if growing else ""
         print(f"vqa: {open:,} jobs have not ended yet{more}; collect them later", file=sys.stderr)

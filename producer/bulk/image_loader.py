@@ -29,8 +29,6 @@ class LoadedImage:
     #: sha256: reference into the image store
     reference: str
     data: bytes
-    #: pages or frames, of which a model sees the first
-    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +51,13 @@ class LoadedRow:
     #: why an image cannot be used; then `images` is empty
     error: VQAError | None = None
 
-    @property
     def parts_unseen(self) -> list[str]:
         """Name the images with more pages or frames than the first, which alone is asked about."""
+        counts = {source: frame_count(image.data) for source, image in self.images.items()}
         return [
-            f"{os.path.basename(source) if source.startswith('file:') else 'an image'} (the first of {image.frames:,})"
-            for source, image in self.images.items()
-            if image.frames > 1
+            f"{os.path.basename(source) if source.startswith('file:') else 'an image'} (the first of {count:,})"
+            for source, count in counts.items()
+            if count > 1
         ]
 
     @property
@@ -135,4 +133,4 @@ class ImageLoader:
         named = path != source
         data = read_file(path, max_bytes) if named else from_data_url(source)
         open_image(data, max_bytes, self._settings.image_max_pixels, path[:200] if named else "")
-        return LoadedImage(reference(data), data, frame_count(data))
+        return LoadedImage(reference(data), data)

@@ -22,7 +22,7 @@ from vqa.ledger.batches import EXPIRED_CODE
 #: with less time left than this, a row expires instead of becoming a job
 _MIN_TIMEOUT_S = 0.001
 
-#: images that the summary names
+#: images of a row that an error names
 _NAMED = 5
 
 
@@ -52,9 +52,6 @@ class JobBuilder:
         self.deadline: float | None = None
         #: rows whose jobs are open, by job id
         self.open: dict[str, OpenRow] = {}
-        #: rows of this run that ask about the first of several pages or frames, and the first images of them
-        self._partial_rows = 0
-        self._partial_images: list[str] = []
         #: lines that were read as part of rows that cannot be read
         self._swallowed = 0
 
@@ -105,11 +102,7 @@ class JobBuilder:
         return count
 
     def left_out(self) -> Iterator[str]:
-        """Say what of the input this run did not ask about, a line each."""
-        if self._partial_rows:
-            names = ", ".join(self._partial_images)
-            more = ", ..." if len(self._partial_images) == _NAMED else ""
-            yield f"{self._partial_rows:,} rows were asked about the first page or frame only: {names}{more}"
+        """Say which lines of the input were not asked about."""
         if self._swallowed:
             yield f"{self._swallowed:,} lines were not asked about: they were read as parts of rows that are not CSV"
 
@@ -128,13 +121,7 @@ class JobBuilder:
                 self._fail(id, row.custom_id, Failure(EXPIRED_CODE, why, row.number))
             else:
                 self._clear_last_run(id)
-                self._note_partial(loaded)
                 yield job
-
-    def _note_partial(self, loaded: LoadedRow) -> None:
-        if names := loaded.parts_unseen:
-            self._partial_rows += 1
-            self._partial_images = list(dict.fromkeys([*self._partial_images, *names]))[:_NAMED]
 
     def _fail(self, id: str, custom_id: str | None, failure: Failure) -> None:
         self._writer.write_failure(id, custom_id, failure)
@@ -181,7 +168,7 @@ def _job_error(loaded: LoadedRow) -> InvalidJob | None:
 
 
 def _partial(loaded: LoadedRow) -> BadImage | None:
-    names = loaded.parts_unseen
+    names = loaded.parts_unseen()
     return BadImage(f"only a part would be asked about: {', '.join(names[:_NAMED])}; split it") if names else None
 
 

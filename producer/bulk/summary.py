@@ -52,6 +52,17 @@ def summary_lines(
     p50, p95 = totals.durations.quantile(0.5), totals.durations.quantile(0.95)
     yield f"from submission to answer: p50 {p50:.3g} s, p95 {p95:.3g} s (within 5 %)"
     yield _cost(totals, slots, price)
+    yield from partial_lines(totals)
+
+
+def partial_lines(totals: Totals) -> Iterator[str]:
+    """Say which rows were not asked about all that their images hold."""
+    if totals.partial:
+        more = ", ..." if totals.partial > len(totals.partial_names) else ""
+        yield (
+            f"{totals.partial:,} rows were asked about the first page or frame only: "
+            f"{', '.join(totals.partial_names)}{more}"
+        )
 
 
 def _cost(totals: Totals, slots: Mapping[str, int], price: float | None) -> str:

@@ -55,9 +55,13 @@ def _broken(number: int, swallowed: int, error: csv.Error) -> BadRow:
 def _delimiter(line: str, input: Input, source: Source) -> str:
     """Return the delimiter by which the first line has the columns."""
     usual = "\t" if file_suffix(input.name) == ".tsv" else ","
-    for delimiter in (usual, ",", "\t", ";"):
-        if set(required_columns(source)) <= set(next(csv.reader([line], delimiter=delimiter), ())):
-            return delimiter
+    try:
+        for delimiter in (usual, ",", "\t", ";"):
+            if set(required_columns(source)) <= set(next(csv.reader([line], delimiter=delimiter), ())):
+                return delimiter
+    except csv.Error:
+        problem = "its lines end in carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
+        raise SettingsError(f"{input.name}: {problem}") from None
     return usual
 
 

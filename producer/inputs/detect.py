@@ -83,7 +83,7 @@ def _expanded(name: str, form: FormOrAuto) -> list[str]:
     """Return the files of a glob of files with rows; images are found while they are read."""
     suffix = file_suffix(name)
     of_images = form == "images" or (form == "auto" and (glob.has_magic(suffix) or suffix in ("", *IMAGE_SUFFIXES)))
-    if not glob.has_magic(name) or os.path.lexists(name) or of_images or is_foreign(name):
+    if not glob.has_magic(name) or os.path.lexists(name) or of_images:
         return [name]
     if not (found := sorted(each for each in glob.glob(name, recursive=True) if os.path.isfile(each))):
         raise SettingsError(f"{name}: No such file")

@@ -15,12 +15,13 @@ def as_utf8(stream: BufferedReader) -> BufferedReader:
     """
     if stream.peek(2)[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return stream
-    decoder = codecs.getincrementaldecoder("utf-16")()
+    # half a surrogate pair becomes bytes that are not UTF-8, which spoil their line alone
+    decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
 
     def more(size: int) -> bytes:
         while data := stream.read1(size):
             if text := decoder.decode(data):
-                return text.encode()
+                return text.encode("utf-8", "surrogatepass")
         decoder.decode(b"", final=True)
         return b""
 

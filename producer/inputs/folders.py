@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
+from shlex import quote
 from urllib.parse import quote_from_bytes
 
 from producer.images.locations import resolve_path
@@ -19,8 +20,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", "
 #: suffixes of image formats that workers do not decode
 FOREIGN_SUFFIXES = frozenset(
     {
-        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd"),
-        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".pdf", ".eps"),
+        *(".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pcx", ".ico", ".exr", ".hdr", ".dds", ".dcm"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
     }
 )
 
@@ -59,7 +61,7 @@ def cannot_decode(name: str) -> str:
     """Say what a file that `is_foreign` is, and what to do."""
     base, suffix = os.path.splitext(name)
     kind = suffix[1:].upper()
-    return f"{name[:200]}: {kind} images cannot be read; convert it: magick {name[:200]} {base[:200]}.jpg"
+    return f"{name[:200]}: {kind} files cannot be read; convert it: magick {quote(name)} {quote(base + '.jpg')}"
 
 
 def fixed_folder(pattern: str) -> str:
@@ -77,7 +79,7 @@ def _image_paths(input: Input) -> Iterator[str | OSError]:
         yield os.path.abspath(input.name)
     else:
         for path in glob.iglob(os.path.abspath(input.name), recursive=True):
-            if _is_image(path) and os.path.isfile(path):
+            if _is_image(path) and not os.path.isdir(path):
                 yield path
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from vqa.errors import InvalidJob, VQAError
@@ -104,8 +105,8 @@ def require_id(custom_id: object, name: str) -> str:
 
     Numbers are valid. A whole number has no decimal point: pandas makes floats of a column with gaps.
     """
-    if isinstance(custom_id, float) and math.isfinite(custom_id):
-        custom_id = int(custom_id) if custom_id.is_integer() else str(custom_id)
+    if isinstance(custom_id, float | Decimal) and math.isfinite(custom_id):
+        custom_id = int(custom_id) if custom_id == int(custom_id) else str(custom_id)
     if isinstance(custom_id, int) and not isinstance(custom_id, bool):
         custom_id = str(custom_id)
     if custom_id is None or custom_id == "" or custom_id != custom_id:

@@ -51,6 +51,9 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | InvalidJob]:
             yield batch.slice(index, 1).to_pylist()[0]
         except UnicodeDecodeError:
             yield InvalidJob("not UTF-8")
+        except (ValueError, ArithmeticError, LookupError) as error:
+            # times beyond Python's years, finer than its microseconds, or in unknown zones
+            yield InvalidJob(f"a value cannot be read: {error}"[:200])
 
 
 def required_columns(source: Source) -> list[str]:
@@ -67,7 +70,8 @@ def checked_header(header: list[str], input: Input, source: Source) -> list[str]
         if found > 1 or (not found and name in required_columns(source)):
             problem = "more than one column" if found else "no column"
             options = "--id-column, --image-column and --question-column"
-            raise SettingsError(f"{input.name}: {problem} {name}; name the columns with {options}")
+            has = f"the file has {', '.join(header)[:200] or 'none'}"
+            raise SettingsError(f"{input.name}: {problem} {name}; name the columns with {options}; {has}")
     return header
 
 

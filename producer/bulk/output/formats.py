@@ -42,12 +42,15 @@ class LineSummary:
     timings: Timings | None = None
     worker: str = ""
     reused: bool = False
-    #: only of lines read back from a file
+    #: None of failures that were not read back from a file
     custom_id: str | None = None
+    #: whether an image has more pages or frames than the first, which alone the model saw
+    is_partial: bool = False
 
     @classmethod
-    def from_answer(cls, answer: Answer) -> LineSummary:
-        return cls(answer.id, None, answer.usage, answer.timings, answer.worker, answer.reused)
+    def from_answer(cls, answer: Answer, custom_id: str | None) -> LineSummary:
+        is_partial = any(image.frames > 1 for image in answer.images)
+        return cls(answer.id, None, answer.usage, answer.timings, answer.worker, answer.reused, custom_id, is_partial)
 
 
 class LineFormat(Protocol):
@@ -78,8 +81,8 @@ class OpenAIFormat:
             return LineSummary(line["id"], str(line["error"]["code"]), custom_id=line["custom_id"])
         body, extra = line["response"]["body"], line["response"]["body"]["vqa"]
         usage, timings = Usage.model_validate(body["usage"]), Timings.model_validate(extra["timings"])
-        reused = extra.get("reused", False)
-        return LineSummary(line["id"], None, usage, timings, extra["worker"], reused, line["custom_id"])
+        reused, is_partial = extra.get("reused", False), _is_partial(extra)
+        return LineSummary(line["id"], None, usage, timings, extra["worker"], reused, line["custom_id"], is_partial)
 
 
 class ShortFormat:
@@ -101,7 +104,13 @@ class ShortFormat:
         if "error" in line:
             return LineSummary(line["job"], str(line["error"]["code"]), custom_id=line["id"])
         usage, timings = Usage.model_validate(line["usage"]), Timings.model_validate(line["timings"])
-        return LineSummary(line["job"], None, usage, timings, line["worker"], line.get("reused", False), line["id"])
+        reused, is_partial = line.get("reused", False), _is_partial(line)
+        return LineSummary(line["job"], None, usage, timings, line["worker"], reused, line["id"], is_partial)
+
+
+def _is_partial(answer: Mapping[str, Any]) -> bool:
+    # lines of earlier releases have no images
+    return any(image["frames"] > 1 for image in answer.get("images", ()))
 
 
 def encode(line: Mapping[str, Any]) -> bytes:

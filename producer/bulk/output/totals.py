@@ -12,6 +12,9 @@ from producer.bulk.output.formats import LineSummary
 _RATIO = 1.05
 _SHORTEST_S = 0.001
 
+#: rows that `Totals` names
+_NAMED = 5
+
 
 class Histogram:
     """Durations in buckets on a log scale: quantiles are within 5 %, and a month takes 450 buckets."""
@@ -42,6 +45,9 @@ class Totals:
         #: failed rows by error code
         self.codes: Counter[str] = Counter()
         self.reused = 0
+        #: rows of which the model saw the first page or frame of an image only, and the first of their names
+        self.partial = 0
+        self.partial_names: list[str] = []
         self.tokens_in = 0
         self.tokens_out = 0
         #: from submission to answer
@@ -61,6 +67,9 @@ class Totals:
         self.tokens_in += line.usage.prompt_tokens
         self.tokens_out += line.usage.completion_tokens
         self.durations.add(line.timings.total_s)
+        if line.is_partial:
+            self.partial += 1
+            self.partial_names += [str(line.custom_id)][: _NAMED - len(self.partial_names)]
         if line.reused:
             self.reused += 1
         else:

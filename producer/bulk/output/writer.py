@@ -52,7 +52,7 @@ class ResultWriter:
 
     def write_answer(self, custom_id: str | None, answer: Answer) -> None:
         line = encode(self._format.answer(custom_id, answer))
-        self._write(self._outputs.out, line, LineSummary.from_answer(answer))
+        self._write(self._outputs.out, line, LineSummary.from_answer(answer, custom_id))
 
     def write_failure(self, id: str, custom_id: str | None, failure: Failure) -> None:
         line = encode(self._format.failure(id, custom_id, failure))

@@ -1,11 +1,13 @@
 """Sums over all lines, and what they are said to have cost."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.bulk.output.formats import LineSummary
 from producer.bulk.output.totals import Histogram, Totals
-from producer.bulk.summary import summary_lines
+from producer.bulk.summary import partial_lines, summary_lines
 from vqa.answer import Timings, Usage
 
 
@@ -48,6 +50,16 @@ def test_the_summary_says_everything() -> None:
         "from submission to answer: p50 1.97 s, p95 1.97 s (within 5 %)",
         "about 3,600.0 GPU seconds, 2.50 at 2.5 an hour (engine time divided by slots per worker (2))",
     ]
+
+
+def test_rows_that_were_asked_about_in_part_are_counted_and_the_first_named() -> None:
+    totals = Totals()
+    assert list(partial_lines(totals)) == []
+    for number in range(6):
+        totals.add(replace(line(2.0), custom_id=f"row-{number}", is_partial=True))
+        totals.add(line(2.0))
+    named = "row-0, row-1, row-2, row-3, row-4, ..."
+    assert list(partial_lines(totals)) == [f"6 rows were asked about the first page or frame only: {named}"]
 
 
 def test_a_cpus_seconds_are_not_called_a_gpus() -> None:

@@ -179,6 +179,18 @@ def test_the_example_scripts_run(script: str, start_worker: StartWorker, redis_u
     assert "colour-01.jpg" in ran.stdout
 
 
+def test_the_example_for_a_folder_says_that_there_is_none() -> None:
+    ran = subprocess.run(
+        [sys.executable, "examples/caption_folder.py", "nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.endswith("error: nowhere is not a folder\n")
+
+
 @pytest.mark.parametrize("script", ["caption_folder.py examples/images", "receipts.py examples/images/colour-01.jpg"])
 def test_an_example_script_says_in_one_line_that_redis_does_not_answer(script: str) -> None:
     name, argument = script.split()

@@ -36,12 +36,12 @@ def test_a_folder_is_read_with_those_in_it_by_name(tmp_path: Path) -> None:
 
 
 def test_images_that_no_worker_decodes_are_told_not_passed_over(tmp_path: Path) -> None:
-    make(tmp_path, "a.png", "b.HEIC", "c.avif", "d/e.jp2", "notes.txt")
+    make(tmp_path, "a.png", "b 1.HEIC", "c.avif", "c.pdf", "c.tga", "d/e.jp2", "notes.txt")
     first, *rest = rows_of(tmp_path)
     assert isinstance(first, Row)
     told = {row.custom_id: str(row.error) for row in rest if isinstance(row, BadRow)}
-    assert list(told) == ["b.HEIC", "c.avif", "d/e.jp2"]
-    assert told["b.HEIC"] == "b.HEIC: HEIC images cannot be read; convert it: magick b.HEIC b.jpg"
+    assert list(told) == ["b 1.HEIC", "c.avif", "c.pdf", "c.tga", "d/e.jp2"]
+    assert told["b 1.HEIC"] == "b 1.HEIC: HEIC files cannot be read; convert it: magick 'b 1.HEIC' 'b 1.jpg'"
     assert {type(row.error).__name__ for row in rest if isinstance(row, BadRow)} == {"BadImage"}
     [only] = rows_of(f"{tmp_path}/*.HEIC")
     assert isinstance(only, BadRow)
@@ -93,6 +93,8 @@ def test_a_glob_finds_what_the_shell_would_have(tmp_path: Path) -> None:
     make(tmp_path, "a/1.jpg", "a/2.png", "b/1.jpg", "b/c/3.jpg", "b/notes.txt")
     assert sorted(ids(rows_of(f"{tmp_path}/*/*.jpg"))) == ["a/1.jpg", "b/1.jpg"]
     assert sorted(ids(rows_of(f"{tmp_path}/b/**/*"))) == ["1.jpg", "c/3.jpg"]
+    (tmp_path / "b/gone.jpg").symlink_to("nowhere")
+    assert sorted(ids(rows_of(f"{tmp_path}/*/*.jpg"))) == ["a/1.jpg", "b/1.jpg", "b/gone.jpg"]
     expanded = [tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"]
     assert ids(rows_of(*expanded)) == ["a/1.jpg", "b/1.jpg"]
 

@@ -51,6 +51,7 @@ def test_a_row_becomes_a_job_once_its_images_are_read(read: Read, tmp_path: Path
         (row(id=True), InvalidJob, "id: must be a string or a number, not bool"),
         (row(id=[1]), InvalidJob, "id: must be a string or a number, not list"),
         (row(question=None), InvalidJob, "question: a string is required"),
+        (row(question=" "), InvalidJob, "question: it is empty"),
         (row(max_tokens=3), InvalidJob, "max_tokens: unknown field"),
         (row(version=2), InvalidJob, "version: unknown field"),
         (row(batch="b"), InvalidJob, "batch: unknown field"),

@@ -55,7 +55,7 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
         (["*.png"], {}, "images need a question"),
         (["*.ndjson"], {}, "No such file"),
         (["*.ndjson"], {"form": "short"}, "No such file"),
-        (["photo.HEIC"], {}, "HEIC images cannot be read; convert it: magick photo.HEIC photo.jpg"),
+        (["photo.HEIC"], {}, "HEIC files cannot be read; convert it: magick photo.HEIC photo.jpg"),
         (["in.jsonl"], {"questions": ["?"]}, "have their own questions"),
         (["in.jsonl"], {"defaults": {"temperature": 5}}, "temperature: "),
         (["in.jsonl"], {"defaults": {"batch": "b"}}, "batch: not a field"),

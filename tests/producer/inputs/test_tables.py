@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def test_columns_are_named_by_options_and_questions_given_for_all(tmp_path: Path
 )
 def test_a_table_without_its_columns_is_refused(tmp_path: Path, header: str, reason: str) -> None:
     (tmp_path / "in.csv").write_text(f"{header}\nx,y,z\n")
-    with pytest.raises(SettingsError, match=f"{reason}; name the columns with --id-column"):
+    with pytest.raises(
+        SettingsError, match=f"{reason}; name the columns with --id-column.*; the file has {(header or 'x')[:2]}"
+    ):
         rows_of(tmp_path / "in.csv")
 
 
@@ -113,6 +116,22 @@ def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path,
     (tmp_path / "in.csv").write_bytes(data)
     with pytest.raises(SettingsError, match=reason):
         rows_of(tmp_path / "in.csv")
+
+
+def test_lines_that_end_in_carriage_returns_alone_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"id,image,question\r1,a.png,?\r")
+    with pytest.raises(SettingsError, match="its lines end in carriage returns alone; convert them: tr "):
+        rows_of(tmp_path / "in.csv")
+
+
+def test_half_a_surrogate_pair_in_utf16_spoils_its_line_alone(tmp_path: Path) -> None:
+    text = "\ufeffid,image,question\n1,a.png,\ud83d\n2,b.png,?\n"
+    (tmp_path / "in.csv").write_bytes(text.encode("utf-16-le", "surrogatepass"))
+    bad, row = rows_of(tmp_path / "in.csv")
+    assert isinstance(bad, BadRow)
+    assert bad.number == 2
+    assert isinstance(row, Row)
+    assert row.custom_id == "2"
 
 
 def test_utf16_that_breaks_off_is_told(tmp_path: Path) -> None:
@@ -211,6 +230,20 @@ def test_ids_of_a_parquet_column_with_gaps_are_whole_numbers(tmp_path: Path) -> 
     found = rows_of(file, questions=["What?"])
     assert [row.custom_id for row in found] == ["1", None, None, "4"]
     assert [str(row.error) for row in found if isinstance(row, BadRow)] == ["id: missing"] * 2
+
+
+def test_decimal_ids_of_a_database_are_numbers(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "in.pq", id=[Decimal("7.00"), Decimal("2.50"), None], image=["a.png"] * 3)
+    assert [row.custom_id for row in rows_of(file, questions=["What?"])] == ["7", "2.50", None]
+
+
+def test_a_value_that_python_cannot_hold_spoils_its_record_alone(tmp_path: Path) -> None:
+    times = pyarrow.array([1, None, 2_000], pyarrow.timestamp("ns"))
+    file = write_parquet(tmp_path / "in.pq", id=["a", "b", "c"], image=["a.png"] * 3, question=times)
+    found = rows_of(file)
+    assert [row.number for row in found] == [1, 2, 3]
+    assert isinstance(found[0], BadRow)
+    assert "a value cannot be read: Nanosecond" in str(found[0].error)
 
 
 def test_a_glob_of_shards_is_one_input_in_their_order(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """OUT's and ERR's lines, and what is read back of them."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from producer.bulk.output.formats import Failure, LineSummary, OpenAIFormat, ShortFormat, encode, parse_line
 from tests.producer.conftest import answer
+from vqa.answer import SeenImage
 
 ID = "batch_1:abc"
 
@@ -49,9 +49,13 @@ def test_the_short_form_keeps_its_lines() -> None:
 @pytest.mark.parametrize("form", [OpenAIFormat(), ShortFormat()])
 def test_what_is_written_is_parse_line(form: OpenAIFormat | ShortFormat) -> None:
     given = answer(ID, "half a pair \ud800")
-    assert parse_line(form, encode(form.answer("row-1", given))) == replace(
-        LineSummary.from_answer(given), custom_id="row-1"
-    )
+    assert parse_line(form, encode(form.answer("row-1", given))) == LineSummary.from_answer(given, "row-1")
+    seen = SeenImage(source_width=40, source_height=30, frames=3)
+    of_pages = given.model_copy(update={"images": (seen,)})
+    summary = parse_line(form, encode(form.answer("row-2", of_pages)))
+    assert summary == LineSummary.from_answer(of_pages, "row-2")
+    assert summary is not None
+    assert summary.is_partial
     failed = encode(form.failure(ID, None, Failure("cancelled", "so it was", 1)))
     assert parse_line(form, failed) == LineSummary(ID, "cancelled")
 
