@@ -135,11 +135,15 @@ def test_a_second_worker_of_the_same_name_is_refused_and_the_first_goes_on(
 
 
 def test_without_redis_it_says_at_once_what_it_waits_for(supervise: Supervise) -> None:
-    supervisor = supervise("--model", str(TINY), VQA_REDIS_URL="redis://no-host.invalid/0")
+    # no time without Redis counts
+    variables = {"VQA_REDIS_URL": "redis://no-host.invalid/0", "VQA_READY_TIMEOUT_S": "5"}
+    supervisor = supervise("--model", str(TINY), **variables)
     waits = "waiting for Redis at no-host.invalid:6379: its host name is unknown (VQA_REDIS_URL)"
     until(lambda: waits in supervisor.said(), supervisor.said)
     # its worker, too, before it loads the model
     until(lambda: supervisor.said().count(waits) == 2, supervisor.said)
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.process.wait(7)
     supervisor.process.terminate()
     assert supervisor.process.wait(WAIT_S) == 0
     assert "Loading weights" not in supervisor.said()

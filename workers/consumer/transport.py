@@ -229,12 +229,12 @@ class Connection(kombu.Connection):
         """Try to connect until it succeeds, at most 5 s apart; kombu's pauses grow to half a minute."""
         return super().ensure_connection(*args, **_RECONNECT | kwargs)
 
-    def ensure(self, *args: Any, max_retries: int | None = None, **kwargs: Any) -> Any:
+    def ensure(self, *args: Any, **options: Any) -> Any:
         """Try once in place of for ever: Celery's event loop publishes a heartbeat, and must not stand in it.
 
         The loop then notices the lost connection by itself, and the event is kept for the next one.
         """
-        return super().ensure(*args, max_retries=max_retries or 0, **kwargs)
+        return super().ensure(*args, **options | {"max_retries": options.get("max_retries") or 0})
 
 
 @cache

@@ -7,7 +7,6 @@ import os
 from functools import partial
 
 from celery import Celery
-from redis import Redis
 from redis.exceptions import RedisError
 
 from vqa.connection import connect
@@ -101,9 +100,9 @@ class Worker:
 
     def load(self) -> None:
         """Load the model and let `vqa.answer` answer with it. Raises NotReady."""
-        hasty = connect(self._hasty, retry_s=0)
-        wait_for_redis(hasty, self._settings)
-        self._require_own_name(hasty)
+        with connect(self._hasty, retry_s=0) as redis:
+            wait_for_redis(redis, self._settings, self.link.waits)
+        self._require_own_name(self.settings.drain_s)
         self._require_redis_7()
         self.engine = make_engine(self._engine_settings, self.slots)
         self.watchdog = Watchdog(self._stall, self.shutdown.engine_hung, self._send_heartbeat, _CHECK_S)
@@ -116,7 +115,7 @@ class Worker:
         """Start to renew leases and to sweep the ledger. Raises NotReady if another worker has this name."""
         assert self.attempts is not None
         # another one may have been started at the same time
-        self._require_own_name(self._redis)
+        self._require_own_name(wait_s=0)
         self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
         self.janitor.start()
 
@@ -132,11 +131,13 @@ class Worker:
     def _stall(self) -> Stall | None:
         return self.engine.stall() or self._consuming.stall()
 
-    def _require_own_name(self, redis: Redis) -> None:
+    def _require_own_name(self, wait_s: float) -> None:
         try:
-            require_own_name(redis, self.name, self._settings.lease_s, self.settings.drain_s)
+            with connect(self._hasty, retry_s=0) as redis:
+                require_own_name(redis, self.name, self._settings.lease_s, wait_s)
         except RedisError as error:
-            log.warning("the list of workers cannot be read, so another one may be named %s: %s", self.name, error)
+            unread = "the list of workers cannot be read, so another one may be named %s: %s"
+            log.warning(unread, self.name, describe(error))
 
     def _send_heartbeat(self) -> None:
         self.link.heartbeat(self.attempts is not None and self.attempts.answering.answered.is_set())

@@ -6,10 +6,11 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 from redis import Redis
+from redis.sentinel import MasterNotFoundError
 
 from vqa.connection import REDIS_ERRORS
 from vqa.error_replies import describe
@@ -86,8 +87,8 @@ class RedisOutage:
             self._since, self._silent_until = None, 0.0
 
 
-def wait_for_redis(redis: Redis, settings: QueueSettings) -> None:
-    """Return as soon as Redis answers."""
+def wait_for_redis(redis: Redis, settings: QueueSettings, on_wait: Callable[[], None]) -> None:
+    """Return as soon as Redis answers; until then call `on_wait` after each try."""
     outage = RedisOutage(settings)
     while True:
         try:
@@ -96,14 +97,15 @@ def wait_for_redis(redis: Redis, settings: QueueSettings) -> None:
             return
         except REDIS_ERRORS as error:
             outage.failed(error)
+        on_wait()
         time.sleep(_LOOK_S)
 
 
 def require_own_name(redis: Redis, name: str, lease_s: float, wait_s: float) -> None:
     """Raise NotReady if a living worker has this node name: Celery, `vqa status` and leases would take both for one.
 
-    Waits for `wait_s` seconds, as the other one may be draining. The entry of a worker that was killed stays for a
-    while; a living one's changes. Raises one of REDIS_ERRORS.
+    Waits for `wait_s` seconds, as the other one may be draining. A living worker's entry changes; that of one that was
+    killed does not, and is removed. Raises one of REDIS_ERRORS.
     """
     ledger = Ledger(redis)
     last = _entry(ledger, name, lease_s)
@@ -123,6 +125,8 @@ def require_own_name(redis: Redis, name: str, lease_s: float, wait_s: float) -> 
         if not told:
             told = True
             log.warning("%s: waiting %.0f s for it to stop", about, wait_s)
+    if last is not None:
+        ledger.forget_worker(name)
 
 
 def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:
@@ -134,6 +138,8 @@ def _reason(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return "its host name is unknown"
+        if isinstance(cause, MasterNotFoundError):
+            return "no Sentinel answers and knows a master of this name"
     # redis-py's own words, such as `Error 111 connecting to ...`, name the address a second time
     said = next((cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror), "")
     return said or describe(error)

@@ -1,7 +1,7 @@
 """A worker's link to the supervisor that started it: the result of starting, then heartbeats.
 
-The link is a socket pair. The worker writes one line, READY or why it will never be ready, and then an empty line each
-time its watchdog has checked the engine. When the supervisor ends, however it ends, the worker reads end-of-file and
+The link is a socket pair. The worker writes WAITS while Redis does not answer, then one line, READY or why it will never
+be ready, and then an empty line each time its watchdog has checked the engine. When the supervisor ends, however it ends, the worker reads end-of-file and
 drains as on SIGTERM.
 """
 
@@ -19,6 +19,9 @@ READY = "ready"
 
 #: in place of an empty line: the worker has answered a job since it was ready, so its card works
 ANSWERED = b"+\n"
+
+#: in place of an empty line, before READY: the worker waits for Redis, and has not begun to load its model
+WAITS = b"?\n"
 
 #: exit status of a worker that would fail again in the same way (sysexits.h: EX_CONFIG)
 EXIT_NEVER_READY = 78
@@ -46,10 +49,17 @@ class SupervisorLink:
 
     def heartbeat(self, answered: bool = False) -> None:
         """Send a sign of life, and whether a job has been answered. Never blocks or raises."""
+        self._send(ANSWERED if answered else b"\n")
+
+    def waits(self) -> None:
+        """Say that this worker waits for Redis. Never blocks or raises."""
+        self._send(WAITS)
+
+    def _send(self, line: bytes) -> None:
         if self._socket is not None:
             # the buffer is full when the supervisor is stopped: what it has yet to read says the same
             with contextlib.suppress(OSError):
-                self._socket.send(ANSWERED if answered else b"\n", socket.MSG_DONTWAIT)
+                self._socket.send(line, socket.MSG_DONTWAIT)
 
     def _wait_for_end(self) -> None:
         assert self._socket is not None

@@ -9,7 +9,7 @@ import time
 
 from workers.cards import Cards, card_environment
 from workers.child_process import ChildProcess, describe_exit
-from workers.supervisor.link import ANSWERED, EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY
+from workers.supervisor.link import ANSWERED, EXIT_CRASHED, EXIT_HUNG, EXIT_NEVER_READY, WAITS
 
 _MEANINGS = {
     EXIT_CRASHED: "its engine crashed",
@@ -38,8 +38,11 @@ class SupervisedProcess(ChildProcess):
             received = self.link.recv(65536) if select.select([self.link], [], [], 0)[0] else b""
         if received:
             self.last_heartbeat = time.monotonic()
+        if WAITS in received:
+            # how long it may take to be ready counts from when Redis answers
+            self.started_at = time.monotonic()
         self.answered = self.answered or ANSWERED in received
-        return received.replace(ANSWERED, b"").decode("utf-8", "replace").strip()
+        return received.replace(ANSWERED, b"").replace(WAITS, b"").decode("utf-8", "replace").strip()
 
     def has_answered(self) -> bool:
         """Return whether it has answered a job, as far as it has reported it before it ended."""
