@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from redis import Redis
 
 from producer import Client
@@ -87,6 +88,21 @@ def test_what_is_collected_is_packed_by_its_name(submit: Submit, vqa: Vqa, echoe
     packed = (tmp_path / "out.jsonl.gz").stat().st_size
     assert packed < sum(len(json.dumps(line)) for line in lines(tmp_path / "out.jsonl.gz")) / 2
     assert codes(tmp_path / "bad.jsonl.zst") == {"long": "prompt_too_long"}
+
+
+def test_pages_that_nobody_asked_about_are_told_where_answers_are_collected(
+    submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path
+) -> None:
+    first, second = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "scan.tif", save_all=True, append_images=[second])
+    batch = submit("scan.tif", "--question", "?", "--detach").stdout.strip()
+    echoes()
+    collected = vqa("collect", batch, "-o", "out.jsonl")
+    assert collected.returncode == 0
+    assert collected.stderr.splitlines() == [
+        "1 answered, 0 failed",
+        "1 rows were asked about the first page or frame only: scan.tif",
+    ]
 
 
 def test_answers_are_written_through_a_link(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
