@@ -110,7 +110,8 @@ end
 local function recount(lane)
   local in_flight, counted, counts = 0, 0, {}
   for _, state in ipairs(IN_FLIGHT) do in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane) end
-  for _, count in ipairs(redis.call('HVALS', flight_key(lane))) do counted = counted + (tonumber(count) or 0) end
+  local fields = redis.call('HGETALL', flight_key(lane))
+  for i = 2, #fields, 2 do counted = counted + (tonumber(fields[i]) or 0) end
   if lane ~= 'bulk' or counted == in_flight or in_flight > MOST_RECOUNTED then return end
   for _, state in ipairs(IN_FLIGHT) do
     for _, id in ipairs(redis.call('ZRANGE', 'vqa:' .. state .. ':' .. lane, 0, -1)) do
