@@ -1,8 +1,8 @@
 """A worker's link to the supervisor that started it: the result of starting, then heartbeats.
 
-The link is a socket pair. The worker writes WAITS while Redis does not answer, then one line, READY or why it will never
-be ready, and then an empty line each time its watchdog has checked the engine. When the supervisor ends, however it ends, the worker reads end-of-file and
-drains as on SIGTERM.
+The link is a socket pair. The worker writes WAITS while Redis does not answer, then one line, READY or why it will
+never be ready, and then an empty line each time its watchdog has checked the engine. When the supervisor ends, however
+it ends, the worker reads end-of-file and drains as on SIGTERM.
 """
 
 from __future__ import annotations
