@@ -67,6 +67,20 @@ def test_a_worker_that_waits_for_a_silent_redis_does_not_hang(stage: Stage) -> N
     stage.unharmed()
 
 
+def test_redis_answers_again_while_the_consuming_thread_looks_whether_it_does(stage: Stage) -> None:
+    stage.work()
+    ids: list[str] = []
+    # an event times out after 2 s; the look that follows it ends at some time after that
+    for silence_s in (2.4, 2.8, 3.2, 3.6):
+        ids += stage.submit(4, 0.1)
+        stage.server.pause()
+        time.sleep(silence_s)
+        stage.server.resume()
+        ids += stage.submit(2, 0.1)
+    stage.answered_once(ids)
+    stage.unharmed()
+
+
 def test_a_full_redis_refuses_jobs_and_goes_on_answering_those_that_it_has(stage: Stage) -> None:
     stage.work()
     ids = stage.submit(8)

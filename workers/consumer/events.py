@@ -46,8 +46,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery has no types
         self._heartbeat.beat("consume")
         if self.event_dispatcher and self.event_dispatcher._outbound_buffer:
             # An event could not be sent. If the connection is lost, this ends the loop, and Celery reconnects: each
-            # further event would wait for a silent Redis until its call times out
-            self.connection.default_channel.client.ping()
+            # further event would wait for a silent Redis until its call times out. Not on the channel's own client: a
+            # pop waits for its reply there
+            with self.connection.default_channel.conn_or_acquire() as client:
+                client.ping()
         self._flush_events()
 
     def on_send_event_buffered(self) -> None:
