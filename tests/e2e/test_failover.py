@@ -37,6 +37,9 @@ class Pair:
         self._link.slow(LAG_S)
 
     def fail_over(self) -> None:
+        # what the master accepts in this time never reaches the replica, however busy this machine is
+        self._link.silence()
+        time.sleep(LAG_S)
         self.stage.server.kill()
         self._link.cut()
         self._redis.replicaof("NO", "ONE")

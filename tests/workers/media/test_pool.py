@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -131,8 +132,10 @@ def test_children_that_are_killed_again_and_again_cost_nobody_an_image(media: De
 
     def kill() -> None:
         while not done.wait(0.15):
-            for child in children():
-                child.kill()
+            # one may end, and be replaced, meanwhile
+            with suppress(psutil.Error):
+                for child in children():
+                    child.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
