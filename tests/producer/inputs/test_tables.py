@@ -178,7 +178,7 @@ def test_what_the_csv_module_wrote_is_read(tmp_path: Path, records: list[tuple[s
         csv.writer(out).writerows([("id", "image", "question"), *((id, "a.png", text) for id, text in records)])
     found = rows_of(file)
     for row, (id, text) in zip(found, records, strict=True):
-        if id.isprintable():
+        if id.isprintable() and text.strip():
             assert isinstance(row, Row), row.error
             assert (row.custom_id, question(row)) == (id, text)
         else:
