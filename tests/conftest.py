@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from redis import Redis
 
 from producer.demo.redis_server import EmbeddedRedis
 from tests.worker_process import StartWorker, WorkerProcess
+from vqa.celery import make_app
 from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
@@ -44,6 +46,12 @@ def redis_url(redis_server: str, redis: Redis) -> str:
 @pytest.fixture
 def queue_settings(redis_url: str) -> QueueSettings:
     return QueueSettings(redis_url=redis_url)
+
+
+@pytest.fixture
+def app(queue_settings: QueueSettings) -> Iterator[Celery]:
+    with make_app(queue_settings) as app:
+        yield app
 
 
 @pytest.fixture

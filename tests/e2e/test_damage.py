@@ -1,6 +1,5 @@
 """Whatever another program does to our keys and channels: other jobs are answered, and every command ends in words."""
 
-import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,27 +51,20 @@ def worker(settings: QueueSettings, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def queue_settings(settings: QueueSettings) -> QueueSettings:
+    """This module's server, which keeps its worker between tests."""
+    return settings
+
+
+@pytest.fixture
+def redis_url(settings: QueueSettings) -> str:
+    return settings.redis_url
+
+
+@pytest.fixture
 def redis(settings: QueueSettings) -> Iterator[Redis]:
     with connect(settings) as connection:
         yield connection
-
-
-@pytest.fixture
-def client(settings: QueueSettings) -> Iterator[Client]:
-    with Client(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def other_app(settings: QueueSettings) -> Iterator[Celery]:
-    """Another service's app on this module's server."""
-    app = Celery("other", broker=settings.redis_url, backend=settings.redis_url, set_as_current=False)
-    yield app
-    gc.collect()
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    app.close()
-    gc.collect()
 
 
 @pytest.fixture

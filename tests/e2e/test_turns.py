@@ -3,10 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from celery import Celery
 from redis import Redis
 
@@ -14,7 +12,6 @@ from producer import Client
 from tests.e2e.conftest import until
 from tests.worker_process import StartWorker
 from vqa import Answer, Job
-from vqa.celery import make_app
 from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Lease
@@ -24,12 +21,6 @@ from vqa.settings import QueueSettings
 
 def job(tenant: str | None = None, **fields: object) -> Job:
     return Job(messages=[{"role": "user", "content": "?"}], lane="bulk", tenant=tenant, timeout_s=300, **fields)
-
-
-@pytest.fixture
-def app(queue_settings: QueueSettings) -> Iterator[Celery]:
-    with make_app(queue_settings) as app:
-        yield app
 
 
 def test_the_few_jobs_of_one_are_done_long_before_the_many_of_another(

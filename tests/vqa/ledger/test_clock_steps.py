@@ -9,7 +9,6 @@ from redis import Redis
 
 from tests.faketime import CACHED_S, SteppedClock
 from tests.redis_server import RedisServer
-from vqa.celery import make_app
 from vqa.ledger.lease_check import GAP_S, LeaseCheck
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending, Lease
@@ -24,12 +23,6 @@ LOST = "WorkerLost: its lease ran out"
 @pytest.fixture
 def ledger(redis: Redis) -> Ledger:
     return Ledger(redis)
-
-
-@pytest.fixture
-def app(queue_settings: QueueSettings) -> Iterator[Celery]:
-    with make_app(queue_settings) as app:
-        yield app
 
 
 def take(ledger: Ledger, id: str, lease_s: float = LEASE_S, alone: bool = False) -> Lease:

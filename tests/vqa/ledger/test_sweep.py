@@ -1,13 +1,13 @@
 """What a sweep does with jobs that are due, and with messages that were lost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
 from redis import Redis
 
 from vqa import DeadlineExceeded, JobGivenUp
-from vqa.celery import make_app, wake
+from vqa.celery import wake
 from vqa.ledger.commands import dead_key, outcome_key
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.lost_messages import LOST_MESSAGE_S
@@ -17,12 +17,6 @@ from vqa.results import decode
 from vqa.settings import QueueSettings
 
 RunSweep = Callable[[], SweepResult]
-
-
-@pytest.fixture
-def app(queue_settings: QueueSettings) -> Iterator[Celery]:
-    with make_app(queue_settings) as app:
-        yield app
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Attempts that end by an error which is neither the job's nor the engine's."""
 
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import cast
 
@@ -10,7 +9,6 @@ from celery import Celery
 from redis import Redis
 
 from vqa.answer import Answer, Timings, Usage
-from vqa.celery import make_app
 from vqa.errors import JobGivenUp
 from vqa.images.store import ImageStore
 from vqa.job import Job, RetryPolicy
@@ -56,12 +54,6 @@ class Policy:
 
     def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
         return outcome
-
-
-@pytest.fixture
-def app(queue_settings: QueueSettings) -> Iterator[Celery]:
-    with make_app(queue_settings) as app:
-        yield app
 
 
 @pytest.fixture
