@@ -153,6 +153,7 @@ def _is_copy(raw: bytes) -> bool:
     try:
         message, exchange, routing_key = plain.loads(raw.decode())
     except Exception:
+        # kombu's JSON has types that raise errors of many kinds
         return False
     return isinstance(message, dict) and isinstance(exchange, str) and isinstance(routing_key, str)
 
