@@ -26,13 +26,16 @@ PREFIX = "VQA_"
 #: likeness of two names, from 0 to 1, from which one is taken for the other's misspelling
 _NEAR = 0.75
 
-#: variables that only workers read. A producer cannot import their classes, and must not refuse these names
-_WORKER_NAMES = """
+#: variables that classes elsewhere read: of workers, which a producer cannot import, and of `vqa.gateway_settings`
+_OTHER_NAMES = """
     VQA_CARDS VQA_DRAIN_S VQA_LOG_LEVEL VQA_MEDIA_PROCESSES VQA_MESSAGE_MAX_BYTES VQA_READY_TIMEOUT_S VQA_RESTARTS
     VQA_REUSE_TTL_S VQA_SLOTS
     VQA_DTYPE VQA_ENGINE VQA_HANG_S VQA_MAX_IMAGE_TOKENS VQA_MICROBATCH VQA_MODEL VQA_PREFILL_TOKENS VQA_QUANT
     VQA_REPLICAS VQA_RESERVED_SLOTS VQA_REVISION VQA_SLOT_TOKENS VQA_TRUST_REMOTE_CODE VQA_VISION_REUSE_MIB
     VQA_ECHO_DELAY_S VQA_ECHO_JOURNAL VQA_ECHO_LOAD_S
+    VQA_GATEWAY_ADDRESS VQA_GATEWAY_BODY_MAX_BYTES VQA_GATEWAY_CORS_ORIGINS VQA_GATEWAY_DRAIN_S VQA_GATEWAY_IMAGE_TTL_S
+    VQA_GATEWAY_OPEN VQA_GATEWAY_PORT VQA_GATEWAY_PROCESSES VQA_GATEWAY_TEST_MODELS VQA_GATEWAY_WEBHOOK_PRIVATE
+    VQA_FILES_MAX_BYTES VQA_FILES_TOTAL_BYTES VQA_FILES_TTL_S VQA_FILES_URL
 """
 
 
@@ -223,4 +226,4 @@ class FlowerSettings(Settings):
 
 
 #: every variable that is a setting
-NAMES = frozenset([*QueueSettings.variables(), *FlowerSettings.variables(), *_WORKER_NAMES.split()])
+NAMES = frozenset([*QueueSettings.variables(), *FlowerSettings.variables(), *_OTHER_NAMES.split()])

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import FlowerSettings, QueueSettings, Settings
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.settings import EngineSettings
@@ -22,6 +23,8 @@ CLASSES: dict[str, type[Settings]] = {
     "Queue": QueueSettings,
     "Worker": WorkerSettings,
     "Engine": EngineSettings,
+    "Gateway": GatewaySettings,
+    "Files": FilesSettings,
     "Flower": FlowerSettings,
     "Tests": EchoSettings,
 }

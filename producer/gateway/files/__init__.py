@@ -1,0 +1,1 @@
+"""Uploaded files, kept in Redis, a folder or an object store."""

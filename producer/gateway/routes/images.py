@@ -1,0 +1,7 @@
+"""Endpoints of images."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

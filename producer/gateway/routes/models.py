@@ -1,0 +1,7 @@
+"""Endpoints of models."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
