@@ -1,0 +1,127 @@
+"""Stored images: sent once, then named by an `img_` id wherever an image is.
+
+`vqa:img:{id}` holds the image's description as JSON and expires with it; the bytes are in the image store under their
+hash. Functions raise redis.exceptions.RedisError unless noted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+import redis.asyncio
+from redis import Redis
+
+from producer.ids import new_id
+from vqa.errors import ImageMissing
+from vqa.images.file import open_image
+from vqa.images.store import MARGIN_S, image_key, queue_put, reference
+
+PREFIX = "img"
+
+
+def record_key(id: str) -> str:
+    return f"vqa:img:{id}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """The description of a stored image."""
+
+    id: str
+    #: sha256: reference into the image store; internal, never shown over HTTP
+    reference: str
+    #: size of the file
+    bytes: int
+    #: pixels, as the header says
+    width: int
+    height: int
+    #: as Pillow names it: JPEG, PNG, ...
+    format: str
+    #: seconds since 1970; from `expires_at` on the id is unknown
+    created_at: int
+    expires_at: int
+
+    @classmethod
+    def describe(cls, data: bytes, tenant: str | None, ttl_s: int, max_bytes: int, max_pixels: int) -> Self:
+        """Check the image's header and give it an id that belongs to the tenant. Raises BadImage.
+
+        Takes a millisecond per few megabytes; an event loop calls it in a thread.
+        """
+        image = open_image(data, max_bytes, max_pixels)
+        now = int(time.time())
+        return cls(
+            new_id(PREFIX, tenant),
+            reference(data),
+            len(data),
+            image.width,
+            image.height,
+            image.format or "",
+            now,
+            now + ttl_s,
+        )
+
+    @property
+    def ttl_s(self) -> int:
+        return self.expires_at - self.created_at
+
+    def queue_extend(self, pipe: Any) -> None:
+        """Queue two commands: extend the life of the bytes if they are in the image store, and tell their size."""
+        pipe.expire(image_key(self.reference), self.ttl_s + MARGIN_S, gt=True)
+        pipe.strlen(image_key(self.reference))
+
+    def queue_put(self, pipe: Any, data: bytes | None) -> None:
+        """Queue the record, and the bytes unless the image store has them (None)."""
+        if data is not None:
+            queue_put(pipe, self.reference, data, self.ttl_s)
+        pipe.set(record_key(self.id), json.dumps(asdict(self)), ex=self.ttl_s)
+
+    @classmethod
+    def parse(cls, id: str, record: bytes | None) -> Self:
+        """Read a record. Raises ImageMissing if there is none, or another program has written it."""
+        if record is not None:
+            with suppress(ValueError, TypeError, RecursionError):
+                return cls(**json.loads(record))
+        raise ImageMissing(f"image {id} is unknown or has expired; store it again")
+
+
+def store(redis: Redis, image: StoredImage, data: bytes) -> None:
+    """Store the image; bytes that the image store has already are not sent again."""
+    with redis.pipeline(transaction=False) as pipe:
+        image.queue_extend(pipe)
+        [_, size] = pipe.execute()
+        image.queue_put(pipe, None if size == len(data) else data)
+        pipe.execute()
+
+
+async def store_async(redis: redis.asyncio.Redis, image: StoredImage, data: bytes) -> None:
+    """Do as `store`."""
+    async with redis.pipeline(transaction=False) as pipe:
+        image.queue_extend(pipe)
+        [_, size] = await pipe.execute()
+        image.queue_put(pipe, None if size == len(data) else data)
+        await pipe.execute()
+
+
+def resolve(redis: Redis, ids: Iterable[str]) -> dict[str, str]:
+    """Return the sha256: reference of each stored image, in one round trip. Raises ImageMissing, naming the id.
+
+    Whether a caller may use an id is for the caller to check (`producer.ids.is_owner`).
+    """
+    names = list(dict.fromkeys(ids))
+    return _references(names, cast(list[bytes | None], redis.mget(map(record_key, names))) if names else [])
+
+
+async def resolve_async(redis: redis.asyncio.Redis, ids: Iterable[str]) -> dict[str, str]:
+    """Do as `resolve`."""
+    names = list(dict.fromkeys(ids))
+    return _references(names, await redis.mget(list(map(record_key, names))) if names else [])
+
+
+def _references(ids: Sequence[str], records: Sequence[bytes | None]) -> dict[str, str]:
+    found: Mapping[str, StoredImage] = {id: StoredImage.parse(id, each) for id, each in zip(ids, records, strict=True)}
+    return {id: image.reference for id, image in found.items()}
