@@ -23,6 +23,9 @@ from vqa.images.store import MARGIN_S, image_key, queue_put, reference
 
 PREFIX = "img"
 
+#: inside `StoredImage`, `bytes` is a field
+_Content = bytes
+
 
 def record_key(id: str) -> str:
     return f"vqa:img:{id}"
@@ -47,7 +50,7 @@ class StoredImage:
     expires_at: int
 
     @classmethod
-    def describe(cls, data: bytes, tenant: str | None, ttl_s: int, max_bytes: int, max_pixels: int) -> Self:
+    def describe(cls, data: _Content, tenant: str | None, ttl_s: int, max_bytes: int, max_pixels: int) -> Self:
         """Check the image's header and give it an id that belongs to the tenant. Raises BadImage.
 
         Takes a millisecond per few megabytes; an event loop calls it in a thread.
@@ -74,14 +77,14 @@ class StoredImage:
         pipe.expire(image_key(self.reference), self.ttl_s + MARGIN_S, gt=True)
         pipe.strlen(image_key(self.reference))
 
-    def queue_put(self, pipe: Any, data: bytes | None) -> None:
+    def queue_put(self, pipe: Any, data: _Content | None) -> None:
         """Queue the record, and the bytes unless the image store has them (None)."""
         if data is not None:
             queue_put(pipe, self.reference, data, self.ttl_s)
         pipe.set(record_key(self.id), json.dumps(asdict(self)), ex=self.ttl_s)
 
     @classmethod
-    def parse(cls, id: str, record: bytes | None) -> Self:
+    def parse(cls, id: str, record: _Content | None) -> Self:
         """Read a record. Raises ImageMissing if there is none, or another program has written it."""
         if record is not None:
             with suppress(ValueError, TypeError, RecursionError):
@@ -119,7 +122,8 @@ def resolve(redis: Redis, ids: Iterable[str]) -> dict[str, str]:
 async def resolve_async(redis: redis.asyncio.Redis, ids: Iterable[str]) -> dict[str, str]:
     """Do as `resolve`."""
     names = list(dict.fromkeys(ids))
-    return _references(names, await redis.mget(list(map(record_key, names))) if names else [])
+    records = await redis.mget(list(map(record_key, names))) if names else []
+    return _references(names, cast(list[bytes | None], records))
 
 
 def _references(ids: Sequence[str], records: Sequence[bytes | None]) -> dict[str, str]:
