@@ -27,13 +27,21 @@ log = logging.getLogger(__name__)
 class Leases:
     """The leases that this worker holds, by job id."""
 
-    def __init__(self, redis: Redis, worker: str, lease_s: float, about: Mapping[str, Any]) -> None:
-        """`about` is shown in the list of workers."""
+    def __init__(
+        self,
+        redis: Redis,
+        worker: str,
+        lease_s: float,
+        about: Mapping[str, Any],
+        figures: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """`about` is shown in the list of workers, and what `figures` returns at each renewal."""
         self._redis = redis
         self._ledger = Ledger(redis)
         self._worker = worker
         self._lease_s = lease_s
         self._about = about
+        self._figures = figures
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -111,7 +119,8 @@ class Leases:
 
     def _renew(self) -> None:
         leases = self.held()
-        lost = self._ledger.renew(self._worker, [(each.id, each.token) for each in leases], self._lease_s, self._about)
+        held, about = [(each.id, each.token) for each in leases], {**self._about, **self._figures()}
+        lost = self._ledger.renew(self._worker, held, self._lease_s, about)
         for lease in leases:
             # `_drop` ignores a job that ended during the call
             if lease.id in lost:

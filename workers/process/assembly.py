@@ -31,6 +31,7 @@ from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
 from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
+from workers.jobs.recent_answers import RecentAnswers
 from workers.media.pool import DecoderPool
 from workers.process.janitor import Janitor
 from workers.process.preconditions import require_open_files, require_own_name, require_packages, wait_for_redis
@@ -158,7 +159,8 @@ class Worker:
         # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
         hasty = self._hasty
         about = {"slots": self.slots, "model": engine.model, "engine": own.engine}
-        leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about)
+        recent = RecentAnswers()
+        leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about, recent.figures)
         cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
         media = DecoderPool(
             self.settings.decoders,
@@ -170,4 +172,4 @@ class Worker:
         )
         print(media.plan, flush=True)
         answering = Answering(self.name, store, media, engine, leases, FirstAnswer(self.link))
-        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [cache])
+        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
