@@ -11,6 +11,7 @@ import redis.asyncio
 from fastapi import Depends, Request
 
 from producer.client.aio import AsyncClient
+from producer.gateway.access.admission import Admission
 from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
@@ -26,6 +27,7 @@ class Context:
     client: AsyncClient
     #: for what is no job: keys, budgets, files
     redis: redis.asyncio.Redis
+    admission: Admission
 
 
 @asynccontextmanager
@@ -36,7 +38,8 @@ async def open_context(
     async with AsyncClient(queue_settings) as client:
         connection = connect_async(queue_settings)
         try:
-            yield Context(queue_settings, settings, files_settings, client, connection)
+            admission = Admission(connection)
+            yield Context(queue_settings, settings, files_settings, client, connection, admission)
         finally:
             await connection.aclose()
 
