@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self, TypedDict, Unpack
+from typing import Annotated, Any, BinaryIO, Literal, Self, TypedDict, Unpack, cast
 
 from PIL import Image
 from pydantic import (
@@ -27,6 +27,7 @@ from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
 from vqa.frozen_model import Frozen, explain, names_of
 from vqa.images.data_url import from_data_url, to_data_url
 from vqa.images.source import read_image
+from vqa.images.stored_id import is_stored_id
 from vqa.response_format import (
     ChoiceFormat,
     JsonObjectFormat,
@@ -78,7 +79,7 @@ _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def _image_from_json(value: object) -> object:
-    if not isinstance(value, str) or _REFERENCE.fullmatch(value):
+    if not isinstance(value, str) or _REFERENCE.fullmatch(value) or is_stored_id(value):
         return value
     if value[:5].lower() == "data:":
         try:
@@ -86,7 +87,8 @@ def _image_from_json(value: object) -> object:
         except BadImage as error:
             raise ValueError(str(error)) from None
     raise ValueError(
-        "an image must be bytes, a data: URL or an image store reference (sha256:...); other URLs are not fetched"
+        "an image must be bytes, a data: URL, a stored image's id (img_...) or an image store reference (sha256:...); "
+        "other URLs are not fetched"
     )
 
 
@@ -112,7 +114,10 @@ class TextPart(Frozen):
 
 
 class ImagePart(Frozen):
-    """An image in a message: its encoded bytes, or a reference into the image store."""
+    """An image in a message: its encoded bytes, a reference into the image store, or a stored image's id.
+
+    A client replaces the id by the reference when it submits the job.
+    """
 
     type: Literal["image"] = "image"
     image: ImageContent
@@ -230,10 +235,15 @@ class Job(Frozen):
 
     @classmethod
     def about(cls, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Self:
-        """Create a job of one image and one question. Raises BadImage or InvalidJob."""
+        """Create a job of one image and one question. Raises BadImage or InvalidJob.
+
+        A string is a path, or the id of a stored image (img_...) unless a file has that name.
+        """
         if isinstance(question, str) and not question.strip():
             raise InvalidJob("question: it is empty")
-        parts = ({"type": "image", "image": read_image(image)}, {"type": "text", "text": question})
+        stored = isinstance(image, str) and is_stored_id(image) and not Path(image).exists()
+        content = image if stored else read_image(image)
+        parts = ({"type": "image", "image": content}, {"type": "text", "text": question})
         return cls(messages=({"role": "user", "content": parts},), **fields)
 
     @classmethod
@@ -273,13 +283,14 @@ class Job(Frozen):
         """Yield the images in the order in which the model sees them."""
         return (part for message in self.messages for part in message.content if isinstance(part, ImagePart))
 
-    def with_images(self, contents: Mapping[bytes, str]) -> Self:
-        """Return the job with the bytes of each image replaced by its reference in `contents`."""
+    def with_images(self, contents: Mapping[bytes, str] | Mapping[str, str]) -> Self:
+        """Return the job with images, given by bytes or by name, replaced by their references in `contents`."""
+        references = cast(Mapping[bytes | str, str], contents)
 
         def replaced(message: Message) -> Message:
             parts = (
-                ImagePart(image=contents[part.image])
-                if isinstance(part, ImagePart) and isinstance(part.image, bytes)
+                ImagePart(image=references[part.image])
+                if isinstance(part, ImagePart) and part.image in references
                 else part
                 for part in message.content
             )

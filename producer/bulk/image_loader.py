@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
+from producer.images.locations import is_named
 from producer.images.read import read_file, source_size
 from producer.inputs import Row, image_sources
 from vqa.errors import VQAError
@@ -101,7 +102,7 @@ class ImageLoader:
             yield self._collect(*waiting.popleft())
 
     def _start(self, row: Row) -> list[str]:
-        sources = [source for source in image_sources(row) if not source.startswith("sha256:")]
+        sources = [source for source in image_sources(row) if not is_named(source)]
         for source in sources:
             reading = self._readings.get(source)
             if reading is None:

@@ -15,8 +15,10 @@ from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
 from producer.client.submission import PreparedJob
+from producer.images.locations import is_named
 from producer.inputs import BadRow, Row, image_sources, read_rows
 from vqa.errors import BadImage, ImageMissing, InvalidJob, VQAError
+from vqa.images.stored_id import is_stored_id
 from vqa.ledger.batches import EXPIRED_CODE
 
 #: with less time left than this, a row expires instead of becoming a job
@@ -132,7 +134,7 @@ class JobBuilder:
         if loaded.error is not None:
             raise loaded.error
         row, id = loaded.row, loaded.id
-        self._check_stored_images(row)
+        stored = self._stored_images(row)
         extra = {name: value for name, value in self._plan.delivery.items() if name not in row.fields}
         timeout_s = self._timeout_s({**extra, **row.fields})
         left_s = float("inf") if self.deadline is None else self.deadline - time.time()
@@ -141,17 +143,20 @@ class JobBuilder:
         ends_with_batch = left_s < timeout_s
         if ends_with_batch:
             extra["timeout_s"] = left_s
-        job = row.job(id, loaded.references, batch=self._writer.batch, **extra)
+        job = row.job(id, {**loaded.references, **stored}, batch=self._writer.batch, **extra)
         self.open[id] = OpenRow(row.custom_id, row.number, ends_with_batch)
         return PreparedJob(job, {image.reference: image.data for image in loaded.images.values()})
 
     def _timeout_s(self, fields: Mapping[str, Any]) -> float:
         return float(fields.get("timeout_s") or self._client.settings.timeout_s(fields.get("lane", "interactive")))
 
-    def _check_stored_images(self, row: Row) -> None:
-        stored = [source for source in image_sources(row) if source.startswith("sha256:")]
-        if stored and None in self._client.image_sizes(stored).values():
+    def _stored_images(self, row: Row) -> dict[str, str]:
+        """Return the references of the stored images that the row names. Raises ImageMissing."""
+        named = [source for source in image_sources(row) if is_named(source)]
+        stored = self._client.images.references(filter(is_stored_id, named))
+        if named and None in self._client.image_sizes([stored.get(name, name) for name in named]).values():
             raise ImageMissing("an image that the row references is not in the image store; submit it as a file")
+        return stored
 
     def _clear_last_run(self, id: str) -> None:
         # a dead letter is retried and keeps its history; any other old outcome would be taken for the new one

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from producer.client.aio_reply_reader import AsyncReplyReader
-from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
+from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource, AsyncImagesResource
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Unreachable
@@ -40,6 +40,7 @@ class AsyncClient(DeprecatedMethods):
         self._replies = AsyncReplyReader(self._queue, self._threads)
         self.batches = AsyncBatchesResource(self._queue, self.answers, self._threads)
         self.dead_letters = AsyncDeadLettersResource(self._queue, self._threads)
+        self.images = AsyncImagesResource(self._queue, self._threads)
 
     async def __aenter__(self) -> Self:
         return self

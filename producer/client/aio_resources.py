@@ -1,4 +1,4 @@
-"""`client.batches` and `client.dead_letters` of the asyncio client."""
+"""`client.batches`, `client.dead_letters` and `client.images` of the asyncio client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import Any
 from producer.client.batches import POLL_S, Batch, Result, RowLike
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
-from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedCall
+from producer.client.resources import (
+    STORED_TTL_S,
+    BatchesResource,
+    DeadLettersResource,
+    DeprecatedCall,
+    ImagesResource,
+)
 from producer.client.threads import Threads
-from vqa.job import Lane
+from producer.images.stored import StoredImage
+from vqa.job import ImageSource, Lane
 from vqa.ledger.batches import BatchState
 from vqa.results import Outcome
 
@@ -127,3 +134,23 @@ class AsyncDeadLettersResource(DeprecatedCall):
         limit: int | None = 100,
     ) -> list[DeadLetter]:
         return await self._threads.long(self._dead_letters.list, reason, since, before, limit)
+
+
+class AsyncImagesResource:
+    """`ImagesResource` with `await`; its methods are documented there."""
+
+    def __init__(self, queue: JobQueue, threads: Threads) -> None:
+        self._images = ImagesResource(queue)
+        self._threads = threads
+
+    async def upload(self, image: ImageSource, *, ttl_s: int = STORED_TTL_S, tenant: str | None = None) -> StoredImage:
+        return await self._threads.image(self._images.upload, image, ttl_s=ttl_s, tenant=tenant)
+
+    async def retrieve(self, id: str) -> StoredImage:
+        return await self._threads.short(self._images.retrieve, id)
+
+    async def delete(self, id: str) -> bool:
+        return await self._threads.short(self._images.delete, id)
+
+    async def references(self, ids: Iterable[str]) -> dict[str, str]:
+        return await self._threads.short(self._images.references, list(ids))

@@ -10,7 +10,7 @@ from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Unreachable
 from producer.client.reply_reader import ReplyReader
-from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedMethods
+from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedMethods, ImagesResource
 from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob
 from producer.client.waiters import Waiter, Window, arrived, remaining
@@ -37,6 +37,7 @@ class Client(DeprecatedMethods):
         self._replies = ReplyReader(self._queue)
         self.batches = BatchesResource(self._queue, self.answers)
         self.dead_letters = DeadLettersResource(self._queue)
+        self.images = ImagesResource(self._queue)
 
     def __enter__(self) -> Self:
         return self

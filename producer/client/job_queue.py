@@ -25,8 +25,9 @@ from producer.client.states import (
     reply_list,
     unknown,
 )
-from producer.client.submission import PreparedJob, Submission, chunks, prepare
+from producer.client.submission import PreparedJob, Submission, chunks, prepare, stored_ids
 from producer.client.waiters import closed
+from producer.images.stored import resolve
 from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
@@ -134,7 +135,8 @@ class JobQueue:
             return Offered.from_refusals(jobs, errors)
 
     def _accept(self, jobs: Sequence[PreparedJob]) -> Mapping[str, QueueFull]:
-        submission = prepare(jobs, self.settings, self.reply_list)
+        references = resolve(self.redis, stored_ids(jobs))
+        submission = prepare([job.with_references(references) for job in jobs], self.settings, self.reply_list)
         self._store_images(submission)
         verdicts = self._ledger.accept_many(submission.commands)
         results = list(zip(submission.wakeups, verdicts, strict=True))

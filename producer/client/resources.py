@@ -1,4 +1,4 @@
-"""`client.batches` and `client.dead_letters`, and the method names that they replace."""
+"""`client.batches`, `client.dead_letters` and `client.images`, and the method names that they replace."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import OutOfMemoryError
+
 from producer.client.batches import Answers, Batch, BatchSubmission, RowLike
+from producer.client.capacity import memory_full
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
-from vqa.job import Lane
+from producer.images.stored import StoredImage, read, remove, resolve, store
+from vqa.images.source import read_image
+from vqa.job import ImageSource, Lane
 from vqa.ledger.batches import Batches, BatchState
+
+#: seconds that an image stored by a client is kept
+STORED_TTL_S = 86_400
 
 
 def _warn(old: str, new: str) -> None:
@@ -137,3 +145,39 @@ class DeadLettersResource(DeprecatedCall):
         """
         with self._queue.dead_letters() as dead:
             return dead.newest(reason, since, before, limit)
+
+
+class ImagesResource:
+    """`client.images`: images that are sent once and then named by their `img_` ids."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    def upload(self, image: ImageSource, *, ttl_s: int = STORED_TTL_S, tenant: str | None = None) -> StoredImage:
+        """Store an image for `ttl_s` seconds; its id can be given wherever an image can.
+
+        Over HTTP only the tenant's callers can use it. Raises BadImage, and QueueFull if Redis's memory is full.
+        """
+        data, settings = read_image(image), self._queue.settings
+        stored = StoredImage.describe(data, tenant, ttl_s, settings.image_max_bytes, settings.image_max_pixels)
+        with self._queue.redis_errors():
+            try:
+                store(self._queue.redis, stored, data)
+            except OutOfMemoryError:
+                raise memory_full() from None
+        return stored
+
+    def retrieve(self, id: str) -> StoredImage:
+        """Return the description of a stored image. Raises ImageMissing."""
+        with self._queue.redis_errors():
+            return read(self._queue.redis, id)
+
+    def delete(self, id: str) -> bool:
+        """Forget the id; return False if it is unknown. The bytes expire with the last job that uses them."""
+        with self._queue.redis_errors():
+            return remove(self._queue.redis, id)
+
+    def references(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return the images' references into the image store. Raises ImageMissing, naming the id."""
+        with self._queue.redis_errors():
+            return resolve(self._queue.redis, ids)

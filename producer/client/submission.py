@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from vqa.errors import BadImage, ImageMissing
 from vqa.images.file import open_image
 from vqa.images.store import MARGIN_S, image_key, queue_put, reference
+from vqa.images.stored_id import is_stored_id
 from vqa.job import Job, Lane
 from vqa.ledger.commands import Command, accept_command
 from vqa.settings import QueueSettings
@@ -41,6 +42,16 @@ class PreparedJob:
     def upload_bytes(self) -> int:
         """Return about how many bytes of images are sent with the job."""
         return sum(len(part.image) for part in self.job.images()) + sum(map(len, self.images.values()))
+
+    def with_references(self, references: Mapping[str, str]) -> Self:
+        """Return the job with the ids of stored images replaced by their references."""
+        return replace(self, job=self.job.with_images(references)) if references else self
+
+
+def stored_ids(jobs: Iterable[PreparedJob]) -> list[str]:
+    """Return the ids of the stored images that the jobs name."""
+    images = (part.image for prepared in jobs for part in prepared.job.images())
+    return [image for image in images if isinstance(image, str) and is_stored_id(image)]
 
 
 @dataclass(slots=True)

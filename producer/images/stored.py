@@ -110,6 +110,26 @@ async def store_async(redis: redis.asyncio.Redis, image: StoredImage, data: byte
         await pipe.execute()
 
 
+def read(redis: Redis, id: str) -> StoredImage:
+    """Return the description of a stored image. Raises ImageMissing."""
+    return StoredImage.parse(id, cast(bytes | None, redis.get(record_key(id))))
+
+
+async def read_async(redis: redis.asyncio.Redis, id: str) -> StoredImage:
+    """Do as `read`."""
+    return StoredImage.parse(id, cast(bytes | None, await redis.get(record_key(id))))
+
+
+def remove(redis: Redis, id: str) -> bool:
+    """Forget the id; return False if it is unknown. The bytes expire with the last job or id that uses them."""
+    return bool(redis.delete(record_key(id)))
+
+
+async def remove_async(redis: redis.asyncio.Redis, id: str) -> bool:
+    """Do as `remove`."""
+    return bool(await redis.delete(record_key(id)))
+
+
 def resolve(redis: Redis, ids: Iterable[str]) -> dict[str, str]:
     """Return the sha256: reference of each stored image, in one round trip. Raises ImageMissing, naming the id.
 

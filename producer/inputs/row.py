@@ -30,8 +30,8 @@ class Row:
     #: 1 to 512 printable characters, unique in a submission
     custom_id: str
     #: fields of a job, without id and batch. In `messages`, each content is a list of parts, and an image's is
-    #: {"type": "image", "image": SOURCE}, where SOURCE is file:<absolute path>, data:image/...;base64,... or
-    #: sha256:<64 hex digits>
+    #: {"type": "image", "image": SOURCE}, where SOURCE is file:<absolute path>, data:image/...;base64,...,
+    #: sha256:<64 hex digits> or img_...
     fields: Mapping[str, Any]
 
     def digest(self) -> str:
@@ -48,7 +48,7 @@ class Row:
         """Build the job. Raises InvalidJob.
 
         `contents` maps sources to bytes or references into the image store. It must contain the sources of all files;
-        data: and sha256: sources are valid as they are. `extra` fields override those of the row.
+        other sources are valid as they are. `extra` fields override those of the row.
         """
         messages = [_with_images(message, contents) for message in self.fields["messages"]]
         return Job(**{**self.fields, **extra, "id": id, "messages": messages})
