@@ -55,12 +55,12 @@ def _supervise(name: str | None) -> int:
     from vqa.celery import make_app
     from vqa.connection import connect
     from vqa.errors import NotReady, SettingsError
+    from vqa.output import protect_output
     from vqa.settings import QueueSettings
     from workers.cards import requested_cards
     from workers.engine.echo.settings import EchoSettings
     from workers.engine.settings import EngineSettings
     from workers.log import set_up_logging
-    from workers.output import protect_output
     from workers.process.janitor import Janitor
     from workers.process.preconditions import require_packages
     from workers.settings import WorkerSettings

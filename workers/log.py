@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 
-from workers.output import protect_output
+from vqa.output import protect_output
 
 #: loggers that add a traceback to warnings after which they go on: a rejected message, an unreadable broadcast
 _VERBOSE = ("celery.app.trace", "kombu.transport.redis")

@@ -14,9 +14,9 @@ from celery import Celery, signals
 
 from vqa.celery import make_app
 from vqa.errors import SettingsError, VQAError
+from vqa.output import protect_output
 from vqa.settings import QueueSettings
 from workers.log import set_up_logging
-from workers.output import protect_output
 from workers.process.assembly import Worker
 from workers.supervisor.link import EXIT_NEVER_READY, READY, SupervisorLink
 from workers.tasks import AnswerTask

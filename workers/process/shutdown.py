@@ -17,9 +17,9 @@ from vqa.connection import REDIS_ERRORS
 from vqa.error_replies import describe
 from vqa.errors import EngineError
 from vqa.ledger.records import Lease
+from vqa.output import protect_output
 from workers.engine.base import Stall
 from workers.jobs.attempt import Attempts
-from workers.output import protect_output
 from workers.supervisor.link import EXIT_CRASHED, EXIT_HUNG
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ PROGRAM = """
 import logging, os, signal, sys
 from pathlib import Path
 from workers.log import set_up_logging
-from workers.output import protect_output
+from vqa.output import protect_output
 
 protect_output()
 set_up_logging("INFO")
@@ -108,7 +108,7 @@ def test_a_full_disk_is_said_where_it_can_be(tmp_path: Path) -> None:
 #: a library that writes to descriptor 1 must not write to Redis
 CLOSED = """
 import os, socket, subprocess, sys
-from workers.output import protect_output
+from vqa.output import protect_output
 
 protect_output()
 ours, theirs = socket.socketpair()
