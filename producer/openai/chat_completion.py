@@ -8,7 +8,7 @@ from typing import Any
 from vqa.answer import Answer
 
 #: fields of an answer that a chat completion has no place for
-_EXTRA = {"timings", "worker", "attempt", "reused", "parsed", "images"}
+EXTRA = frozenset({"timings", "worker", "attempt", "reused", "parsed", "images"})
 
 
 def chat_completion(answer: Answer) -> dict[str, Any]:
@@ -23,6 +23,10 @@ def chat_completion(answer: Answer) -> dict[str, Any]:
         "created": int(time.time()),
         "model": answer.model,
         "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
-        "usage": answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens},
-        "vqa": answer.model_dump(mode="json", include=_EXTRA),
+        "usage": usage_object(answer),
+        "vqa": answer.model_dump(mode="json", include=set(EXTRA)),
     }
+
+
+def usage_object(answer: Answer) -> dict[str, int]:
+    return answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens}

@@ -1,0 +1,82 @@
+"""Fields of a chat-completions body besides its messages.
+
+Fields that cannot be honoured are refused by name, so that no answer differs from what was asked; values without effect
+are accepted. `model` is not compared with the workers' models. Null fields count as missing. Without `temperature`,
+decoding is greedy, as everywhere in this project; OpenAI's default is 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from producer.openai.chat_messages import ResolveUrl, parse_messages
+from vqa.errors import InvalidJob
+from vqa.frozen_model import shown
+
+#: names of a body's fields in a job
+_JOB_FIELDS: Final[Mapping[str, str]] = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+    "stop": "stop",
+    "response_format": "response_format",
+    "metadata": "metadata",
+}
+
+#: `messages` is read elsewhere; the others say nothing about the answer
+_IGNORED = frozenset(
+    {
+        *("messages", "model", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        *("service_tier", "parallel_tool_calls"),
+    }
+)
+
+#: fields that may only have a value without effect; a message names the first
+_FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "stream": (False,),
+    "stream_options": ({},),
+    "store": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    # vLLM's names, which chat front ends send with their neutral values
+    "repetition_penalty": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+}
+
+
+def job_fields(body: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict[str, Any]:
+    """Return the fields of a job; `place` is how error messages name the body. Raises InvalidJob or BadImage."""
+    fields: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in _FIXED:
+            if not any(map(partial(_equal, value), _FIXED[name])):
+                raise InvalidJob(f"{place}{name}: only {json.dumps(_FIXED[name][0])} is supported")
+        elif name in _JOB_FIELDS:
+            if fields.setdefault(_JOB_FIELDS[name], value) != value:
+                raise InvalidJob(f"{place.strip('.') or 'the body'}: max_tokens and max_completion_tokens differ")
+        elif name not in _IGNORED:
+            raise InvalidJob(f"{place}{shown(name)}: not supported")
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
+    fields["messages"] = parse_messages(body.get("messages"), f"{place}messages", resolve)
+    return fields
+
+
+def _equal(value: object, fixed: object) -> bool:
+    # to Python, True is 1
+    return value == fixed and isinstance(value, bool) == isinstance(fixed, bool)
