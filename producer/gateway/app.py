@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from producer.gateway.context import open_context
-from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page
+from producer.gateway.errors import add_handlers
+from producer.gateway.middleware.stack import outermost
+from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, status
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
 
-_ROUTES = (chat, ask, jobs, images, files, batches, models, health, page)
+_ROUTES = (chat, ask, jobs, images, files, batches, models, health, status, page)
+
+
+class GatewayApp(FastAPI):
+    """FastAPI within middleware that sees all requests and errors, those of FastAPI's own middleware too."""
+
+    def __init__(self, settings: GatewaySettings, **options: object) -> None:
+        self.settings = settings
+        super().__init__(**options)  # type: ignore[arg-type]
+        #: whether the process is ending: /readyz says so
+        self.state.stopping = False
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return outermost(super().build_middleware_stack(), self.settings)
 
 
 def create_app(
@@ -31,7 +48,17 @@ def create_app(
             app.state.context = context
             yield
 
-    app = FastAPI(title="vqa-queue", lifespan=lifespan)
+    app = GatewayApp(
+        settings,
+        title="vqa-queue",
+        version=version("vqa-queue"),
+        lifespan=lifespan,
+        max_body_size=settings.body_max_bytes,
+        # FastAPI's pages load their scripts from elsewhere
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_handlers(app)
     for module in _ROUTES:
         app.include_router(module.router)
     return app
