@@ -21,9 +21,9 @@ from producer import (
     PromptTooLong,
     UnknownJob,
 )
-from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource
+from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource, AsyncImagesResource
 from producer.client.batches import new_id
-from producer.client.resources import BatchesResource, DeadLettersResource
+from producer.client.resources import BatchesResource, DeadLettersResource, ImagesResource
 from tests.producer.conftest import MakeJob, PlayedWorker, answer
 from tests.redis_server import RedisServer
 from vqa.ledger.batches import Batches
@@ -48,6 +48,7 @@ def test_it_has_every_method_of_the_synchronous_client() -> None:
     assert surface(AsyncClient) == surface(Client)
     assert surface(AsyncBatchesResource) == surface(BatchesResource)
     assert surface(AsyncDeadLettersResource) == surface(DeadLettersResource)
+    assert surface(AsyncImagesResource) == surface(ImagesResource)
 
 
 def test_many_questions_at_once_get_their_own_answers(queue_settings: QueueSettings, echoing: None, png: bytes) -> None:
