@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from producer.cli.dead_letters import app as dlq
+from producer.cli.gateway import app as gateway
 from producer.cli.options import (
     CONTEXT,
     AsJson,
@@ -37,6 +38,7 @@ vqa asks vision-language models about images, through a queue on Redis.
   vqa ask cat.jpg "What is on the mat?"         ask one question
   vqa submit questions.jsonl -o answers.jsonl   ask many, or resume after a stop
   vqa status                                    show open jobs and workers
+  vqa gateway                                   serve OpenAI's API over HTTP
 
 `vqa --help` lists all commands, and `vqa COMMAND --help` explains one.
 VQA_REDIS_URL or --redis-url says where Redis is."""
@@ -47,6 +49,7 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help
 app = typer.Typer(name="vqa", context_settings=CONTEXT, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(bulk)
 app.add_typer(dlq)
+app.add_typer(gateway)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from producer.client.aio import AsyncClient
 from producer.gateway.access.admission import Admission
+from producer.gateway.readiness import Readiness
 from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
@@ -28,6 +29,7 @@ class Context:
     #: for what is no job: keys, budgets, files
     redis: redis.asyncio.Redis
     admission: Admission
+    readiness: Readiness
 
 
 @asynccontextmanager
@@ -39,7 +41,7 @@ async def open_context(
         connection = connect_async(queue_settings)
         try:
             admission = Admission(connection)
-            yield Context(queue_settings, settings, files_settings, client, connection, admission)
+            yield Context(queue_settings, settings, files_settings, client, connection, admission, Readiness(client))
         finally:
             await connection.aclose()
 

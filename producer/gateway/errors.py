@@ -123,6 +123,12 @@ class NoWorker(RequestError):
     status = 503
 
 
+class ShuttingDown(RequestError):
+    """This gateway process is stopping."""
+
+    status = 503
+
+
 def status_of(error: VQAError) -> int:
     """Return the HTTP status of an error."""
     if isinstance(error, RequestError):
@@ -163,8 +169,8 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _on_vqa_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, VQAError)
-    pace = getattr(request.app.state, "pace", None)
-    return error_response(error, pace.retry_after_s(error) if pace else None)
+    context = getattr(request.app.state, "context", None)
+    return error_response(error, context.readiness.retry_after_s(error) if context else None)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -206,7 +212,8 @@ _MAX_PARAM = 100
 def _param(loc: Sequence[str | int]) -> str | None:
     """Return the place of a field without its first part, which says whether it is in the body, query or header."""
     inner = loc[1:] if loc and loc[0] in ("body", "query", "header", "path") else loc
-    return ".".join(map(str, inner))[:_MAX_PARAM] or None
+    # the place of a mistake in JSON is a number of characters, and no field
+    return None if inner and isinstance(inner[0], int) else ".".join(map(str, inner))[:_MAX_PARAM] or None
 
 
 def _object(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""The order of the middleware."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp
+
+from producer.gateway.middleware.access_log import AccessLog
+from producer.gateway.middleware.request_id import RequestId
+from producer.gateway.middleware.security_headers import SecurityHeaders
+from producer.gateway.middleware.unexpected import UnexpectedErrors
+from vqa.gateway_settings import GatewaySettings
+
+
+def outermost(app: ASGIApp, settings: GatewaySettings) -> ASGIApp:
+    """Wrap the whole application."""
+    app = UnexpectedErrors(app)
+    app = SecurityHeaders(app)
+    app = AccessLog(app)
+    return RequestId(app)
