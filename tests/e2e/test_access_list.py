@@ -1,5 +1,6 @@
 """deploy/redis-users.conf: everything works under it, and each user may do what it is for and no more."""
 
+import hashlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolic
 from vqa.ledger.ledger import Ledger
 
 IMAGE = ROOT / "examples" / "images"
-PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower")}
+PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower", "inbox")}
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,22 @@ def _give_up_and_retry(client: Client, operator: Redis) -> None:
     assert client.dead_letters.purge([letter.id for letter in client.dead_letters.list()]) == 2
 
 
+def _use_the_inbox(foreign: Redis) -> None:
+    image = (IMAGE / "shape-07.png").read_bytes()
+    reference = "sha256:" + hashlib.sha256(image).hexdigest()
+    foreign.set(f"vqa:image:{reference}", image, nx=True, ex=3600)
+    foreign.expire(f"vqa:image:{reference}", 3600, gt=True)
+    good = {"id": "good", "messages": [{"role": "user", "content": [{"type": "image", "image": reference}]}]}
+    for job in (good, {"id": "bad", "messages": []}):
+        foreign.xadd("vqa:inbox", {"job": json.dumps(job), "reply": "vqa:reply:foreign"})
+    for _ in range(2):
+        assert foreign.blpop(["vqa:reply:foreign"], 20)
+    assert b"SUCCESS" in cast(bytes, foreign.get("celery-task-meta-good"))
+    assert b"InvalidJob" in cast(bytes, foreign.get("celery-task-meta-bad"))
+    _soon(lambda: foreign.xlen("vqa:inbox") == 0)
+    assert b"bad" in str(foreign.xrange("vqa:outbox")).encode()
+
+
 def _leave_jobs_behind(client: Client, work: Work) -> None:
     stopped = work("stopped", VQA_SLOTS="1", VQA_DRAIN_S="1")
     ids = client.submit_many(_job(seconds=3) for _ in range(4))
@@ -199,6 +216,7 @@ def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
         _submit_a_file(server, tmp_path)
         _give_up_and_retry(client, operator)
         _look_and_revoke(flower, client)
+        _use_the_inbox(login("inbox"))
         assert "Control command error" not in worker.log.read_text()
         assert worker.stop() == 0
         _leave_jobs_behind(client, work)
@@ -248,6 +266,22 @@ PRODUCER = [
     ("SUBSCRIBE", "celery-task-meta-x"),
     ("PUBLISH", "/0.celery.pidbox", "{}"),
 ]
+INBOX = [
+    ("INFO",),
+    ("EVAL", "return 1", "0"),
+    ("GET", "vqa:job:x"),
+    ("XRANGE", "vqa:inbox", "-", "+"),
+    ("XREADGROUP", "GROUP", "vqa", "x", "STREAMS", "vqa:inbox", ">"),
+    ("XDEL", "vqa:inbox", "1-1"),
+    ("XTRIM", "vqa:inbox", "MAXLEN", "0"),
+    ("XADD", "vqa:outbox", "*", "a", "b"),
+    ("GET", "vqa:image:sha256:x"),
+    ("SET", "vqa:image:sha256:x", "1", "GET"),
+    ("SET", "celery-task-meta-x", "{}"),
+    ("SET", "vqa:job:x", "{}"),
+    ("DEL", "vqa:inbox"),
+    ("LPUSH", "interactive", "{}"),
+]
 FLOWER = [
     ("INFO",),
     ("GET", "vqa:job:x"),
@@ -260,8 +294,9 @@ FLOWER = [
 
 @pytest.mark.parametrize(
     ("user", "command"),
-    [(user, command) for user in ("producer", "worker", "flower") for command in ANYBODY]
+    [(user, command) for user in ("producer", "worker", "flower", "inbox") for command in ANYBODY]
     + [("producer", command) for command in PRODUCER]
+    + [("inbox", command) for command in INBOX]
     + [("flower", command) for command in FLOWER],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -54,6 +54,14 @@ class ImageStore:
                 pipe.execute()
         return references
 
+    def extend(self, references: Iterable[str], timeout_s: float) -> None:
+        """Keep images that are in the store already for a job with that timeout, in one round trip."""
+        if names := set(references):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.expire(image_key(name), int(timeout_s) + MARGIN_S, gt=True)
+                pipe.execute()
+
     def get(self, reference: str) -> bytes:
         """Return the image's bytes. Raises ImageMissing."""
         return self.get_many([reference])[0]

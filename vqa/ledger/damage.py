@@ -13,6 +13,7 @@ from typing import Any, cast
 from redis import Redis
 
 from vqa.celery import DEFAULT_QUEUE
+from vqa.inbox import INBOX, OUTBOX
 from vqa.job import LANES
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import DEAD, DEADLINES, IN_FLIGHT, WORKERS
@@ -33,6 +34,7 @@ FIXED_TYPES: Mapping[str, str] = {
     **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", "unacked_index", "_kombu.binding_deadlines"), "zset"),
     **dict.fromkeys((WORKERS, "vqa:flight:bulk", "unacked"), "hash"),
     **dict.fromkeys((*LANES, DEFAULT_QUEUE), "list"),
+    **dict.fromkeys((INBOX, OUTBOX), "stream"),
     **dict.fromkeys(("vqa:capacity", "vqa:janitor", "unacked_mutex"), "string"),
     **{f"_kombu.binding{kind}.{name}": "set" for name in _EXCHANGES for kind in ("", "_permanent")},
 }

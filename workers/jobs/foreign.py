@@ -34,24 +34,27 @@ class ForeignJobs:
 
     def accept(self, id: str, foreign: ForeignJob, lane: Lane) -> None:
         """Accept the job under its message's id. If it is invalid, close it with a VQAError and raise that."""
+        body = foreign.body
         try:
-            job, timeout_s = self._parse(id, foreign.body, lane)
+            job, timeout_s = self.read({**body, "id": id, "lane": lane} if isinstance(body, Mapping) else body)
         except VQAError as error:
-            self._close_invalid(id, foreign.body, lane, error)
+            self.refuse(id, body, lane, error)
             raise
         self.closing.ledger.accept(id, lane, job.to_json(), timeout_s, tenant=job.tenant, batch=job.batch)
 
-    def _parse(self, id: str, body: object, lane: Lane) -> tuple[Job, float]:
-        """Return the job, with its images moved to the image store, and its timeout."""
-        fields: Any = {**body, "id": id, "lane": lane} if isinstance(body, Mapping) else body
+    def read(self, fields: Any) -> tuple[Job, float]:
+        """Return the job, with defaults and with its images in the image store, and its timeout. Raises VQAError."""
         job = self.settings.resolved(Job.from_json(fields))
-        contents = [part.image for part in job.images() if isinstance(part.image, bytes)]
-        timeout_s = job.timeout_s or self.settings.timeout_s(lane)
+        images = [part.image for part in job.images()]
+        contents = [image for image in images if isinstance(image, bytes)]
+        timeout_s = job.timeout_s or self.settings.timeout_s(job.lane)
+        self.store.extend([image for image in images if isinstance(image, str)], timeout_s)
         return job.with_images(self.store.put_many(contents, timeout_s)), timeout_s
 
-    def _close_invalid(self, id: str, body: object, lane: Lane, error: VQAError) -> None:
+    def refuse(self, id: str, body: object, lane: Lane, error: VQAError, reply: str = "") -> None:
+        """End a job that is not accepted with this error, unless its id is known; push its id on its reply list."""
         # a job of a newer version is kept whole: after an upgrade it can be retried by hand
         newer = isinstance(error, UnsupportedVersion)
         payload = json.dumps(body, default=str).encode() if newer else b""
-        if self.closing.ledger.accept(id, lane, payload, self.settings.timeout_s(lane)) == "accepted":
+        if self.closing.ledger.accept(id, lane, payload, self.settings.timeout_s(lane), reply) == "accepted":
             self.closing.close(id, error, UNSUPPORTED if newer else "")

@@ -26,6 +26,9 @@ from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
+from workers.inbox.accept import Acceptance
+from workers.inbox.reader import InboxReader
+from workers.inbox.stream import InboxStream
 from workers.jobs.answer_cache import AnswerCache, model_identity
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
@@ -110,21 +113,24 @@ class Worker:
         self.watchdog.start()
         self.engine.start(self.shutdown.engine_crashed)
         self.attempts = self.shutdown.attempts = self._make_attempts(self.engine)
+        self.inbox = self._make_inbox(self.attempts.foreign_jobs)
         register(self._app, self.attempts)
 
     def start(self) -> None:
-        """Start to renew leases and to sweep the ledger. Raises NotReady if another worker has this name."""
+        """Start to renew leases, to sweep, and to read the inbox. Raises NotReady if another worker has this name."""
         assert self.attempts is not None
         # another one may have been started at the same time
         self._require_own_name(wait_s=0)
         self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
         self.janitor.start()
+        self.inbox.start()
 
     def stop(self) -> None:
         """Stop all threads, if the model was loaded."""
         if self.attempts is not None:
             self.watchdog.stop()
             self.janitor.stop()
+            self.inbox.stop()
             self.attempts.leases.stop()
             self.engine.stop()
             self.attempts.answering.media.close()
@@ -173,3 +179,10 @@ class Worker:
         print(media.plan, flush=True)
         answering = Answering(self.name, store, media, engine, leases, FirstAnswer(self.link))
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
+
+    def _make_inbox(self, foreign_jobs: ForeignJobs) -> InboxReader:
+        # a connection of its own, since reading waits for new entries; each round is tried again as a whole
+        redis = connect(self._settings, retry_s=0)
+        stream = InboxStream(redis, self.name, self._settings.result_ttl_s)
+        acceptance = Acceptance(redis, foreign_jobs, self.settings.message_max_bytes)
+        return InboxReader(stream, acceptance, self._settings.lease_s, self._settings.redis_timeout_s)

@@ -88,6 +88,7 @@ class Lifecycle:
         held = 0
         if worker.attempts is not None:
             worker.attempts.draining.set()
+            worker.inbox.drain()
             held = len(worker.attempts.leases)
         log.info("draining: %d running jobs have %.0f s to finish", held, drain_s)
 

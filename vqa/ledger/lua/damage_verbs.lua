@@ -19,6 +19,7 @@ end
 -- a command that fails on another type, by type
 local PROBES = {
   zset = {'ZCARD'}, hash = {'HGET', 'nothing'}, list = {'LRANGE', 0, 0}, string = {'GET'}, set = {'SCARD'},
+  stream = {'XLEN'},
 }
 
 local function has_wrong_type(kind, key)
