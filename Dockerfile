@@ -11,7 +11,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY vqa vqa
 COPY producer producer
 COPY workers workers
-RUN pip install --constraint constraints.txt '.[flower]'
+RUN pip install --constraint constraints.txt '.[flower,gateway]'
 USER 10001
 WORKDIR /home/vqa
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m", "producer.monitor.health", "queue"]

@@ -4,11 +4,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from producer.monitor.health import CHECKS
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+#: reached by other machines, and only where its profile is asked for
+PUBLIC = "nginx"
 
 
 def test_it_is_a_compose_file() -> None:
@@ -23,6 +30,42 @@ def test_every_variable_without_a_default_is_explained() -> None:
     assert required <= explained
 
 
-@pytest.mark.parametrize("port", re.findall(r'- "([^"]*:\d+)"', COMPOSE.read_text()))
+PORTS = [port for name, service in SERVICES.items() if name != PUBLIC for port in service.get("ports", [])]
+
+
+@pytest.mark.parametrize("port", PORTS)
 def test_ports_are_for_this_machine_alone(port: str) -> None:
     assert port.startswith("127.0.0.1:")
+
+
+def test_no_port_is_left_out() -> None:
+    public = SERVICES[PUBLIC]["ports"]
+    assert len(PORTS) + len(public) == len(re.findall(r'- "[^"]*:\d+"', COMPOSE.read_text()))
+
+
+def test_what_other_machines_reach_has_to_be_asked_for() -> None:
+    assert SERVICES[PUBLIC]["profiles"] == ["https"]
+    # 8080 only redirects: tests/e2e/test_nginx.py
+    assert {port.rpartition(":")[2] for port in SERVICES[PUBLIC]["ports"]} == {"8080", "8443"}
+
+
+def test_every_variable_that_compose_reads_is_explained() -> None:
+    read = set(re.findall(r"\$\{(\w+)[:}]", COMPOSE.read_text()))
+    explained = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert read == explained
+
+
+def test_the_configuration_that_is_mounted_exists() -> None:
+    [path] = [volume.partition(":")[0] for volume in SERVICES[PUBLIC]["volumes"] if "nginx.conf" in volume]
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "healthcheck" in service])
+def test_health_checks_of_ours_exist(name: str) -> None:
+    test = SERVICES[name]["healthcheck"]["test"]
+    if "producer.monitor.health" in test:
+        assert test[-1] in CHECKS
+
+
+def test_the_image_of_producers_has_what_its_services_need() -> None:
+    assert "'.[flower,gateway]'" in (ROOT / "Dockerfile").read_text()
