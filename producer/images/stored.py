@@ -101,33 +101,14 @@ def store(redis: Redis, image: StoredImage, data: bytes) -> None:
         pipe.execute()
 
 
-async def store_async(redis: redis.asyncio.Redis, image: StoredImage, data: bytes) -> None:
-    """Do as `store`."""
-    async with redis.pipeline(transaction=False) as pipe:
-        image.queue_extend(pipe)
-        [_, size] = await pipe.execute()
-        image.queue_put(pipe, None if size == len(data) else data)
-        await pipe.execute()
-
-
 def read(redis: Redis, id: str) -> StoredImage:
     """Return the description of a stored image. Raises ImageMissing."""
     return StoredImage.parse(id, cast(bytes | None, redis.get(record_key(id))))
 
 
-async def read_async(redis: redis.asyncio.Redis, id: str) -> StoredImage:
-    """Do as `read`."""
-    return StoredImage.parse(id, cast(bytes | None, await redis.get(record_key(id))))
-
-
 def remove(redis: Redis, id: str) -> bool:
     """Forget the id; return False if it is unknown. The bytes expire with the last job or id that uses them."""
     return bool(redis.delete(record_key(id)))
-
-
-async def remove_async(redis: redis.asyncio.Redis, id: str) -> bool:
-    """Do as `remove`."""
-    return bool(await redis.delete(record_key(id)))
 
 
 def resolve(redis: Redis, ids: Iterable[str]) -> dict[str, str]:
