@@ -11,7 +11,10 @@ import redis.asyncio
 from fastapi import Depends, Request
 
 from producer.client.aio import AsyncClient
+from producer.gateway.access.access import open_access
 from producer.gateway.access.admission import Admission
+from producer.gateway.access.key_ring import KeyRing
+from producer.gateway.files.files import Files
 from producer.gateway.readiness import Readiness
 from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
@@ -26,10 +29,12 @@ class Context:
     settings: GatewaySettings
     files_settings: FilesSettings
     client: AsyncClient
-    #: for what is no job: keys, budgets, files
+    #: for what is no job, such as files
     redis: redis.asyncio.Redis
+    keys: KeyRing
     admission: Admission
     readiness: Readiness
+    files: Files
 
 
 @asynccontextmanager
@@ -37,11 +42,21 @@ async def open_context(
     queue_settings: QueueSettings, settings: GatewaySettings, files_settings: FilesSettings
 ) -> AsyncIterator[Context]:
     """Open the connections; close them at the end."""
-    async with AsyncClient(queue_settings) as client:
+    async with AsyncClient(queue_settings) as client, open_access(queue_settings, settings) as (keys, admission):
         connection = connect_async(queue_settings)
         try:
-            admission = Admission(connection)
-            yield Context(queue_settings, settings, files_settings, client, connection, admission, Readiness(client))
+            files = Files(connection, files_settings)
+            yield Context(
+                queue_settings=queue_settings,
+                settings=settings,
+                files_settings=files_settings,
+                client=client,
+                redis=connection,
+                keys=keys,
+                admission=admission,
+                readiness=Readiness(client),
+                files=files,
+            )
         finally:
             await connection.aclose()
 

@@ -1,1 +1,1 @@
-"""Uploaded files, kept in Redis, a folder or an object store."""
+"""Uploaded files: their records in Redis, and their content in Redis or in a folder or object store."""

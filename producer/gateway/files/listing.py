@@ -1,0 +1,108 @@
+"""Lists with cursors: the ids of one tenant's files or batches in the order of their creation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Literal, TypeVar, cast
+
+import redis.asyncio
+
+from producer.gateway.errors import InvalidRequest
+
+#: seconds after which an id leaves its list, whatever it stands for; longer than anything is kept
+_OLDEST_S = 500 * 86_400
+#: ids removed from a list that still serve as cursors, for a caller that deletes what a page showed
+_REMOVED = 10_000
+_REMOVED_S = 86_400
+
+#: ids that are looked up at once
+_PAGE = 1000
+
+Order = Literal["asc", "desc"]
+T = TypeVar("T")
+
+
+def now_us() -> int:
+    """Return the time in microseconds: two ids of a tenant never have the same."""
+    return time.time_ns() // 1000
+
+
+class IdList:
+    """A sorted set of ids by creation time. Methods raise redis.exceptions.RedisError."""
+
+    def __init__(self, connection: redis.asyncio.Redis, key: str) -> None:
+        self._redis = connection
+        self._key = key
+        self._removed = f"{key}:removed"
+
+    async def add(self, id: str) -> None:
+        """Add an id as the newest, unless it is listed."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(self._key, {id: now_us()}, nx=True)
+            pipe.zremrangebyscore(self._key, "-inf", now_us() - _OLDEST_S * 1_000_000)
+            pipe.expire(self._key, _OLDEST_S)
+            await pipe.execute()
+
+    async def remove(self, ids: Iterable[str]) -> None:
+        """Take ids off the list; they stay valid cursors for a day."""
+        names = list(ids)
+        if not names:
+            return
+        scores = await self._redis.zmscore(self._key, names)
+        places = {id: score for id, score in zip(names, scores, strict=True) if score is not None}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrem(self._key, *names)
+            if places:
+                pipe.zadd(self._removed, places)
+                pipe.zremrangebyrank(self._removed, 0, -_REMOVED - 1)
+                pipe.expire(self._removed, _REMOVED_S)
+            await pipe.execute()
+
+    async def page(self, after: str | None, limit: int, order: Order) -> list[str]:
+        """Return up to `limit` ids that follow `after`. Raises InvalidRequest if that id was never listed."""
+        newest_first = order == "desc"
+        first, last = ("+inf", "-inf") if newest_first else ("-inf", "+inf")
+        if after is not None:
+            first = f"({await self._place(after):.0f}"
+        ids = await self._redis.zrange(
+            self._key,
+            first,
+            last,
+            desc=newest_first,
+            byscore=True,
+            offset=0,
+            num=limit,
+        )
+        return [id.decode() for id in cast(list[bytes], ids)]
+
+    async def collect(
+        self,
+        after: str | None,
+        limit: int,
+        order: Order,
+        load: Callable[[list[str]], Awaitable[list[T | None]]],
+        wanted: Callable[[T], bool] = lambda found: True,
+    ) -> tuple[list[T], bool]:
+        """Return up to `limit` objects that follow the id `after`, and whether there are more.
+
+        `load` returns None for an id that stands for nothing any more; it leaves the list.
+        """
+        found: list[T] = []
+        while len(found) <= limit:
+            size = min(limit + 1, _PAGE)
+            ids = await self.page(after, size, order)
+            loaded = await load(ids) if ids else []
+            await self.remove(id for id, each in zip(ids, loaded, strict=True) if each is None)
+            found += (each for each in loaded if each is not None and wanted(each))
+            if len(ids) < size:
+                break
+            after = ids[-1]
+        return found[:limit], len(found) > limit
+
+    async def _place(self, id: str) -> float:
+        for key in (self._key, self._removed):
+            score = await self._redis.zscore(key, id)
+            if score is not None:
+                return score
+        raise InvalidRequest("after: no such id", param="after")
