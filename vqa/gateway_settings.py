@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from vqa.settings import PREFIX, Settings
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 class GatewaySettings(Settings):
@@ -42,6 +52,11 @@ class GatewaySettings(Settings):
     webhook_private: bool = Field(
         default=False, description="1 lets webhooks reach loopback, private and link-local addresses"
     )
+
+    @property
+    def takes_anybody(self) -> bool:
+        """Whether callers need no API key as long as there is none: only this machine's reach it, or it is `open`."""
+        return self.open or is_loopback(self.address)
 
 
 class FilesSettings(Settings):

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from producer.gateway.access.gate import AccessGate
 from producer.gateway.context import open_context
 from producer.gateway.errors import add_handlers
 from producer.gateway.middleware.stack import outermost
@@ -59,6 +60,7 @@ def create_app(
         redoc_url=None,
     )
     add_handlers(app)
+    app.add_middleware(AccessGate)
     for module in _ROUTES:
         app.include_router(module.router)
     return app

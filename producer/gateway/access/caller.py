@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from pydantic import Field
+
+from producer.gateway.access.windows import Window
 from vqa.job import LANES, Lane
+
+#: a limit; the counts of a window stay exact in Lua's numbers
+Limit = Annotated[int, Field(ge=1, le=10**12)]
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """How much one API key may use; None for no limit."""
 
-    requests_per_minute: int | None = None
-    requests_per_day: int | None = None
+    requests_per_minute: Limit | None = None
+    requests_per_day: Limit | None = None
     #: prompt and completion tokens
-    tokens_per_minute: int | None = None
-    tokens_per_day: int | None = None
+    tokens_per_minute: Limit | None = None
+    tokens_per_day: Limit | None = None
     #: open jobs of single requests at once
-    in_flight: int | None = None
+    in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+    @property
+    def limits_jobs(self) -> bool:
+        """Whether a job needs a reservation."""
+        return bool(self.tokens_per_minute or self.tokens_per_day or self.in_flight)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What is used of a key's limits, as this request saw it last; told in the headers of the answer."""
+
+    requests: Window | None = None
+    tokens: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +51,6 @@ class Caller:
     lanes: tuple[Lane, ...] = LANES
     allowance: Allowance = field(default_factory=Allowance)
     #: signs webhooks; whsec_...
-    webhook_secret: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
+    #: of this request alone
+    usage: Usage = field(default_factory=Usage, compare=False, repr=False)

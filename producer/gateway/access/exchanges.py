@@ -1,0 +1,55 @@
+"""Exchanges with Redis about keys and limits, a bounded number at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from producer.client.outage import redis_errors
+from vqa.connection import RETRY_S, connect_async
+from vqa.redis_retry import AsyncRetryFor
+from vqa.settings import QueueSettings
+
+#: exchanges at once. redis-py's pool raises an error where more connections are wanted than it may open (100)
+_PLACES = 32
+
+
+class _Retry(AsyncRetryFor):
+    """Raises NoScriptError at once: whoever sends EVALSHA, `limits` too, then loads the script."""
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[Any]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> Any:
+        def may_retry(error: Exception) -> bool:
+            return not isinstance(error, NoScriptError) and (is_retryable is None or is_retryable(error))
+
+        return await super().call_with_retry(do, fail, may_retry, with_failure_count)
+
+
+class Exchanges:
+    """A connection for keys and limits alone, so that they do not wait behind files and images."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self._settings = settings
+        self._places = asyncio.Semaphore(_PLACES)
+        self.redis: redis.asyncio.Redis = connect_async(settings)
+        self.redis.set_retry(_Retry(min(RETRY_S, settings.redis_timeout_s)))
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        """Wait for a place. Raises QueueUnavailable in place of Redis's errors."""
+        async with self._places:
+            with redis_errors(self._settings):
+                yield self.redis
+
+    async def close(self) -> None:
+        await self.redis.aclose()
