@@ -1,4 +1,4 @@
-"""`vqa demo`: runs everything on one machine - Redis, a worker with a small model, Flower - and asks questions.
+"""`vqa demo`: runs Redis, a worker with a small model, the gateway and Flower on one machine, and asks questions.
 
 Needs a checkout, for the model and the images. If VQA_REDIS_URL is set, that Redis is used and none is started.
 """
@@ -22,7 +22,8 @@ from producer.client.client import Client
 from producer.demo.child import Child
 from producer.demo.processes import Processes, await_ready
 from producer.demo.questions import Example, read_examples, table
-from producer.demo.redis_server import EmbeddedRedis, free_port, is_free
+from producer.demo.redis_server import EmbeddedRedis
+from producer.demo.web import WebServer, flower_settings, start_flower, start_gateway
 from producer.monitor import flower
 from producer.process import INTERRUPTED, TEMPORARY, USAGE, Stopped, stoppable
 from vqa.answer import Answer
@@ -35,7 +36,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 #: seconds; importing torch and creating a CUDA context take most of the first
 READY_S = 180.0
-FLOWER_S = 30.0
 JOB_S = 120.0
 
 #: a stopping worker has DRAIN_S to finish its jobs; its supervisor kills it 15 s later, and the demo after GRACE_S
@@ -78,19 +78,20 @@ class Demo:
         # reads the images: a missing one fails before anything is started
         jobs = [Job.about(example.image, example.question, timeout_s=JOB_S) for example in examples]
         with ExitStack() as stack:
-            settings, flower_settings = self._settings(stack), _flower_settings()
+            settings, flowers = self._settings(stack), flower_settings()
             client = stack.enter_context(Client(settings))
             processes = stack.enter_context(Processes(GRACE_S))
             try:
-                pages = self._start_flower(processes, settings.redis_url, flower_settings)
+                # beside the worker's model, which takes longer to load
+                gateway = start_gateway(processes, settings.redis_url, DRAIN_S)
+                shown = start_flower(processes, settings.redis_url, flowers)
                 worker = self._start_worker(processes, settings, client)
-                if pages and not self._flower_is_up(pages, flower_settings):
-                    pages = None
+                page, flower_page = self._wait(gateway), self._wait(shown)
                 outcomes = self._ask(client, jobs)
                 all_right = self._show(list(zip(examples, outcomes, strict=True)))
                 self.done = True
                 if not exit_after:
-                    self._show_commands(settings, flower_settings if pages else None, examples[0])
+                    self._show_commands(settings, flowers if flower_page else None, examples[0], page)
                     self._idle(worker)
             except VQAError:
                 processes.show_log(self._console, "worker")
@@ -104,17 +105,6 @@ class Demo:
         url = stack.enter_context(EmbeddedRedis()).url
         self._info.print("Redis: started, for the time of the demo")
         return settings.model_copy(update={"redis_url": url})
-
-    def _start_flower(self, processes: Processes, redis_url: str, settings: FlowerSettings) -> Child | None:
-        if not flower.installed():
-            self._info.print("Flower: not installed (pip install 'vqa-queue[flower]')")
-            return None
-        environment = {
-            "VQA_REDIS_URL": redis_url,
-            "VQA_FLOWER_PASSWORD": settings.password or "",
-            "VQA_FLOWER_PORT": str(settings.port),
-        }
-        return processes.start("flower", ["producer.monitor.flower"], environment)
 
     def _start_worker(self, processes: Processes, settings: QueueSettings, client: Client) -> Child:
         # a shared Redis may have other workers
@@ -137,15 +127,16 @@ class Demo:
         self._info.print(f"Worker: ready on {where} after {took_s:.1f} s")
         return worker
 
-    def _flower_is_up(self, pages: Child, settings: FlowerSettings) -> bool:
-        address, port = settings.address, settings.port
-        try:
-            await_ready("Flower", pages, lambda: not is_free(address, port), FLOWER_S)
-        except NotReady as error:
-            self._info.print(f"[yellow]{error}; continuing without it")
-            return False
-        self._info.print(f"Flower: ready at {flower.page(settings)}", highlight=False)
-        return True
+    def _wait(self, server: WebServer | str) -> str | None:
+        """Return the server's address once it listens; None if it does not, or was not started."""
+        if isinstance(server, str):
+            self._say(server)
+            return None
+        return server.url if server.wait(self._say) else None
+
+    def _say(self, line: str) -> None:
+        # no markup, because of square brackets
+        self._info.print(line, markup=False, highlight=False)
 
     def _ask(self, client: Client, jobs: list[Job]) -> list[Outcome]:
         ids = client.submit_many(jobs)
@@ -163,7 +154,9 @@ class Demo:
         self._console.print(f"{answers} of {len(answered)} answered; {matches.count(True)} of {expected} as expected")
         return False not in matches
 
-    def _show_commands(self, settings: QueueSettings, flower_settings: FlowerSettings | None, example: Example) -> None:
+    def _show_commands(
+        self, settings: QueueSettings, flowers: FlowerSettings | None, example: Example, page: str | None = None
+    ) -> None:
         """Print commands that work as they stand, in another terminal with the same current folder."""
         vqa = f"VQA_REDIS_URL={shlex.quote(settings.redis_url)} {_vqa_command()}"
         lines = [
@@ -172,9 +165,10 @@ class Demo:
             f"  {vqa} ask {_shown(example.image)} {shlex.quote(example.question)}",
             f"  {vqa} status",
         ]
-        if flower_settings:
-            user, password = flower_settings.user, flower_settings.password
-            lines.append(f"Flower: {flower.page(flower_settings)}  user {user}  password {password}")
+        if page:
+            lines.append(f"Ask in a browser: {page}")
+        if flowers:
+            lines.append(f"Flower: {flower.page(flowers)}  user {flowers.user}  password {flowers.password}")
         for line in [*lines, "Ctrl-C stops everything."]:
             # no line breaks, so that a line can be copied; no markup, because of square brackets
             self._info.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -183,14 +177,6 @@ class Demo:
         while worker.code() is None:
             time.sleep(0.2)
         raise NotReady(f"the worker exited with status {worker.code()}")
-
-
-def _flower_settings() -> FlowerSettings:
-    """Return Flower's settings, with a random password if none is set, and a free port if the set one is taken."""
-    settings = FlowerSettings()
-    port = settings.port if is_free(settings.address, settings.port) else free_port(settings.address)
-    password = settings.password or secrets.token_urlsafe(9)
-    return settings.model_copy(update={"port": port, "password": password})
 
 
 def _vqa_command() -> str:

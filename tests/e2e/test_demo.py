@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import pytest
+import requests
 
 from tests.worker_process import ROOT
 
@@ -37,6 +38,7 @@ def test_it_answers_every_question_as_expected_and_ends_with_0() -> None:
     assert demo.returncode == 0, said
     assert "15 of 15 as expected" in said
     assert "Flower: ready at http://127.0.0.1:" in said
+    assert "Gateway: ready at http://127.0.0.1:" in said
     assert all(len(line) <= 80 for line in said.splitlines())
 
 
@@ -56,6 +58,8 @@ def test_ctrl_c_after_the_table_stops_everything() -> None:
     for command, answer in ((ask, "red\n"), (status, "demo-")):
         ran = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert answer in ran.stdout, ran
+    [page] = [line.split()[-1] for line in lines if line.startswith("Ask in a browser: ")]
+    assert "<title>Ask about an image</title>" in requests.get(page, timeout=30).text
     # as a terminal does: to make and to the demo at once; make has its own status for it
     os.killpg(demo.pid, signal.SIGINT)
     demo.communicate(timeout=60)
