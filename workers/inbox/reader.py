@@ -106,16 +106,14 @@ class InboxReader:
 
     def _handle(self, entries: Sequence[Entry]) -> set[str]:
         """Accept or refuse the jobs of entries; return the ids of entries to delete."""
-        present = [entry for entry in entries if entry.fields]
-        if gone := len(entries) - len(present):
-            log.warning("%d entries of the inbox were deleted after they were read: is it trimmed (MAXLEN)?", gone)
-        accepted = self._acceptance.accept(present)
+        # one without fields was deleted after it was read
+        gone = {entry.id for entry in entries if not entry.fields}
+        accepted = self._acceptance.accept([entry for entry in entries if entry.id not in gone])
         for refusal in accepted.refused:
             log.warning("inbox entry %s is refused: %s: %s", refusal.entry, refusal.error.code(), refusal.error)
         if accepted.refused:
             self._stream.report(accepted.refused)
-        tried = {entry.id for entry in present}
-        return {entry.id for entry in entries} - tried | {*accepted.done, *(each.entry for each in accepted.refused)}
+        return {*gone, *accepted.done, *(refusal.entry for refusal in accepted.refused)}
 
     def _claim(self) -> None:
         """From time to time, take over the entries of workers that vanished."""
