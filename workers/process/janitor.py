@@ -15,8 +15,8 @@ from redis import Redis
 from vqa.connection import REDIS_ERRORS
 from vqa.ledger.lease_check import LeaseCheck
 from vqa.ledger.sweep import Sweep
+from vqa.redis_outage import RedisOutage
 from vqa.settings import QueueSettings
-from workers.process.preconditions import RedisOutage
 
 log = logging.getLogger(__name__)
 

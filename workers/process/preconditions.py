@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import resource
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from redis import Redis
-from redis.sentinel import MasterNotFoundError
 
 from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
 from vqa.errors import NotReady
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import WorkerInfo
+from vqa.redis_outage import RedisOutage
 from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
 
@@ -32,8 +30,8 @@ _FILES, _FILES_THREAD, _FILES_DECODER = 64, 3, 4
 #: a soft limit of open files is raised to this, or to what is needed
 _SOFT_FILES = 65_536
 
-#: pause between two looks at Redis, and between two log lines while it does not answer
-_LOOK_S, _LOG_EVERY_S = 0.2, 30.0
+#: pause between two looks at Redis
+_LOOK_S = 0.2
 
 #: a living worker's entry changes at each renewal, every third of a lease; this many times as long is long enough
 _RENEWALS = 1.5
@@ -62,29 +60,6 @@ def require_open_files(threads: int, decoders: int) -> None:
     wanted = max(needed, _SOFT_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if unlimited else min(wanted, hard), hard))
-
-
-class RedisOutage:
-    """Says in the log that Redis does not answer: at once, and then every half a minute."""
-
-    def __init__(self, settings: QueueSettings) -> None:
-        self._where = settings.address.where
-        self._since: float | None = None
-        self._silent_until = 0.0
-
-    def failed(self, error: BaseException) -> None:
-        """A call has failed."""
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now >= self._silent_until:
-            self._silent_until = now + _LOG_EVERY_S
-            log.warning("waiting for %s: %s (VQA_REDIS_URL)", self._where, _reason(error))
-
-    def answered(self) -> None:
-        """A call has succeeded."""
-        if self._since is not None:
-            log.info("%s answers after %.0f s", self._where, time.monotonic() - self._since)
-            self._since, self._silent_until = None, 0.0
 
 
 def wait_for_redis(redis: Redis, settings: QueueSettings, on_wait: Callable[[], None]) -> None:
@@ -132,20 +107,3 @@ def require_own_name(redis: Redis, name: str, lease_s: float, wait_s: float) -> 
 def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:
     # Redis's time comes in whole seconds
     return next((worker for worker in ledger.workers(lease_s + 2) if worker.name == name), None)
-
-
-def _reason(error: BaseException) -> str:
-    for cause in _causes(error):
-        if isinstance(cause, socket.gaierror):
-            return "its host name is unknown"
-        if isinstance(cause, MasterNotFoundError):
-            return "no Sentinel answers and knows a master of this name"
-    # redis-py's own words, such as `Error 111 connecting to ...`, name the address a second time
-    said = next((cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror), "")
-    return said or describe(error)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -21,8 +21,9 @@ from tests.worker_process import ROOT
 from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import NotReady
 from vqa.ledger.ledger import Ledger
+from vqa.redis_outage import RedisOutage
 from vqa.settings import QueueSettings
-from workers.process.preconditions import RedisOutage, require_own_name, wait_for_redis
+from workers.process.preconditions import require_own_name, wait_for_redis
 
 LEASE_S = 0.6
 WAIT_S = 60.0
