@@ -12,6 +12,7 @@ import typer
 
 from producer.cli.dead_letters import app as dlq
 from producer.cli.gateway import app as gateway
+from producer.cli.keys import app as keys
 from producer.cli.options import (
     CONTEXT,
     AsJson,
@@ -50,6 +51,7 @@ app = typer.Typer(name="vqa", context_settings=CONTEXT, pretty_exceptions_enable
 app.add_typer(bulk)
 app.add_typer(dlq)
 app.add_typer(gateway)
+app.add_typer(keys)
 
 
 def _print_version(wanted: bool) -> None:
