@@ -4,9 +4,9 @@ The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in
 as `WIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt with a grammar gets a short text
 that matches the grammar (`vqa/grammar.py`), always the same.
 
-A job's metadata may set `echo_delay_s` (seconds before the answer) and `echo_fail` (how the job fails then: the name of
-a class in vqa.errors, `exit` to end the process, `crash` to raise in the engine, `hang` to block the engine's thread);
-`echo_fail_attempts` limits the failure to the first attempts.
+A job's metadata may set `echo_delay_s` (seconds before the answer, whose first piece is there at once) and `echo_fail`
+(how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in the engine,
+`hang` to block the engine's thread); `echo_fail_attempts` limits the failure to the first attempts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -135,12 +137,17 @@ class EchoEngine:
 
     def _submit(self, pending: Pending, behaviour: _Behaviour) -> None:
         if behaviour.at_once and self._slots.pass_through(pending):
-            self._finish(pending, behaviour)
+            self._finish(pending, behaviour, TextStream(pending))
         else:
             self._slots.enter(pending, partial(self._begin, pending, behaviour))
 
     def _begin(self, pending: Pending, behaviour: _Behaviour) -> None:
-        timer = self._timers.at(time.monotonic() + behaviour.delay_s, partial(self._finish, pending, behaviour))
+        stream = TextStream(pending)
+        if pending.prompt.on_text:
+            # an error of the text is that of the answer
+            with suppress(VQAError):
+                _write(stream, _WORD.findall(_text(pending.prompt))[:1])
+        timer = self._timers.at(time.monotonic() + behaviour.delay_s, partial(self._finish, pending, behaviour, stream))
         pending.future.add_done_callback(lambda _: timer.cancel())
         with self._lock:
             beating, self._beating = self._beating, True
@@ -156,7 +163,7 @@ class EchoEngine:
             self._heartbeat.beat("decode")
         self._timers.at(time.monotonic() + self._beat_s, self._beat)
 
-    def _finish(self, pending: Pending, behaviour: _Behaviour) -> None:
+    def _finish(self, pending: Pending, behaviour: _Behaviour, stream: TextStream) -> None:
         if behaviour.failure:
             self._fail(pending, behaviour.failure)
         else:
@@ -168,9 +175,9 @@ class EchoEngine:
                 pending.fail(error)
                 return
             if pending.prompt.on_text:
-                stream = TextStream(pending)
-                for piece in _WORD.findall(text):
-                    stream.write(piece)
+                # what `_begin` has sent is not sent again
+                stream.restart()
+                _write(stream, _WORD.findall(text))
             pending.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
 
     def _fail(self, pending: Pending, failure: str) -> None:
@@ -190,6 +197,11 @@ class EchoEngine:
         if self._ending.acquire(blocking=False):
             self._on_crash(RuntimeError("the job's metadata asked for this crash"), (id,))
         self._pending.close(EngineError("the engine crashed"))
+
+
+def _write(stream: TextStream, pieces: Iterable[str]) -> None:
+    for piece in pieces:
+        stream.write(piece)
 
 
 def _text(prompt: Prompt) -> str:

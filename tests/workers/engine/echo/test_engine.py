@@ -59,6 +59,20 @@ def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine, delay_s
     assert pieces == ["echo:", completion.text.removeprefix("echo:")]
 
 
+def test_the_first_word_comes_before_the_delay_and_the_rest_after_it(engine: EchoEngine) -> None:
+    pieces: list[tuple[float, str]] = []
+    began = time.monotonic()
+
+    engine.submit(ask(on_text=lambda piece: pieces.append((time.monotonic() - began, piece)), echo_delay_s=0.2)).result(
+        SOON
+    )
+
+    [(first_s, first), (rest_s, _)] = pieces
+    assert first == "echo:"
+    assert first_s < 0.1
+    assert rest_s >= 0.2
+
+
 @pytest.mark.parametrize("delay_s", [0, 0.02])
 def test_in_a_response_format_it_answers_a_short_value(engine: EchoEngine, delay_s: float) -> None:
     pieces: list[str] = []
