@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from producer.client.aio import AsyncClient
+    from producer.client.aio_streams import AsyncAnswerStream
     from producer.client.batches import Batch
     from producer.client.client import Client
     from producer.client.dead_letters import DeadLetter
     from producer.client.states import JobState
+    from producer.client.streams import AnswerStream, TextPiece
     from vqa import *
 
 __all__ = [
     "Answer",
+    "AnswerStream",
     "AnswerTimeout",
     "AnswerTooLong",
+    "AsyncAnswerStream",
     "AsyncClient",
     "BadImage",
     "Batch",
@@ -41,6 +45,7 @@ __all__ = [
     "RetryPolicy",
     "SettingsError",
     "TextPart",
+    "TextPiece",
     "Timings",
     "TransientError",
     "UnknownBatch",
@@ -52,11 +57,14 @@ __all__ = [
 
 #: names defined in this package; all others come from `vqa`
 _OWN = {
+    "AnswerStream": "producer.client.streams",
+    "AsyncAnswerStream": "producer.client.aio_streams",
     "AsyncClient": "producer.client.aio",
     "Batch": "producer.client.batches",
     "Client": "producer.client.client",
     "DeadLetter": "producer.client.dead_letters",
     "JobState": "producer.client.states",
+    "TextPiece": "producer.client.streams",
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from producer.client.aio_reply_reader import AsyncReplyReader
 from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLettersResource, AsyncImagesResource
+from producer.client.aio_streams import AsyncAnswerStream
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Unreachable
@@ -16,6 +18,7 @@ from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob, chunks
 from producer.client.threads import InThread, Threads
 from producer.client.waiters import Waiter, Window, arrived, remaining
+from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, JobFields, Lane
 from vqa.ledger.records import State, WorkerInfo
@@ -38,6 +41,7 @@ class AsyncClient(DeprecatedMethods):
         self._queue = JobQueue(QueueSettings(**(given | overrides)))
         self._threads = Threads()
         self._replies = AsyncReplyReader(self._queue, self._threads)
+        self._withdrawals = Withdrawals(self._queue)
         self.batches = AsyncBatchesResource(self._queue, self.answers, self._threads)
         self.dead_letters = AsyncDeadLettersResource(self._queue, self._threads)
         self.images = AsyncImagesResource(self._queue, self._threads)
@@ -53,6 +57,7 @@ class AsyncClient(DeprecatedMethods):
     async def close(self) -> None:
         if self._queue.closing.is_set():
             return
+        await self._threads.long(self._withdrawals.close)
         self._queue.closing.set()
         try:
             await self._replies.close()
@@ -68,9 +73,21 @@ class AsyncClient(DeprecatedMethods):
         job = await self._threads.image(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
-    async def submit(self, job: Job) -> str:
-        await self._threads.short(self._queue.submit, job)
+    async def submit(self, job: Job, *, trace: str | None = None) -> str:
+        await self._threads.short(self._queue.submit, job, trace=trace)
         return job.id
+
+    def stream(self, job: Job, *, trace: str | None = None) -> AsyncAnswerStream:
+        """Return the job's answer as an asynchronous iterator of pieces of text, read while it is generated.
+
+            async with client.stream(Job.about("cat.jpg", "What is on the mat?")) as stream:
+                async for piece in stream:
+                    print(piece.text, end="", flush=True)
+
+        The job is submitted when the stream is entered or first awaited. Leaving it early cancels the job.
+        """
+        submit = partial(self._threads.start_short, self._queue.submit, job, stream=True, trace=trace)
+        return AsyncAnswerStream(self._queue, self._replies, self._withdrawals, job.id, submit)
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Do as `Client.submit_many`; a wait for capacity occupies no thread."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from producer.client.cursor import Cursor
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import Look, parse_look, parse_replies, queue_look, unknown
@@ -82,10 +83,10 @@ class AsyncReplyReader:
             await asyncio.wait_for(self._redis.aclose(), _CLOSE_S)
 
     @contextmanager
-    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
+    def waiting(self, ids: Iterable[str] = (), cursor: Cursor | None = None) -> Iterator[Waiter]:
         self._enter_loop()
         wakeup = asyncio.Event()
-        waiter = Waiter(wakeup.set)
+        waiter = Waiter(wakeup.set, cursor)
         self._wakeups[waiter] = wakeup
         self._waiters.add(waiter, ids)
         try:
@@ -108,17 +109,17 @@ class AsyncReplyReader:
     async def _look(self, ids: Sequence[str]) -> None:
         async with self._looks:
             with self.outage.exchange():
-                look = await self._query(ids)
+                look = await self._query(ids, self._waiters.cursors(ids))
                 again = await self._query(look.unknown) if look.unknown else look
                 found = look.found | again.found | {id: unknown(id) for id in again.unknown}
                 if overdue := {*look.overdue, *again.overdue}:
                     found |= await self._threads.short(self._queue.close_overdue, overdue)
-        self._waiters.deliver(found)
+        self._waiters.deliver(found, look.entries)
 
-    async def _query(self, ids: Sequence[str]) -> Look:
+    async def _query(self, ids: Sequence[str], cursors: Sequence[Cursor] = ()) -> Look:
         async with self._redis.pipeline(transaction=False) as pipe:
-            queue_look(pipe, ids)
-            return parse_look(ids, await pipe.execute())
+            queue_look(pipe, ids, cursors)
+            return parse_look(ids, await pipe.execute(raise_on_error=False), cursors)
 
     async def wait_until(self, waiter: Waiter, until: float) -> None:
         if self._reader is None and self._waiters and not waiter.failure and not self._closed.is_set():

@@ -12,8 +12,10 @@ from producer.client.outage import Unreachable
 from producer.client.reply_reader import ReplyReader
 from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedMethods, ImagesResource
 from producer.client.states import JobState, answer_of
+from producer.client.streams import AnswerStream
 from producer.client.submission import PreparedJob
 from producer.client.waiters import Waiter, Window, arrived, remaining
+from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, JobFields, Lane
 from vqa.ledger.records import State, WorkerInfo
@@ -35,6 +37,7 @@ class Client(DeprecatedMethods):
         given = settings.model_dump() if settings else {}
         self._queue = JobQueue(QueueSettings(**(given | overrides)))
         self._replies = ReplyReader(self._queue)
+        self._withdrawals = Withdrawals(self._queue)
         self.batches = BatchesResource(self._queue, self.answers)
         self.dead_letters = DeadLettersResource(self._queue)
         self.images = ImagesResource(self._queue)
@@ -50,6 +53,7 @@ class Client(DeprecatedMethods):
 
         Calls that wait in other threads raise RuntimeError.
         """
+        self._withdrawals.close()
         self._queue.closing.set()
         self._replies.close()
         self._queue.close()
@@ -66,13 +70,34 @@ class Client(DeprecatedMethods):
         """
         return self.answer(self.submit(Job.about(image, question, **fields)))
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: Job, *, trace: str | None = None) -> str:
         """Put a job on the queue and return its id. Submitting the same id again does not run the job twice.
 
-        Raises QueueFull if the lane, or Redis's memory, is full; then the job was not accepted.
+        `trace` is the caller's W3C traceparent, which workers see. Raises QueueFull if the lane, or Redis's memory, is
+        full; then the job was not accepted.
         """
-        self._queue.submit(job)
+        self._queue.submit(job, trace=trace)
         return job.id
+
+    def stream(self, job: Job, *, trace: str | None = None) -> AnswerStream:
+        """Put a job on the queue and return its answer as an iterator of pieces of text, read while it is generated.
+
+            with client.stream(Job.about("cat.jpg", "What is on the mat?")) as stream:
+                for piece in stream:
+                    print(piece.text, end="", flush=True)
+            print(stream.answer.usage)
+
+        Leaving it early cancels the job. Raises as `submit`.
+        """
+        try:
+            self._queue.submit(job, stream=True, trace=trace)
+        except Exception:
+            raise
+        except BaseException:
+            # interrupted, perhaps after the job was accepted
+            self._withdrawals.withdraw(job.id).result()
+            raise
+        return AnswerStream(self._queue, self._replies, self._withdrawals, job.id)
 
     def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Put many jobs on the queue, several hundred per round trip; return their ids in order.

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from producer.client.capacity import Backoff, Capacity, Offered, memory_full
+from producer.client.cursor import Cursor
 from producer.client.dead_letters import DeadLetters
 from producer.client.outage import redis_errors
 from producer.client.states import (
@@ -94,9 +95,9 @@ class JobQueue:
                 raise closed() from None
             raise
 
-    def submit(self, job: Job) -> None:
-        """Put a job on the queue. Raises QueueFull."""
-        offered = self.submit_chunk([PreparedJob(job)])
+    def submit(self, job: Job, stream: bool = False, trace: str | None = None) -> None:
+        """Put a job on the queue. Raises QueueFull, and InvalidJob if the trace is none."""
+        offered = self.submit_chunk([PreparedJob(job, stream=stream, trace=trace)])
         if offered.error:
             raise offered.error
 
@@ -172,13 +173,14 @@ class JobQueue:
                 submission.queue_images(pipe)
                 submission.check_images(pipe.execute())
 
-    def look(self, ids: Sequence[str], redis: Redis) -> dict[str, Found]:
-        """Return the outcomes of those of `ids` that are not open. Raises one of connection.REDIS_ERRORS."""
+    def look(self, ids: Sequence[str], redis: Redis, cursors: Sequence[Cursor] = ()) -> Look:
+        """Find the outcomes of those of `ids` that are not open. Raises one of connection.REDIS_ERRORS."""
         with self._unless_closed():
-            look = _look(redis, ids)
+            look = _look(redis, ids, cursors)
             again = _look(redis, look.unknown) if look.unknown else look
             found = look.found | again.found | {id: unknown(id) for id in again.unknown}
-            return found | self.close_overdue({*look.overdue, *again.overdue})
+            found |= self.close_overdue({*look.overdue, *again.overdue})
+            return Look(found, [], [], look.entries)
 
     def close_overdue(self, ids: Iterable[str]) -> dict[str, Found]:
         """Close jobs past their deadline that neither worker nor janitor closed. Raises one of connection.REDIS_ERRORS.
@@ -237,7 +239,7 @@ class JobQueue:
             return {name: size or None for name, size in zip(references, pipe.execute(), strict=True)}
 
 
-def _look(redis: Redis, ids: Sequence[str]) -> Look:
+def _look(redis: Redis, ids: Sequence[str], cursors: Sequence[Cursor] = ()) -> Look:
     with redis.pipeline(transaction=False) as pipe:
-        queue_look(pipe, ids)
-        return parse_look(ids, pipe.execute())
+        queue_look(pipe, ids, cursors)
+        return parse_look(ids, pipe.execute(raise_on_error=False), cursors)

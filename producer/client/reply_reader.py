@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from redis.exceptions import ResponseError
 
+from producer.client.cursor import Cursor
 from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import parse_replies
@@ -59,11 +60,11 @@ class ReplyReader:
             reader.join(_JOIN_S)
 
     @contextmanager
-    def waiting(self, ids: Iterable[str] = ()) -> Iterator[Waiter]:
-        """Register a waiter for these jobs."""
+    def waiting(self, ids: Iterable[str] = (), cursor: Cursor | None = None) -> Iterator[Waiter]:
+        """Register a waiter for these jobs, and for the text of the cursor's."""
         wakeup = threading.Condition(self._lock)
         # always called with the lock held
-        waiter = Waiter(wakeup.notify)
+        waiter = Waiter(wakeup.notify, cursor)
         with self._lock:
             self._wakeups[waiter] = wakeup
             self._waiters.add(waiter, ids)
@@ -89,10 +90,12 @@ class ReplyReader:
             self._look(ids)
 
     def _look(self, ids: Sequence[str]) -> None:
-        with self.outage.exchange():
-            found = self._queue.look(ids, self._redis)
         with self._lock:
-            self._waiters.deliver(found)
+            cursors = self._waiters.cursors(ids)
+        with self.outage.exchange():
+            look = self._queue.look(ids, self._redis, cursors)
+        with self._lock:
+            self._waiters.deliver(look.found, look.entries)
 
     def wait_until(self, waiter: Waiter, until: float) -> None:
         """Return when something has arrived for the waiter, or at the monotonic time `until`."""

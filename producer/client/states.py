@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from celery.backends.base import Backend
 
+from producer.client.cursor import Cursor, Entry
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, JobGivenUp, UnknownJob, VQAError
 from vqa.job import Lane
 from vqa.ledger.commands import entry_key, outcome_key
 from vqa.ledger.ledger import DEAD, DEADLINES
 from vqa.ledger.records import Header, State, Unreadable, texts
+from vqa.ledger.text_stream import stream_key
 from vqa.results import Outcome, decode
 
 #: a client closes a job that is open this long after its deadline; workers and their janitor come first
@@ -33,6 +35,8 @@ class Look:
     overdue: list[str]
     #: neither open nor ended; a dead letter that is being retried may appear here once
     unknown: list[str]
+    #: newer entries of streams, or why they could not be read
+    entries: Mapping[Cursor, Sequence[Entry] | Exception] = field(default_factory=dict)
 
 
 def reply_list() -> str:
@@ -40,21 +44,27 @@ def reply_list() -> str:
     return f"vqa:reply:{uuid.uuid4()}"
 
 
-def queue_look(pipe: Any, ids: Sequence[str]) -> None:
+def queue_look(pipe: Any, ids: Sequence[str], cursors: Sequence[Cursor] = ()) -> None:
     """Queue the commands of a lookup; deadlines before outcomes, so that a job that ends meanwhile is found.
 
-    No transaction: Redis refuses one when its memory is full.
+    To be executed with `raise_on_error=False`. No transaction: Redis refuses one when its memory is full.
     """
     pipe.time()
     pipe.zmscore(DEADLINES, list(ids))
     pipe.mget([outcome_key(id) for id in ids])
+    for cursor in cursors:
+        pipe.xrange(stream_key(cursor.id), min=b"(" + cursor.last)
 
 
-def parse_look(ids: Sequence[str], reply: Sequence[Any]) -> Look:
-    """Read the replies to `queue_look`."""
-    (seconds, micros), deadlines, outcomes = reply
+def parse_look(ids: Sequence[str], replies: Sequence[Any], cursors: Sequence[Cursor] = ()) -> Look:
+    """Read the replies to `queue_look`. Raises the first error among them, unless it is about a stream."""
+    jobs, streams = replies[:3], replies[3:]
+    for error in jobs:
+        if isinstance(error, Exception):
+            raise error
+    (seconds, micros), deadlines, outcomes = jobs
     latest = seconds * 1000 + micros // 1000 - GRACE_MS
-    look = Look({}, [], [])
+    look = Look({}, [], [], dict(zip(cursors, streams, strict=True)))
     for id, deadline, outcome in zip(ids, deadlines, outcomes, strict=True):
         if outcome is not None:
             look.found[id] = outcome

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from vqa.errors import BadImage, ImageMissing
+from vqa.errors import BadImage, ImageMissing, InvalidJob
 from vqa.images.file import open_image
 from vqa.images.store import MARGIN_S, image_key, queue_put, reference
 from vqa.images.stored_id import is_stored_id
@@ -22,6 +23,9 @@ CHUNK_BYTES = 32 * 2**20
 #: a chunk is sent after this time even if it is not full
 CHUNK_WAIT_S = 0.05
 
+#: version, trace id, parent id, flags; later versions may have more
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,128})?")
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
@@ -30,6 +34,14 @@ class PreparedJob:
     job: Job
     #: reference -> bytes
     images: Mapping[str, bytes] = field(default_factory=dict)
+    #: whether its text is wanted while it is generated
+    stream: bool = False
+    #: W3C traceparent of the caller
+    trace: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trace is not None and not _TRACEPARENT.fullmatch(self.trace):
+            raise InvalidJob(f"job {self.id}: trace is not a W3C traceparent")
 
     @property
     def id(self) -> str:
@@ -101,7 +113,11 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
         submission.wakeups.append((job.id, job.lane))
         owner = (job.tenant, job.batch)
         submission.commands.append(
-            accept_command(job.id, job.lane, job.to_json(), timeout_s, reply_list, settings.limits, *owner)
+            accept_command(
+                *(job.id, job.lane, job.to_json(), timeout_s, reply_list, settings.limits, *owner),
+                stream=prepared.stream,
+                trace=prepared.trace,
+            )
         )
     return submission
 

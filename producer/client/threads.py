@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -48,6 +48,11 @@ class Threads:
         """Run one exchange with Redis."""
         return await self._run(self._short, function, *args, **kwargs)
 
+    def start_short(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+        """Start one exchange with Redis, which goes on even if nobody waits for it."""
+        self._check_open()
+        return self._short.submit(partial(function, *args, **kwargs))
+
     async def image(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Read or encode an image: its file may be slow, and too many at once take much memory."""
         return await self._run(self._images, function, *args, **kwargs)
@@ -67,6 +72,9 @@ class Threads:
             executor.shutdown(wait=False)
 
     async def _run(self, executor: Executor, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(executor, partial(function, *args, **kwargs))
+
+    def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this AsyncClient is closed; make another: `async with AsyncClient() as client:`")
-        return await asyncio.get_running_loop().run_in_executor(executor, partial(function, *args, **kwargs))

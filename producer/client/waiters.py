@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 from celery.backends.base import Backend
 
+from producer.client.cursor import Cursor, Entry
 from producer.client.states import Found, outcome_of, still_open
 from producer.client.submission import CHUNK, CHUNK_WAIT_S, PreparedJob, chunks
 from vqa.job import Job
@@ -81,7 +82,9 @@ class Window:
 class Waiter:
     """One caller that waits for jobs; `wake` is called when it has something to read."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], cursor: Cursor | None = None) -> None:
+        """With a cursor, it also reads the text of the cursor's job."""
+        self.cursor = cursor
         self.pending: dict[str, None] = {}
         self.arrived: deque[tuple[str, Found]] = deque()
         self.failure: Exception | None = None
@@ -89,8 +92,8 @@ class Waiter:
 
     @property
     def notified(self) -> bool:
-        """Whether there is an outcome or a failure that the caller has not read."""
-        return bool(self.arrived or self.failure)
+        """Whether there is an outcome, text or a failure that the caller has not read."""
+        return bool(self.arrived or self.failure or (self.cursor and self.cursor.portions))
 
     def steps(self, timeout_s: float | None) -> Iterator[list[str] | float]:
         """Yield the next action: a list of ids to look up, or a monotonic time to wait until.
@@ -135,6 +138,8 @@ class Waiters:
     def __init__(self) -> None:
         #: by job id; the ids polled longest ago come first
         self._by_id: dict[str, list[Waiter]] = {}
+        #: waiters with a cursor, by job id
+        self._streams: dict[str, list[Waiter]] = {}
         #: monotonic
         self._next_poll = 0.0
 
@@ -147,12 +152,22 @@ class Waiters:
             if id not in waiter.pending:
                 waiter.pending[id] = None
                 self._by_id.setdefault(id, []).append(waiter)
+                if waiter.cursor and waiter.cursor.id == id:
+                    self._streams.setdefault(id, []).append(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         for id in waiter.pending:
-            others = [other for other in self._by_id.pop(id, []) if other is not waiter]
-            if others:
-                self._by_id[id] = others
+            for waiters in (self._by_id, self._streams):
+                others = [other for other in waiters.pop(id, []) if other is not waiter]
+                if others:
+                    waiters[id] = others
+
+    def cursors(self, ids: Iterable[str]) -> list[Cursor]:
+        """Return the cursors of those of the jobs that somebody streams."""
+        if not self._streams:
+            return []
+        waiters = chain.from_iterable(self._streams.get(id, ()) for id in ids)
+        return [waiter.cursor for waiter in waiters if waiter.cursor]
 
     def block_s(self, settings: QueueSettings) -> float:
         """Return how long a read of the reply list may block."""
@@ -174,8 +189,15 @@ class Waiters:
             ids |= dict.fromkeys(polled)
         return list(ids)
 
-    def deliver(self, found: Mapping[str, Found]) -> None:
+    def deliver(
+        self, found: Mapping[str, Found], entries: Mapping[Cursor, Sequence[Entry] | Exception] | None = None
+    ) -> None:
+        for cursor, reply in (entries or {}).items():
+            if cursor.receive(reply):
+                for waiter in self._streams.get(cursor.id, ()):
+                    waiter.wake()
         for id, outcome in found.items():
+            self._streams.pop(id, None)
             for waiter in self._by_id.pop(id, ()):
                 del waiter.pending[id]
                 waiter.arrived.append((id, outcome))

@@ -60,16 +60,18 @@ def accept_command(
     tenant: str | None = None,
     batch: str | None = None,
     may_wait: bool = True,
+    stream: bool = False,
+    trace: str | None = None,
 ) -> Command:
     """Return the command that adds a job to the ledger, unless its id is known.
 
     Redis replies `accepted` (the caller publishes the job), `waiting` (the job is published when it is promoted),
     `open`, `closed`, `full`, or `over` (its batch was cancelled). Without `may_wait`, for a job that has a message
-    already, the reply is neither `waiting` nor `over`.
+    already, the reply is neither `waiting` nor `over`. With `stream`, workers write its text while they generate it.
     """
     job: list[Argument] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
     turn: list[Argument] = [tenant or "", batch or "", limits.tenant or 0, "" if may_wait else "1"]
-    return [entry_key(id)], ["accept", *job, *turn]
+    return [entry_key(id)], ["accept", *job, *turn, "1" if stream else "", trace or ""]
 
 
 def close_command(ending: Ending, limits: Limits) -> Command:

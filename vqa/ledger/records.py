@@ -70,6 +70,10 @@ class Header:
     tenant: str | None = None
     #: id of the batch that the job belongs to
     batch: str | None = None
+    #: whether a client reads the text while it is generated
+    stream: bool = False
+    #: W3C traceparent of the producer
+    trace: str | None = None
     #: of a dead letter in a batch: the code under which the batch counted it
     code: str | None = None
     #: newest attempts that ended without an outcome, oldest first

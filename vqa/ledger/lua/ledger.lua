@@ -71,8 +71,10 @@ end
 
 -- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), limit of open jobs per lane, tenant and
 -- batch ('' for none), limit of a tenant's jobs in flight (0 for none), '1' if the job has a message already: then it
--- is queued without waiting, even if its batch was cancelled
-function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there)
+-- is queued without waiting, even if its batch was cancelled; '1' if its text is streamed, W3C traceparent ('' for none)
+function verbs.accept(
+  id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there, stream, trace
+)
   local known = redis.call('EXISTS', KEYS[1]) == 1 and read(KEYS[1])
   if known then return known.state == 'waiting' and 'waiting' or 'open' end
   if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
@@ -83,6 +85,8 @@ function verbs.accept(id, outcome, lane, payload, timeout, reply, most, tenant, 
   header.state = waits and 'waiting' or 'queued'
   if lane == 'bulk' or tenant ~= '' then header.tenant = tenant end
   if batch ~= '' then header.batch = batch end
+  if stream == '1' then header.stream = true end
+  if trace and trace ~= '' then header.trace = trace end
   open(KEYS[1], id, header, payload, tenant_most)
   if batch ~= '' then try(join_batch, batch, id, timeout) end
   return waits and 'waiting' or 'accepted'
@@ -210,6 +214,7 @@ function verbs.close(
   end
   if reason ~= '' then payload = payload or read_payload(KEYS[1], size) end
   redis.call('DEL', KEYS[1])
+  if header.stream then redis.call('DEL', 'vqa:stream:' .. id) end
   try(leave, id, header)
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
   redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, ttl))
