@@ -1,7 +1,68 @@
-"""Endpoints of chat."""
+"""OpenAI's chat completions, answered through the queue."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
 
-router = APIRouter()
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+
+from producer.gateway.access.auth import BEARER, CallerDep
+from producer.gateway.chat.completion_schema import ChatCompletion
+from producer.gateway.chat.connection import read_json_bytes
+from producer.gateway.chat.job_object import JobObject
+from producer.gateway.chat.reply import Asking
+from producer.gateway.chat.request_schema import ChatRequestBody, inlined_schema
+from producer.gateway.context import ContextDep
+from producer.gateway.error_schema import error_responses
+from producer.openai.chat_completion import chat_completion
+from vqa.answer import Answer
+
+router = APIRouter(tags=["chat"], dependencies=[BEARER])
+
+#: what an endpoint that asks may answer, besides 200
+ASKING: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobObject, "description": "Accepted; the header Location has the job's address"},
+    **error_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+}
+
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+
+_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": inlined_schema(ChatRequestBody)}}}
+}
+
+#: read from the request; parameters only to be documented
+Prefer = Annotated[str | None, Header(description="respond-async: answer 202 with the job at once")]
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=256, description="a request that is sent again with its key does not run twice")
+]
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: {"content": _STREAM}, **ASKING},
+    openapi_extra=_BODY,
+    summary="Ask about images",
+)
+async def create_chat_completion(
+    request: Request,
+    context: ContextDep,
+    caller: CallerDep,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer a chat that may contain images, as OpenAI's API does, whole or as a stream.
+
+    An image is a `data:` URL or the id of a stored image. If the client leaves before the end, its job is cancelled,
+    unless the request has an Idempotency-Key.
+    """
+    asking = Asking(request, context, caller)
+    body = await read_json_bytes(request)
+    chat = await context.client._threads.image(asking.builder().from_json, body)
+    return await asking.reply(chat, _render)
+
+
+def _render(answer: Answer) -> Response:
+    return JSONResponse(chat_completion(answer))

@@ -1,7 +1,54 @@
-"""Endpoints of jobs."""
+"""Jobs of chat requests, by their ids."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-router = APIRouter()
+from fastapi import APIRouter, Path, Query, Request
+
+from producer.gateway.access.auth import BEARER, CallerDep
+from producer.gateway.chat.connection import unless_gone
+from producer.gateway.chat.exchange import used_tokens
+from producer.gateway.chat.job_object import JobObject, check_owner, read_job
+from producer.gateway.context import ContextDep
+from producer.gateway.error_schema import error_responses
+from producer.gateway.errors import Conflict
+
+router = APIRouter(tags=["jobs"], dependencies=[BEARER])
+
+#: seconds that a request may wait for a job's end
+_LONGEST_WAIT_S = 60.0
+
+_OPEN = ("queued", "running", "delayed")
+
+JobId = Annotated[str, Path(description="the id of a chat completion", min_length=1, max_length=128)]
+Wait = Annotated[float, Query(ge=0, le=_LONGEST_WAIT_S, description="seconds to wait for the job's end")]
+
+
+@router.get(
+    "/v1/jobs/{job_id}", summary="Tell where a job stands", responses=error_responses(400, 401, 404, 429, 500, 503)
+)
+async def retrieve_job(
+    request: Request, context: ContextDep, caller: CallerDep, job_id: JobId, wait: Wait = 0
+) -> JobObject:
+    """Return the job's state, with its answer or error once it has ended; `wait` makes this a long poll."""
+    check_owner(job_id, caller.tenant)
+    ended = await unless_gone(request, read_job(context, job_id, wait))
+    if ended.job.status not in _OPEN:
+        # a request that did not wait left its reservation for this
+        await context.admission.settle(caller, job_id, used_tokens(ended.answer) if ended.answer else 0)
+    return ended.job
+
+
+@router.delete(
+    "/v1/jobs/{job_id}", summary="Cancel a job", responses=error_responses(400, 401, 404, 409, 429, 500, 503)
+)
+async def cancel_job(context: ContextDep, caller: CallerDep, job_id: JobId) -> JobObject:
+    """Cancel an open job; its worker's slot is free one step later. A job that has ended is left as it is: 409."""
+    check_owner(job_id, caller.tenant)
+    cancelled = await context.client.cancel(job_id)
+    ended = await read_job(context, job_id)
+    if not cancelled:
+        raise Conflict(f"the job is over: {ended.job.status}", code="job_over")
+    await context.admission.settle(caller, job_id, 0)
+    return ended.job

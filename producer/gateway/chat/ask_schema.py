@@ -1,0 +1,67 @@
+"""Bodies and answers of `POST /v1/ask`, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from producer.gateway.chat.completion_schema import AnswerDetails, CompletionUsage
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, ResponseFormat, Stop, inlined_schema
+from producer.openai.chat_completion import chat_completion
+from vqa.answer import Answer, FinishReason
+from vqa.job import LONGEST_TIMEOUT_S, Lane
+
+
+class AskAnswer(BaseModel):
+    """An answer without OpenAI's wrapping."""
+
+    id: str = Field(description="the job's id", examples=["chatcmpl_e3b0c44298fc_5f3c9d1e8a7b6c5d4e3f2a1b"])
+    object: Literal["vqa.answer"] = "vqa.answer"
+    answer: str
+    finish_reason: FinishReason
+    model: str
+    usage: CompletionUsage
+    vqa: AnswerDetails
+
+    @classmethod
+    def from_answer(cls, answer: Answer) -> Self:
+        completion = chat_completion(answer)
+        shared = {name: completion[name] for name in ("id", "model", "usage", "vqa")}
+        return cls(answer=answer.text, finish_reason=answer.finish_reason, **shared)
+
+
+class AskBody(BaseModel):
+    """One question about one or more images."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"image": EXAMPLE_IMAGE, "question": "What colour is this?"}}
+    )
+
+    image: str | list[str] = Field(description="data: URLs, or ids of stored images")
+    question: str = Field(min_length=1, max_length=1_000_000)
+    system: str | None = Field(default=None, max_length=1_000_000, description="instructions before the question")
+    model: str | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=32_768)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    stop: Stop | list[Stop] | None = None
+    response_format: ResponseFormat | None = None
+    lane: Lane | None = None
+    timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_TIMEOUT_S)
+    reuse: bool | None = None
+
+
+def form_schema() -> dict[str, Any]:
+    """Return the schema of the form, whose images are files."""
+    schema = inlined_schema(AskBody)
+    schema.pop("example")
+    schema["properties"]["image"] = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "description": "files; also data: URLs or ids of stored images, as text",
+    }
+    schema["properties"]["response_format"] = {"type": "string", "description": "a JSON object, as text"}
+    return schema

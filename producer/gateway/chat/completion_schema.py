@@ -1,0 +1,52 @@
+"""OpenAI's chat completion and its chunks, for the OpenAPI document; `producer.openai` builds them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from vqa.answer import FinishReason, SeenImage, Timings
+
+
+class CompletionUsage(BaseModel):
+    prompt_tokens: int = Field(description="images count as the tokens that they become")
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str | None = Field(
+        default=None, description="only of models that think before they answer: what was thought"
+    )
+
+
+class CompletionChoice(BaseModel):
+    index: Literal[0]
+    message: CompletionMessage
+    finish_reason: FinishReason
+
+
+class AnswerDetails(BaseModel):
+    """What OpenAI's API has no place for."""
+
+    parsed: Any = Field(default=None, description="the value of a structured answer")
+    images: list[SeenImage] = Field(description="the images in order, and the size in which the model saw each")
+    timings: Timings
+    worker: str = Field(examples=["card0@gpu1"])
+    attempt: int = Field(description="number of the attempt that succeeded, from 1")
+    reused: bool = Field(description="an earlier answer to the same question was reused")
+
+
+class ChatCompletion(BaseModel):
+    """An answer, as OpenAI's API gives it."""
+
+    id: str = Field(description="the job's id", examples=["chatcmpl_e3b0c44298fc_5f3c9d1e8a7b6c5d4e3f2a1b"])
+    object: Literal["chat.completion"]
+    created: int = Field(description="seconds since 1970")
+    model: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+    vqa: AnswerDetails

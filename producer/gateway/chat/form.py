@@ -1,0 +1,128 @@
+"""One question about images, as a form or as a flat JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect, Request
+
+from producer.gateway.body import parse_json
+from producer.gateway.chat.connection import ClientGone, UnsupportedType, media_type, read_json_bytes
+from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, stored_or_inline
+from producer.gateway.errors import InvalidRequest
+from producer.openai.chat_request import ChatRequest
+from vqa.errors import InvalidJob
+from vqa.frozen_model import shown
+from vqa.job import MOST_IMAGES
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+#: fields besides images, and bytes of one: a question has a million characters at most
+_MOST_FIELDS, _MOST_BYTES = 100, 4 * 2**20
+
+#: names of fields in a job
+_JOB_FIELDS: Final[Mapping[str, str]] = {
+    "max_tokens": "max_new_tokens",
+    **{name: name for name in ("temperature", "top_p", "seed", "stop", "response_format")},
+    **{name: name for name in ("lane", "timeout_s", "reuse")},
+}
+
+_FIELDS = frozenset({"image", "question", "system", "model", *_JOB_FIELDS})
+
+#: fields that may be given more than once
+_LISTS = frozenset({"image", "stop"})
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a question; `image` is a list of file contents, data: URLs and ids of stored images."""
+
+    fields: Mapping[str, Any]
+
+    @classmethod
+    async def read(cls, request: Request) -> Form:
+        """Read the body. Raises UnsupportedType, InvalidRequest, ClientGone, and HTTPException for a damaged form."""
+        kind = media_type(request)
+        if kind == "application/json":
+            return cls.from_json(await read_json_bytes(request))
+        if kind not in FORMS:
+            raise UnsupportedType(f"send a form as {FORMS[0]}, or JSON as application/json")
+        try:
+            return cls(await _read_form(request))
+        except ClientDisconnect:
+            raise ClientGone("the client closed the connection while it sent the form") from None
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Form:
+        """Read a JSON object. Raises InvalidRequest."""
+        document = parse_json(body)
+        if not isinstance(document, dict):
+            raise InvalidRequest("the body must be a JSON object")
+        fields = {name: value for name, value in document.items() if value is not None}
+        images = fields.get("image", [])
+        fields["image"] = images if isinstance(images, list) else [images]
+        if not all(isinstance(image, str) for image in fields["image"]):
+            raise InvalidRequest("image: must be a string or a list of strings", param="image")
+        return cls(fields)
+
+    def job(self, builder: JobBuilder) -> ChatJob:
+        """Build the job; for threads. Raises InvalidRequest, BadImage or ImageMissing."""
+        try:
+            return builder.from_request(self._request(builder.tenant))
+        except InvalidJob as error:
+            raise as_invalid_request(error, {"max_new_tokens": "max_tokens"}) from None
+
+    def _request(self, tenant: str | None) -> ChatRequest:
+        fields = dict(self.fields)
+        if unknown := sorted(fields.keys() - _FIELDS):
+            raise InvalidJob(f"{shown(unknown[0])}: unknown field; there are {', '.join(sorted(_FIELDS))}")
+        question, system, model = (_text(fields, name) for name in ("question", "system", "model"))
+        if not question.strip():
+            raise InvalidJob("question: it is missing or empty")
+        if not fields.get("image"):
+            raise InvalidJob("image: send a file, a data: URL or the id of a stored image")
+        resolve = stored_or_inline(tenant)
+        images = [resolve(image) if isinstance(image, str) else image for image in fields["image"]]
+        parts = [{"type": "image", "image": image} for image in images]
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+        if system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        job = {_JOB_FIELDS[name]: value for name, value in fields.items() if name in _JOB_FIELDS}
+        if isinstance(job.get("stop"), str):
+            job["stop"] = [job["stop"]]
+        return ChatRequest({**job, "messages": messages}, model or None)
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    if not isinstance(value := fields.get(name, ""), str):
+        raise InvalidJob(f"{name}: must be a string")
+    return value
+
+
+async def _read_form(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {"image": []}
+    limits = {"max_files": MOST_IMAGES, "max_fields": _MOST_FIELDS, "max_part_size": _MOST_BYTES}
+    async with request.form(**limits) as form:
+        for name, value in form.multi_items():
+            content = await _content(name, value)
+            # a form in a page sends its empty fields, too
+            if not content:
+                continue
+            if name in _LISTS:
+                fields.setdefault(name, []).append(content)
+            elif fields.setdefault(name, content) is not content:
+                raise InvalidRequest(f"{shown(name)}: it is given twice", param=shown(name))
+    if "response_format" in fields:
+        fields["response_format"] = parse_json(fields["response_format"].encode())
+    return fields
+
+
+async def _content(name: str, value: UploadFile | str) -> bytes | str:
+    if isinstance(value, str):
+        return value
+    if name != "image":
+        raise InvalidRequest(f"{shown(name)}: must be text; only image is a file", param=shown(name))
+    return await value.read()

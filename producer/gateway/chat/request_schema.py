@@ -1,0 +1,121 @@
+"""The body of a chat request for the OpenAPI document; `producer.openai.chat_request` reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vqa.job import LONGEST_TIMEOUT_S, Lane
+
+#: eight by eight pixels, dark red
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mPsZsAOmBiGlAQAcxUAm51HeF4AAAAASUVORK5C"
+    "YII="
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(_Part):
+    type: Literal["text"]
+    text: str = Field(max_length=1_000_000)
+
+
+class ImageUrl(_Part):
+    url: str = Field(description="data:image/TYPE;base64,..., or the id of a stored image", examples=[EXAMPLE_IMAGE])
+    detail: Literal["auto", "low", "high", "original"] | None = Field(default=None, description="without effect")
+
+
+class ImagePart(_Part):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Parts = Annotated[list[TextPart | ImagePart], Field(min_length=1)]
+
+
+class ChatMessage(_Part):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=1_000_000)] | Parts
+    name: str | None = Field(default=None, description="without effect")
+
+
+class StreamOptions(_Part):
+    include_usage: bool | None = Field(default=None, description="end with a chunk that has the usage")
+    include_obfuscation: bool | None = Field(default=None, description="without effect")
+
+
+class VqaOptions(_Part):
+    lane: Lane | None = Field(default=None, description="interactive by default; bulk yields to it")
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=LONGEST_TIMEOUT_S, description="seconds until the deadline; by default the lane's"
+    )
+    reuse: bool | None = Field(
+        default=None, description="an earlier answer to the same question may be given; only with temperature 0"
+    )
+
+
+class ResponseFormat(BaseModel):
+    """text, json_object, json_schema as in OpenAI's API, or choice with a list of choices."""
+
+    type: Literal["text", "json_object", "json_schema", "choice"]
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ChatRequestBody(_Part):
+    """OpenAI's body. Fields that would change the answer and are not listed are refused by name."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "vqa",
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "What colour is this?"},
+                            {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
+                        ],
+                    }
+                ],
+                "max_tokens": 32,
+            }
+        }
+    )
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    model: str | None = Field(default=None, description="the workers' model answers, whatever is named here")
+    max_tokens: int | None = Field(default=None, ge=1, le=32_768, description="256 by default")
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768, description="the same as max_tokens")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 by default: greedy")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
+    response_format: ResponseFormat | None = None
+    metadata: dict[str, str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    user: Any = Field(default=None, description="without effect")
+    vqa: VqaOptions | None = None
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's JSON schema without references, for a body that no parameter of an endpoint declares."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if name := value.get("$ref"):
+                return inline(definitions[name.rpartition("/")[2]])
+            return {key: inline(each) for key, each in value.items()}
+        return [inline(each) for each in value] if isinstance(value, list) else value
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
