@@ -37,7 +37,7 @@ def create_app(
     queue_settings: QueueSettings | None = None,
     settings: GatewaySettings | None = None,
     files_settings: FilesSettings | None = None,
-) -> FastAPI:
+) -> GatewayApp:
     """Return the application; settings come from the environment unless given. Raises SettingsError."""
     queue_settings = queue_settings or QueueSettings()
     settings = settings or GatewaySettings()

@@ -42,7 +42,11 @@ async def open_context(
     queue_settings: QueueSettings, settings: GatewaySettings, files_settings: FilesSettings
 ) -> AsyncIterator[Context]:
     """Open the connections; close them at the end."""
-    async with AsyncClient(queue_settings) as client, open_access(queue_settings, settings) as (keys, admission):
+    async with (
+        AsyncClient(queue_settings) as client,
+        open_access(queue_settings, settings) as (keys, admission),
+        Readiness(queue_settings).watching() as readiness,
+    ):
         connection = connect_async(queue_settings)
         try:
             files = Files(connection, files_settings)
@@ -54,7 +58,7 @@ async def open_context(
                 redis=connection,
                 keys=keys,
                 admission=admission,
-                readiness=Readiness(client),
+                readiness=readiness,
                 files=files,
             )
         finally:

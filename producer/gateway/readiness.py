@@ -6,18 +6,23 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from producer.client.aio import AsyncClient
 from producer.gateway.errors import NoWorker
+from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.errors import QueueFull, QueueUnavailable, VQAError
-from vqa.job import LANES, Lane
-from vqa.ledger.records import State, WorkerInfo
+from vqa.ledger.ledger import DEADLINES, WORKERS, living_workers
+from vqa.ledger.records import WorkerInfo
+from vqa.redis_outage import RedisOutage
+from vqa.settings import QueueSettings
 
 #: seconds for which a look at Redis is good
 _FRESH_S = 1.0
+#: seconds between two looks that nobody asks for
+_WATCH_S = 5.0
 #: seconds after which Redis counts as away; a look goes on in its thread
 _LOOK_S = 2.0
 
@@ -53,8 +58,11 @@ class Look:
 class Readiness:
     """One for each gateway process; all its requests share a look."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, settings: QueueSettings) -> None:
+        self._lease_s = settings.lease_s
+        # of its own, so that a look that is given up holds up nothing else
+        self._redis = connect_async(settings, retry_s=0)
+        self._outage = RedisOutage(settings)
         self._last = Look()
         self._looked_at = -math.inf
         self._lock = asyncio.Lock()
@@ -69,16 +77,43 @@ class Readiness:
                 self._looked_at = time.monotonic()
             return self._last
 
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[Self]:
+        """Look in the background, too; end with the connection."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await self._redis.aclose()
+
+    async def _watch(self) -> None:
+        """Look every few seconds: so an outage of Redis is logged, and Retry-After does not follow old figures."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_WATCH_S)
+
     async def _look(self) -> Look:
         try:
             async with asyncio.timeout(_LOOK_S):
-                workers, counts = await asyncio.gather(self._client.workers(), self._client.counts())
-        except (QueueUnavailable, TimeoutError):
+                found = await self._read()
+        except REDIS_ERRORS as error:
+            self._outage.failed(error)
             self._away_since = self._away_since or time.monotonic()
-            # the error itself names the host, which is nobody's business outside
+            # the log names the host, which is nobody's business outside
             return Look(problem="Redis does not answer")
         self._away_since = None
-        return Look(workers, _total(counts))
+        self._outage.answered()
+        return found
+
+    async def _read(self) -> Look:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hgetall(WORKERS)
+            pipe.zcard(DEADLINES)
+            (seconds, _), listed, open_jobs = await pipe.execute()
+        return Look(living_workers(listed, seconds, self._lease_s), open_jobs)
 
     async def require_worker(self) -> Sequence[WorkerInfo]:
         """Return the ready workers. Raises NoWorker if there is none, QueueUnavailable."""
@@ -101,10 +136,6 @@ class Readiness:
         elif isinstance(error, QueueUnavailable):
             wait_s = time.monotonic() - self._away_since if self._away_since else _SHORTEST_S
         return min(_LONGEST_S, max(_SHORTEST_S, wait_s) * random.uniform(1.0, 1.1))
-
-
-def _total(counts: Mapping[Lane, Mapping[State, int]]) -> int:
-    return sum(sum(counts[lane].values()) for lane in LANES)
 
 
 def _number(value: Any) -> float:

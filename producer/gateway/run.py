@@ -1,17 +1,74 @@
-"""Starts the gateway: checks, then one process or several."""
+"""Starts the gateway: checks, then one process or several. As a program it is one of several."""
 
 from __future__ import annotations
 
 import logging
+import signal
+import socket
+import sys
 
-from producer.gateway.server import bind, serve
-from vqa.gateway_settings import GatewaySettings
+from producer.gateway.exposure import require_keys
+from producer.gateway.lifeline import Lifeline
+from producer.gateway.listening import bind, raise_file_limit, url_of
+from producer.gateway.processes import Processes
+from producer.gateway.server import serve
+from producer.process import INTERRUPTED, USAGE, Stopped
+from vqa.errors import SettingsError
+from vqa.gateway_settings import FilesSettings, GatewaySettings
+from vqa.output import protect_output
+from vqa.settings import QueueSettings
+
+log = logging.getLogger(__name__)
 
 
 def run_gateway() -> int:
     """Serve until a signal; return the exit status. Raises SettingsError."""
-    settings = GatewaySettings()
-    logging.getLogger().setLevel(logging.INFO)
-    # says at each start and end what run_gateway says
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    return serve(settings, bind(settings))
+    settings, queue_settings = GatewaySettings(), QueueSettings()
+    # read where it is used, but wrong values end the gateway before it listens
+    FilesSettings()
+    require_keys(settings, queue_settings)
+    listening = bind(settings)
+    set_up_logging()
+    if not settings.takes_anybody:
+        log.info("an API key is required")
+    log.info("listening on %s for the queue on %s", url_of(listening), queue_settings.address.where)
+    try:
+        if settings.processes > 1:
+            return Processes(settings, listening).run()
+        return serve(settings, listening, raise_file_limit(), Lifeline())
+    except Stopped as stopped:
+        # before anything is served; afterwards signals are the server's
+        return INTERRUPTED if stopped.number == signal.SIGINT else 0
+
+
+def set_up_logging() -> None:
+    """Log to standard error, which never blocks the event loop."""
+    protect_output()
+    host = socket.gethostname()
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s %(levelname)s {host} %(name)s: %(message)s", force=True
+    )
+    # what it says of starting, ending and invalid requests is said elsewhere, or is anybody's noise
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.setLevel(logging.ERROR)
+    uvicorn.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # an answer that `UnexpectedErrors` has cut off, and logged
+    return "returned without completing response" not in record.getMessage()
+
+
+def main(arguments: list[str]) -> int:
+    """Serve on the socket that the parent has bound, whose descriptor is the argument."""
+    [descriptor] = arguments
+    set_up_logging()
+    try:
+        return serve(GatewaySettings(), socket.socket(fileno=int(descriptor)), raise_file_limit(), Lifeline.inherited())
+    except SettingsError as error:
+        log.critical("%s", error)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -210,11 +210,7 @@ class Ledger:
         Lines that cannot be read are left out, see `Damage.worker_flaws`.
         """
         seconds, _ = self._redis.time()
-        listed = cast(dict[bytes, bytes], self._redis.hgetall(WORKERS))
-        found = [info for info in starmap(_worker, listed.items()) if info is not None]
-        # a worker that was seen later than now vanished before Redis's clock was set back, or renews soon
-        living = (info for info in found if abs(seconds * 1000 - info.seen) <= within_s * 1000)
-        return sorted(living, key=lambda info: info.name)
+        return living_workers(cast(dict[bytes, bytes], self._redis.hgetall(WORKERS)), seconds, within_s)
 
     def vanished_workers(self, for_s: float) -> list[str]:
         """Return the names of listed workers that have not renewed for `for_s` seconds."""
@@ -231,6 +227,14 @@ def _header(entry: bytes) -> Header:
         return Header.parse(entry.partition(b"\n")[0])
     except Unreadable:
         return UNREADABLE
+
+
+def living_workers(listed: Mapping[bytes, bytes], now_s: float, within_s: float) -> list[WorkerInfo]:
+    """Return those of the hash of workers that renewed within `within_s` seconds before `now_s`, sorted by name."""
+    found = [info for info in starmap(_worker, listed.items()) if info is not None]
+    # a worker that was seen later than now vanished before Redis's clock was set back, or renews soon
+    living = (info for info in found if abs(now_s * 1000 - info.seen) <= within_s * 1000)
+    return sorted(living, key=lambda info: info.name)
 
 
 def _worker(name: bytes, line: bytes) -> WorkerInfo | None:

@@ -70,4 +70,4 @@ def _entry(scope: Scope) -> dict[str, Any]:
 
 
 #: a method is a client's free text, too
-_METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
+_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
