@@ -16,6 +16,7 @@ from vqa.ledger.records import Lease
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
+from workers.jobs.text_writer import OnText, TextWriter
 from workers.media.pool import DecoderPool
 
 
@@ -28,6 +29,7 @@ class Answering:
     media: DecoderPool
     engine: Engine
     leases: Leases
+    texts: TextWriter
     #: set after the first answer: the card works
     answered: threading.Event = field(default_factory=threading.Event)
 
@@ -39,11 +41,13 @@ class Answering:
         deadline = started + lease.remaining_s
         # each distinct image is fetched and decoded once
         names = list(dict.fromkeys(part.image for part in job.images()))
-        with self.media.holding(len(names), deadline):
+        with self.media.holding(len(names), deadline), self.texts.writing(lease) as on_text:
             decoded = self.media.decode(names, deadline, self.store.get)
-            return self._answer(job, lease, dict(zip(names, decoded, strict=True)), started)
+            return self._answer(job, lease, dict(zip(names, decoded, strict=True)), started, on_text)
 
-    def _answer(self, job: Job, lease: Lease, images: Mapping[bytes | str, RGBImage], started: float) -> Answer:
+    def _answer(
+        self, job: Job, lease: Lease, images: Mapping[bytes | str, RGBImage], started: float, on_text: OnText | None
+    ) -> Answer:
         prompt = Prompt(
             id=lease.id,
             turns=_turns(job, images),
@@ -53,6 +57,7 @@ class Answering:
             attempt=lease.header.attempt,
             alone=lease.header.alone,
             metadata=job.metadata,
+            on_text=on_text,
         )
         media_s = time.monotonic() - started
         completion = self._complete(lease, prompt)

@@ -35,6 +35,7 @@ from workers.jobs.attempt import Attempts
 from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
 from workers.jobs.recent_answers import RecentAnswers
+from workers.jobs.text_writer import TextWriter
 from workers.media.pool import DecoderPool
 from workers.process.janitor import Janitor
 from workers.process.preconditions import require_open_files, require_own_name, require_packages, wait_for_redis
@@ -122,6 +123,7 @@ class Worker:
         # another one may have been started at the same time
         self._require_own_name(wait_s=0)
         self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
+        self.attempts.answering.texts.start()
         self.janitor.start()
         self.inbox.start()
 
@@ -133,6 +135,7 @@ class Worker:
             self.inbox.stop()
             self.attempts.leases.stop()
             self.engine.stop()
+            self.attempts.answering.texts.stop()
             self.attempts.answering.media.close()
 
     def _stall(self) -> Stall | None:
@@ -167,6 +170,7 @@ class Worker:
         about = {"slots": self.slots, "model": engine.model, "engine": own.engine}
         recent = RecentAnswers()
         leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about, recent.figures)
+        texts = TextWriter(connect(hasty, retry_s=0))
         cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
         media = DecoderPool(
             self.settings.decoders,
@@ -177,7 +181,7 @@ class Worker:
             threads=self.threads,
         )
         print(media.plan, flush=True)
-        answering = Answering(self.name, store, media, engine, leases, FirstAnswer(self.link))
+        answering = Answering(self.name, store, media, engine, leases, texts, FirstAnswer(self.link))
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
 
     def _make_inbox(self, foreign_jobs: ForeignJobs) -> InboxReader:

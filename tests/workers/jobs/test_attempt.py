@@ -23,6 +23,7 @@ from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts, Delayed
 from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
+from workers.jobs.text_writer import TextWriter
 from workers.media.pool import DecoderPool
 
 ID = "a"
@@ -67,7 +68,7 @@ def ledger(redis: Redis) -> Ledger:
 def make_attempts(redis: Redis, app: Celery, settings: QueueSettings, policy: Policy) -> Attempts:
     closing, store = Closing(app, Ledger(redis), 60), ImageStore(redis)
     leases = Leases(redis, "worker", 9, {})
-    answering = Answering("worker", store, cast(DecoderPool, None), cast(Engine, None), leases)
+    answering = Answering("worker", store, cast(DecoderPool, None), cast(Engine, None), leases, TextWriter(redis))
     return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [policy])
 
 

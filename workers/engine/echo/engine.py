@@ -4,9 +4,9 @@ The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in
 as `WIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt with a grammar gets a short text
 that matches the grammar (`vqa/grammar.py`), always the same.
 
-A job's metadata may set `echo_delay_s` (seconds before the answer, whose first piece is there at once) and `echo_fail`
-(how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in the engine,
-`hang` to block the engine's thread); `echo_fail_attempts` limits the failure to the first attempts.
+A job's metadata may set `echo_delay_s` (seconds before the answer, from the first piece of its text to the last) and
+`echo_fail` (how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in
+the engine, `hang` to block the engine's thread); `echo_fail_attempts` limits the failure to the first attempts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ from workers.engine.text.generation import TextStream
 #: exit status of `echo_fail=exit`
 EXIT_STATUS = 70
 
-#: pieces of an answer for `on_text`: `echo:`, then the digits
+#: pieces of an answer for `on_text`, without a delay: `echo:`, then the digits
 _WORD = re.compile(r"\w+\W*|\W+")
+#: characters of the further pieces that come during a delay
+_PIECE = 4
 
 #: seconds between heartbeats while slots are occupied; at most a fifth of VQA_HANG_S
 _BEAT_S = 0.2
@@ -142,13 +144,17 @@ class EchoEngine:
             self._slots.enter(pending, partial(self._begin, pending, behaviour))
 
     def _begin(self, pending: Pending, behaviour: _Behaviour) -> None:
-        stream = TextStream(pending)
+        stream, began = TextStream(pending), time.monotonic()
+        timers = [self._timers.at(began + behaviour.delay_s, partial(self._finish, pending, behaviour, stream))]
         if pending.prompt.on_text:
             # an error of the text is that of the answer
             with suppress(VQAError):
-                _write(stream, _WORD.findall(_text(pending.prompt))[:1])
-        timer = self._timers.at(time.monotonic() + behaviour.delay_s, partial(self._finish, pending, behaviour, stream))
-        pending.future.add_done_callback(lambda _: timer.cancel())
+                first, *others = _pieces(_text(pending.prompt))
+                stream.write(first)
+                for number, piece in enumerate(others[:-1], 1):
+                    due = began + behaviour.delay_s * number / len(others)
+                    timers.append(self._timers.at(due, partial(stream.write, piece)))
+        pending.future.add_done_callback(lambda _: [timer.cancel() for timer in timers])
         with self._lock:
             beating, self._beating = self._beating, True
         if not beating:
@@ -202,6 +208,12 @@ class EchoEngine:
 def _write(stream: TextStream, pieces: Iterable[str]) -> None:
     for piece in pieces:
         stream.write(piece)
+
+
+def _pieces(text: str) -> list[str]:
+    """Split a text into its first word and short pieces of the rest."""
+    first = next(iter(_WORD.findall(text)), "")
+    return [first, *(text[start : start + _PIECE] for start in range(len(first), len(text), _PIECE))]
 
 
 def _text(prompt: Prompt) -> str:

@@ -50,16 +50,15 @@ def test_the_answer_is_a_hash_of_words_and_sizes(engine: EchoEngine) -> None:
     assert (completion.prompt_tokens, completion.completion_tokens) == (3, 1)
 
 
-@pytest.mark.parametrize("delay_s", [0, 0.02])
-def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine, delay_s: float) -> None:
+def test_who_listens_is_told_the_answer_word_by_word(engine: EchoEngine) -> None:
     pieces: list[str] = []
 
-    completion = engine.submit(ask(on_text=pieces.append, echo_delay_s=delay_s)).result(SOON)
+    completion = engine.submit(ask(on_text=pieces.append)).result(SOON)
 
     assert pieces == ["echo:", completion.text.removeprefix("echo:")]
 
 
-def test_the_first_word_comes_before_the_delay_and_the_rest_after_it(engine: EchoEngine) -> None:
+def test_the_pieces_of_an_answer_are_spread_over_its_delay(engine: EchoEngine) -> None:
     pieces: list[tuple[float, str]] = []
     began = time.monotonic()
 
@@ -67,10 +66,14 @@ def test_the_first_word_comes_before_the_delay_and_the_rest_after_it(engine: Ech
         SOON
     )
 
-    [(first_s, first), (rest_s, _)] = pieces
+    [(first_s, first), *between, (last_s, last)] = pieces
     assert first == "echo:"
-    assert first_s < 0.1
-    assert rest_s >= 0.2
+    assert first_s < 0.05
+    assert [len(piece) for _, piece in between] == [4, 4, 4]
+    for (at_s, _), due_s in zip(between, (0.05, 0.1, 0.15), strict=True):
+        assert due_s <= at_s < 0.2
+    assert last_s >= 0.2
+    assert len(last) == 4
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.02])
