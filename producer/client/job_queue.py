@@ -136,15 +136,22 @@ class JobQueue:
             return Offered.from_refusals(jobs, errors)
 
     def _accept(self, jobs: Sequence[PreparedJob]) -> Mapping[str, QueueFull]:
+        verdicts = self.accept(jobs)
+        # an open job may have lost its message; the ledger ignores a superfluous one
+        self._publish([(job.id, job.lane) for job in jobs if verdicts[job.id] in ("accepted", "open")])
+        return {job.id: self._capacity.lane_full(job.lane) for job in jobs if verdicts[job.id] == "full"}
+
+    def accept(self, jobs: Sequence[PreparedJob]) -> dict[str, str]:
+        """Store the images, and accept the jobs without publishing messages; return the ledger's verdicts by id.
+
+        Raises ImageMissing, or one of connection.REDIS_ERRORS.
+        """
         references = resolve(self.redis, stored_ids(jobs))
         submission = prepare([job.with_references(references) for job in jobs], self.settings, self.reply_list)
         self._store_images(submission)
-        verdicts = self._ledger.accept_many(submission.commands)
-        results = list(zip(submission.wakeups, verdicts, strict=True))
-        self._write_cancelled([id for (id, _), verdict in results if verdict == "over"])
-        # an open job may have lost its message; the ledger ignores a superfluous one
-        self._publish([wakeup for wakeup, verdict in results if verdict in ("accepted", "open")])
-        return {id: self._capacity.lane_full(lane) for (id, lane), verdict in results if verdict == "full"}
+        verdicts = dict(zip((job.id for job in jobs), self._ledger.accept_many(submission.commands), strict=True))
+        self._write_cancelled([id for id, verdict in verdicts.items() if verdict == "over"])
+        return verdicts
 
     def _write_cancelled(self, ids: Sequence[str]) -> None:
         """Write the outcome of jobs that were refused because their batch was cancelled."""

@@ -70,7 +70,6 @@ def stored_ids(jobs: Iterable[PreparedJob]) -> list[str]:
 class Submission:
     """Jobs ready to be sent: image uploads by reference, and one `accept` command per job."""
 
-    wakeups: list[tuple[str, Lane]] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     #: reference -> bytes, and the longest timeout among the jobs that use the image
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -110,7 +109,6 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
         submission.contents |= prepared.images
         if images:
             job = job.with_images(names)
-        submission.wakeups.append((job.id, job.lane))
         owner = (job.tenant, job.batch)
         submission.commands.append(
             accept_command(

@@ -52,7 +52,8 @@ class Asking:
         # a preference, which a stream cannot follow
         waits = chat.stream or not self._responds_async
         exchange = await Exchange.admit(self._context, self._caller, chat, has_key=bool(self._key), waits=waits)
-        headers = {JOB_ID_HEADER: chat.id}
+        # for the access log
+        self._request.state.job_id = chat.id
         try:
             if not waits:
                 response = await self._accepted(exchange)
@@ -62,7 +63,7 @@ class Asking:
                 response = render(await unless_gone(self._request, exchange.answer()))
         except VQAError as error:
             response = error_response(error, self._context.readiness.retry_after_s(error))
-        response.headers.update(headers)
+        response.headers[JOB_ID_HEADER] = chat.id
         return response
 
     async def _accepted(self, exchange: Exchange) -> Response:

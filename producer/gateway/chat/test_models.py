@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from producer.client.job_queue import JobQueue
-from producer.client.submission import PreparedJob, prepare, stored_ids
+from producer.client.submission import PreparedJob
 from producer.gateway.errors import Forbidden
-from producer.images.stored import resolve
 from vqa.answer import Answer, Timings, Usage
 from vqa.celery import publish_promoted
 from vqa.errors import InvalidJob, QueueFull
@@ -52,16 +51,9 @@ def answer_at_once(queue: JobQueue, jobs: Sequence[PreparedJob], model: str) -> 
     Jobs that Redis knows already are closed if they are open, else left as they are. Raises ImageMissing, or one of
     connection.REDIS_ERRORS.
     """
-    references = resolve(queue.redis, stored_ids(jobs))
-    submission = prepare([job.with_references(references) for job in jobs], queue.settings, queue.reply_list)
-    if submission.keep_s:
-        with queue.redis.pipeline(transaction=False) as pipe:
-            submission.queue_images(pipe)
-            submission.check_images(pipe.execute())
-    ledger = Ledger(queue.redis, queue.settings.limits)
-    verdicts = dict(zip((job.id for job in jobs), ledger.accept_many(submission.commands), strict=True))
+    verdicts = queue.accept(jobs)
     endings = [_ending(queue, job.job, model) for job in jobs if verdicts[job.id] in ("accepted", "waiting", "open")]
-    closed = ledger.close_many(endings)
+    closed = Ledger(queue.redis, queue.settings.limits).close_many(endings)
     publish_promoted(queue.backend.app, [id for each in closed for id in each.promoted])
     full = QueueFull("the lane holds as many open jobs as it may (VQA_QUEUE_MOST)")
     return {id: full for id, verdict in verdicts.items() if verdict == "full"}
