@@ -27,6 +27,12 @@ def _ledger() -> list[Row]:
     return ledger.rows()
 
 
+def _inbox() -> list[Row]:
+    from bench import inbox
+
+    return inbox.rows()
+
+
 def _replicas() -> list[Row]:
     from bench import replicas
 
@@ -54,6 +60,7 @@ def _bulk() -> list[Row]:
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "queue": _queue,
     "ledger": _ledger,
+    "inbox": _inbox,
     "replicas": _replicas,
     "lanes": _lanes,
     "engine": _engine,
