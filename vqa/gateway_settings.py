@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from vqa.settings import PREFIX, Settings
@@ -16,6 +17,15 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def _is_webhook_secret(text: str) -> bool:
+    """Return whether Standard Webhooks would accept this secret."""
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    return text.startswith("whsec_") and 24 <= len(key) <= 64
 
 
 class GatewaySettings(Settings):
@@ -50,8 +60,22 @@ class GatewaySettings(Settings):
         default=30.0, ge=0, le=3600, description="seconds that requests in progress get to end after SIGTERM"
     )
     webhook_private: bool = Field(
-        default=False, description="1 lets webhooks reach loopback, private and link-local addresses"
+        default=False, description="1 lets webhooks reach loopback, private and link-local addresses, and use http"
     )
+    webhook_secret: str | None = Field(
+        default=None,
+        repr=False,
+        description="signs the webhooks of callers without an API key: whsec_ and 24 to 64 random bytes in base64. A "
+        "key has a secret of its own",
+    )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, secret: str | None) -> str | None:
+        if secret is not None and not _is_webhook_secret(secret):
+            # never quotes the value
+            raise ValueError("must be whsec_ followed by 24 to 64 random bytes in base64")
+        return secret
 
     @property
     def takes_anybody(self) -> bool:

@@ -1,0 +1,32 @@
+"""What a webhook says: OpenAI's events of batches, and events of ours about single jobs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+from vqa.answer import Answer
+from vqa.ledger.batches import BatchState
+from vqa.results import Outcome
+
+JOB_ANSWERED, JOB_FAILED = "vqa.job.answered", "vqa.job.failed"
+
+
+def batch_event(event: str, state: BatchState) -> tuple[str, str]:
+    """Return type and body of the event that tells a batch's end."""
+    ended = state.times.get(f"{state.status}_at", 0) / 1000 or time.time()
+    type = f"batch.{state.status}"
+    return type, _body(event, type, ended, {"id": state.id})
+
+
+def job_event(event: str, id: str, outcome: Outcome) -> tuple[str, str]:
+    """Return type and body of the event that tells a job's end; what was answered is not in it."""
+    if isinstance(outcome, Answer):
+        return JOB_ANSWERED, _body(event, JOB_ANSWERED, time.time(), {"id": id})
+    return JOB_FAILED, _body(event, JOB_FAILED, time.time(), {"id": id, "code": outcome.code()})
+
+
+def _body(event: str, type: str, created: float, data: Mapping[str, str]) -> str:
+    fields = {"id": event, "object": "event", "type": type, "created_at": int(created), "data": data}
+    return json.dumps(fields, separators=(",", ":"))
