@@ -16,6 +16,7 @@ from producer.gateway.access.admission import Admission
 from producer.gateway.access.key_ring import KeyRing
 from producer.gateway.files.files import Files
 from producer.gateway.readiness import Readiness
+from producer.gateway.webhooks.webhooks import Webhooks, open_webhooks
 from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
@@ -35,6 +36,7 @@ class Context:
     admission: Admission
     readiness: Readiness
     files: Files
+    webhooks: Webhooks
 
 
 @asynccontextmanager
@@ -46,6 +48,7 @@ async def open_context(
         AsyncClient(queue_settings) as client,
         open_access(queue_settings, settings) as (keys, admission),
         Readiness(queue_settings).watching() as readiness,
+        open_webhooks(client, settings) as webhooks,
     ):
         connection = connect_async(queue_settings)
         try:
@@ -60,6 +63,7 @@ async def open_context(
                 admission=admission,
                 readiness=readiness,
                 files=files,
+                webhooks=webhooks,
             )
         finally:
             await connection.aclose()
