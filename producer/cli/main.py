@@ -87,15 +87,22 @@ def ask(
     choice: Choice = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job expires.")] = None,
     lane: Lane = LaneName.interactive,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
 ) -> None:
     """Ask one question about one image and wait for the answer.
 
+    With --stream, Ctrl-C cancels the job.
+
     Example: vqa ask cat.jpg "What is on the mat?"
     """
+    from producer.cli.stream import ask as ask_streamed
     from producer.client.client import Client
+    from vqa.job import Job
 
+    if stream and as_json:
+        raise typer.BadParameter("cannot be used with --json", param_hint="--stream")
     fields = job_fields(
         lane,
         max_new_tokens=max_new_tokens,
@@ -106,11 +113,13 @@ def ask(
         response_format=response_format(schema, choice),
     )
     with Client() as client:
-        answer = client.ask(sys.stdin.buffer if image == "-" else image, question, **fields)
+        job = Job.about(sys.stdin.buffer if image == "-" else image, question, **fields)
+        answer = ask_streamed(client, job) if stream else client.answer(client.submit(job))
     for seen in answer.images:
         if seen.frames > 1:
             print(f"vqa: {image}: the model saw the first of {seen.frames} pages or frames", file=sys.stderr)
-    print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
+    if not stream:
+        print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
 
 
 @app.command()
