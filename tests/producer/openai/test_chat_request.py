@@ -1,0 +1,75 @@
+"""Bodies of HTTP requests; `tests/producer/inputs/test_openai.py` has what they share with lines of Batch files."""
+
+from typing import Any
+
+import pytest
+
+from producer.openai.chat_request import parse_body
+from vqa.errors import InvalidJob
+
+HELLO = [{"role": "user", "content": "Hello?"}]
+
+
+def parse(**body: Any) -> Any:
+    return parse_body({"messages": HELLO} | body, lambda url: url)
+
+
+def test_our_own_fields_become_fields_of_the_job() -> None:
+    request = parse(vqa={"lane": "bulk", "timeout_s": 5, "reuse": True})
+    assert {name: request.fields[name] for name in ("lane", "timeout_s", "reuse")} == {
+        "lane": "bulk",
+        "timeout_s": 5,
+        "reuse": True,
+    }
+
+
+def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
+    assert not parse().stream
+    assert not parse(stream=None, stream_options=None, vqa=None).stream
+    assert parse(stream=True).include_usage is False
+    assert parse(stream=True, stream_options={"include_usage": True}).include_usage is True
+    assert parse(stream=True, stream_options={"include_usage": None}).include_usage is False
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"vqa": {"tenant": "other"}}, "vqa.tenant: not supported; there are lane, reuse, timeout_s"),
+        ({"vqa": {"A secret?": 1}}, "vqa.?: not supported"),
+        ({"vqa": "bulk"}, "vqa: must be an object"),
+        ({"stream": "yes"}, "stream: must be true or false"),
+        ({"stream": 1}, "stream: must be true or false"),
+        ({"stream_options": {"include_logs": True}}, "stream_options.include_logs: not supported"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage: must be true or false"),
+        ({"model": 5}, "model: must be a string"),
+        ({"n": True}, "n: only 1 is supported"),
+        ({"n": 2}, "n: only 1 is supported"),
+        ({"logprobs": 0}, "logprobs: only false is supported"),
+        ({"top_k": 40}, "top_k: only -1 is supported"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty: only 1 is supported"),
+        ({"reasoning_effort": "high"}, "reasoning_effort: not supported"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "the body: max_tokens and max_completion_tokens differ"),
+        ({"messages": []}, "messages: must be a non-empty list"),
+        ({"messages": [{"role": "user", "content": "?", "parsed": 1}]}, "messages.0.parsed: not supported"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "", "detail": 5}}]}]},
+            "messages.0.content.0.image_url.detail: must be auto, low, high or original",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(body: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidJob) as error:
+        parse(**body)
+    assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 5])
+def test_a_body_is_an_object(document: object) -> None:
+    with pytest.raises(InvalidJob, match="the body: must be an object"):
+        parse_body(document, lambda url: url)
+
+
+def test_neutral_values_of_other_servers_fields_are_accepted() -> None:
+    plain = parse().fields
+    assert parse(top_k=-1, min_p=0, repetition_penalty=1.0).fields == plain
+    assert parse(top_k=0, tools=[], user="u", modalities=["text"]).fields == plain
