@@ -33,7 +33,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `vqa 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what uses the key; need not be unique.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Who or what uses the key; need not be unique.")],
     tenant: Annotated[str | None, typer.Option(help=_ABOUT_TENANT, metavar="T")] = None,
     lane: Annotated[list[LaneName] | None, typer.Option(help="Allowed lane; repeatable. By default both.")] = None,
     requests_per_minute: Limit = None,
@@ -53,7 +53,7 @@ def create(
 
     Tokens are those of prompts and answers. Batches count as one request, and their jobs not as in flight.
 
-    Example: vqa keys create shop --requests-per-minute 600 --tokens-per-day 5000000 --expires 90d
+    Example: vqa keys create --name shop --requests-per-minute 600 --tokens-per-day 5000000 --expires 90d
     """
     from pydantic import ValidationError
 

@@ -86,7 +86,7 @@ local function tokens_of(job)
   local outcome = redis.pcall('GET', 'celery-task-meta-' .. job)
   if type(outcome) ~= 'string' then return nil end
   local read, meta = pcall(cjson.decode, outcome)
-  if not read or type(meta) ~= 'table' then return false end
+  if not read or type(meta) ~= 'table' or type(meta.status) ~= 'string' then return false end
   -- a job that failed costs nothing
   if meta.status ~= 'SUCCESS' then return 0 end
   local usage = type(meta.result) == 'table' and meta.result.usage

@@ -10,6 +10,10 @@ import math
 from dataclasses import dataclass
 
 
+#: seconds; Redis's times are in ms
+_TICK_S = 0.001
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A limit, and what is used of it now."""
@@ -50,8 +54,12 @@ class Window:
 
 
 def _fades_s(count: int, room: int, left_s: float, length_s: float) -> float:
-    """Return the seconds until a previous window's count, of which `left_s` still lie within, weighs at most `room`."""
-    return max(0.0, left_s - room * length_s / count) if count else 0.0
+    """Return the seconds until a previous window's count, of which `left_s` still lie within, weighs at most `room`.
+
+    Weights are rounded down, so that it has to fall below `room + 1`.
+    """
+    full_s = (room + 1) * length_s / count if count else math.inf
+    return left_s - full_s + _TICK_S if left_s >= full_s else 0.0
 
 
 def duration(seconds: float) -> str:
