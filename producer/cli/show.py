@@ -49,8 +49,10 @@ def _seconds(left_s: float | None) -> str | None:
 
 
 def schemas() -> str:
-    """Return the JSON Schemas of jobs and answers as one document."""
+    """Return the JSON Schemas of jobs, answers and outcomes as one document."""
     from vqa.answer import Answer
     from vqa.job import Job
+    from vqa.outcome_schema import outcome_schema
 
-    return json.dumps({"job": Job.model_json_schema(), "answer": Answer.model_json_schema()}, indent=2)
+    found = {"job": Job.model_json_schema(), "answer": Answer.model_json_schema(), "outcome": outcome_schema()}
+    return json.dumps(found, indent=2)

@@ -34,6 +34,7 @@ def findings(probe: Probe, settings: QueueSettings) -> Iterator[Finding]:
     yield from _workers(probe, settings)
     for lane, state in probe.lanes.items():
         yield from _lane(lane, state, settings)
+    yield from _inbox(probe)
     yield from _overdue(probe)
     yield from _dead(probe, settings)
     yield from _leftovers(probe)
@@ -166,6 +167,12 @@ def _lane(lane: Lane, state: LaneProbe, settings: QueueSettings) -> Iterator[Fin
     if state.lost_messages:
         said = f"queued jobs not republished after their message was lost: {state.lost_messages}"
         yield Finding(lane, "wrong", said, _REPAIR)
+
+
+def _inbox(probe: Probe) -> Iterator[Finding]:
+    if probe.inbox:
+        said = f"entries of other programs that are no jobs yet: {probe.inbox}"
+        yield Finding("inbox", "note", said, "a worker accepts hundreds a second, unless a lane is full")
 
 
 def _overdue(probe: Probe) -> Iterator[Finding]:

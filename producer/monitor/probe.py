@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from producer.client.dead_letters import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
+from vqa.inbox import inbox_length
 from vqa.job import LANES, Lane
 from vqa.ledger.commands import entry_key
 from vqa.ledger.lease_check import count_impossible
@@ -86,6 +87,8 @@ class Probe:
     reasons: Mapping[str, int]
     #: messages on Celery's default queue
     foreign: int
+    #: entries of the inbox that are no jobs yet; None if this user may not count them
+    inbox: int | None
 
 
 def run_probe(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe:
@@ -109,6 +112,7 @@ def run_probe(redis: Redis, settings: QueueSettings, dead: DeadLetters) -> Probe
         dead=dead.count(settings.dead_ttl_s),
         reasons=dead.reasons(_DEAD),
         foreign=foreign,
+        inbox=_if_allowed(lambda: inbox_length(redis)),
     )
 
 

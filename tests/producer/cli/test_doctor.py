@@ -207,6 +207,14 @@ def test_a_full_lane_is_wrong(doctor: Examine, up: None, client: Client, questio
     assert "new jobs are refused with QueueFull" in report["interactive"][0][1]
 
 
+def test_entries_that_wait_in_the_inbox_are_told(doctor: Examine, up: None, redis: Redis) -> None:
+    assert "inbox" not in doctor()[1]
+    redis.xadd("vqa:inbox", {"job": "{}"})
+    [(level, said)] = doctor()[1]["inbox"]
+    assert level == "note"
+    assert said.endswith("no jobs yet: 1")
+
+
 def test_keys_that_something_else_deletes_are_wrong(
     doctor: Examine, up: None, client: Client, question: MakeJob, redis: Redis
 ) -> None:

@@ -216,6 +216,7 @@ def test_schema_and_settings_are_documents(vqa: Vqa) -> None:
     schemas = json.loads(vqa("schema").stdout)
     assert {"messages", "lane", "max_new_tokens"} <= schemas["job"]["properties"].keys()
     assert {"text", "usage"} <= schemas["answer"]["properties"].keys()
+    assert schemas["outcome"]["discriminator"]["propertyName"] == "status"
     # the place that an error about a variable sends one to must not fail by that variable
     settings = json.loads(vqa("settings", "--json", env={"VQA_NO_SUCH": "1"}).stdout)
     assert settings.keys() == NAMES
