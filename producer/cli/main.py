@@ -192,7 +192,7 @@ def doctor(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schemas of jobs and answers.
+    """Print the JSON Schemas of jobs, answers and outcomes.
 
     Example: vqa schema > vqa.schema.json
     """
