@@ -24,7 +24,7 @@ function verbs.reopen(id, outcome, margin, tenant_most)
   redis.call('DEL', dead_key(id), outcome)
   redis.call('ZREM', 'vqa:dead', id)
   local again = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0}
-  again.reply, again.history = header.reply, header.history
+  again.reply, again.history, again.trace = header.reply, header.history, header.trace
   again.tenant = header.tenant or (lane == 'bulk' and '' or nil)
   again.state = must_wait(lane, again.tenant, tonumber(tenant_most)) and 'waiting' or 'queued'
   local batch = header.batch
