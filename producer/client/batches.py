@@ -139,8 +139,8 @@ def new_id() -> str:
 
 
 def is_batch(id: str) -> bool:
-    """Tell a batch's id from a job's."""
-    return re.fullmatch(r"batch_[0-9a-f]{24}", id) is not None
+    """Tell a batch's id from a job's; the id of a batch over HTTP also names its owner."""
+    return re.fullmatch(r"batch_([0-9a-f]{12}_)?[0-9a-f]{24}", id) is not None
 
 
 def job_id(batch: str, row: str) -> str:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from producer.gateway.access.gate import AccessGate
+from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
 from producer.gateway.errors import add_handlers
 from producer.gateway.middleware.stack import outermost
@@ -45,8 +46,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_context(queue_settings, settings, files_settings) as context:
-            app.state.context = context
+        async with (
+            open_context(queue_settings, settings, files_settings) as context,
+            open_batches(context) as batches,
+        ):
+            app.state.context, app.state.batches = context, batches
             yield
 
     app = GatewayApp(

@@ -175,6 +175,10 @@ class Batches:
             raise state
         return state
 
+    def states(self, ids: Sequence[str]) -> dict[str, BatchState]:
+        """Return those of the batches that are kept and can be read, by id, in one round trip."""
+        return {id: state for id, state in self._states(ids).items() if isinstance(state, BatchState)}
+
     def newest(self, limit: int = 100) -> list[BatchState]:
         """Return up to `limit` batches, the newest first, without those that cannot be read."""
         found: list[BatchState] = []
@@ -226,7 +230,7 @@ class Batches:
     def add_rows(self, id: str, first: int, rows: Iterable[tuple[str, str]]) -> bool:
         """Store job id and custom_id of further rows of a detached batch, in order, for the later `vqa collect`.
 
-        `first` is the number of rows stored before. Adding the same rows twice is harmless.
+        `first` is the number of rows stored before. Adding rows again, in other portions too, is harmless.
         """
         lines = (f"{job_id}\n{custom_id}" for job_id, custom_id in rows)
         while chunk := list(islice(lines, _MOST_ROWS)):
@@ -254,7 +258,10 @@ class Batches:
         return cast(BatchStatus | None, self._run("batch_cancel", id).decode() or None)
 
     def set_status(self, id: str, status: BatchStatus) -> bool:
-        """Set a status that only the producer knows: `finalizing`, possible from `in_progress` only, or `failed`."""
+        """Set a status that only the producer knows.
+
+        `finalizing` is possible from `in_progress` only, `in_progress` from `validating` only, `failed` from any.
+        """
         return bool(self._run("batch_status", id, status))
 
 

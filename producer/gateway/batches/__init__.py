@@ -1,1 +1,1 @@
-"""Batches of the HTTP API: they run over the queue's own batches, and any gateway process continues them."""
+"""Batches over HTTP: an uploaded file becomes a detached batch of the queue, and its outcomes are read as files."""

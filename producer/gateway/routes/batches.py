@@ -1,7 +1,62 @@
-"""Endpoints of batches."""
+"""Endpoints of batches, as OpenAI's."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
 
-router = APIRouter()
+from fastapi import APIRouter, Header, Query, Request
+
+from producer.gateway.access.auth import BEARER, CallerDep
+from producer.gateway.batches.request import BatchRequest
+from producer.gateway.batches.service import BatchesDep
+from producer.gateway.batches.view import batch_object
+from producer.gateway.context import ContextDep
+from producer.gateway.error_schema import error_responses
+
+router = APIRouter(tags=["batches"], dependencies=[BEARER])
+
+IdempotencyKey = Annotated[
+    str | None, Header(max_length=256, description="the same key with the same request makes one batch")
+]
+
+
+@router.post("/v1/batches", responses=error_responses(400, 401, 403, 404, 422, 429, 503))
+async def create_batch(
+    request: Request,
+    body: BatchRequest,
+    context: ContextDep,
+    batches: BatchesDep,
+    caller: CallerDep,
+    idempotency_key: IdempotencyKey = None,
+) -> dict[str, Any]:
+    """Have all requests of an uploaded file answered."""
+    context.admission.check_lane(caller, body.vqa.lane)
+    await context.admission.check_batch(caller)
+    trace: str | None = getattr(request.state, "trace", None)
+    return batch_object(*await batches.create(body, caller, trace, idempotency_key))
+
+
+@router.get("/v1/batches", responses=error_responses(400, 401, 429, 503))
+async def list_batches(
+    batches: BatchesDep,
+    caller: CallerDep,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> dict[str, Any]:
+    """List batches, the newest first."""
+    found, more = await batches.newest(caller, after, limit)
+    objects = [batch_object(*each) for each in found]
+    ends = {"first_id": objects[0]["id"], "last_id": objects[-1]["id"]} if objects else {}
+    return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
+
+
+@router.get("/v1/batches/{batch_id}", responses=error_responses(401, 404, 429, 503))
+async def retrieve_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
+    """Tell how far a batch is; its output file can be read before it is completed."""
+    return batch_object(*await batches.get(batch_id, caller))
+
+
+@router.post("/v1/batches/{batch_id}/cancel", responses=error_responses(401, 404, 409, 429, 503))
+async def cancel_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
+    """Cancel what has not ended; rows that are answered stay in the output file."""
+    return batch_object(*await batches.cancel(batch_id, caller))

@@ -11,9 +11,12 @@ from fastapi.responses import StreamingResponse
 from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
-from producer.gateway.context import Context, ContextDep
+from producer.gateway.batches.output_files import parse_output_file_id
+from producer.gateway.batches.service import BatchesDep
+from producer.gateway.context import ContextDep
+from producer.gateway.error_schema import error_responses
 from producer.gateway.files.listing import Order
-from producer.gateway.files.record import PREFIX, FileRecord
+from producer.gateway.files.record import PREFIX
 from producer.gateway.files.store import missing
 from producer.gateway.files.upload import Upload
 from producer.ids import is_owner, new_id, owner_tag
@@ -45,7 +48,12 @@ _UPLOAD_BODY = {
 }
 
 
-@router.post("/v1/files", openapi_extra=_UPLOAD_BODY, max_body_size=_NO_LIMIT)
+@router.post(
+    "/v1/files",
+    openapi_extra=_UPLOAD_BODY,
+    max_body_size=_NO_LIMIT,
+    responses=error_responses(400, 401, 408, 413, 429, 503),
+)
 async def upload_file(request: Request, context: ContextDep, caller: CallerDep) -> dict[str, Any]:
     """Upload the input file of a batch: one request a line, as in OpenAI's Batch API."""
     upload = Upload(request.headers.get("content-type", ""), request.stream(), context.files_settings.max_bytes)
@@ -54,9 +62,10 @@ async def upload_file(request: Request, context: ContextDep, caller: CallerDep) 
     return record.to_object()
 
 
-@router.get("/v1/files")
+@router.get("/v1/files", responses=error_responses(400, 401, 429, 503))
 async def list_files(
     context: ContextDep,
+    batches: BatchesDep,
     caller: CallerDep,
     after: Annotated[str | None, Query(max_length=128)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
@@ -67,49 +76,58 @@ async def list_files(
     with redis_errors(context.queue_settings):
         ids = context.files.ids(owner_tag(caller.tenant))
         records, more = await ids.collect(
-            after, limit, order, context.files.records, lambda file: purpose in (None, file.purpose)
+            after, limit, order, batches.files.records, lambda file: purpose in (None, file.purpose)
         )
     objects = [record.to_object() for record in records]
     ends = {"first_id": objects[0]["id"], "last_id": objects[-1]["id"]} if objects else {}
     return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
 
 
-@router.get("/v1/files/{file_id}")
-async def retrieve_file(file_id: str, context: ContextDep, caller: CallerDep) -> dict[str, Any]:
+@router.get("/v1/files/{file_id}", responses=error_responses(401, 404, 429, 503))
+async def retrieve_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Describe a file."""
     with redis_errors(context.queue_settings):
-        return (await _owned(file_id, context, caller)).to_object()
+        _check_owner(file_id, caller)
+        files = batches.files if parse_output_file_id(file_id) else context.files
+        return (await files.get(file_id)).to_object()
 
 
 @router.get(
     "/v1/files/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        **error_responses(401, 404, 429, 503),
+    },
 )
-async def read_file(file_id: str, context: ContextDep, caller: CallerDep) -> StreamingResponse:
+async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> StreamingResponse:
     """Return a file's content."""
+    headers = {"Content-Disposition": "attachment"}
     with redis_errors(context.queue_settings):
-        record = await _owned(file_id, context, caller)
-        content = context.files.content(record)
+        _check_owner(file_id, caller)
+        if parse_output_file_id(file_id):
+            content = await batches.files.content(file_id)
+        else:
+            record = await context.files.get(file_id)
+            headers["Content-Length"] = str(record.bytes)
+            content = context.files.content(record)
         # the first piece, so that content that is gone is still a 404
         first = await anext(content, b"")
-    headers = {"Content-Disposition": "attachment", "Content-Length": str(record.bytes)}
     return StreamingResponse(_after(first, content), media_type="application/octet-stream", headers=headers)
 
 
-@router.delete("/v1/files/{file_id}")
-async def delete_file(file_id: str, context: ContextDep, caller: CallerDep) -> dict[str, Any]:
+@router.delete("/v1/files/{file_id}", responses=error_responses(401, 404, 429, 503))
+async def delete_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Delete a file."""
     with redis_errors(context.queue_settings):
-        await _owned(file_id, context, caller)
-        await context.files.delete(file_id)
+        _check_owner(file_id, caller)
+        await (batches.files if parse_output_file_id(file_id) else context.files).delete(file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-async def _owned(id: str, context: Context, caller: Caller) -> FileRecord:
+def _check_owner(id: str, caller: Caller) -> None:
     if not is_owner(id, PREFIX, caller.tenant):
         raise missing(id)
-    return await context.files.get(id)
 
 
 async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

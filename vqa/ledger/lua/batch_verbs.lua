@@ -61,11 +61,12 @@ end
 
 -- id, index of the first row, then "job id, newline, custom_id" of each row
 function verbs.batch_rows(id, first, ...)
-  local key = batch_key(id)
+  local key, rows = batch_key(id), {...}
   if redis.call('EXISTS', key) == 0 then return 0 end
-  -- an equal call, whose reply was lost, has already added them
-  if #redis.call('LRANGE', key .. ':rows', first, first) > 0 then return 1 end
-  redis.call('RPUSH', key .. ':rows', ...)
+  -- an earlier call, whose reply was lost or whose caller has died, may have added some of them
+  local there = math.max(0, redis.call('LLEN', key .. ':rows') - first)
+  if there >= #rows then return 1 end
+  redis.call('RPUSH', key .. ':rows', unpack(rows, there + 1))
   redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))
   return 1
 end
@@ -81,11 +82,13 @@ function verbs.batch_cancel(id)
   return redis.call('HGET', key, 'status')
 end
 
--- id, status; `finalizing` only follows `in_progress`
+local ONLY_AFTER = {finalizing = 'in_progress', in_progress = 'validating'}
+
+-- id, status; `finalizing` only follows `in_progress`, which only follows `validating`
 function verbs.batch_status(id, status)
   local key = batch_key(id)
   local before = redis.call('HGET', key, 'status')
-  if not before or (status == 'finalizing' and before ~= 'in_progress') then return 0 end
+  if not before or (ONLY_AFTER[status] and before ~= ONLY_AFTER[status]) then return 0 end
   set_status(key, status)
   return 1
 end

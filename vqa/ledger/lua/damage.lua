@@ -125,7 +125,7 @@ local function set_aside(key, raw, why)
   end
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
   if is_id(id) then give_up(id, why) end
-  local batch = string.match(id, '^(batch_%x+):')
+  local batch = string.match(id, '^(batch_[%x_]+):')
   if batch then try(leave_batch, batch, id, {code = 'job_given_up'}) end
 end
 

@@ -1,0 +1,95 @@
+"""Reads the batches of all processes, a few at a time in each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from producer.gateway.batches.lease import Lease, LeaseLost, Leases
+from producer.gateway.batches.work import BatchWork, Tools
+from vqa.connection import REDIS_ERRORS
+from vqa.errors import VQAError
+
+log = logging.getLogger(__name__)
+
+#: batches that one process reads at once
+_MOST = 4
+#: seconds between two looks for a batch that is due
+_LOOK_S = 0.5
+#: seconds between two looks for files that have expired
+_SWEEP_S = 60.0
+#: seconds until a batch whose work failed is tried again
+_RETRY_S = 5.0
+
+
+class Runner:
+    """Works on batches until it is cancelled."""
+
+    def __init__(self, tools: Tools, leases: Leases) -> None:
+        self._tools = tools
+        self._leases = leases
+        self._due = asyncio.Event()
+        self._working: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """Look for batches at once: there is a new one."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Take batches that are due; once cancelled, let other processes take those in progress."""
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            while True:
+                await self._take()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._due.wait(), _LOOK_S)
+                self._due.clear()
+        finally:
+            tasks = [sweeping, *self._working]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self) -> None:
+        try:
+            while len(self._working) < _MOST and (lease := await self._leases.claim()):
+                task = asyncio.create_task(self._work(lease))
+                self._working.add(task)
+                task.add_done_callback(self._ended)
+        except REDIS_ERRORS as error:
+            log.warning("cannot look for batches: %s", type(error).__name__)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        self._due.set()
+
+    async def _work(self, lease: Lease) -> None:
+        try:
+            await BatchWork(self._tools, lease).run()
+        except LeaseLost:
+            log.warning("another process goes on with batch %s: this one was too slow", lease.id)
+        except (VQAError, *REDIS_ERRORS) as error:
+            log.warning("batch %s waits: %s: %s", lease.id, type(error).__name__, error)
+            await self._release(lease, _RETRY_S)
+        except asyncio.CancelledError:
+            await self._release(lease, 0)
+            raise
+        except Exception:
+            # a mistake of ours must not end the runner
+            log.exception("batch %s waits", lease.id)
+            await self._release(lease, _RETRY_S)
+
+    async def _release(self, lease: Lease, delay_s: float) -> None:
+        # otherwise the lease ends by itself
+        with suppress(LeaseLost, *REDIS_ERRORS):
+            await lease.release(delay_s)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                while await self._tools.files.sweep():
+                    pass
+            except (VQAError, *REDIS_ERRORS) as error:
+                log.warning("cannot delete expired files: %s", type(error).__name__)
+            await asyncio.sleep(_SWEEP_S)
