@@ -17,7 +17,7 @@ from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
 
 #: names of a body's fields in a job
-_JOB_FIELDS: Final[Mapping[str, str]] = {
+JOB_FIELDS: Final[Mapping[str, str]] = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "temperature": "temperature",
@@ -28,8 +28,10 @@ _JOB_FIELDS: Final[Mapping[str, str]] = {
     "metadata": "metadata",
 }
 
+_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"})
+
 #: `messages` is read elsewhere; the others say nothing about the answer
-_IGNORED = frozenset(
+IGNORED = frozenset(
     {
         *("messages", "model", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
         *("service_tier", "parallel_tool_calls"),
@@ -37,7 +39,7 @@ _IGNORED = frozenset(
 )
 
 #: fields that may only have a value without effect; a message names the first
-_FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
+FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
     "n": (1,),
     "stream": (False,),
     "stream_options": ({},),
@@ -63,18 +65,26 @@ def job_fields(body: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict
     """Return the fields of a job; `place` is how error messages name the body. Raises InvalidJob or BadImage."""
     fields: dict[str, Any] = {}
     for name, value in body.items():
-        if name in _FIXED:
-            if not any(map(partial(_equal, value), _FIXED[name])):
-                raise InvalidJob(f"{place}{name}: only {json.dumps(_FIXED[name][0])} is supported")
-        elif name in _JOB_FIELDS:
-            if fields.setdefault(_JOB_FIELDS[name], value) != value:
+        if name in FIXED:
+            if not any(map(partial(_equal, value), FIXED[name])):
+                raise InvalidJob(f"{place}{name}: only {json.dumps(FIXED[name][0])} is supported")
+        elif name in JOB_FIELDS:
+            if name in _NUMBERS:
+                require_number(value, f"{place}{name}")
+            if fields.setdefault(JOB_FIELDS[name], value) != value:
                 raise InvalidJob(f"{place.strip('.') or 'the body'}: max_tokens and max_completion_tokens differ")
-        elif name not in _IGNORED:
+        elif name not in IGNORED:
             raise InvalidJob(f"{place}{shown(name)}: not supported")
     if isinstance(fields.get("stop"), str):
         fields["stop"] = [fields["stop"]]
     fields["messages"] = parse_messages(body.get("messages"), f"{place}messages", resolve)
     return fields
+
+
+def require_number(value: object, place: str) -> None:
+    """Raise InvalidJob for a number in a string, which pydantic would read, and for true and false."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidJob(f"{place}: must be a number")
 
 
 def _equal(value: object, fixed: object) -> bool:

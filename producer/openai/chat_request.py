@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from producer.images.locations import resolve_url
-from producer.openai.chat_fields import job_fields
+from producer.openai.chat_fields import job_fields, require_number
 from producer.openai.chat_messages import ResolveUrl, as_object
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
@@ -21,8 +21,8 @@ _ENDPOINTS = (_ENDPOINT, "/chat/completions")
 #: `include_obfuscation` pads OpenAI's chunks against eavesdroppers who measure them; TLS is the proxy's here
 _STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 
-#: fields under `vqa` in the body of an HTTP request: those of a job that OpenAI has no name for
-VQA_FIELDS = frozenset({"lane", "timeout_s", "reuse"})
+#: fields under `vqa` in the body of an HTTP request: those of a job that OpenAI has no name for, and a webhook
+_VQA_FIELDS = frozenset({"lane", "timeout_s", "reuse", "webhook"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class ChatRequest:
     stream: bool = False
     #: whether a stream ends with a chunk that has the usage
     include_usage: bool = False
+    #: told when the job has ended; whether it may be is for the caller to check
+    webhook_url: str | None = None
 
 
 def parse_request(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
@@ -68,10 +70,32 @@ def parse_body(document: object, resolve: ResolveUrl) -> ChatRequest:
         raise InvalidJob("model: must be a string")
     stream = _flag(body.pop("stream", False), "stream")
     include_usage = _include_usage(body.pop("stream_options", {}))
-    own = as_object(body.pop("vqa", {}), "vqa")
-    if unknown := sorted(own.keys() - VQA_FIELDS):
-        raise InvalidJob(f"vqa.{shown(unknown[0])}: not supported; there are {', '.join(sorted(VQA_FIELDS))}")
-    return ChatRequest(job_fields(body, "", resolve) | own, model or None, stream, include_usage)
+    own = _vqa_fields(body.pop("vqa", {}))
+    webhook_url = _webhook_url(own.pop("webhook", None))
+    fields = job_fields(body, "", resolve) | own
+    return ChatRequest(fields, model or None, stream, include_usage, webhook_url)
+
+
+def _vqa_fields(value: object) -> dict[str, Any]:
+    own = as_object(value, "vqa")
+    if unknown := sorted(own.keys() - _VQA_FIELDS):
+        raise InvalidJob(f"vqa.{shown(unknown[0])}: not supported; there are {', '.join(sorted(_VQA_FIELDS))}")
+    if "timeout_s" in own:
+        require_number(own["timeout_s"], "vqa.timeout_s")
+    if "reuse" in own:
+        _flag(own["reuse"], "vqa.reuse")
+    return own
+
+
+def _webhook_url(value: object) -> str | None:
+    if value is None:
+        return None
+    webhook = as_object(value, "vqa.webhook")
+    if unknown := sorted(webhook.keys() - {"url"}):
+        raise InvalidJob(f"vqa.webhook.{shown(unknown[0])}: not supported")
+    if not isinstance(url := webhook.get("url"), str):
+        raise InvalidJob("vqa.webhook.url: must be a string")
+    return url
 
 
 def _include_usage(value: object) -> bool:

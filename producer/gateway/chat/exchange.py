@@ -30,6 +30,9 @@ _GRACE_S = 5.0
 _IMAGE_TOKENS, _TEMPLATE_TOKENS = 1024, 32
 _CHARACTERS_PER_TOKEN = 3
 
+#: the field of a request
+_WEBHOOK = "vqa.webhook.url"
+
 #: tasks that nobody waits for, which asyncio does not hold
 _background: set[asyncio.Task[None]] = set()
 
@@ -67,6 +70,8 @@ class Exchange:
         """
         job = chat.job
         tested = is_test_model(chat.model, context.settings)
+        if chat.webhook_url is not None:
+            context.webhooks.check(chat.webhook_url, caller, _WEBHOOK)
         repeated = has_key and await is_repeated(context, chat)
         if not repeated:
             if waits and not tested and job.lane == "interactive":
@@ -74,7 +79,18 @@ class Exchange:
             timeout_s = job.timeout_s or context.queue_settings.timeout_s(job.lane)
             tokens = prompt_tokens(job) + job.max_new_tokens
             await context.admission.reserve(caller, chat.id, tokens=tokens, lane=job.lane, timeout_s=timeout_s)
-        return cls(context, caller, chat, has_key, not repeated)
+        exchange = cls(context, caller, chat, has_key, not repeated)
+        if chat.webhook_url is not None and not repeated:
+            await exchange._watch(chat.webhook_url)
+        return exchange
+
+    async def _watch(self, url: str) -> None:
+        """Have the webhook sent at the job's end; it is forgotten if no job comes within a minute."""
+        try:
+            await self.context.webhooks.watch(self.chat.id, url, self.caller, _WEBHOOK)
+        except VQAError:
+            self.settle(0)
+            raise
 
     async def submit(self) -> None:
         """Put the job on the queue and wait for nothing else. Raises QueueFull, ImageMissing, QueueUnavailable."""

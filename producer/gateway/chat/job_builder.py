@@ -43,7 +43,8 @@ class ChatJob:
     prepared: PreparedJob
     #: as the request names it
     model: str | None
-    include_usage: bool
+    include_usage: bool = False
+    webhook_url: str | None = None
 
     @property
     def id(self) -> str:
@@ -87,7 +88,7 @@ class JobBuilder:
         job = Job(**{**request.fields, "messages": messages, "id": self.id, "tenant": self.tenant})
         refuse_structured(request.model, job)
         prepared = PreparedJob(job, images, request.stream, self.trace)
-        return ChatJob(prepared, request.model, request.include_usage)
+        return ChatJob(prepared, request.model, request.include_usage, request.webhook_url)
 
     def _name(
         self, names: dict[str | bytes, str], images: dict[str, bytes], part: Mapping[str, Any]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from producer.openai.chat_fields import FIXED, IGNORED
 from vqa.job import LONGEST_TIMEOUT_S, Lane
 
 #: eight by eight pixels, dark red
@@ -48,6 +49,10 @@ class StreamOptions(_Part):
     include_obfuscation: bool | None = Field(default=None, description="without effect")
 
 
+class WebhookUrl(_Part):
+    url: str = Field(max_length=2048, description="an https URL")
+
+
 class VqaOptions(_Part):
     lane: Lane | None = Field(default=None, description="interactive by default; bulk yields to it")
     timeout_s: float | None = Field(
@@ -55,6 +60,9 @@ class VqaOptions(_Part):
     )
     reuse: bool | None = Field(
         default=None, description="an earlier answer to the same question may be given; only with temperature 0"
+    )
+    webhook: WebhookUrl | None = Field(
+        default=None, description="called when the job has ended, signed as Standard Webhooks"
     )
 
 
@@ -100,9 +108,17 @@ class ChatRequestBody(_Part):
     metadata: dict[str, str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    user: Any = Field(default=None, description="without effect")
     vqa: VqaOptions | None = None
+
+
+def chat_schema() -> dict[str, Any]:
+    """Return the schema of a body, with the fields that are accepted without effect."""
+    schema = inlined_schema(ChatRequestBody)
+    for name, values in FIXED.items():
+        schema["properties"].setdefault(name, {"enum": [*values, None], "description": "other values are refused"})
+    for name in sorted(IGNORED):
+        schema["properties"].setdefault(name, {"description": "without effect"})
+    return schema
 
 
 def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from producer.gateway.chat.completion_schema import ChatCompletion
 from producer.gateway.chat.connection import read_json_bytes
 from producer.gateway.chat.job_object import JobObject
 from producer.gateway.chat.reply import Asking
-from producer.gateway.chat.request_schema import ChatRequestBody, inlined_schema
+from producer.gateway.chat.request_schema import chat_schema
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.openai.chat_completion import chat_completion
@@ -28,9 +28,7 @@ ASKING: dict[int | str, dict[str, Any]] = {
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
-_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": inlined_schema(ChatRequestBody)}}}
-}
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": chat_schema()}}}}
 
 #: read from the request; parameters only to be documented
 Prefer = Annotated[str | None, Header(description="respond-async: answer 202 with the job at once")]

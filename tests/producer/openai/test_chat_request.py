@@ -23,6 +23,12 @@ def test_our_own_fields_become_fields_of_the_job() -> None:
     }
 
 
+def test_a_webhook_is_no_field_of_the_job() -> None:
+    request = parse(vqa={"webhook": {"url": "https://a.example/hook"}})
+    assert request.webhook_url == "https://a.example/hook"
+    assert request.fields.keys() == parse().fields.keys()
+
+
 def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
     assert not parse().stream
     assert not parse(stream=None, stream_options=None, vqa=None).stream
@@ -34,13 +40,19 @@ def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ({"vqa": {"tenant": "other"}}, "vqa.tenant: not supported; there are lane, reuse, timeout_s"),
+        ({"vqa": {"tenant": "other"}}, "vqa.tenant: not supported; there are lane, reuse, timeout_s, webhook"),
         ({"vqa": {"A secret?": 1}}, "vqa.?: not supported"),
         ({"vqa": "bulk"}, "vqa: must be an object"),
         ({"stream": "yes"}, "stream: must be true or false"),
         ({"stream": 1}, "stream: must be true or false"),
         ({"stream_options": {"include_logs": True}}, "stream_options.include_logs: not supported"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage: must be true or false"),
+        ({"vqa": {"timeout_s": "5"}}, "vqa.timeout_s: must be a number"),
+        ({"vqa": {"reuse": "yes"}}, "vqa.reuse: must be true or false"),
+        ({"vqa": {"webhook": {"url": 5}}}, "vqa.webhook.url: must be a string"),
+        ({"vqa": {"webhook": {"url": "https://a.example", "secret": "s"}}}, "vqa.webhook.secret: not supported"),
+        ({"max_tokens": "5"}, "max_tokens: must be a number"),
+        ({"temperature": True}, "temperature: must be a number"),
         ({"model": 5}, "model: must be a string"),
         ({"n": True}, "n: only 1 is supported"),
         ({"n": 2}, "n: only 1 is supported"),
