@@ -167,6 +167,18 @@ def test_killed_workers_lose_no_entry_and_answer_each_once(
     assert not redis.exists(OUTBOX)
 
 
+def test_an_answer_is_read_while_it_is_generated(redis: Redis, start_worker: StartWorker) -> None:
+    start_worker()
+    add(redis, job("streamed", metadata={"echo_delay_s": "5"}), stream="1")
+    listed = cast(list[Any], redis.xread({"vqa:stream:streamed": "0"}, block=60_000))
+    [_, [(_, fields), *_]] = listed[0]
+    assert fields[b"text"]
+    # the reply list says that there is something new, also before the end
+    assert redis.blpop([REPLY], 60)
+    assert redis.get(outcome_key("streamed")) is None
+    until(lambda: redis.get(outcome_key("streamed")))
+
+
 def test_a_client_reads_the_answer_of_a_job_from_the_inbox(
     redis: Redis, start_worker: StartWorker, client: Client
 ) -> None:

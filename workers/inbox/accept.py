@@ -88,10 +88,13 @@ class Acceptance:
         accepted.refused.append(Refusal(entry, request.id if request else "", error))
 
     def _command(self, ready: _Ready) -> Command:
-        job = ready.job
+        job, request = ready.job, ready.request
         owner = (job.tenant, job.batch)
-        limits, reply = self._limits, ready.request.reply
-        return accept_command(job.id, job.lane, job.to_json(), ready.timeout_s, reply, limits, *owner)
+        return accept_command(
+            *(job.id, job.lane, job.to_json(), ready.timeout_s, request.reply, self._limits, *owner),
+            stream=request.stream,
+            trace=request.trace,
+        )
 
     def _conclude(self, ready: _Ready, verdict: str, accepted: Accepted) -> None:
         if verdict == "over":

@@ -14,10 +14,18 @@ from vqa.job import LANES, Lane
 from workers.consumer.json_limits import has_too_many_parts, is_too_deep
 from workers.consumer.sanitize import usable_id
 
-#: fields of an entry; only `job` is required
-_FIELDS = frozenset((b"job", b"reply"))
-
-_REPLY_LIST = re.compile(r"vqa:reply:[A-Za-z0-9._:@+-]{1,128}")
+#: fields of an entry besides `job`, each either empty or as its pattern says, and what is said of another value
+_OPTIONS: dict[str, tuple[re.Pattern[str], str]] = {
+    "reply": (
+        re.compile(r"vqa:reply:[A-Za-z0-9._:@+-]{1,128}"),
+        "a reply list is named vqa:reply:NAME; NAME has 1 to 128 letters, digits and ._:@+-",
+    ),
+    "stream": (re.compile("1"), "1, if the answer is wanted while it is generated; empty or missing otherwise"),
+    "trace": (
+        re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,128})?"),
+        "it is not a W3C traceparent",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,10 @@ class Request:
     fields: Mapping[str, Any]
     #: key of the list that gets the job's id when it ends; '' for none
     reply: str = ""
+    #: whether the answer is wanted while it is generated
+    stream: bool = False
+    #: W3C traceparent
+    trace: str | None = None
 
 
 class Refused(Exception):
@@ -63,14 +75,10 @@ def parse(entry: Entry, max_bytes: int) -> Request:
     if id is None:
         said = "id: required in the inbox, as the answer is found by it; 1 to 128 letters, digits and ._:@+-"
         raise Refused(InvalidJob(said))
-    reply = _reply_list(entry.fields.get(b"reply", b""))
-    request = Request(id, lane, fields, reply or "")
-    if reply is None:
-        said = "reply: a reply list is named vqa:reply:NAME; NAME has 1 to 128 letters, digits and ._:@+-"
-        raise Refused(InvalidJob(said), request)
-    if unknown := sorted(entry.fields.keys() - _FIELDS):
-        name = shown(unknown[0].decode("utf-8", "replace"))
-        raise Refused(InvalidJob(f"{name}: an entry of the inbox has no such field"), request)
+    known, flaw = _options(entry.fields)
+    request = Request(id, lane, fields, known["reply"], known["stream"] == "1", known["trace"] or None)
+    if flaw:
+        raise Refused(InvalidJob(flaw), request)
     return request
 
 
@@ -92,10 +100,16 @@ def _job_fields(raw: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _reply_list(raw: bytes) -> str | None:
-    """Return the name of the reply list, '' for none; None if it is invalid."""
-    try:
-        name = raw.decode()
-    except UnicodeDecodeError:
-        return None
-    return name if not name or _REPLY_LIST.fullmatch(name) else None
+def _options(fields: Mapping[bytes, bytes]) -> tuple[dict[str, str], str | None]:
+    """Return the valid ones of the fields besides `job`, the others empty, and what is wrong with one of these."""
+    known, flaw = dict.fromkeys(_OPTIONS, ""), None
+    for raw, value in fields.items():
+        name, text = raw.decode("utf-8", "replace"), value.decode("utf-8", "replace")
+        if name == "job":
+            continue
+        pattern, said = _OPTIONS.get(name, (None, "an entry of the inbox has no such field"))
+        if pattern and (not text or pattern.fullmatch(text)):
+            known[name] = text
+        else:
+            flaw = f"{shown(name)}: {said}"
+    return known, flaw

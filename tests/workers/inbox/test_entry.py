@@ -14,6 +14,7 @@ from workers.inbox.entry import Entry, Refused, Request, parse
 SECRET = "the-secret-question"
 JOB: dict[str, Any] = {"id": "a-job", "messages": [{"role": "user", "content": SECRET}]}
 MAX_BYTES = 100_000
+TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
 
 def request(job: object = JOB, **fields: bytes) -> Request:
@@ -33,6 +34,9 @@ def test_an_entry_is_read() -> None:
     assert request(JOB | {"lane": "bulk"}, reply=b"vqa:reply:a").lane == "bulk"
     assert request(reply=b"vqa:reply:a").reply == "vqa:reply:a"
     assert request(reply=b"").reply == ""
+    assert request(stream=b"1").stream
+    assert not request(stream=b"").stream
+    assert request(trace=TRACE.encode()).trace == TRACE
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,8 @@ def test_a_refusal_names_the_job_where_it_can() -> None:
     assert refused(reply=b"vqa:jobs").request == Request("a-job", "interactive", JOB)
     assert str(refused(reply=b"vqa:reply:")).startswith("reply: a reply list is named vqa:reply:NAME")
     assert str(refused(reply=b"\xff")).startswith("reply:")
+    assert str(refused(stream=b"yes")).startswith("stream: 1, if")
+    assert str(refused(trace=b"\xff")) == "trace: it is not a W3C traceparent"
     typing_error = refused(JOB, replay=b"vqa:reply:a", reply=b"vqa:reply:b")
     assert str(typing_error) == "replay: an entry of the inbox has no such field"
     assert typing_error.request == Request("a-job", "interactive", JOB, "vqa:reply:b")
@@ -84,7 +90,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-names = st.sampled_from([b"job", b"reply", b"stream", b"\xff"]) | st.binary(max_size=12)
+names = st.sampled_from([b"job", b"reply", b"stream", b"trace", b"\xff"]) | st.binary(max_size=12)
 changes = st.dictionaries(st.sampled_from([*JOB, "lane", "seed"]), json_values)
 near_jobs = st.builds(lambda change: json.dumps(JOB | change).encode(), changes)
 values = st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), json_values) | near_jobs

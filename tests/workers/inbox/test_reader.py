@@ -70,9 +70,11 @@ def outbox(redis: Redis) -> list[dict[str, str]]:
 
 
 def test_a_job_is_accepted_published_and_its_entry_deleted(redis: Redis, make_reader: MakeReader) -> None:
-    add(redis)
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    add(redis, stream="1", trace=trace)
     drain(make_reader())
-    assert header(redis, entry_key("job")).reply == REPLY
+    kept = header(redis, entry_key("job"))
+    assert (kept.reply, kept.stream, kept.trace) == (REPLY, True, trace)
     assert redis.llen("interactive") == 1
     assert redis.xlen(INBOX) == 0
     assert pending(redis) == 0
