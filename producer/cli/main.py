@@ -152,7 +152,7 @@ def status(
         if ids:
             print(show.states(client.states(ids), as_json))
         else:
-            print(show.overview(client.counts(), client.workers(), as_json))
+            print(show.overview(client.counts(), client.inbox_length(), client.workers(), as_json))
 
 
 @app.command()

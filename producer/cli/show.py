@@ -31,15 +31,20 @@ def states(found: Mapping[str, JobState], as_json: bool) -> str:
     return columns([head, *rows])
 
 
-def overview(counts: Mapping[Lane, Mapping[State, int]], workers: Sequence[WorkerInfo], as_json: bool) -> str:
-    """Count the open jobs by lane, and list the workers that are up."""
+def overview(
+    counts: Mapping[Lane, Mapping[State, int]], inbox: int, workers: Sequence[WorkerInfo], as_json: bool
+) -> str:
+    """Count the open jobs by lane and the entries of the inbox, and list the workers that are up."""
     if as_json:
-        about: dict[str, Any] = {"lanes": counts, "workers": {worker.name: dict(worker.about) for worker in workers}}
+        about: dict[str, Any] = {"lanes": counts, "inbox": inbox}
+        about["workers"] = {worker.name: dict(worker.about) for worker in workers}
         return json.dumps(about)
     lanes = columns(
         [("LANE", "WAITING", "QUEUED", "LEASED", "DELAYED")]
         + [(lane, *(states[state] for state in STATES)) for lane, states in counts.items()]
     )
+    if inbox:
+        lanes += f"\n\nentries in the inbox that are no jobs yet: {inbox}"
     up = [(worker.name, *(f"{name}={value}" for name, value in worker.about.items())) for worker in workers]
     return lanes + "\n\n" + ("\n".join("  ".join(row) for row in up) if up else "no worker is up")
 

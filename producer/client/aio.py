@@ -158,6 +158,9 @@ class AsyncClient(DeprecatedMethods):
     async def counts(self) -> dict[Lane, dict[State, int]]:
         return await self._threads.short(self._queue.counts)
 
+    async def inbox_length(self) -> int:
+        return await self._threads.short(self._queue.inbox_length)
+
     async def workers(self) -> list[WorkerInfo]:
         return await self._threads.short(self._queue.workers)
 

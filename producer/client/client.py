@@ -180,6 +180,10 @@ class Client(DeprecatedMethods):
         """Count the open jobs by lane and state."""
         return self._queue.counts()
 
+    def inbox_length(self) -> int:
+        """Count the entries of the inbox that are no jobs yet (docs/wire.md)."""
+        return self._queue.inbox_length()
+
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are up."""
         return self._queue.workers()

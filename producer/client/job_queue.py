@@ -34,6 +34,7 @@ from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
 from vqa.forks import restart_in_children
 from vqa.images.store import image_key
+from vqa.inbox import inbox_length
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key
@@ -227,6 +228,11 @@ class JobQueue:
     def counts(self) -> dict[Lane, dict[State, int]]:
         with self.redis_errors():
             return self._ledger.counts()
+
+    def inbox_length(self) -> int:
+        """Return the number of entries of other programs that are no jobs yet."""
+        with self.redis_errors():
+            return inbox_length(self.redis)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that have renewed within the lease time."""

@@ -155,7 +155,9 @@ def test_sigterm_ends_with_a_temporary_failure(environment: dict[str, str], ques
     assert process.returncode == 75
 
 
-def test_status_shows_jobs_and_the_queue(vqa: Vqa, worker: PlayedWorker, client: Any, question: Any) -> None:
+def test_status_shows_jobs_and_the_queue(
+    vqa: Vqa, worker: PlayedWorker, client: Any, question: Any, redis: Redis
+) -> None:
     client.submit(question(id="q1"))
     worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     assert [line.split()[:2] for line in vqa("status", "q1", "q2").stdout.splitlines()] == [
@@ -167,8 +169,12 @@ def test_status_shows_jobs_and_the_queue(vqa: Vqa, worker: PlayedWorker, client:
     told = json.loads(vqa("status", "--json").stdout)
     assert told["lanes"]["interactive"] == {"waiting": 0, "queued": 1, "leased": 0, "delayed": 0}
     assert told["workers"] == {"card0@here": {"slots": 4}}
+    assert told["inbox"] == 0
     worker.ledger.renew("card0@here", [], 9, {"slots": 4})
-    assert "card0@here  slots=4" in vqa("status").stdout
+    redis.xadd("vqa:inbox", {"job": "{}"})
+    shown = vqa("status").stdout
+    assert "card0@here  slots=4" in shown
+    assert "entries in the inbox that are no jobs yet: 1" in shown
 
 
 def test_cancel_tells_what_was_not_open(vqa: Vqa, client: Any, question: Any) -> None:
