@@ -9,7 +9,6 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from producer.gateway.access.gate import AccessGate
 from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
 from producer.gateway.errors import add_handlers
@@ -64,7 +63,6 @@ def create_app(
         redoc_url=None,
     )
     add_handlers(app)
-    app.add_middleware(AccessGate)
     for module in _ROUTES:
         app.include_router(module.router)
     return app
