@@ -45,7 +45,7 @@ def test_no_port_is_left_out() -> None:
 
 def test_what_other_machines_reach_has_to_be_asked_for() -> None:
     assert SERVICES[PUBLIC]["profiles"] == ["https"]
-    # 8080 only redirects: tests/e2e/test_nginx.py
+    # 8080 only redirects: tests/producer/gateway/test_nginx.py
     assert {port.rpartition(":")[2] for port in SERVICES[PUBLIC]["ports"]} == {"8080", "8443"}
 
 
