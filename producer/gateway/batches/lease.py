@@ -15,9 +15,9 @@ import redis.asyncio
 _DUE = "vqa:gateway:open_batches"
 
 #: ms after which another process takes a batch that is not renewed
-LEASE_MS = 15_000
-#: seconds between two renewals
-_RENEW_S = 4.0
+LEASE_MS = 6000
+#: a lease is renewed after this part of it
+_RENEW_AFTER = 1 / 3
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
@@ -52,9 +52,10 @@ class LeaseLost(Exception):
 class Leases:
     """Gives leases. Methods raise redis.exceptions.RedisError."""
 
-    def __init__(self, connection: redis.asyncio.Redis) -> None:
-        self._claim = connection.register_script(_CLAIM)
-        self._move = connection.register_script(_MOVE)
+    def __init__(self, connection: redis.asyncio.Redis, lease_ms: int = LEASE_MS) -> None:
+        self.lease_ms = lease_ms
+        # for EVAL: the connection retries an EVALSHA that finds no script, until it gives up
+        self._redis = connection
 
     def queue_add(self, pipe: Any, id: str) -> None:
         """Queue the command that makes a batch due, unless it is listed."""
@@ -62,12 +63,12 @@ class Leases:
 
     async def claim(self) -> Lease | None:
         """Take a batch that is due, if there is one."""
-        found = cast(list[bytes] | None, await self._claim(args=[LEASE_MS]))
+        found = cast(list[bytes] | None, await self._redis.eval(_CLAIM, 0, str(self.lease_ms)))
         return Lease(self, found[0].decode(), found[1].decode()) if found else None
 
     async def move(self, id: str, ends: str, delay_ms: int) -> str:
         """Make a batch due after `delay_ms` (negative: never), and return when that is. Raises LeaseLost."""
-        found = cast(bytes | int | None, await self._move(args=[id, ends, delay_ms]))
+        found = cast(bytes | int | None, await self._redis.eval(_MOVE, 0, id, ends, str(delay_ms)))
         if found is None:
             raise LeaseLost(id)
         return found.decode() if isinstance(found, bytes) else ""
@@ -84,9 +85,10 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew if it is time."""
-        if time.monotonic() - self._renewed >= _RENEW_S:
+        lease_ms = self._leases.lease_ms
+        if time.monotonic() - self._renewed >= lease_ms / 1000 * _RENEW_AFTER:
             self._renewed = time.monotonic()
-            self._ends = await self._leases.move(self.id, self._ends, LEASE_MS)
+            self._ends = await self._leases.move(self.id, self._ends, lease_ms)
 
     async def release(self, delay_s: float) -> None:
         """Let any process take the batch after `delay_s`."""

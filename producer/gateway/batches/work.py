@@ -13,6 +13,7 @@ from typing import Literal
 from producer.client.batches import cancel_batch
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
+from producer.client.states import GRACE_MS
 from producer.gateway.access.admission import Admission
 from producer.gateway.batches.lease import Lease
 from producer.gateway.batches.lines import Line, line_pages
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 #: seconds for which open jobs are cancelled before the lease is renewed
 _CANCEL_S = 2.0
-#: ms after the batch's end before its open jobs are closed here: workers come first
-_GRACE_MS = 2000
 #: seconds; with less time left, a row expires instead of becoming a job
 _MIN_TIMEOUT_S = 0.01
 #: overdue jobs looked up at once
@@ -188,7 +187,7 @@ class BatchWork:
         """Close what is open after the batch's end; without this it would never end while no worker is up."""
         with self._tools.queue.redis_errors():
             seconds, _ = self._tools.queue.redis.time()
-            if state.open and seconds * 1000 > state.expires + _GRACE_MS:
+            if state.open and seconds * 1000 > state.expires + GRACE_MS:
                 self._tools.queue.look(
                     list(islice(self._batches.open_ids(state.id), _OVERDUE)), self._tools.queue.redis
                 )

@@ -50,13 +50,11 @@ class RedisFileStore:
     def __init__(self, connection: redis.asyncio.Redis, total_bytes: int) -> None:
         self._redis = connection
         self._total_bytes = total_bytes
-        self._reserve = connection.register_script(_RESERVE)
-        self._release = connection.register_script(_RELEASE)
 
     async def write(self, id: str, chunks: AsyncIterable[bytes]) -> int:
         size = number = 0
         async for piece in pieces(chunks):
-            if not await self._reserve(args=[id, len(piece), self._total_bytes]):
+            if not await self._redis.eval(_RESERVE, 0, id, str(len(piece)), str(self._total_bytes)):
                 raise FileStoreFull(
                     f"all files together may have {self._total_bytes:,} bytes (VQA_FILES_TOTAL_BYTES); delete some"
                 )
@@ -89,4 +87,4 @@ class RedisFileStore:
         size = int(await self._redis.hget(_SIZES, id) or 0)
         if size:
             await self._redis.unlink(*_piece_keys(id, size))
-        await self._release(args=[id])
+        await self._redis.eval(_RELEASE, 0, id)
