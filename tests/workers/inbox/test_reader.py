@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from vqa.error_replies import describe
 from vqa.errors import InvalidJob
@@ -266,3 +266,37 @@ def test_every_job_of_a_client_is_accepted_as_it_is(redis: Redis, make_reader: M
     kept = Job.from_json(payload)
     assert kept.model_copy(update={"timeout_s": None, "retry": None}) == job
     assert kept.timeout_s == 86_400
+
+
+def test_entries_wait_while_redis_is_full(redis: Redis, make_reader: MakeReader) -> None:
+    reader = make_reader()
+    reader.round(0.01)
+    refused = add(redis, b"no job")
+    add(redis)
+    redis.config_set("maxmemory", 1)
+    try:
+        for _ in range(3):
+            with pytest.raises(OutOfMemoryError):
+                reader.round(0.01)
+            # as after every error
+            reader._position = "0"
+        assert redis.xlen(INBOX) == 2
+    finally:
+        redis.config_set("maxmemory", 0)
+    drain(reader)
+    assert redis.exists(entry_key("job"))
+    assert [told["entry"] for told in outbox(redis)] == [refused]
+    assert pending(redis) == redis.xlen(INBOX) == 0
+
+
+def test_entries_are_deleted_although_redis_is_full(redis: Redis, make_reader: MakeReader) -> None:
+    make_reader()
+    entry, stream = add(redis), InboxStream(redis, "worker", 60)
+    redis.config_set("maxmemory", 1)
+    try:
+        stream.claim(0)
+        assert [read.id for read in stream.read(">", 1)] == [entry]
+        stream.delete([entry])
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert pending(redis) == redis.xlen(INBOX) == 0
