@@ -8,8 +8,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local LENGTHS = {minute = 60000, day = 86400000}
--- least ms between two looks for the outcomes of all jobs in flight
+-- least ms between two looks for the outcomes of more than a few jobs in flight
 local LOOK_MS = 100
+local FEW = 64
 -- most reservations dropped by one call, so that Redis is not blocked
 local MOST_DROPPED = 1000
 -- part of the newest reservation in the average of how long they last
@@ -94,11 +95,13 @@ local function tokens_of(job)
   return (tonumber(usage.prompt_tokens) or 0) + (tonumber(usage.completion_tokens) or 0)
 end
 
--- settles jobs that have ended since they were accepted with 202, and whose answer nobody has read yet
+-- settles jobs that have ended: accepted with 202 and not read yet, or answered a moment ago
 local function settle_ended(minute, day)
-  local looked = tonumber(redis.call('HGET', KEYS[1], 'looked')) or 0
-  if looked <= now and now - looked < LOOK_MS then return end
-  redis.call('HSET', KEYS[1], 'looked', whole(now))
+  if redis.call('ZCARD', KEYS[3]) > FEW then
+    local looked = tonumber(redis.call('HGET', KEYS[1], 'looked')) or 0
+    if looked <= now and now - looked < LOOK_MS then return end
+    redis.call('HSET', KEYS[1], 'looked', whole(now))
+  end
   for _, job in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
     local tokens = tokens_of(job)
     if tokens ~= nil then settle(minute, day, job, tokens or nil) end

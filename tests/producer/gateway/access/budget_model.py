@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
-LOOK_MS = 100
+LOOK_MS, FEW = 100, 2
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Model:
         if job in self.held:
             return ""
         verdict = self.refusal(tokens)
-        if verdict and self.now - self.looked >= LOOK_MS:
-            self.looked = self.now
+        if verdict and (len(self.held) <= FEW or self.now - self.looked >= LOOK_MS):
+            self.looked = self.now if len(self.held) > FEW else self.looked
             for id in [id for id in self.held if id in self.ended]:
                 self.settle(id, self.ended[id])
             verdict = self.refusal(tokens)
