@@ -14,6 +14,8 @@ export class Entry {
     this.meta = this.#add("meta");
     this.text = "";
     byId("answers").prepend(this.article);
+    // on a phone it is below the question
+    this.article.scrollIntoView({ block: "nearest" });
   }
 
   #add(name) {
@@ -52,7 +54,6 @@ export function showError(failure) {
 }
 
 export function showImage(image) {
-  byId("preview").hidden = false;
   byId("invitation").textContent = "Drop or paste another one to replace it";
   byId("caption").textContent = image.caption;
   byId("thumbnail").hidden = image.url === null;

@@ -40,13 +40,22 @@ function show(status) {
     return `${lane}: ${number(waiting)} waiting, ${number(counts.leased)} running`;
   });
   queue.textContent = lanes.join(" · ");
-  workers.replaceChildren(...(status.workers.length ? status.workers.map(line) : [item("No worker is up")]));
+  const lines = status.workers.length ? status.workers.map(line) : [item("No worker is up")];
+  if (lines.length > 1) lines.unshift(item(`${lines.length} workers · ${answers(total(status.workers))}`));
+  workers.replaceChildren(...lines);
+}
+
+function total(listed) {
+  return listed.reduce((sum, worker) => sum + (worker.answered_1m ?? 0), 0);
 }
 
 function line(worker) {
-  const rate = worker.answered_1m;
-  const answered = rate === null ? null : `${number(rate)} ${rate === 1 ? "answer" : "answers"} in the last minute`;
-  return item([worker.name, worker.model, `${worker.slots} slots`, answered].filter(Boolean).join(" · "));
+  const rate = worker.answered_1m === null ? null : answers(worker.answered_1m);
+  return item([worker.name, worker.model, `${worker.slots} slots`, rate].filter(Boolean).join(" · "));
+}
+
+function answers(count) {
+  return `${number(count)} ${count === 1 ? "answer" : "answers"} in the last minute`;
 }
 
 function item(text) {
