@@ -15,7 +15,7 @@ JOB_ANSWERED, JOB_FAILED = "vqa.job.answered", "vqa.job.failed"
 
 def batch_event(event: str, state: BatchState) -> tuple[str, str]:
     """Return type and body of the event that tells a batch's end."""
-    ended = state.times.get(f"{state.status}_at", 0) / 1000 or time.time()
+    ended = state.times.get(state.status, 0) / 1000 or time.time()
     type = f"batch.{state.status}"
     return type, _body(event, type, ended, {"id": state.id})
 

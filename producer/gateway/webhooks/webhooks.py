@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import redis.asyncio
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 #: seconds between two rounds in which nothing was left to do
 _ROUND_S = 1.0
 #: after a round that failed
-_PAUSE_S = 5.0
+_PAUSE_S = 2.0
 #: seconds that attempts in progress get when the process stops
 _FINISH_S = 5.0
 
@@ -97,17 +97,21 @@ class Webhooks:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the rounds in the background."""
-        rounds = asyncio.create_task(self._run(), name="webhooks")
+        stopping = asyncio.Event()
+        rounds = asyncio.create_task(self._run(stopping), name="webhooks")
         try:
             yield
         finally:
+            stopping.set()
+            await asyncio.wait({rounds}, timeout=_FINISH_S)
+            # on Python 3.11, asyncio.wait_for in redis-py loses some cancellations; the loop ends nevertheless
             rounds.cancel()
             await asyncio.gather(rounds, return_exceptions=True)
             await self._deliveries.finish(_FINISH_S)
 
-    async def _run(self) -> None:
+    async def _run(self, stopping: asyncio.Event) -> None:
         outage = RedisOutage(self._client.settings)
-        while True:
+        while not stopping.is_set():
             pause_s = _ROUND_S
             try:
                 more = [await self._watch.look(), await self._deliveries.start()]
@@ -119,4 +123,6 @@ class Webhooks:
             except Exception:
                 log.exception("a round of webhooks failed by a mistake of ours")
                 pause_s = _PAUSE_S
-            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s * random.uniform(0.8, 1.2)):
+                    await stopping.wait()
