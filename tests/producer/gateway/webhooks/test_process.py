@@ -1,0 +1,145 @@
+"""Webhooks of real gateway processes: killed, paired, cut off from Redis, and kept away from private addresses."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+from redis import Redis
+
+from producer import Client
+from producer.gateway.webhooks.records import DUE, WATCHED, WebhookRecords
+from tests.producer.conftest import MakeJob, PlayedWorker, answer, wait_until
+from tests.producer.gateway.gateway_process import StartGateway
+from tests.producer.gateway.webhooks.conftest import due_now, look_now
+from tests.producer.gateway.webhooks.receiver import SECRET, Receiver, status
+from tests.redis_server import RedisServer
+from vqa.connection import connect, connect_async
+from vqa.job import Job
+from vqa.settings import QueueSettings
+
+_ALLOWED = {"VQA_GATEWAY_WEBHOOK_PRIVATE": "1", "VQA_GATEWAY_WEBHOOK_SECRET": SECRET}
+
+
+def watch(settings: QueueSettings, ids: list[str], url: str) -> None:
+    """Ask for webhooks, as the endpoints do."""
+
+    async def main() -> None:
+        connection = connect_async(settings)
+        records = WebhookRecords(connection)
+        for id in ids:
+            await records.watch(id, url, "", "")
+        await connection.aclose()
+
+    asyncio.run(main())
+
+
+def told(receiver: Receiver) -> Counter[str]:
+    """How often each job's end was told; the signatures are right."""
+    return Counter(request.verified()["data"]["id"] for request in receiver.received)
+
+
+def test_a_killed_gateway_loses_no_webhook(
+    start_gateway: StartGateway,
+    receiver: Receiver,
+    redis: Redis,
+    queue_settings: QueueSettings,
+    client: Client,
+    worker: PlayedWorker,
+    question: MakeJob,
+) -> None:
+    killed, over = start_gateway(**_ALLOWED), threading.Event()
+
+    def never(handler: BaseHTTPRequestHandler) -> None:
+        over.wait(30)
+
+    jobs = [question() for _ in range(30)]
+    ids = [job.id for job in jobs]
+    watch(queue_settings, ids, receiver.url)
+    client.submit_many(jobs)
+    # ten are told, ten are being told when the process dies, and ten have not ended
+    for id in ids[:10]:
+        worker.close(id, answer(id, "yes"))
+    receiver.wait(10)
+    wait_until(lambda: redis.zcard(DUE) == 0, "ten deliveries are noted")
+    receiver.always = never
+    for id in ids[10:20]:
+        worker.close(id, answer(id, "yes"))
+    under_way = receiver.wait(20)[10:]
+    killed.kill()
+    receiver.always = status(204)
+    start_gateway(**_ALLOWED)
+    for id in ids[20:]:
+        worker.close(id, answer(id, "yes"))
+    # what the killed process held; otherwise 20 s pass
+    due_now(redis)
+    look_now(redis)
+    receiver.wait(40)
+    over.set()
+    wait_until(lambda: redis.zcard(DUE) == redis.zcard(WATCHED) == 0, "nothing is left to do")
+    assert told(receiver) == Counter(ids[:10]) + Counter(ids[10:20] * 2) + Counter(ids[20:])
+    # what came twice has the same id
+    assert len({request.id for request in receiver.received}) == 30
+    assert {request.id for request in under_way} <= {request.id for request in receiver.received[20:]}
+
+
+def test_two_gateways_tell_each_end_once_and_soon(
+    start_gateway: StartGateway,
+    receiver: Receiver,
+    redis: Redis,
+    queue_settings: QueueSettings,
+    client: Client,
+    worker: PlayedWorker,
+    question: MakeJob,
+) -> None:
+    start_gateway("--processes", "2", **_ALLOWED)
+    jobs = [question() for _ in range(100)]
+    watch(queue_settings, [job.id for job in jobs], receiver.url)
+    client.submit_many(jobs)
+    for job in jobs:
+        worker.close(job.id, answer(job.id, "yes"))
+    ended = time.monotonic()
+    receiver.wait(100)
+    # two rounds, and what 100 requests take on a busy machine
+    assert time.monotonic() - ended < 8
+    wait_until(lambda: redis.zcard(DUE) == redis.zcard(WATCHED) == 0, "nothing is left to do")
+    assert told(receiver) == Counter(job.id for job in jobs)
+
+
+def test_a_private_address_is_not_reached_unless_allowed(
+    start_gateway: StartGateway, receiver: Receiver, redis: Redis, queue_settings: QueueSettings, client: Client
+) -> None:
+    gateway = start_gateway(VQA_GATEWAY_WEBHOOK_SECRET=SECRET)
+    hosts = ("127.0.0.1", "localhost")
+    for host in hosts:
+        # past the check at acceptance, as a name that resolves to another address later is
+        watch(queue_settings, [f"job-{host}"], f"http://{host}:{receiver.port}/")
+        client.submit(Job(id=f"job-{host}", messages=[{"role": "user", "content": "?"}]))
+        client.cancel(f"job-{host}")
+    wait_until(lambda: gateway.log.read_text().count("the host has no public address; again in") == 2, "two attempts")
+    assert receiver.received == []
+    assert redis.zcard(DUE) == 2
+
+
+def test_an_outage_of_redis_is_one_line_and_loses_nothing(
+    start_gateway: StartGateway, receiver: Receiver, tmp_path: Path, question: MakeJob
+) -> None:
+    with RedisServer(tmp_path / "own", append_only=True) as server:
+        settings = QueueSettings(redis_url=server.url)
+        gateway = start_gateway(redis=server.url, **_ALLOWED)
+        with Client(settings) as client, connect(settings) as redis:
+            jobs = [question() for _ in range(3)]
+            watch(settings, [job.id for job in jobs], receiver.url)
+            client.submit_many(jobs)
+            wait_until(lambda: redis.zcard(WATCHED) == 3, "watched")
+            server.kill()
+            wait_until(lambda: "waiting for" in gateway.log.read_text(), "the outage is told")
+            server.start()
+            for job in jobs:
+                client.cancel(job.id)
+            receiver.wait(3)
+            assert told(receiver) == Counter(job.id for job in jobs)
+        assert gateway.stop() == 0
+    assert "Traceback" not in gateway.log.read_text()
