@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect
 
 from tests.producer.gateway.gateway_process import GatewayProcess, StartGateway
-from tests.worker_process import ROOT
+from tests.worker_process import ROOT, StartWorker
 
 IMAGE = ROOT / "examples" / "images" / "shape-07.png"
 TIFF = ROOT / "examples" / "images" / "how-many-03.tiff"
@@ -161,6 +161,29 @@ def test_an_answer_is_seen_as_it_grows_and_can_be_stopped(open_page: Open) -> No
     expect(running).to_contain_text("interactive: 0 waiting, 0 running")
     expect(visit.page.locator("#ask")).to_be_enabled()
     assert visit.said == []
+
+
+def test_a_lost_worker_is_told_and_another_one_answers(
+    open_page: Open, start_gateway: StartGateway, start_worker: StartWorker
+) -> None:
+    short = {"VQA_LEASE_S": "1"}
+    for name in ("one", "two"):
+        start_worker(name, ready=False, **short)
+    visit = open_page(start_gateway(**short).url)
+    # and a line with their sum
+    expect(visit.page.locator("#workers li")).to_have_count(3, timeout=60_000)
+    expect(visit.page.locator("#workers li").first).to_have_text("2 workers · 0 answers in the last minute")
+    ends_its_worker = {"echo_delay_s": "1", "echo_fail": "exit", "echo_fail_attempts": "1"}
+    visit.page.route("**/v1/chat/completions", with_metadata(ends_its_worker))
+    visit.choose()
+    visit.ask("What is it?")
+    expect(visit.answer()).to_have_text(PART)
+    expect(visit.page.locator("article .meta")).to_have_text(
+        "A worker was lost; another one answers again.", timeout=20_000
+    )
+    # the text of both attempts is the same, and is there once
+    expect(visit.answer()).to_have_text(ECHO)
+    expect(visit.page.locator("#workers li")).to_have_count(1)
 
 
 def test_shift_enter_begins_a_line_and_an_empty_question_is_not_sent(open_page: Open) -> None:
