@@ -85,7 +85,9 @@ def test_text_comes_while_it_is_generated(client: OpenAI) -> None:
 def test_a_client_that_vanishes_mid_stream_frees_its_slot(gateway: GatewayProcess, shared_redis: Redis) -> None:
     with httpx2.stream("POST", gateway.url + PATH, json=slow(30, stream=True), timeout=30) as reply:
         id = reply.headers["x-vqa-job-id"]
-        next(events(reply.iter_lines()))
+        # held: the response is closed with its iterator
+        arriving = events(reply.iter_lines())
+        next(arriving)
         assert id in open_ids(shared_redis)
     left = time.monotonic()
     wait_until(lambda: id not in open_ids(shared_redis), "the job is closed")
@@ -105,8 +107,9 @@ def test_an_error_after_it_is_an_event(client: OpenAI, http: httpx2.Client) -> N
         assert reply.status_code == 200
         *_, last = list(events(reply.iter_lines()))
     assert last["error"]["code"] == "deadline_exceeded"
-    with pytest.raises(openai.APIError, match="timeout"):
+    with pytest.raises(openai.APIError) as error:
         list(client.chat.completions.create(**slow(20, stream=True), extra_body={"vqa": {"timeout_s": 0.5}}))
+    assert error.value.code == "deadline_exceeded"
 
 
 def test_a_stream_cannot_be_answered_later_and_so_is_answered_now(http: httpx2.Client) -> None:
