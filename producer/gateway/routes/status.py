@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.context import Context, ContextDep
+from producer.gateway.error_schema import error_responses
 from vqa.job import Lane
 from vqa.ledger.records import WorkerInfo
 
@@ -54,7 +55,7 @@ class Status(BaseModel):
     limits: ImageLimits
 
 
-@router.get("/v1/status")
+@router.get("/v1/status", summary="Show the queue and its workers", responses=error_responses(401, 503))
 async def read_status(context: ContextDep, caller: CallerDep) -> Status:
     """Return the depth of the queue by lane, the workers with their recent rate, and the limits for images.
 
