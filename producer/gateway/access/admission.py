@@ -99,15 +99,16 @@ class Admission:
         if tokens and (caller.allowance.tokens_per_minute or caller.allowance.tokens_per_day):
             caller.usage.tokens = (await self._budgets.charge(caller, tokens)).tightest
 
-    async def check_batch(self, caller: Caller) -> None:
-        """Raise Forbidden if the key may not use lane bulk, RateLimited if its tokens are used up, QueueUnavailable."""
-        self.check_lane(caller, "bulk")
+    async def check_batch(self, caller: Caller, lane: Lane = "bulk") -> None:
+        """Raise Forbidden if the key may not use the lane, RateLimited if its tokens are used up, QueueUnavailable."""
+        self.check_lane(caller, lane)
         await self.look(caller)
         tokens = caller.usage.tokens
         if tokens and not tokens.remaining:
             raise _limited(f"{tokens.limit} tokens {_per(tokens)}", tokens.wait_s())
 
-    def check_lane(self, caller: Caller, lane: Lane) -> None:
+    @staticmethod
+    def check_lane(caller: Caller, lane: Lane) -> None:
         """Raise Forbidden if the key may not use the lane."""
         if lane not in caller.lanes:
             raise Forbidden(f"this API key may not use lane {lane}", code="lane_not_allowed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from producer.client.outage import redis_errors
-from vqa.connection import RETRY_S, connect_async
+from producer.client.outage import unavailable
+from vqa.connection import REDIS_ERRORS, RETRY_S, connect_async
+from vqa.error_replies import ErrorReply
 from vqa.redis_retry import AsyncRetryFor
 from vqa.settings import QueueSettings
 
@@ -41,15 +43,28 @@ class Exchanges:
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
         self._places = asyncio.Semaphore(_PLACES)
+        #: when an exchange had no reply last (monotonic), and why
+        self._failed: tuple[float, BaseException | None] = (0.0, None)
         self.redis: redis.asyncio.Redis = connect_async(settings)
         self.redis.set_retry(_Retry(min(RETRY_S, settings.redis_timeout_s)))
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """Wait for a place. Raises QueueUnavailable in place of Redis's errors."""
+        """Wait for a place. Raises QueueUnavailable in place of Redis's errors.
+
+        Once Redis does not answer one of them, all that wait for a place fail as well: in turn they would take minutes.
+        """
+        asked = time.monotonic()
         async with self._places:
-            with redis_errors(self._settings):
+            failed_at, failure = self._failed
+            if failure and failed_at >= asked:
+                raise unavailable(failure, self._settings) from failure
+            try:
                 yield self.redis
+            except REDIS_ERRORS as error:
+                if ErrorReply.parse(error) is None:
+                    self._failed = time.monotonic(), error
+                raise unavailable(error, self._settings) from error
 
     async def close(self) -> None:
         await self.redis.aclose()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
 #: seconds; Redis's times are in ms
 _TICK_S = 0.001
 

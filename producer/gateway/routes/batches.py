@@ -30,8 +30,7 @@ async def create_batch(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:
     """Have all requests of an uploaded file answered."""
-    context.admission.check_lane(caller, body.vqa.lane)
-    await context.admission.check_batch(caller)
+    await context.admission.check_batch(caller, body.vqa.lane)
     trace: str | None = getattr(request.state, "trace", None)
     return batch_object(*await batches.create(body, caller, trace, idempotency_key))
 

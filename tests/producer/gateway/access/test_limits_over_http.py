@@ -10,6 +10,7 @@ from redis import Redis
 
 from tests.producer.conftest import wait_until
 from tests.producer.gateway.access.conftest import Holder, MakeHolder
+from tests.producer.gateway.access.test_tenants_over_http import make_batch, make_file
 from tests.producer.gateway.gateway_process import GatewayProcess
 
 #: seconds that a job takes which a test cancels
@@ -134,6 +135,23 @@ def test_a_job_that_ended_unread_holds_no_place_and_only_the_tokens_that_it_used
 def test_one_place_is_enough_for_one_request_after_the_other(holder: MakeHolder) -> None:
     caller = holder(in_flight=1)
     assert {caller.ask().status_code for _ in range(50)} == {200}
+
+
+def test_a_batch_counts_as_one_request_and_is_charged_with_what_its_rows_used(holder: MakeHolder) -> None:
+    caller = holder(requests_per_minute=2, tokens_per_day=1_000_000)
+    batch = make_batch(caller, b"")
+    refused = caller.post("/v1/batches", json={})
+    assert retry_after(refused)
+    wait_until(lambda: caller.get(f"/v1/batches/{batch}").json()["status"] == "completed", "the batch ends")
+    wait_until(lambda: remaining(caller.get("/v1/models"), "tokens") < 1_000_000, "its tokens are charged")
+
+
+def test_a_key_whose_tokens_are_used_up_gets_no_batch(holder: MakeHolder, keyed_redis: Redis) -> None:
+    caller = holder(tokens_per_day=5000)
+    day = int(keyed_redis.time()[0]) // 86_400
+    keyed_redis.hset(f"vqa:budget:{caller.record.id}", mapping={"day": day, "day_current": 5000})
+    body = {"input_file_id": make_file(caller, b""), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    assert retry_after(caller.post("/v1/batches", json=body)) > 1
 
 
 def test_keys_of_a_tenant_have_limits_of_their_own(holder: MakeHolder) -> None:
