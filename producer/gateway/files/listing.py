@@ -12,9 +12,8 @@ from producer.gateway.errors import InvalidRequest
 
 #: seconds after which an id leaves its list, whatever it stands for; longer than anything is kept
 _OLDEST_S = 500 * 86_400
-#: ids removed from a list that still serve as cursors, for a caller that deletes what a page showed
-_REMOVED = 10_000
-_REMOVED_S = 86_400
+#: seconds for which a removed id still serves as a cursor, for a caller that deletes what a page showed
+_REMOVED_S = 3600
 
 #: ids that are looked up at once
 _PAGE = 1000
@@ -34,7 +33,6 @@ class IdList:
     def __init__(self, connection: redis.asyncio.Redis, key: str) -> None:
         self._redis = connection
         self._key = key
-        self._removed = f"{key}:removed"
 
     async def add(self, id: str) -> None:
         """Add an id as the newest, unless it is listed."""
@@ -45,18 +43,16 @@ class IdList:
             await pipe.execute()
 
     async def remove(self, ids: Iterable[str]) -> None:
-        """Take ids off the list; they stay valid cursors for a day."""
+        """Take ids off the list; they stay valid cursors for an hour."""
         names = list(ids)
         if not names:
             return
         scores = await self._redis.zmscore(self._key, names)
-        places = {id: score for id, score in zip(names, scores, strict=True) if score is not None}
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zrem(self._key, *names)
-            if places:
-                pipe.zadd(self._removed, places)
-                pipe.zremrangebyrank(self._removed, 0, -_REMOVED - 1)
-                pipe.expire(self._removed, _REMOVED_S)
+            for id, score in zip(names, scores, strict=True):
+                if score is not None:
+                    pipe.set(self._removed(id), f"{score:.0f}", ex=_REMOVED_S)
             await pipe.execute()
 
     async def page(self, after: str | None, limit: int, order: Order) -> list[str]:
@@ -101,8 +97,11 @@ class IdList:
         return found[:limit], len(found) > limit
 
     async def _place(self, id: str) -> float:
-        for key in (self._key, self._removed):
-            score = await self._redis.zscore(key, id)
-            if score is not None:
-                return score
-        raise InvalidRequest("after: no such id", param="after")
+        score = await self._redis.zscore(self._key, id)
+        removed = await self._redis.get(self._removed(id)) if score is None else None
+        if score is None and removed is None:
+            raise InvalidRequest("after: no such id", param="after")
+        return float(score or removed or 0)
+
+    def _removed(self, id: str) -> str:
+        return f"{self._key}:removed:{id}"

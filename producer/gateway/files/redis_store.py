@@ -1,12 +1,12 @@
 """Files in Redis, in pieces of 1 MiB that expire by themselves.
 
 vqa:file:{id}:{n}  piece number n
-vqa:files:sizes    hash: bytes that each file has reserved
-vqa:files:bytes    their sum
+vqa:files:sizes    hash: bytes that each file has reserved, and their sum
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import cast
 
@@ -16,23 +16,23 @@ from redis.exceptions import OutOfMemoryError
 from producer.gateway.files.record import FileRecord
 from producer.gateway.files.store import PIECE_BYTES, UPLOAD_S, FileStoreFull, missing, pieces
 
-_SIZES, _BYTES = "vqa:files:sizes", "vqa:files:bytes"
+_SIZES = "vqa:files:sizes"
 
 #: id, bytes, limit of the sum; returns whether they were reserved
 _RESERVE = f"""
-local sum = tonumber(redis.call('GET', '{_BYTES}') or 0)
+local sum = tonumber(redis.call('HGET', '{_SIZES}', 'sum') or 0)
 if sum + ARGV[2] > tonumber(ARGV[3]) then return 0 end
 redis.call('HINCRBY', '{_SIZES}', ARGV[1], ARGV[2])
-redis.call('INCRBY', '{_BYTES}', ARGV[2])
+redis.call('HINCRBY', '{_SIZES}', 'sum', ARGV[2])
 return 1
 """
 
-#: id; returns the bytes that were freed
+#: id
 _RELEASE = f"""
-local size = tonumber(redis.call('HGET', '{_SIZES}', ARGV[1]) or 0)
+local size = redis.call('HGET', '{_SIZES}', ARGV[1])
+if not size then return end
 redis.call('HDEL', '{_SIZES}', ARGV[1])
-redis.call('DECRBY', '{_BYTES}', size)
-return size
+redis.call('HINCRBY', '{_SIZES}', 'sum', '-' .. size)
 """
 
 
@@ -68,7 +68,7 @@ class RedisFileStore:
     async def keep_until(self, id: str, size: int, expires_at: int) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
             for key in _piece_keys(id, size):
-                pipe.expireat(key, expires_at)
+                pipe.expire(key, max(1, expires_at - int(time.time())))
             kept = await pipe.execute()
         if not all(kept):
             raise missing(id)
@@ -86,5 +86,5 @@ class RedisFileStore:
         # the sizes, not the record, tell how much there is: an upload that was cut off has no record
         size = int(await self._redis.hget(_SIZES, id) or 0)
         if size:
-            await self._redis.unlink(*_piece_keys(id, size))
+            await self._redis.delete(*_piece_keys(id, size))
         await self._redis.eval(_RELEASE, 0, id)

@@ -216,3 +216,18 @@ def test_a_batch_of_which_an_entry_was_removed_by_hand_says_so_as_long_as_it_is_
     redis.delete(entry_key("1"))
     end(ledger, "2", Tally("", "w"))
     assert (state(batches).status, state(batches).left) == ("in_progress", 1)
+
+
+def test_rows_that_are_added_again_in_other_portions_are_there_once(batches: Batches) -> None:
+    rows = [(f"b:{n}", f"row {n}") for n in range(10)]
+    batches.add_rows("b", 0, rows[:6])
+    for first, last in ((0, 4), (4, 8), (0, 10), (8, 10)):
+        batches.add_rows("b", first, rows[first:last])
+
+    assert batches.rows("b", 0, 100) == rows
+
+
+def test_a_batch_that_was_cancelled_while_its_input_was_checked_does_not_begin(batches: Batches) -> None:
+    assert batches.cancel("b") == "cancelled"
+    assert not batches.set_status("b", "in_progress")
+    assert state(batches).status == "cancelled"

@@ -64,7 +64,7 @@ function verbs.batch_rows(id, first, ...)
   local key, rows = batch_key(id), {...}
   if redis.call('EXISTS', key) == 0 then return 0 end
   -- an earlier call, whose reply was lost or whose caller has died, may have added some of them
-  local there = math.max(0, redis.call('LLEN', key .. ':rows') - first)
+  local there = #redis.call('LRANGE', key .. ':rows', first, first + #rows - 1)
   if there >= #rows then return 1 end
   redis.call('RPUSH', key .. ':rows', unpack(rows, there + 1))
   redis.call('PEXPIRE', key .. ':rows', redis.call('PTTL', key))

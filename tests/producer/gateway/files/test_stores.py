@@ -110,7 +110,7 @@ async def test_redis_holds_no_more_bytes_of_files_than_it_may(connection: redis.
     with pytest.raises(FileStoreFull, match="VQA_FILES_TOTAL_BYTES"):
         await files.receive(new_id("file", None), _upload(bytes(2 * 2**20)))
     await files.delete(first.id)
-    assert int(redis.get("vqa:files:bytes") or 0) == 0
+    assert redis.hgetall("vqa:files:sizes") == {b"sum": b"0"}
     await files.receive(new_id("file", None), _upload(bytes(3 * 2**20)))
 
 
