@@ -154,7 +154,12 @@ class EchoEngine:
                 for number, piece in enumerate(others[:-1], 1):
                     due = began + behaviour.delay_s * number / len(others)
                     timers.append(self._timers.at(due, partial(stream.write, piece)))
-        pending.future.add_done_callback(lambda _: [timer.cancel() for timer in timers])
+
+        def cancel(future: Future[Completion]) -> None:
+            for timer in timers:
+                timer.cancel()
+
+        pending.future.add_done_callback(cancel)
         with self._lock:
             beating, self._beating = self._beating, True
         if not beating:
