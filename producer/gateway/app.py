@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -12,12 +13,13 @@ from starlette.types import ASGIApp
 from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
 from producer.gateway.errors import add_handlers
+from producer.gateway.examples import add_examples
 from producer.gateway.middleware.stack import outermost
-from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, status
+from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, reference, status
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
 
-_ROUTES = (chat, ask, jobs, images, files, batches, models, health, status, page)
+_ROUTES = (chat, ask, jobs, images, files, batches, models, health, status, reference, page)
 
 
 class GatewayApp(FastAPI):
@@ -28,6 +30,9 @@ class GatewayApp(FastAPI):
         super().__init__(**options)  # type: ignore[arg-type]
         #: whether the process is ending: /readyz says so
         self.state.stopping = False
+
+    def openapi(self) -> dict[str, Any]:
+        return self.openapi_schema or add_examples(super().openapi())
 
     def build_middleware_stack(self) -> ASGIApp:
         return outermost(super().build_middleware_stack(), self.settings)

@@ -140,7 +140,9 @@ def error_object(error: VQAError) -> dict[str, Any]:
     """Return OpenAI's error object, for a response, an event of a stream or a row of a batch."""
     param = error.param if isinstance(error, RequestError) else None
     own_code = error.own_code if isinstance(error, RequestError) else None
-    return _object(status_of(error), str(error), own_code or error.code(), param)
+    # the log says which host is away, and which setting names it
+    said = "the queue does not answer; try again" if isinstance(error, errors.QueueUnavailable) else str(error)
+    return _object(status_of(error), said, own_code or error.code(), param)
 
 
 def error_response(error: VQAError, retry_after_s: float | None = None) -> JSONResponse:
@@ -165,12 +167,18 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(VQAError, _on_vqa_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    # raised again after its response, and logged by `UnexpectedErrors`
+    app.add_exception_handler(Exception, _on_unexpected_error)
 
 
 async def _on_vqa_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, VQAError)
     context = getattr(request.app.state, "context", None)
     return error_response(error, context.readiness.retry_after_s(error) if context else None)
+
+
+async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    return unexpected_error()
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

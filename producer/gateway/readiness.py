@@ -117,11 +117,16 @@ class Readiness:
 
     async def require_worker(self) -> Sequence[WorkerInfo]:
         """Return the ready workers. Raises NoWorker if there is none, QueueUnavailable."""
+        workers = await self.workers()
+        if not workers:
+            raise NoWorker("no worker is ready; send the request again later, or to lane bulk, which waits for one")
+        return workers
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """Return the ready workers. Raises QueueUnavailable."""
         look = await self.look()
         if look.problem:
             raise QueueUnavailable(look.problem)
-        if not look.workers:
-            raise NoWorker("no worker is ready; send the request again later, or to lane bulk, which waits for one")
         return look.workers
 
     def retry_after_s(self, error: VQAError) -> float:

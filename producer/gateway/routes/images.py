@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal, Self
 
 from anyio.to_thread import run_sync
@@ -12,6 +11,7 @@ from starlette.datastructures import UploadFile
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
+from producer.gateway.body import parse_json
 from producer.gateway.context import ContextDep
 from producer.gateway.errors import InvalidRequest, NotFound
 from producer.gateway.ids import is_owner
@@ -150,10 +150,7 @@ async def _image(request: Request) -> bytes:
 
 
 def _image_in_json(body: bytes) -> bytes:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("the body is not valid JSON") from None
+    document = parse_json(body)
     image = document.get("image") if isinstance(document, dict) else None
     if not isinstance(image, str):
         raise InvalidRequest('image: a string is required: {"image": "data:image/TYPE;base64,..."}', param="image")

@@ -1,7 +1,54 @@
-"""Endpoints of models."""
+"""The models that workers have loaded, as OpenAI lists them."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import time
+from collections.abc import Sequence
+from typing import Literal
 
-router = APIRouter()
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from producer.gateway.access.auth import BEARER, CallerDep
+from producer.gateway.chat.test_models import TEST_MODELS
+from producer.gateway.context import Context, ContextDep
+from producer.gateway.errors import NotFound
+from vqa.ledger.records import WorkerInfo
+
+router = APIRouter(dependencies=[BEARER], tags=["models"])
+
+#: OpenAI's field, which clients require; when a model was made is not known here
+_CREATED = int(time.time())
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(_CREATED, description="when this gateway started, in seconds since 1970")
+    owned_by: str = "vqa"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("/v1/models", summary="List the models of the workers that are ready")
+async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
+    """Return each model once, however many workers have it."""
+    return ModelList(data=[Model(id=name) for name in await _names(context)])
+
+
+# a model's name may have slashes
+@router.get("/v1/models/{model:path}", summary="Look up one model")
+async def retrieve_model(model: str, context: ContextDep, caller: CallerDep) -> Model:
+    if model not in await _names(context):
+        raise NotFound("no worker that is ready has this model", param="model", code="model_not_found")
+    return Model(id=model)
+
+
+async def _names(context: Context) -> list[str]:
+    """Raises QueueUnavailable."""
+    workers: Sequence[WorkerInfo] = await context.readiness.workers()
+    found = sorted({name for worker in workers if isinstance(name := worker.about.get("model"), str)})
+    return [*found, *(TEST_MODELS if context.settings.test_models else ())]

@@ -47,7 +47,7 @@ class GatewayProcess:
     def wait_ready(self, timeout_s: float = 60) -> None:
         """Wait until Redis and a worker are there."""
         until = time.monotonic() + timeout_s
-        while (reply := httpx2.get(f"{self.url}/readyz")).status_code != 200:
+        while (reply := httpx2.get(f"{self.url}/readyz", timeout=timeout_s)).status_code != 200:
             assert time.monotonic() < until, reply.text
             time.sleep(0.05)
 
