@@ -19,13 +19,14 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from producer import Client
 from producer.demo.redis_server import free_port
+from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, WorkerProcess
 from vqa import Answer, Cancelled, DeadlineExceeded, Job, JobGivenUp, RetryPolicy
 from vqa.ledger.ledger import Ledger
 
 IMAGE = ROOT / "examples" / "images"
-PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower", "inbox")}
+PASSWORDS = {user: f"{user}-password" for user in ("operator", "producer", "worker", "flower", "inbox", "gateway")}
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +224,76 @@ def test_producer_worker_and_flower_work_with_these_rights_and_try_nothing_else(
     assert _refusals(operator) == []
 
 
+def _use_the_gateway(url: str, key: str) -> None:
+    chat = {"messages": [{"role": "user", "content": "?"}]}
+    row = {"custom_id": "row", "method": "POST", "url": "/v1/chat/completions", "body": chat}
+    # nobody listens there: it is tried again later
+    hook = {"webhook": {"url": f"http://127.0.0.1:{free_port()}/"}}
+    with requests.Session() as http:
+        http.headers["Authorization"] = f"Bearer {key}"
+
+        def call(method: str, path: str, **parts: Any) -> Any:
+            reply = http.request(method, f"{url}{path}", timeout=30, **parts)
+            assert reply.ok, reply.text
+            return reply
+
+        image = call("POST", "/v1/images", files={"file": next(IMAGE.glob("*.*")).read_bytes()}).json()["id"]
+        assert call("POST", "/v1/ask", files={"image": (None, image), "question": (None, "?")}).ok
+        assert "[DONE]" in call("POST", "/v1/chat/completions", json=chat | {"stream": True}).text
+        call("POST", "/v1/chat/completions", json=chat | {"vqa": {"reuse": True}}, headers={"Idempotency-Key": "a"})
+        call("POST", "/v1/chat/completions", json=chat | {"model": "vqa-echo"})
+        later = chat | {"metadata": {"echo_delay_s": "60"}, "vqa": hook}
+        job = call("POST", "/v1/chat/completions", json=later, headers={"Prefer": "respond-async"}).json()["id"]
+        call("GET", f"/v1/jobs/{job}")
+        call("DELETE", f"/v1/jobs/{job}")
+        rows = {"file": ("rows.jsonl", json.dumps(row)), "purpose": (None, "batch")}
+        file = call("POST", "/v1/files", files=rows).json()["id"]
+        made = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h", "vqa": hook}
+        batch, late = (call("POST", "/v1/batches", json=made).json()["id"] for _ in range(2))
+        call("POST", f"/v1/batches/{late}/cancel")
+        _soon(lambda: call("GET", f"/v1/batches/{batch}").json()["status"] == "completed")
+        output = call("GET", f"/v1/batches/{batch}").json()["output_file_id"]
+        assert call("GET", f"/v1/files/{output}/content").text.count("\n") == 1
+        for path in (
+            "/v1/batches",
+            "/v1/files",
+            "/v1/models",
+            "/v1/status",
+            f"/v1/images/{image}",
+            f"/v1/files/{file}",
+        ):
+            call("GET", path)
+        for path in (f"/v1/images/{image}", f"/v1/files/{file}"):
+            call("DELETE", path)
+
+
+def test_a_gateway_works_with_its_rights_and_tries_nothing_else(
+    server: RedisServer, login: Login, work: Work, tmp_path: Path
+) -> None:
+    operator = login("operator")
+    operator.acl_log_reset()
+    work("worker")
+
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-m", "producer.cli.main", "keys", *arguments]
+        environment = os.environ | {"VQA_REDIS_URL": _url(server, "gateway")}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    limits = [f"--{of}-per-{time}=1000000" for of in ("requests", "tokens") for time in ("minute", "day")]
+    made = json.loads(keys("create", "--name", "test", "--json", "--in-flight", "9", *limits))
+    settings = {"VQA_GATEWAY_TEST_MODELS": "1", "VQA_GATEWAY_WEBHOOK_PRIVATE": "1"}
+    gateway = GatewayProcess(_url(server, "gateway"), tmp_path / "gateway", **settings)
+    try:
+        gateway.wait_ready()
+        _use_the_gateway(gateway.url, made["key"])
+    finally:
+        assert gateway.stop() == 0
+    keys("revoke", made["id"])
+    assert _refusals(operator) == []
+
+
 def test_doctor_examines_and_repairs_as_a_worker(server: RedisServer, login: Login) -> None:
     login("operator").acl_log_reset()
     command = [sys.executable, "-m", "producer.cli.main", "doctor", "--repair"]
@@ -294,9 +365,10 @@ FLOWER = [
 
 @pytest.mark.parametrize(
     ("user", "command"),
-    [(user, command) for user in ("producer", "worker", "flower", "inbox") for command in ANYBODY]
+    [(user, command) for user in ("producer", "worker", "flower", "inbox", "gateway") for command in ANYBODY]
     + [("producer", command) for command in PRODUCER]
     + [("inbox", command) for command in INBOX]
+    + [("gateway", command) for command in PRODUCER]
     + [("flower", command) for command in FLOWER],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -305,7 +377,7 @@ def test_what_a_user_is_not_for_is_refused(login: Login, user: str, command: tup
         login(user).execute_command(*command)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("user", ["producer", "worker", "flower"])
+@pytest.mark.parametrize("user", ["producer", "worker", "flower", "gateway"])
 def test_a_script_has_no_more_rights_than_its_caller(login: Login, user: str) -> None:
     with pytest.raises(RedisError, match=r"can't access|NOPERM|no permissions"):
         login(user).eval("return redis.call('SET', ARGV[1], '1')", 0, "other:key")
