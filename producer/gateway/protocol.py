@@ -61,12 +61,16 @@ class GatewayProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         #: whether the request's end has been received
         self._received = True
+        #: whether nothing more is read, because what came is no request that the application could answer
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._headers.start(HEADERS_S, self._headers_late)
         if len(self.connections) > self.config.max_connections:
             self._refuse(503, "this gateway process has no room for another connection")
+            # each is one more open file
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._headers, self._reading, self._linger):
@@ -74,7 +78,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._received:
             # between two requests: uvicorn's own timer ends with any byte, this one begins
@@ -135,12 +139,16 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer without the application and close; a response in progress is cut off."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_response(status, message))
-        self.transport.close()
-        self._reading.start(READ_S, self.transport.abort)
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()
+            return
+        self.transport.write(_response(status, message))
+        # with bytes unread, closing at once would reset the connection before the client has read the response
+        self.transport.write_eof()
+        self._linger.start(LINGER_S, self.transport.abort)
 
 
 def _response(status: int, message: str) -> bytes:

@@ -110,7 +110,7 @@ def _config(app: GatewayApp, max_files: int) -> Config:
         timeout_keep_alive=IDLE_S,
         backlog=2048,
     )
-    config.max_connections = max(16, max_files - _OTHER_FILES)
+    config.max_connections = max(1, max_files - _OTHER_FILES)
     return config
 
 

@@ -24,7 +24,7 @@ _CREATED = int(time.time())
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(_CREATED, description="when this gateway started, in seconds since 1970")
+    created: int = Field(default=_CREATED, description="when this gateway started, in seconds since 1970")
     owned_by: str = "vqa"
 
 

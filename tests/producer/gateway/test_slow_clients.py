@@ -1,0 +1,218 @@
+"""Clients that send or read slowly, or too much. Times are shortened; sockets, parser and application are real."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from producer.gateway import protocol
+from producer.gateway.app import create_app
+from producer.gateway.lifeline import Lifeline
+from producer.gateway.middleware import body_deadline
+from producer.gateway.server import Server
+from vqa.gateway_settings import FilesSettings, GatewaySettings
+from vqa.settings import QueueSettings
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADERS_S", 0.4)
+    monkeypatch.setattr(protocol, "READ_S", 0.4)
+    monkeypatch.setattr(protocol, "LINGER_S", 0.4)
+    monkeypatch.setattr(body_deadline, "GRACE_S", 0.4)
+
+
+@asynccontextmanager
+async def connected(settings: QueueSettings, max_files: int) -> AsyncIterator[Streams]:
+    """Serve the app, and two endpoints that read and write much; yield a connection."""
+    app = create_app(settings, GatewaySettings(body_max_bytes=200_000), FilesSettings())
+    add_endpoints(app)
+    server = Server(app, max_files, Lifeline())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        task = asyncio.create_task(server._serve([listening]))
+        try:
+            reader, writer = await asyncio.open_connection(*address)
+            yield reader, writer
+            writer.close()
+        finally:
+            server.end(0)
+            await task
+
+
+def add_endpoints(app: FastAPI) -> None:
+    @app.post("/echo")
+    async def echo(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/much")
+    async def much() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(1000):
+                yield bytes(100_000)
+
+        return StreamingResponse(parts())
+
+
+def run(settings: QueueSettings, talk: Talk, max_files: int = 1000) -> float:
+    """Let a client talk with a server; return the seconds that it took."""
+
+    async def both() -> float:
+        async with connected(settings, max_files) as (reader, writer):
+            started = time.monotonic()
+            async with asyncio.timeout(20):
+                await talk(reader, writer)
+            return time.monotonic() - started
+
+    return asyncio.run(both())
+
+
+async def drip(writer: asyncio.StreamWriter, data: bytes, every_s: float = 0.02) -> None:
+    """Send byte by byte until the server has closed the connection."""
+    for byte in data:
+        writer.write(bytes([byte]))
+        try:
+            await writer.drain()
+        except ConnectionError:
+            return
+        await asyncio.sleep(every_s)
+
+
+async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """Read a response to the end of the connection; return its status and its error's message."""
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]["message"]
+
+
+def test_headers_byte_by_byte_are_ended(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dripping = asyncio.create_task(drip(writer, GET + b"X-Many: " + b"a" * 1000))
+        assert await refusal(reader) == (408, "the request's headers did not arrive in time")
+        dripping.cancel()
+
+    assert run(queue_settings, talk) < 2
+
+
+def test_a_connection_that_says_nothing_is_ended(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await refusal(reader))[0] == 408
+
+    assert run(queue_settings, talk) < 2
+
+
+def test_headers_of_a_second_request_have_their_time_too(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET + b"\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await reader.readuntil(b'{"status":"ok"}')
+        # longer than headers may take, and no request has begun
+        await asyncio.sleep(0.6)
+        dripping = asyncio.create_task(drip(writer, b"\r\n" * 1000))
+        assert (await refusal(reader))[0] == 408
+        dripping.cancel()
+
+    assert run(queue_settings, talk) < 3
+
+
+@pytest.mark.parametrize("header", [b"X-Large: " + b"a" * 300_000, b"X-Many: 1\r\n" * 10_000])
+def test_large_headers_are_refused(queue_settings: QueueSettings, header: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET + header)
+        assert (await refusal(reader))[0] == 431
+
+    run(queue_settings, talk)
+
+
+def test_a_body_byte_by_byte_is_ended(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Content-Length: 100000\r\n\r\n")
+        dripping = asyncio.create_task(drip(writer, bytes(1000)))
+        assert await refusal(reader) == (408, "the request's body did not arrive in time")
+        dripping.cancel()
+
+    assert run(queue_settings, talk) < 2
+
+
+def test_a_body_at_a_fair_rate_is_read(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Content-Length: 100000\r\nConnection: close\r\n\r\n")
+        for _ in range(10):
+            writer.write(bytes(10_000))
+            await asyncio.sleep(0.1)
+        assert (await reader.read()).endswith(b"\r\n\r\n100000")
+
+    assert run(queue_settings, talk) > 1
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 200001\r\n\r\n", b""), (b"Transfer-Encoding: chunked\r\n\r\n", b"493e1\r\n" + bytes(200_001))],
+    ids=["announced", "not announced"],
+)
+def test_a_body_that_is_too_large_is_refused_and_its_rest_not_read_for_long(
+    queue_settings: QueueSettings, framing: bytes, body: bytes
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + framing + body)
+        dripping = asyncio.create_task(drip(writer, bytes(1000)))
+        assert await refusal(reader) == (413, "the request's body is too large")
+        dripping.cancel()
+
+    assert run(queue_settings, talk) < 3
+
+
+def test_a_client_that_does_not_read_is_ended(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n")
+        transport = cast(asyncio.Transport, writer.transport)
+        transport.pause_reading()
+        await asyncio.sleep(1.5)
+        transport.resume_reading()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(100_000_000)
+
+    run(queue_settings, talk)
+
+
+@pytest.mark.parametrize(
+    "said", [b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GARBAGE\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused(queue_settings: QueueSettings, said: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        assert await refusal(reader) == (400, "this is no valid HTTP request")
+
+    run(queue_settings, talk)
+
+
+def test_an_upgrade_to_a_websocket_is_a_plain_request(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+
+    run(queue_settings, talk)
+
+
+def test_connections_beyond_the_limit_are_told(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other = await asyncio.open_connection(*writer.get_extra_info("peername"))
+        assert (await refusal(other[0]))[0] == 503
+        other[1].close()
+        writer.write(GET + b"\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+
+    # all but one are kept for other files than connections
+    run(queue_settings, talk, max_files=257)
