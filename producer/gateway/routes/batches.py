@@ -15,12 +15,19 @@ from producer.gateway.error_schema import error_responses
 
 router = APIRouter(tags=["batches"], dependencies=[BEARER])
 
+#: of a request that makes a batch: 16 entries of metadata, and a URL
+_BODY_BYTES = 2**16
+
 IdempotencyKey = Annotated[
     str | None, Header(max_length=256, description="the same key with the same request makes one batch")
 ]
 
 
-@router.post("/v1/batches", responses=error_responses(400, 401, 403, 404, 422, 429, 503))
+@router.post(
+    "/v1/batches",
+    max_body_size=_BODY_BYTES,
+    responses=error_responses(400, 401, 403, 404, 413, 422, 429, 503),
+)
 async def create_batch(
     request: Request,
     body: BatchRequest,

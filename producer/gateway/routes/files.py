@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
 from producer.gateway.batches.output_files import parse_output_file_id
 from producer.gateway.batches.service import BatchesDep
+from producer.gateway.chat.connection import ClientGone
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
+from producer.gateway.files.download import Download
 from producer.gateway.files.listing import Order
 from producer.gateway.files.record import PREFIX
 from producer.gateway.files.store import missing
@@ -58,7 +60,10 @@ async def upload_file(request: Request, context: ContextDep, caller: CallerDep) 
     """Upload the input file of a batch: one request a line, as in OpenAI's Batch API."""
     upload = Upload(request.headers.get("content-type", ""), request.stream(), context.files_settings.max_bytes)
     with redis_errors(context.queue_settings):
-        record = await context.files.receive(new_id(PREFIX, caller.tenant), upload)
+        try:
+            record = await context.files.receive(new_id(PREFIX, caller.tenant), upload)
+        except ClientDisconnect:
+            raise ClientGone("the client closed the connection while it sent the file") from None
     return record.to_object()
 
 
@@ -113,7 +118,7 @@ async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, call
             content = context.files.content(record)
         # the first piece, so that content that is gone is still a 404
         first = await anext(content, b"")
-    return StreamingResponse(_after(first, content), media_type="application/octet-stream", headers=headers)
+    return Download(first, content, headers)
 
 
 @router.delete("/v1/files/{file_id}", responses=error_responses(401, 404, 429, 503))
@@ -128,9 +133,3 @@ async def delete_file(file_id: str, context: ContextDep, batches: BatchesDep, ca
 def _check_owner(id: str, caller: Caller) -> None:
     if not is_owner(id, PREFIX, caller.tenant):
         raise missing(id)
-
-
-async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece

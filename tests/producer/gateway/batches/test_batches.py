@@ -199,3 +199,7 @@ def test_a_file_that_was_deleted_is_no_input(batches: BatchClient) -> None:
     batches.openai.files.delete(file.id)
     with pytest.raises(NotFoundError, match="no file"):
         batches.openai.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+
+
+def test_a_request_for_a_batch_is_small(http: httpx2.Client) -> None:
+    assert http.post("/v1/batches", json={"metadata": {"x": "y" * 100_000}}).status_code == 413

@@ -136,5 +136,19 @@ def test_an_upload_that_is_cut_off_leaves_nothing(gateway: GatewayProcess, share
     while set(shared_redis.keys("vqa:file:*")) != before:
         assert time.monotonic() < until, "pieces are left"
         time.sleep(0.01)
+    assert "Traceback" not in gateway.log.read_text()
     sizes = {name: int(size) for name, size in shared_redis.hgetall("vqa:files:sizes").items()}
     assert sizes.pop(b"sum", 0) == sum(sizes.values())
+
+
+def test_a_download_whose_rest_is_gone_does_not_end_as_if_it_were_complete(
+    openai: OpenAI, http: httpx2.Client, shared_redis: Redis, gateway: GatewayProcess
+) -> None:
+    file = openai.files.create(file=("big.jsonl", bytes(20 * 2**20)), purpose="batch")
+    shared_redis.delete(f"vqa:file:{file.id}:19")
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        http.get(f"/v1/files/{file.id}/content")
+    assert "a download is cut off" in gateway.log.read_text()
+    assert "Traceback" not in gateway.log.read_text()
+    openai.files.delete(file.id)
