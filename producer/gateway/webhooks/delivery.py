@@ -14,8 +14,8 @@ from vqa.error_replies import describe
 
 log = logging.getLogger(__name__)
 
-#: attempts at once
-_MOST = 32
+#: attempts at once, and seconds to wait for one to end
+_MOST, _PLACE_S = 32, 1.0
 
 #: seconds for which no other process tries: longer than an attempt takes
 _LEASE_S = TIMEOUT_S + 5
@@ -31,7 +31,12 @@ class Deliveries:
         self._attempts: set[asyncio.Task[None]] = set()
 
     async def start(self) -> bool:
-        """Start attempts that are due; return whether more are. Raises redis.exceptions.RedisError."""
+        """Start attempts that are due, as far as there are places; return whether more are due.
+
+        Raises redis.exceptions.RedisError.
+        """
+        if len(self._attempts) >= _MOST:
+            await asyncio.wait(self._attempts, timeout=_PLACE_S, return_when=asyncio.FIRST_COMPLETED)
         free = _MOST - len(self._attempts)
         claimed = await self._records.claim(DUE, free, _LEASE_S) if free else []
         for webhook in claimed:
