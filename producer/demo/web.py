@@ -54,9 +54,7 @@ def start_gateway(processes: Processes, redis_url: str, drain_s: float) -> WebSe
         "VQA_GATEWAY_DRAIN_S": str(drain_s),
     }
     child = processes.start("gateway", ["producer.cli.main", "gateway"], environment)
-    host = settings.address if settings.address not in {"", "0.0.0.0", "::"} else "127.0.0.1"
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    return WebServer("Gateway", url, child, settings.address, port)
+    return WebServer("Gateway", flower.local_url(settings.address, port), child, settings.address, port)
 
 
 def flower_settings() -> FlowerSettings:

@@ -28,8 +28,13 @@ def installed() -> bool:
 
 def page(settings: FlowerSettings) -> str:
     """Return Flower's address for a browser on this machine."""
-    host = settings.address if settings.address not in {"", "0.0.0.0", "::"} else "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return local_url(settings.address, settings.port)
+
+
+def local_url(address: str, port: int) -> str:
+    """Return the URL, for a client on this machine, of a server that listens on the address."""
+    host = address if address not in {"", "0.0.0.0", "::"} else "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve(settings: FlowerSettings, queue_settings: QueueSettings) -> None:

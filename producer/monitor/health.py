@@ -1,7 +1,8 @@
 """`python -m producer.monitor.health NAME`: a container's health check; exits with 0 or 1 and prints no secrets.
 
 `queue`: Redis answers. `worker`: a worker on this host has renewed within the lease time, as it does from the time its
-model is loaded. `flower`: Flower answers on its one page without a password.
+model is loaded. `flower`: Flower answers on its one page without a password. `gateway`: it answers at all, whether or
+not jobs can be answered now: a restart would mend neither Redis nor workers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from producer.monitor.flower import page
+from producer.monitor.flower import local_url, page
 from producer.process import USAGE
 from vqa.connection import connect
 from vqa.errors import SettingsError
+from vqa.gateway_settings import GatewaySettings
 from vqa.ledger.ledger import Ledger
 from vqa.settings import FlowerSettings, QueueSettings
 
@@ -37,7 +39,13 @@ def flower() -> bool:
         return bool(reply.status == 200)
 
 
-CHECKS: dict[str, Callable[[], bool]] = {"queue": queue, "worker": worker, "flower": flower}
+def gateway() -> bool:
+    settings = GatewaySettings()
+    with urllib.request.urlopen(f"{local_url(settings.address, settings.port)}/healthz", timeout=5) as reply:
+        return bool(reply.status == 200)
+
+
+CHECKS: dict[str, Callable[[], bool]] = {"queue": queue, "worker": worker, "flower": flower, "gateway": gateway}
 
 
 def main(arguments: list[str]) -> int:

@@ -13,5 +13,8 @@ router = APIRouter(include_in_schema=False)
 @router.get("/docs")
 async def show_reference(request: Request) -> HTMLResponse:
     """Show each endpoint with a command to try it."""
-    page = render(request.app.openapi(), str(request.base_url).rstrip("/"))
+    # nginx ends TLS. A client that claims it changes nothing but the commands that it is shown itself
+    secure = request.headers.get("x-forwarded-proto") == "https"
+    base = request.base_url.replace(scheme="https") if secure else request.base_url
+    page = render(request.app.openapi(), str(base).rstrip("/"))
     return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})

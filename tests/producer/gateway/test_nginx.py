@@ -182,6 +182,8 @@ def test_a_chat_passes_over_tls(https: httpx2.Client, nginx: Nginx) -> None:
     assert reply.headers["strict-transport-security"] == "max-age=31536000"
     # the gateway's own headers are there once
     assert reply.headers.get_list("x-content-type-options") == ["nosniff"]
+    # commands to copy name the address of the nginx
+    assert f"GATEWAY=https://127.0.0.1:{nginx.port}\n" in https.get("/docs").text
     plain = httpx2.get(f"http://127.0.0.1:{nginx.plain_port}/v1/models?a=b", follow_redirects=False)
     assert (plain.status_code, plain.headers["location"]) == (308, "https://127.0.0.1/v1/models?a=b")
 
