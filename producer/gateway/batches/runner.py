@@ -10,6 +10,7 @@ from producer.gateway.batches.lease import Lease, LeaseLost, Leases
 from producer.gateway.batches.work import BatchWork, Tools
 from vqa.connection import REDIS_ERRORS
 from vqa.errors import VQAError
+from vqa.redis_outage import RedisOutage
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Runner:
     def __init__(self, tools: Tools, leases: Leases) -> None:
         self._tools = tools
         self._leases = leases
+        self._outage = RedisOutage(tools.queue.settings)
         self._due = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
 
@@ -57,8 +59,12 @@ class Runner:
                 task = asyncio.create_task(self._work(lease))
                 self._working.add(task)
                 task.add_done_callback(self._ended)
+            self._outage.answered()
         except REDIS_ERRORS as error:
-            log.warning("cannot look for batches: %s", type(error).__name__)
+            self._outage.failed(error)
+        except Exception:
+            # a mistake of ours must not end the runner, here and below
+            log.exception("cannot take a batch")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
@@ -76,7 +82,6 @@ class Runner:
             await self._release(lease, 0)
             raise
         except Exception:
-            # a mistake of ours must not end the runner
             log.exception("batch %s waits", lease.id)
             await self._release(lease, _RETRY_S)
 
@@ -90,6 +95,10 @@ class Runner:
             try:
                 while await self._tools.files.sweep():
                     pass
-            except (VQAError, *REDIS_ERRORS) as error:
-                log.warning("cannot delete expired files: %s", type(error).__name__)
+            except REDIS_ERRORS as error:
+                self._outage.failed(error)
+            except VQAError as error:
+                log.warning("cannot delete expired files: %s", error)
+            except Exception:
+                log.exception("cannot delete expired files")
             await asyncio.sleep(_SWEEP_S)

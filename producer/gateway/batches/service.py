@@ -119,8 +119,9 @@ class BatchService:
             return await self._registry.ids(caller.tenant).collect(after, limit, "desc", self._load)
 
     async def _load(self, ids: list[str]) -> list[Found | None]:
-        saved = await self._registry.get(ids)
+        # the states first: what is saved is written before the status that it explains
         states = await asyncio.to_thread(Batches(self._queue.redis).states, ids)
+        saved = await self._registry.get(ids)
         return [
             (each, states[id]) if each is not None and id in states else None
             for id, each in zip(ids, saved, strict=True)

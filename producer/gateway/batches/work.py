@@ -114,8 +114,8 @@ class BatchWork:
                 break
         if errors := check.finish():
             return await self._fail(saved, errors)
-        await asyncio.to_thread(self._set_status, saved.id, "in_progress")
         await self._tools.registry.save_progress(saved.id, Progress(check.total, check.model))
+        await asyncio.to_thread(self._set_status, saved.id, "in_progress")
         await self._list_file(saved, "output")
 
     async def _fail(self, saved: SavedBatch, errors: Sequence[LineError]) -> None:

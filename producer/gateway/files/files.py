@@ -8,6 +8,7 @@ vqa:files:expiring  sorted set: ids by when they are to be deleted, uploads in p
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import cast
@@ -24,6 +25,7 @@ from producer.gateway.files.upload import Upload
 from vqa.gateway_settings import FilesSettings
 
 _EXPIRING = "vqa:files:expiring"
+_ID = re.compile(rb"file_[0-9a-f]{12}_[0-9a-f]{24}")
 #: files deleted in one round
 _SWEPT = 100
 
@@ -112,7 +114,11 @@ class Files:
         """Delete files that have expired and uploads that were cut off; return how many."""
         due = cast(list[bytes], await self._redis.zrangebyscore(_EXPIRING, "-inf", time.time(), 0, _SWEPT))
         for id in due:
-            await self._delete(id.decode())
+            if _ID.fullmatch(id):
+                await self._delete(id.decode())
+            else:
+                # another program's
+                await self._redis.zrem(_EXPIRING, id)
         return len(due)
 
 
