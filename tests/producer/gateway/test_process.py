@@ -4,16 +4,18 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
+from producer import Client
 from tests.producer.conftest import wait_until
 from tests.producer.gateway.conftest import StartGateway
 from tests.redis_server import RedisServer
-from tests.worker_process import ROOT
+from tests.worker_process import ROOT, StartWorker
 
 
 def fetch(url: str) -> httpx2.Response:
@@ -113,6 +115,27 @@ def test_processes_end_with_a_parent_that_is_killed(start_gateway: StartGateway)
     both = children(gateway.process.pid)
     gateway.kill()
     assert psutil.wait_procs(both, timeout=20)[1] == []
+
+
+def test_requests_in_progress_end_before_the_gateway(
+    start_gateway: StartGateway, start_worker: StartWorker, client: Client
+) -> None:
+    gateway = start_gateway()
+    start_worker(VQA_ECHO_DELAY_S="2")
+    assert fetch(f"{gateway.url}/readyz").status_code == 200
+    with ThreadPoolExecutor(2) as threads:
+        whole, streamed = (threads.submit(ask, gateway.url, stream) for stream in (False, True))
+        wait_until(lambda: client.counts()["interactive"]["leased"] == 2, "both run")
+        gateway.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refused(gateway.url), "it stops")
+        assert "echo:" in whole.result().json()["choices"][0]["message"]["content"]
+        assert streamed.result().text.endswith("data: [DONE]\n\n")
+    assert gateway.stop(timeout_s=10) == 0
+
+
+def ask(url: str, stream: bool) -> httpx2.Response:
+    body = {"model": "any", "stream": stream, "messages": [{"role": "user", "content": "?"}]}
+    return httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
 def test_requests_that_do_not_end_are_cut_off_after_the_drain_time(start_gateway: StartGateway) -> None:
