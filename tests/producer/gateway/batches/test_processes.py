@@ -14,6 +14,7 @@ from producer.gateway.access.keys import Keys
 from tests.producer.gateway.batches.conftest import BatchClient, counts
 from tests.producer.gateway.batches.inputs import row, rows_file
 from tests.producer.gateway.gateway_process import StartGateway
+from tests.producer.gateway.webhooks.receiver import SECRET, Receiver
 from tests.worker_process import StartWorker
 
 
@@ -54,17 +55,28 @@ def test_each_row_is_answered_once_after_a_gateway_died_while_it_read_them(
     assert len({line["response"]["body"]["choices"][0]["message"]["content"] for line in output}) == 1499
 
 
-def test_a_gateway_that_stops_hands_its_batches_over_at_once(start_gateway: StartGateway, redis: Redis) -> None:
-    first = start_gateway(VQA_GATEWAY_TEST_MODELS="1")
-    second = BatchClient(start_gateway(VQA_GATEWAY_TEST_MODELS="1").url)
-    rows = [row(n, "q", model="vqa-echo") for n in range(1500)]
-    batch = BatchClient(first.url).create(rows_file(rows))
-    _wait(lambda: redis.llen(f"vqa:batch:{batch.id}:rows") > 0)
-    assert first.stop() == 0
+def test_a_gateway_that_stops_hands_its_batches_over_at_once_and_their_end_is_told(
+    start_gateway: StartGateway, redis: Redis
+) -> None:
+    settings = {
+        "VQA_GATEWAY_TEST_MODELS": "1",
+        "VQA_GATEWAY_WEBHOOK_PRIVATE": "1",
+        "VQA_GATEWAY_WEBHOOK_SECRET": SECRET,
+    }
+    first = start_gateway(**settings)
+    second = BatchClient(start_gateway(**settings).url)
+    data = rows_file(row(n, "q", model="vqa-echo") for n in range(1500))
+    with Receiver() as receiver:
+        webhook = {"vqa": {"webhook": {"url": receiver.url}}}
+        batch = BatchClient(first.url).create(data, extra_body=webhook)
+        _wait(lambda: redis.llen(f"vqa:batch:{batch.id}:rows") > 0)
+        assert first.stop() == 0
 
-    batch = second.ended(batch)
-    assert counts(batch) == (1500, 1500, 0)
-    assert _ids(second.lines(batch.output_file_id)) == [f"row-{n}" for n in range(1500)]
+        batch = second.ended(batch)
+        assert counts(batch) == (1500, 1500, 0)
+        assert _ids(second.lines(batch.output_file_id)) == [f"row-{n}" for n in range(1500)]
+        event = receiver.wait(1)[0].verified()
+        assert (event["type"], event["data"]) == ("batch.completed", {"id": batch.id})
 
 
 def test_the_output_grows_while_rows_are_answered_and_stays_when_the_rest_is_cancelled(
