@@ -8,6 +8,7 @@ import redis
 import redis.asyncio
 from kombu.exceptions import KombuError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
@@ -73,7 +74,19 @@ def connect_async(settings: QueueSettings, retry_s: float | None = None) -> redi
         return redis.asyncio.Redis(host=host, port=port, **options)
     own = address.sentinel_options() | sentinel_limits(settings)
     watch = AsyncSentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options["connection_pool_class"] = _WatchedPool
     return cast(redis.asyncio.Redis, watch.master_for(address.master, **options))
+
+
+class _WatchedPool(SentinelConnectionPool):
+    """Closes its connections to the Sentinels, too, which redis-py leaves open."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        # without those in use, the pool only leaves a former master
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
 
 def _retry_s(settings: QueueSettings, retry_s: float | None) -> float:
