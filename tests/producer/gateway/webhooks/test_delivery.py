@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -185,9 +186,8 @@ def test_a_response_is_not_read_beyond_its_headers(rounds: Rounds, receiver: Rec
     async def body(process: Process) -> None:
         receiver.answers = [drip]
         await make_due(process, receiver.url)
-        began = time.monotonic()
+        # the rest would take 20 s, longer than an attempt may
         await process.deliver()
-        assert time.monotonic() - began < 2
         assert state(redis) == b"delivered"
 
     rounds(body)
@@ -255,11 +255,11 @@ def test_two_processes_send_nothing_twice(
 ) -> None:
     async def body(one: Process) -> None:
         async with opened(queue_settings) as two:
-            for number in range(60):
+            for number in range(40):
                 await make_due(one, receiver.url, f"job-{number}")
             while redis.zcard(DUE):
                 await asyncio.gather(one.deliver(), two.deliver())
-        assert len(receiver.received) == len({request.id for request in receiver.received}) == 60
+        assert len(receiver.received) == len({request.id for request in receiver.received}) == 40
 
     rounds(body)
 
@@ -287,16 +287,22 @@ def test_an_attempt_whose_process_died_is_made_again_when_its_lease_has_run_out(
 
 
 def test_slow_receivers_do_not_hold_up_others(rounds: Rounds, receiver: Receiver, redis: Redis) -> None:
+    all_came = threading.Event()
+
+    def held(handler: BaseHTTPRequestHandler) -> None:
+        assert all_came.wait(14)
+        status(204)(handler)
+
     async def body(process: Process) -> None:
-        receiver.answers = [after(1)] * 20
+        receiver.answers = [held] * 20
         for number in range(30):
             await make_due(process, receiver.url, f"job-{number:02}")
-        began = time.monotonic()
         assert not await process.deliveries.start()
-        await asyncio.to_thread(receiver.wait, 30)
-        assert time.monotonic() - began < 0.9
+        await asyncio.to_thread(receiver.wait, 30, 12)
+        assert receiver.now >= 20
+        all_came.set()
         await process.deliveries.finish(10)
-        assert receiver.most > 15
+        assert {state(redis, f"job-{number:02}") for number in range(30)} == {b"delivered"}
 
     rounds(body)
 
