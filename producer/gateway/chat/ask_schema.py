@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer.gateway.chat.completion_schema import AnswerDetails, CompletionUsage
-from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, ResponseFormat, Stop, inlined_schema
+from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, ResponseFormat, Stop, inlined_schema
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, FinishReason
 from vqa.job import LONGEST_TIMEOUT_S, Lane
+
+Image = Annotated[str, Field(pattern=IMAGE_PATTERN)]
 
 
 class AskAnswer(BaseModel):
@@ -35,10 +38,15 @@ class AskBody(BaseModel):
     """One question about one or more images."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"image": EXAMPLE_IMAGE, "question": "What colour is this?"}}
+        json_schema_extra={
+            "additionalProperties": {"type": "null"},
+            "example": {"image": EXAMPLE_IMAGE, "question": "What colour is this?"},
+        }
     )
 
-    image: str | list[str] = Field(description="data: URLs, or ids of stored images")
+    image: Image | Annotated[list[Image], Field(min_length=1)] = Field(
+        description="data: URLs, or ids of stored images"
+    )
     question: str = Field(min_length=1, max_length=1_000_000)
     system: str | None = Field(default=None, max_length=1_000_000, description="instructions before the question")
     model: str | None = None
@@ -49,7 +57,7 @@ class AskBody(BaseModel):
     stop: Stop | list[Stop] | None = None
     response_format: ResponseFormat | None = None
     lane: Lane | None = None
-    timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_TIMEOUT_S)
+    timeout_s: float | None = Field(default=None, ge=SHORTEST_TIMEOUT_S, le=LONGEST_TIMEOUT_S)
     reuse: bool | None = None
 
 
@@ -57,6 +65,9 @@ def form_schema() -> dict[str, Any]:
     """Return the schema of the form, whose images are files."""
     schema = inlined_schema(AskBody)
     schema.pop("example")
+    schema["additionalProperties"] = False
+    # a form has no null: a field is left out
+    schema["properties"] = {name: _not_null(each) for name, each in schema["properties"].items()}
     schema["properties"]["image"] = {
         "type": "array",
         "items": {"type": "string", "format": "binary"},
@@ -65,3 +76,9 @@ def form_schema() -> dict[str, Any]:
     }
     schema["properties"]["response_format"] = {"type": "string", "description": "a JSON object, as text"}
     return schema
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
+    schema.pop("default", None)
+    return schema | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})

@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from producer.gateway.body import parse_json
 from producer.gateway.chat.connection import ClientGone, UnsupportedType, media_type, read_json_bytes
-from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, stored_or_inline
+from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, checked_timeout, stored_or_inline
 from producer.gateway.errors import InvalidRequest
+from producer.openai.chat_fields import require_number
 from producer.openai.chat_request import ChatRequest
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
@@ -31,6 +32,8 @@ _JOB_FIELDS: Final[Mapping[str, str]] = {
 }
 
 _FIELDS = frozenset({"image", "question", "system", "model", *_JOB_FIELDS})
+
+_NUMBERS = frozenset({"max_tokens", "temperature", "top_p", "seed", "timeout_s"})
 
 #: fields that may be given more than once
 _LISTS = frozenset({"image", "stop"})
@@ -66,17 +69,24 @@ class Form:
         fields["image"] = images if isinstance(images, list) else [images]
         if not all(isinstance(image, str) for image in fields["image"]):
             raise InvalidRequest("image: must be a string or a list of strings", param="image")
+        try:
+            for name in _NUMBERS & fields.keys():
+                require_number(fields[name], name)
+        except InvalidJob as error:
+            raise as_invalid_request(error, {}) from None
         return cls(fields)
 
     def job(self, builder: JobBuilder) -> ChatJob:
         """Build the job; for threads. Raises InvalidRequest, BadImage or ImageMissing."""
         try:
-            return builder.from_request(self._request(builder.tenant))
+            return checked_timeout(builder.from_request(self._request(builder.tenant)))
         except InvalidJob as error:
             raise as_invalid_request(error, {"max_new_tokens": "max_tokens"}) from None
 
     def _request(self, tenant: str | None) -> ChatRequest:
         fields = dict(self.fields)
+        if not isinstance(fields.get("reuse", False), bool):
+            raise InvalidJob("reuse: must be true or false")
         if unknown := sorted(fields.keys() - _FIELDS):
             raise InvalidJob(f"{shown(unknown[0])}: unknown field; there are {', '.join(sorted(_FIELDS))}")
         question, system, model = (_text(fields, name) for name in ("question", "system", "model"))
@@ -117,6 +127,9 @@ async def _read_form(request: Request) -> dict[str, Any]:
                 raise InvalidRequest(f"{shown(name)}: it is given twice", param=shown(name))
     if "response_format" in fields:
         fields["response_format"] = parse_json(fields["response_format"].encode())
+    if "reuse" in fields:
+        # as written: pydantic would read yes, on and 1, too
+        fields["reuse"] = {"true": True, "false": False}.get(fields["reuse"].lower(), fields["reuse"])
     return fields
 
 

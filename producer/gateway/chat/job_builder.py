@@ -24,6 +24,8 @@ from vqa.images.stored_id import is_stored_id
 from vqa.job import Job
 from vqa.settings import QueueSettings
 
+SHORTEST_TIMEOUT_S = 1
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19}):")
 
 #: the place of a field at the beginning of an InvalidJob's message
@@ -73,7 +75,7 @@ class JobBuilder:
         """Build the job of a chat-completions body."""
         document = parse_json(body)
         try:
-            return self.from_request(parse_body(document, stored_or_inline(self.tenant)))
+            return checked_timeout(self.from_request(parse_body(document, stored_or_inline(self.tenant))))
         except InvalidJob as error:
             raise as_invalid_request(error, _BODY_NAMES) from None
 
@@ -103,6 +105,13 @@ class JobBuilder:
             names[source] = reference(data)
             images[names[source]] = data
         return {**part, "image": names[source]}
+
+
+def checked_timeout(chat: ChatJob) -> ChatJob:
+    """Return the job. Raises InvalidJob for a deadline that a request cannot meet on its way."""
+    if (timeout_s := chat.job.timeout_s) is not None and timeout_s < SHORTEST_TIMEOUT_S:
+        raise InvalidJob(f"timeout_s: must be at least {SHORTEST_TIMEOUT_S} second")
+    return chat
 
 
 def stored_or_inline(tenant: str | None) -> ResolveUrl:

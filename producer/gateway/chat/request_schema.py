@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
+from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
 from producer.openai.chat_fields import FIXED, IGNORED
 from vqa.job import LONGEST_TIMEOUT_S, Lane
 
@@ -16,37 +18,64 @@ EXAMPLE_IMAGE = (
 )
 
 
+#: of data: URLs, and ids of stored images
+IMAGE_PATTERN = "^([Dd][Aa][Tt][Aa]:|img_)"
+
+
+#: any field may be null, which counts as missing
+_NO_OTHERS: JsonDict = {"additionalProperties": {"type": "null"}}
+
+_NO_EFFECT = "without effect"
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(json_schema_extra=_NO_OTHERS)
 
 
 class TextPart(_Part):
     type: Literal["text"]
     text: str = Field(max_length=1_000_000)
+    cache_control: Any = Field(default=None, description=_NO_EFFECT)
 
 
 class ImageUrl(_Part):
-    url: str = Field(description="data:image/TYPE;base64,..., or the id of a stored image", examples=[EXAMPLE_IMAGE])
-    detail: Literal["auto", "low", "high", "original"] | None = Field(default=None, description="without effect")
+    url: str = Field(
+        pattern=IMAGE_PATTERN,
+        description="data:image/TYPE;base64,..., or the id of a stored image",
+        examples=[EXAMPLE_IMAGE],
+    )
+    detail: Literal["auto", "low", "high", "original", ""] | None = Field(default=None, description=_NO_EFFECT)
+    format: Any = Field(default=None, description=_NO_EFFECT)
+    mime_type: Any = Field(default=None, description=_NO_EFFECT)
+    MimeType: Any = Field(default=None, description=_NO_EFFECT)
 
 
 class ImagePart(_Part):
     type: Literal["image_url"]
     image_url: ImageUrl
+    cache_control: Any = Field(default=None, description=_NO_EFFECT)
 
 
 Parts = Annotated[list[TextPart | ImagePart], Field(min_length=1)]
 
 
+Nothing = Annotated[list[None], Field(max_length=0)] | None
+
+
 class ChatMessage(_Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=1_000_000)] | Parts
-    name: str | None = Field(default=None, description="without effect")
+    name: Any = Field(default=None, description=_NO_EFFECT)
+    tool_calls: Nothing = None
+    annotations: Nothing = None
+    reasoning_content: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
+    reasoning: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
+    parsed: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
 
 
 class StreamOptions(_Part):
     include_usage: bool | None = Field(default=None, description="end with a chunk that has the usage")
-    include_obfuscation: bool | None = Field(default=None, description="without effect")
+    include_obfuscation: bool | None = Field(default=None, description=_NO_EFFECT)
 
 
 class WebhookUrl(_Part):
@@ -56,7 +85,10 @@ class WebhookUrl(_Part):
 class VqaOptions(_Part):
     lane: Lane | None = Field(default=None, description="interactive by default; bulk yields to it")
     timeout_s: float | None = Field(
-        default=None, gt=0, le=LONGEST_TIMEOUT_S, description="seconds until the deadline; by default the lane's"
+        default=None,
+        ge=SHORTEST_TIMEOUT_S,
+        le=LONGEST_TIMEOUT_S,
+        description="seconds until the deadline; by default the lane's",
     )
     reuse: bool | None = Field(
         default=None, description="an earlier answer to the same question may be given; only with temperature 0"
@@ -80,6 +112,7 @@ class ChatRequestBody(_Part):
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_NO_OTHERS,
             "example": {
                 "model": "vqa",
                 "messages": [
@@ -92,7 +125,7 @@ class ChatRequestBody(_Part):
                     }
                 ],
                 "max_tokens": 32,
-            }
+            },
         }
     )
 

@@ -17,6 +17,7 @@ def upload(*colours: str) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 def test_a_form_is_answered_as_the_same_chat_is(http: httpx2.Client) -> None:
     form = {"question": "Which is greener?", "system": "Be brief.", "max_tokens": "20", "temperature": "0"}
+    form |= {"reuse": "False", "lane": "interactive", "timeout_s": "20"}
     reply = http.post(PATH, data=form, files=upload("teal", "green"))
     assert reply.status_code == 200, reply.text
     answer = AskAnswer.model_validate_json(reply.content, extra="forbid")
@@ -71,6 +72,8 @@ def test_empty_fields_of_a_page_are_left_out(http: httpx2.Client) -> None:
         ({"question": "?", "frequency_penalty": "1"}, "frequency_penalty"),
         ({"question": "?", "max_tokens": "many"}, "max_tokens"),
         ({"question": "?", "lane": "fast"}, "lane"),
+        ({"question": "?", "reuse": "yes"}, "reuse"),
+        ({"question": "?", "timeout_s": "0.5"}, "timeout_s"),
         ({"question": "?", "response_format": '{"type": "xml"}'}, "response_format"),
     ],
 )
@@ -88,6 +91,8 @@ def test_a_wrong_field_is_named(http: httpx2.Client, form: dict[str, Any], param
         {"data": {"question": "?"}},
         {"json": {"question": "?", "image": 5}},
         {"json": ["question"]},
+        {"json": {"question": "?", "image": image_url(), "max_tokens": "5"}},
+        {"json": {"question": "?", "image": image_url(), "reuse": 1}},
         {"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         {"content": b"", "headers": {"content-type": "multipart/form-data"}},
         {"data": {"question": "?", "response_format": "{"}, "files": upload("teal")},

@@ -153,7 +153,7 @@ def test_an_error_of_the_job_has_the_status_of_its_kind(client: OpenAI) -> None:
 
 def test_a_request_ends_at_its_deadline(http: httpx2.Client) -> None:
     started = time.monotonic()
-    reply = http.post(PATH, json=slow(20, vqa={"timeout_s": 0.3}))
+    reply = http.post(PATH, json=slow(20, vqa={"timeout_s": 1}))
     assert (reply.status_code, code(reply)) == (504, "deadline_exceeded")
     assert reply.json()["error"]["type"] == "server_error"
     assert time.monotonic() - started < 3
@@ -207,7 +207,7 @@ def test_without_a_worker_a_request_is_refused_before_it_is_queued(asgi: Asgi, r
 
 
 def test_a_deadline_passes_also_without_a_worker(asgi: Asgi) -> None:
-    reply = post(asgi, chat(vqa={"lane": "bulk", "timeout_s": 0.2}))
+    reply = post(asgi, chat(vqa={"lane": "bulk", "timeout_s": 1}))
     assert (reply.status_code, code(reply)) == (504, "deadline_exceeded")
     assert reply.headers["x-vqa-job-id"]
 

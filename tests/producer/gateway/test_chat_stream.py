@@ -102,13 +102,13 @@ def test_an_error_before_the_first_piece_is_a_status(client: OpenAI) -> None:
 
 
 def test_an_error_after_it_is_an_event(client: OpenAI, http: httpx2.Client) -> None:
-    body = slow(20, stream=True, vqa={"timeout_s": 0.5})
+    body = slow(20, stream=True, vqa={"timeout_s": 1})
     with http.stream("POST", PATH, json=body) as reply:
         assert reply.status_code == 200
         *_, last = list(events(reply.iter_lines()))
     assert last["error"]["code"] == "deadline_exceeded"
     with pytest.raises(openai.APIError) as error:
-        list(client.chat.completions.create(**slow(20, stream=True), extra_body={"vqa": {"timeout_s": 0.5}}))
+        list(client.chat.completions.create(**slow(20, stream=True), extra_body={"vqa": {"timeout_s": 1}}))
     assert error.value.code == "deadline_exceeded"
 
 

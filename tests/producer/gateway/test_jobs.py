@@ -134,7 +134,7 @@ def in_process(asgi: Asgi, work: Callable[[httpx2.AsyncClient], Awaitable[None]]
 
 def test_a_job_waits_for_a_worker_until_its_deadline(asgi: Asgi) -> None:
     async def work(http: httpx2.AsyncClient) -> None:
-        reply = await http.post(PATH, json=chat(vqa={"timeout_s": 0.5}), headers=LATER)
+        reply = await http.post(PATH, json=chat(vqa={"timeout_s": 1}), headers=LATER)
         assert reply.status_code == 202
         address = reply.headers["location"]
         assert (await http.get(address)).json()["status"] == "queued"

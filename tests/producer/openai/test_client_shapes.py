@@ -9,10 +9,12 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema_rs import validator_for
 from openai.lib._parsing._completions import type_to_response_format_param
 from pydantic import BaseModel
 
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
+from producer.gateway.chat.request_schema import chat_schema
 from producer.ids import new_id
 from vqa.settings import QueueSettings
 
@@ -263,6 +265,12 @@ def test_the_body_of_a_known_client_becomes_a_job(build: Any, name: str) -> None
     assert len(list(chat.job.images())) == json.dumps(body).count("IMAGE")
     assert chat.job.temperature == body.get("temperature", 0)
     assert chat.job.max_new_tokens == body.get("max_tokens", body.get("max_completion_tokens", 256))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_openapi_document_describes_the_body(name: str) -> None:
+    body = json.loads(json.dumps(SHAPES[name]).replace("IMAGE", "data:image/png;base64,AAAA"))
+    assert [error.message for error in validator_for(chat_schema()).iter_errors(body)] == []
 
 
 def test_a_schema_from_a_pydantic_class_is_strict(build: Any) -> None:
