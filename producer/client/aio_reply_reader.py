@@ -103,7 +103,7 @@ class AsyncReplyReader:
         await self.look(ids)
 
     async def look(self, ids: Sequence[str]) -> None:
-        with suppress(Unreachable):
+        with suppress(Unreachable), _cancellable():
             await self._look(ids)
 
     async def _look(self, ids: Sequence[str]) -> None:
@@ -126,7 +126,8 @@ class AsyncReplyReader:
             self._reader = asyncio.create_task(self._read())
         wakeup = self._wakeups[waiter]
         with suppress(TimeoutError):
-            await asyncio.wait_for(wakeup.wait(), until - time.monotonic())
+            async with asyncio.timeout(until - time.monotonic()):
+                await wakeup.wait()
         wakeup.clear()
         if waiter.failure:
             raise waiter.failure
@@ -172,3 +173,16 @@ class AsyncReplyReader:
         if ids:
             await self._look(ids)
         await asyncio.sleep(self._waiters.pause_s(len(ids)))
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise the CancelledError that the block has swallowed.
+
+    Up to Python 3.11, `asyncio.wait_for`, which redis-py uses, loses a cancellation that comes together with a result.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError

@@ -14,7 +14,7 @@ from producer.client.aio_reply_reader import AsyncReplyReader
 from producer.client.cursor import Cursor
 from producer.client.job_queue import JobQueue
 from producer.client.streams import StreamedText, TextPiece, exit_waiting
-from producer.client.waiters import Waiter, next_poll
+from producer.client.waiters import Waiter, next_check
 from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
 from vqa.errors import VQAError
@@ -102,7 +102,7 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
             piece = self._text.read(self._queue.backend, waiter)
             if piece or self.answer is not None:
                 return piece
-            await self._replies.wait_until(waiter, next_poll())
+            await self._replies.wait_until(waiter, next_check())
 
     async def _waiter(self) -> Waiter:
         if self._waiting is None:

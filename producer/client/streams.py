@@ -17,7 +17,7 @@ from producer.client.cursor import Cursor
 from producer.client.job_queue import JobQueue
 from producer.client.reply_reader import ReplyReader
 from producer.client.states import answer_of
-from producer.client.waiters import Waiter, arrived, next_poll
+from producer.client.waiters import Waiter, arrived, next_check
 from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
 from vqa.errors import VQAError
@@ -158,7 +158,7 @@ class AnswerStream(Iterator[TextPiece]):
             piece = self._text.read(self._queue.backend, waiter)
             if piece or self.answer is not None:
                 return piece
-            self._replies.wait_until(waiter, next_poll())
+            self._replies.wait_until(waiter, next_check())
 
     def _waiter(self) -> Waiter:
         if self._waiting is None:

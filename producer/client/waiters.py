@@ -21,6 +21,8 @@ from vqa.settings import QueueSettings
 POLL_S = 0.5
 #: seconds after which the reply to a blocking read is overdue: when Redis's clock is set back, it blocks for that long
 OVERDUE_S = POLL_S + 3.0
+#: waking thousands of idle callers at each poll would take a third of a core
+_CHECK_S = 30.0
 #: Redis treats a shorter BLMPOP timeout as endless
 _SHORTEST_BLOCK_S = 0.01
 #: With many jobs pending and few answers read, let answers gather before the next read: one read per answer takes a
@@ -106,12 +108,17 @@ class Waiter:
         while page := list(islice(ids, LOOK)):
             yield page
         while self.pending and time.monotonic() < end:
-            yield min(end, next_poll())
+            yield min(end, next_check())
 
 
 def next_poll() -> float:
-    """Return the monotonic time until which a wait lasts if nothing else limits it."""
+    """Return the monotonic time until which a wait lasts if the caller has something to do at each poll."""
     return time.monotonic() + POLL_S
+
+
+def next_check() -> float:
+    """Return the monotonic time until which a wait lasts if nothing else limits it: the reader wakes the caller."""
+    return time.monotonic() + _CHECK_S
 
 
 def closed() -> RuntimeError:
