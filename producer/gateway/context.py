@@ -69,7 +69,8 @@ async def open_context(
             await connection.aclose()
 
 
-def _context(request: Request) -> Context:
+# async, or FastAPI would call it in a thread
+async def _context(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 

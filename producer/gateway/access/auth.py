@@ -14,7 +14,8 @@ from producer.gateway.access.caller import Caller
 BEARER = Security(HTTPBearer(auto_error=False, description="an API key, from `vqa keys create`"))
 
 
-def _caller(request: Request) -> Caller:
+# async, or FastAPI would call it in a thread
+async def _caller(request: Request) -> Caller:
     # an AttributeError, thus 500, where no gate stands before the endpoint
     return cast(Caller, request.state.caller)
 

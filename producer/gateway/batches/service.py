@@ -162,7 +162,8 @@ async def open_batches(context: Context) -> AsyncIterator[BatchService]:
         await asyncio.to_thread(queue.close)
 
 
-def _service(request: Request) -> BatchService:
+# async, or FastAPI would call it in a thread
+async def _service(request: Request) -> BatchService:
     return cast(BatchService, request.app.state.batches)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-ID"
+
+#: seeded by the system once: ids are no secrets, and each call of the system lets go of the interpreter's lock
+_random = random.Random()
 
 #: an id that a caller may give: what is safe in a header and in a log
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -28,7 +31,7 @@ class RequestId:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         given = headers.get(HEADER, "")
-        request_id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request_id = given if _ID.fullmatch(given) else f"req_{_hex(24)}"
         # a copy: requests of one connection share the server's
         scope["state"] = {
             **scope.get("state", {}),
@@ -54,4 +57,8 @@ def valid_trace(given: str) -> str | None:
 
 def new_trace() -> str:
     """Return a new traceparent, not sampled: whether to keep a trace is the decision of whoever starts it."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+    return f"00-{_hex(32)}-{_hex(16)}-00"
+
+
+def _hex(digits: int) -> str:
+    return f"{_random.getrandbits(4 * digits):0{digits}x}"
