@@ -1,9 +1,13 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
+import psutil
 import pytest
 
 from producer.gateway.body import MAX_VALUES, parse_json
 from producer.gateway.errors import InvalidRequest
+from tests.producer.gateway.gateway_process import GatewayProcess
 
 SIZE = 64 * 2**20
 
@@ -37,3 +41,22 @@ def test_a_large_image_in_a_body_is_read() -> None:
 
 def test_values_up_to_the_limit_are_read() -> None:
     assert parse_json(b"[" + b"1," * (MAX_VALUES - 2) + b"1]") == [1] * (MAX_VALUES - 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/ask", "/v1/images", "/v1/batches"])
+def test_64_mb_of_empty_lists_neither_end_nor_hold_up_the_gateway(
+    http: httpx2.Client, gateway: GatewayProcess, path: str
+) -> None:
+    body = b"[" + b"[]," * ((SIZE - 10) // 3) + b"[]]"
+    headers = {"Content-Type": "application/json"}
+    with ThreadPoolExecutor(1) as thread:
+        refused = thread.submit(http.post, path, content=body, headers=headers)
+        longest_s = 0.0
+        while not refused.done():
+            started = time.monotonic()
+            assert http.get("/healthz").status_code == 200
+            longest_s = max(longest_s, time.monotonic() - started)
+    assert refused.result().status_code in (400, 413)
+    # a busy machine; parsed on the event loop they take several times as long
+    assert longest_s < 2
+    assert psutil.Process(gateway.process.pid).memory_info().rss < 600 * 2**20
