@@ -34,10 +34,10 @@ class Budget:
     free_in_s: float
 
     @classmethod
-    def parse(cls, reply: list[bytes | int], allowance: Allowance) -> Budget:
+    def parse(cls, reply: str, allowance: Allowance) -> Budget:
         """Read the script's reply."""
-        verdict = cast(bytes, reply[0]).decode()
-        previous, current, left, day_previous, day_current, day_left, flying, overdue_in, lasts = map(int, reply[1:])
+        verdict, *numbers = reply.split(" ")
+        previous, current, left, day_previous, day_current, day_left, flying, overdue_in, lasts = map(int, numbers)
         minute_most, day_most = allowance.tokens_per_minute, allowance.tokens_per_day
         return cls(
             cast(Verdict, verdict),
@@ -88,4 +88,4 @@ class Budgets:
                 reply = await redis.evalsha(self._sha, 3, *given)
             except NoScriptError:
                 reply = await redis.eval(self._script, 3, *given)
-        return Budget.parse(cast(list[bytes | int], reply), caller.allowance)
+        return Budget.parse(cast(bytes, reply).decode(), caller.allowance)

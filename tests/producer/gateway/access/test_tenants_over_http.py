@@ -123,3 +123,18 @@ def test_another_tenants_idempotency_key_finds_nothing(holder: MakeHolder) -> No
         for each in (owner, owner, stranger)
     ]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_record_that_a_caller_uploads_opens_no_file_of_another(holder: MakeHolder, png: bytes) -> None:
+    owner, stranger = holder(), holder()
+    id = make_file(owner, png)
+    forged = owner.get(f"/v1/files/{id}").json()
+    record = {name: forged[name] for name in ("id", "bytes", "created_at", "expires_at", "filename", "purpose")}
+    files = {"file": ("rows.jsonl", json.dumps(record).encode()), "purpose": (None, "batch")}
+    # the key in Redis of the first part of the stranger's file
+    name = stranger.post("/v1/files", files=files).json()["id"] + ":0"
+    for path in (f"/v1/files/{name}", f"/v1/files/{name}/content"):
+        assert stranger.get(path).status_code == 404
+    body = {"input_file_id": name, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    assert stranger.post("/v1/batches", json=body).status_code == 404
+    assert stranger.delete(f"/v1/files/{name}").status_code == 404
