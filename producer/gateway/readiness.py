@@ -66,6 +66,7 @@ class Readiness:
         self._last = Look()
         self._looked_at = -math.inf
         self._lock = asyncio.Lock()
+        self._closing = False
         #: monotonic time since when Redis has not answered
         self._away_since: float | None = None
 
@@ -84,6 +85,7 @@ class Readiness:
         try:
             yield self
         finally:
+            self._closing = True
             task.cancel()
             await asyncio.wait([task])
             await self._redis.aclose()
@@ -92,6 +94,9 @@ class Readiness:
         """Look every few seconds: so an outage of Redis is logged, and Retry-After does not follow old figures."""
         while True:
             await self.look()
+            # on Python 3.11 a cancellation can be lost within a command of Redis
+            if self._closing:
+                return
             await asyncio.sleep(_WATCH_S)
 
     async def _look(self) -> Look:
