@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 
 #: hexadecimal digits of the owner's tag, and of the random part
 _TAG_DIGITS, _RANDOM_DIGITS = 12, 24
+
+_RANDOM = re.compile(rf"[0-9a-f]{{{_RANDOM_DIGITS}}}")
 
 
 def new_id(prefix: str, tenant: str | None) -> str:
@@ -15,11 +18,13 @@ def new_id(prefix: str, tenant: str | None) -> str:
 
 
 def is_owner(id: str, prefix: str, tenant: str | None) -> bool:
-    """Return whether the id has this prefix and belongs to the tenant.
+    """Return whether this is an id, has this prefix and belongs to the tenant.
 
-    The tag is no secret: an id grants nothing, it is only compared with the caller's tenant.
+    The tag is no secret: an id grants nothing, it is only compared with the caller's tenant. What only begins like an
+    id is none: a file's id and `:0` would name a key of Redis that holds a caller's own bytes.
     """
-    return id.startswith(f"{prefix}_{owner_tag(tenant)}_")
+    head = f"{prefix}_{owner_tag(tenant)}_"
+    return id.startswith(head) and _RANDOM.fullmatch(id, len(head)) is not None
 
 
 def owner_tag(tenant: str | None) -> str:

@@ -12,11 +12,13 @@ from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
 from producer.gateway.batches.output_files import parse_output_file_id
+from producer.gateway.batches.record import PREFIX as BATCH_PREFIX
 from producer.gateway.batches.service import BatchesDep
 from producer.gateway.chat.connection import ClientGone
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.files.download import Download
+from producer.gateway.files.file_schema import DeletedFile, FileList, FileObject
 from producer.gateway.files.listing import Order
 from producer.gateway.files.record import PREFIX
 from producer.gateway.files.store import missing
@@ -43,6 +45,10 @@ _UPLOAD_BODY = {
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
                     },
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                 }
             }
         },
@@ -52,6 +58,7 @@ _UPLOAD_BODY = {
 
 @router.post(
     "/v1/files",
+    response_model=FileObject,
     openapi_extra=_UPLOAD_BODY,
     max_body_size=_NO_LIMIT,
     responses=error_responses(400, 401, 408, 413, 429, 503),
@@ -67,7 +74,7 @@ async def upload_file(request: Request, context: ContextDep, caller: CallerDep) 
     return record.to_object()
 
 
-@router.get("/v1/files", responses=error_responses(400, 401, 429, 503))
+@router.get("/v1/files", response_model=FileList, responses=error_responses(400, 401, 503))
 async def list_files(
     context: ContextDep,
     batches: BatchesDep,
@@ -88,7 +95,7 @@ async def list_files(
     return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
 
 
-@router.get("/v1/files/{file_id}", responses=error_responses(401, 404, 429, 503))
+@router.get("/v1/files/{file_id}", response_model=FileObject, responses=error_responses(401, 404, 503))
 async def retrieve_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Describe a file."""
     with redis_errors(context.queue_settings):
@@ -102,7 +109,7 @@ async def retrieve_file(file_id: str, context: ContextDep, batches: BatchesDep, 
     response_class=StreamingResponse,
     responses={
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-        **error_responses(401, 404, 429, 503),
+        **error_responses(401, 404, 503),
     },
 )
 async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> StreamingResponse:
@@ -121,7 +128,7 @@ async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, call
     return Download(first, content, headers)
 
 
-@router.delete("/v1/files/{file_id}", responses=error_responses(401, 404, 429, 503))
+@router.delete("/v1/files/{file_id}", response_model=DeletedFile, responses=error_responses(401, 404, 503))
 async def delete_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Delete a file."""
     with redis_errors(context.queue_settings):
@@ -131,5 +138,6 @@ async def delete_file(file_id: str, context: ContextDep, batches: BatchesDep, ca
 
 
 def _check_owner(id: str, caller: Caller) -> None:
-    if not is_owner(id, PREFIX, caller.tenant):
+    batch = parse_output_file_id(id)
+    if not (is_owner(batch[0], BATCH_PREFIX, caller.tenant) if batch else is_owner(id, PREFIX, caller.tenant)):
         raise missing(id)
