@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
 from producer.gateway.errors import add_handlers
-from producer.gateway.examples import add_examples
 from producer.gateway.middleware.stack import outermost
+from producer.gateway.openapi import complete, operation_id
 from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, reference, status
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
@@ -32,7 +32,7 @@ class GatewayApp(FastAPI):
         self.state.stopping = False
 
     def openapi(self) -> dict[str, Any]:
-        return self.openapi_schema or add_examples(super().openapi())
+        return self.openapi_schema or complete(super().openapi())
 
     def build_middleware_stack(self) -> ASGIApp:
         return outermost(super().build_middleware_stack(), self.settings)
@@ -63,6 +63,7 @@ def create_app(
         version=version("vqa-queue"),
         lifespan=lifespan,
         max_body_size=settings.body_max_bytes,
+        generate_unique_id_function=operation_id,
         # FastAPI's pages load their scripts from elsewhere
         docs_url=None,
         redoc_url=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 _KEY = '-H "Authorization: Bearer $VQA_API_KEY"'
 _JSON = "-H 'Content-Type: application/json'"
@@ -39,12 +38,3 @@ curl $GATEWAY/v1/batches {_KEY} {_JSON} -d '{{"input_file_id": "'"$FILE"'",
     ("get", "/healthz"): "curl $GATEWAY/healthz",
     ("get", "/readyz"): "curl $GATEWAY/readyz",
 }
-
-
-def add_examples(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the commands to an OpenAPI document, under the name that its viewers know, and return it."""
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if command := CURL.get((method, path)):
-                operation["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": command}]
-    return document

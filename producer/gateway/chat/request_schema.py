@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
 from producer.openai.chat_fields import FIXED, IGNORED
 from vqa.job import LONGEST_TIMEOUT_S, Lane
@@ -18,9 +19,10 @@ EXAMPLE_IMAGE = (
 )
 
 
-#: of data: URLs, and ids of stored images
-IMAGE_PATTERN = "^([Dd][Aa][Tt][Aa]:|img_)"
-
+#: of data: URLs
+DATA_PATTERN = "^[Dd][Aa][Tt][Aa]:"
+#: of these, and of ids of stored images
+IMAGE_PATTERN = f"{DATA_PATTERN}|^img_"
 
 #: any field may be null, which counts as missing
 _NO_OTHERS: JsonDict = {"additionalProperties": {"type": "null"}}
@@ -96,12 +98,6 @@ class VqaOptions(_Part):
     webhook: WebhookUrl | None = Field(
         default=None, description="called when the job has ended, signed as Standard Webhooks"
     )
-
-
-class ResponseFormat(BaseModel):
-    """text, json_object, json_schema as in OpenAI's API, or choice with a list of choices."""
-
-    type: Literal["text", "json_object", "json_schema", "choice"]
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]

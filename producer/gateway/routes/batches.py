@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 
 from producer.gateway.access.auth import BEARER, CallerDep
+from producer.gateway.batches.batch_schema import BatchList, BatchObject
 from producer.gateway.batches.request import BatchRequest
 from producer.gateway.batches.service import BatchesDep
 from producer.gateway.batches.view import batch_object
@@ -25,8 +26,9 @@ IdempotencyKey = Annotated[
 
 @router.post(
     "/v1/batches",
+    response_model=BatchObject,
     max_body_size=_BODY_BYTES,
-    responses=error_responses(400, 401, 403, 404, 413, 422, 429, 503),
+    responses=error_responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
 )
 async def create_batch(
     request: Request,
@@ -42,7 +44,7 @@ async def create_batch(
     return batch_object(*await batches.create(body, caller, trace, idempotency_key))
 
 
-@router.get("/v1/batches", responses=error_responses(400, 401, 429, 503))
+@router.get("/v1/batches", response_model=BatchList, responses=error_responses(400, 401, 503))
 async def list_batches(
     batches: BatchesDep,
     caller: CallerDep,
@@ -56,13 +58,13 @@ async def list_batches(
     return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
 
 
-@router.get("/v1/batches/{batch_id}", responses=error_responses(401, 404, 429, 503))
+@router.get("/v1/batches/{batch_id}", response_model=BatchObject, responses=error_responses(401, 404, 503))
 async def retrieve_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Tell how far a batch is; its output file can be read before it is completed."""
     return batch_object(*await batches.get(batch_id, caller))
 
 
-@router.post("/v1/batches/{batch_id}/cancel", responses=error_responses(401, 404, 409, 429, 503))
+@router.post("/v1/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_responses(401, 404, 409, 503))
 async def cancel_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Cancel what has not ended; rows that are answered stay in the output file."""
     return batch_object(*await batches.cancel(batch_id, caller))

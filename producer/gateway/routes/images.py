@@ -8,11 +8,15 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
 from producer.gateway.body import parse_json
+from producer.gateway.chat.connection import ClientGone, UnsupportedType, media_type
+from producer.gateway.chat.request_schema import DATA_PATTERN
 from producer.gateway.context import ContextDep
+from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import InvalidRequest, NotFound
 from producer.gateway.ids import is_owner
 from producer.images.stored import PREFIX, StoredImage
@@ -85,7 +89,13 @@ _BODY = {
             _JSON: {
                 "schema": {
                     "type": "object",
-                    "properties": {"image": {"type": "string", "description": "data:image/TYPE;base64,..."}},
+                    "properties": {
+                        "image": {
+                            "type": "string",
+                            "pattern": DATA_PATTERN,
+                            "description": "data:image/TYPE;base64,...",
+                        }
+                    },
                     "required": ["image"],
                 },
                 "example": {"image": _EXAMPLE},
@@ -95,7 +105,12 @@ _BODY = {
 }
 
 
-@router.post("/v1/images", openapi_extra=_BODY, summary="Store an image")
+@router.post(
+    "/v1/images",
+    openapi_extra=_BODY,
+    summary="Store an image",
+    responses=error_responses(400, 401, 408, 413, 415, 429, 503),
+)
 async def store_image(request: Request, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Store an image once, to ask about it many times by its id."""
     data = await _image(request)
@@ -103,7 +118,7 @@ async def store_image(request: Request, context: ContextDep, caller: CallerDep) 
     return ImageObject.from_stored(await context.client.images.upload(data, ttl_s=ttl_s, tenant=caller.tenant))
 
 
-@router.get("/v1/images/{image_id}", summary="Describe a stored image")
+@router.get("/v1/images/{image_id}", summary="Describe a stored image", responses=error_responses(401, 404, 503))
 async def retrieve_image(image_id: str, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Return what is known about a stored image, not its bytes."""
     _check_owner(image_id, caller)
@@ -113,7 +128,7 @@ async def retrieve_image(image_id: str, context: ContextDep, caller: CallerDep) 
         raise _not_found() from None
 
 
-@router.delete("/v1/images/{image_id}", summary="Delete a stored image")
+@router.delete("/v1/images/{image_id}", summary="Delete a stored image", responses=error_responses(401, 404, 503))
 async def delete_image(image_id: str, context: ContextDep, caller: CallerDep) -> DeletedImage:
     """Forget the id. Jobs that named it before still find the image; its bytes expire with the last of them."""
     _check_owner(image_id, caller)
@@ -132,8 +147,14 @@ def _not_found() -> NotFound:
 
 
 async def _image(request: Request) -> bytes:
-    """Return the bytes of the image in a request. Raises InvalidRequest or BadImage."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Return the bytes of the image in a request. Raises InvalidRequest, UnsupportedType, ClientGone or BadImage."""
+    try:
+        return await _read(request, media_type(request))
+    except ClientDisconnect:
+        raise ClientGone("the client closed the connection while it sent the image") from None
+
+
+async def _read(request: Request, kind: str) -> bytes:
     if kind == _MULTIPART:
         async with request.form(max_files=1, max_fields=16) as form:
             file = form.get("file")
@@ -144,7 +165,7 @@ async def _image(request: Request) -> bytes:
         return await run_sync(_image_in_json, await request.body())
     if kind.startswith(_RAW):
         return await request.body()
-    raise InvalidRequest(
+    raise UnsupportedType(
         f"Content-Type: send the image as {_MULTIPART} (field `file`), as image/TYPE, or as {_JSON} with a data: URL"
     )
 

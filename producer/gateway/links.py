@@ -1,0 +1,29 @@
+"""Links of the OpenAPI document: what the id in a response is good for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_ID = "$response.body#/id"
+
+
+def _links(id: str, *operations: str) -> dict[str, Any]:
+    return {operation: {"operationId": operation, "parameters": {id: _ID}} for operation in operations}
+
+
+_JOB = _links("job_id", "retrieve_job", "cancel_job")
+_INPUT = {
+    "operationId": "create_batch",
+    "requestBody": {"input_file_id": _ID, "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+}
+_OUTPUT = {"operationId": "read_file", "parameters": {"file_id": "$response.body#/output_file_id"}}
+
+#: by operation and status
+LINKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "create_chat_completion": {"200": _JOB, "202": _JOB},
+    "ask": {"200": _JOB, "202": _JOB},
+    "store_image": {"200": _links("image_id", "retrieve_image", "delete_image")},
+    "upload_file": {"200": {**_links("file_id", "retrieve_file", "read_file", "delete_file"), "create_batch": _INPUT}},
+    "create_batch": {"200": {**_links("batch_id", "retrieve_batch", "cancel_batch"), "read_output": _OUTPUT}},
+}
