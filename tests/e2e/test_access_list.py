@@ -124,6 +124,9 @@ def _ask_all_ways(client: Client) -> None:
         client.answer(running)
     with pytest.raises(DeadlineExceeded):
         client.answer(client.submit(_job(seconds=60, timeout_s=0.5)))
+    assert len(list(client.stream(_job(0.5)))) > 1
+    for _ in client.stream(_job(60)):
+        break
 
 
 def _look_and_revoke(flower: str, client: Client) -> None:
