@@ -58,10 +58,18 @@ class Deliveries:
             await self._after(webhook, await self._send(webhook))
         except REDIS_ERRORS as error:
             log.warning("webhook of %s: what came of it is not known to Redis: %s", webhook.id, describe(error))
-        except Exception:
-            log.exception("webhook of %s: the attempt failed by a mistake of ours", webhook.id)
 
     async def _send(self, webhook: Webhook) -> Reply:
+        try:
+            return await self._try(webhook)
+        except REDIS_ERRORS:
+            raise
+        except Exception:
+            # counts as a failure: without an end it would be tried again whenever its lease runs out
+            log.exception("webhook of %s: the attempt failed by a mistake of ours", webhook.id)
+            return Reply(0, "a mistake of the gateway's")
+
+    async def _try(self, webhook: Webhook) -> Reply:
         if await self._records.is_disabled(webhook):
             return Reply(410, "the receiver answered an earlier event with 410")
         secret = webhook.secret or self._secret

@@ -13,10 +13,13 @@ import httpcore2
 import standardwebhooks
 
 from producer.gateway.webhooks.records import Webhook
+from producer.net.bounded import BoundedBackend
 from producer.net.guarded import GuardedBackend
 
 #: seconds for an attempt in all
 TIMEOUT_S = 15.0
+#: bytes read of a response: interim ones (1xx), of which there may be any number, cost the event loop 50 us each
+_MOST_BYTES = 32 * 2**10
 
 _USER_AGENT = f"vqa-queue/{version('vqa-queue')}"
 
@@ -55,7 +58,7 @@ class Sender:
     """Sends events. Redirects are not followed, and responses are not read beyond their headers."""
 
     def __init__(self, network: GuardedBackend, context: ssl.SSLContext | None = None) -> None:
-        self._network = network
+        self._network = BoundedBackend(network, _MOST_BYTES)
         self._context = context or httpcore2.default_ssl_context()
 
     async def send(self, webhook: Webhook, secret: str) -> Reply:
@@ -93,6 +96,6 @@ def _retry_after_s(headers: list[tuple[bytes, bytes]]) -> float | None:
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

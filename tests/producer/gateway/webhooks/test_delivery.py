@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -108,6 +109,7 @@ def test_a_receiver_may_ask_for_time(rounds: Rounds, receiver: Receiver, redis: 
             # less than our own pause has no effect, nor has nonsense; a day is the most
             (status(503, Retry_After="1"), 1790, 2170),
             (status(503, Retry_After="soon"), 7190, 8650),
+            (status(503, Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"), 17_990, 21_610),
             (status(503, Retry_After="99999999999"), 86_000, 86_410),
         ]
         await make_due(process, receiver.url)
@@ -173,6 +175,12 @@ def endless_header(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"x" * 65536)
 
 
+def endless_interim(handler: BaseHTTPRequestHandler) -> None:
+    with suppress(OSError):
+        for _ in range(10_000):
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
 def no_http(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"220 smtp.example ESMTP\r\n")
     handler.close_connection = True
@@ -193,11 +201,24 @@ def test_a_response_is_not_read_beyond_its_headers(rounds: Rounds, receiver: Rec
     rounds(body)
 
 
-@pytest.mark.parametrize("answer", [endless_header, no_http, hang_up])
+@pytest.mark.parametrize("answer", [endless_header, endless_interim, no_http, hang_up])
 def test_what_is_no_response_is_a_failure(rounds: Rounds, receiver: Receiver, redis: Redis, answer: Answer) -> None:
     async def body(process: Process) -> None:
         receiver.answers = [answer]
         await make_due(process, receiver.url)
+        began = time.process_time()
+        await process.deliver()
+        assert 4 < wait_s(redis) < 7
+        # of this event loop, which others wait for
+        assert time.process_time() - began < 2
+
+    rounds(body)
+
+
+def test_an_unexpected_error_counts_as_a_failure(rounds: Rounds, receiver: Receiver, redis: Redis) -> None:
+    async def body(process: Process) -> None:
+        await process.records.watch("job-1", receiver.url, "no secret to sign with", "")
+        await process.records.ended("job-1", "vqa.job.answered", "{}")
         await process.deliver()
         assert 4 < wait_s(redis) < 7
 
