@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from vqa import errors
 from vqa.errors import VQAError
@@ -42,6 +43,8 @@ _TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error
 
 #: of an HTTPException that FastAPI raises, by status
 _CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 #: seconds told where nothing better is known
 DEFAULT_RETRY_S = 5.0
@@ -185,7 +188,18 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, HTTPException)
     status = error.status_code
     code = _CODES.get(status, "invalid_request" if status < 500 else "internal_error")
-    return JSONResponse({"error": _object(status, _said(status, error), code, None)}, status, error.headers)
+    headers = {"Allow": _allowed(request)} if status == 405 else error.headers
+    return JSONResponse({"error": _object(status, _said(status, error), code, None)}, status, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return all methods of the path; Starlette tells those of the first endpoint that has it."""
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(takes, _METHODS))
 
 
 def _said(status: int, error: HTTPException) -> str:

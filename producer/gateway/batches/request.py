@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from vqa.frozen_model import Frozen
-from vqa.job import LONGEST_TIMEOUT_S, Lane
+from vqa.job import Lane
 
 ENDPOINT = "/v1/chat/completions"
 
-_WINDOW = re.compile(r"([0-9]{1,5})([mhd])")
+#: at most 30 days, the longest deadline of a job
+WINDOW_PATTERN = r"^([1-9][0-9]{0,3}m|([1-9][0-9]?|[1-6][0-9]{2}|7[01][0-9]|720)h|([1-9]|[12][0-9]|30)d)$"
+
+_WINDOW = re.compile(WINDOW_PATTERN)
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -42,9 +45,10 @@ class BatchRequest(Frozen):
     input_file_id: str = Field(min_length=1, max_length=128, examples=["file_e3b0c44298fc_5f3c9d1e8a7b6c5d4e3f2a1b"])
     endpoint: Literal["/v1/chat/completions"]
     completion_window: str = Field(
-        description="within which rows are answered or expire: 24h as OpenAI has it, or other minutes, hours or days, "
-        "such as 90m, 2h or 7d; at most 30d",
+        description="within which rows are answered or expire: 24h as OpenAI has it, or other minutes (up to 9999m), "
+        "hours or days, such as 90m, 2h or 7d; at most 30d",
         examples=["24h"],
+        json_schema_extra={"pattern": WINDOW_PATTERN},
     )
     metadata: (
         Annotated[
@@ -58,15 +62,13 @@ class BatchRequest(Frozen):
     @field_validator("completion_window")
     @classmethod
     def _is_a_duration(cls, window: str) -> str:
-        if not 60 <= _seconds(window) <= LONGEST_TIMEOUT_S:
-            raise ValueError("must be 24h, or other minutes, hours or days such as 90m, 2h or 7d, at most 30d")
+        if not _WINDOW.fullmatch(window):
+            raise ValueError(
+                "must be 24h, or other minutes up to 9999m, hours up to 720h or days up to 30d, such as 90m, 2h or 7d"
+            )
         return window
 
     @property
     def window_s(self) -> int:
-        return _seconds(self.completion_window)
-
-
-def _seconds(window: str) -> int:
-    found = _WINDOW.fullmatch(window)
-    return int(found[1]) * _UNITS[found[2]] if found else 0
+        number, unit = self.completion_window[:-1], self.completion_window[-1]
+        return int(number) * _UNITS[unit]

@@ -94,6 +94,7 @@ def test_errors_of_http_have_the_shape_of_openais(http: httpx2.Client) -> None:
     assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
     reply = http.put("/healthz")
     assert (reply.status_code, error_of(reply)["code"], reply.headers["allow"]) == (405, "method_not_allowed", "GET")
+    assert http.put("/v1/jobs/any").headers["allow"] == "GET, DELETE"
 
 
 def test_a_mistake_of_ours_is_500_with_one_traceback_and_no_detail(
