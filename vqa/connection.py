@@ -7,6 +7,7 @@ from typing import Any, cast
 import redis
 import redis.asyncio
 from kombu.exceptions import KombuError
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
@@ -20,6 +21,9 @@ REDIS_ERRORS = (RedisError, KombuError, OSError)
 
 #: seconds for which a failed call is retried, unless its caller says otherwise
 RETRY_S = 3.0
+
+#: connections of one asyncio client; calls beyond that wait for one
+_ASYNC_CONNECTIONS = 32
 
 #: seconds after which the next Sentinel is asked
 _SENTINEL_TIMEOUT_S = 1.0
@@ -65,21 +69,31 @@ def connect(settings: QueueSettings, retry_s: float | None = None) -> redis.Redi
 
 
 def connect_async(settings: QueueSettings, retry_s: float | None = None) -> redis.asyncio.Redis:
-    """Return the asyncio client with the same options as `connect`."""
+    """Return the asyncio client with the same options as `connect`.
+
+    However many tasks use it at once, they share a few connections: redis-py's own pool would raise an error at the
+    hundredth.
+    """
     address = settings.address
     options = address.options() | socket_limits(settings) | {"health_check_interval": 30}
     options["retry"] = AsyncRetryFor(_retry_s(settings, retry_s))
+    pool: dict[str, Any] = {"max_connections": _ASYNC_CONNECTIONS, "timeout": settings.redis_timeout_s}
     if address.master is None:
         [(host, port)] = address.hosts
-        return redis.asyncio.Redis(host=host, port=port, **options)
+        client = redis.asyncio.Redis(host=host, port=port, **options)
+        plain = client.connection_pool
+        client.connection_pool = BlockingConnectionPool(
+            connection_class=plain.connection_class, **pool, **plain.connection_kwargs
+        )
+        return client
     own = address.sentinel_options() | sentinel_limits(settings)
     watch = AsyncSentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
-    options["connection_pool_class"] = _WatchedPool
-    return cast(redis.asyncio.Redis, watch.master_for(address.master, **options))
+    master = watch.master_for(address.master, connection_pool_class=_WaitingSentinelPool, **pool, **options)
+    return cast(redis.asyncio.Redis, master)
 
 
-class _WatchedPool(SentinelConnectionPool):
-    """Closes its connections to the Sentinels, too, which redis-py leaves open."""
+class _WaitingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Finds the master by Sentinel, lets calls wait for a connection, and closes those to the Sentinels, too."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)

@@ -16,7 +16,7 @@ from typing import Any
 import redis.asyncio.retry
 import redis.retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
 from vqa.error_replies import is_temporary
 
@@ -90,7 +90,7 @@ class RetryFor(redis.retry.Retry):
 
 
 class AsyncRetryFor(redis.asyncio.retry.Retry):
-    """`RetryFor` for asyncio."""
+    """`RetryFor` for asyncio; NOSCRIPT is raised at once, as redis-py's scripts then load themselves."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(NoBackoff(), _UNLIMITED, _FAILURES)  # type: ignore[arg-type]  # OSError is no RedisError
@@ -108,7 +108,9 @@ class AsyncRetryFor(redis.asyncio.retry.Retry):
                 try:
                     return await do()
                 except _FAILURES as error:
-                    if _is_final_reply(error) or (is_retryable and not is_retryable(error)):
+                    if _is_final_reply(error) or isinstance(error, NoScriptError):
+                        raise
+                    if is_retryable and not is_retryable(error):
                         raise
                     pause_s = tries.pause_s(error)
                     await fail(error, *([tries.failures] if with_failure_count else []))

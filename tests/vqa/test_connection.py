@@ -116,3 +116,21 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_ones(proxy: Pro
             connection.get("first")
         proxy.restore()
         assert connection.get("second") == b"2"
+
+
+def test_many_tasks_share_a_few_connections_and_none_is_refused(redis_url: str) -> None:
+    async def connections() -> int:
+        async with connect_async(QueueSettings(redis_url=redis_url)) as redis:
+            await asyncio.gather(*(redis.set(f"vqa:test:{number}", number) for number in range(500)))
+            return len(await redis.client_list())
+
+    # and the fixture's own
+    assert asyncio.run(connections()) <= 34
+
+
+def test_a_script_that_redis_has_not_seen_is_loaded_without_waiting(redis_url: str) -> None:
+    async def call() -> Any:
+        async with connect_async(QueueSettings(redis_url=redis_url), retry_s=30) as redis, asyncio.timeout(5):
+            return await redis.register_script("return 7")()
+
+    assert asyncio.run(call()) == 7

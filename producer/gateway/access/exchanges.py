@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import redis.asyncio
-from redis.exceptions import NoScriptError
 
 from producer.client.outage import unavailable
-from vqa.connection import REDIS_ERRORS, RETRY_S, connect_async
+from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.error_replies import ErrorReply
-from vqa.redis_retry import AsyncRetryFor
 from vqa.settings import QueueSettings
 
-#: exchanges at once. redis-py's pool raises an error where more connections are wanted than it may open (100)
+#: exchanges at once
 _PLACES = 32
-
-
-class _Retry(AsyncRetryFor):
-    """Raises NoScriptError at once: whoever sends EVALSHA, `limits` too, then loads the script."""
-
-    async def call_with_retry(
-        self,
-        do: Callable[[], Awaitable[Any]],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
-    ) -> Any:
-        def may_retry(error: Exception) -> bool:
-            return not isinstance(error, NoScriptError) and (is_retryable is None or is_retryable(error))
-
-        return await super().call_with_retry(do, fail, may_retry, with_failure_count)
 
 
 class Exchanges:
@@ -46,7 +27,6 @@ class Exchanges:
         #: when an exchange had no reply last (monotonic), and why
         self._failed: tuple[float, BaseException | None] = (0.0, None)
         self.redis: redis.asyncio.Redis = connect_async(settings)
-        self.redis.set_retry(_Retry(min(RETRY_S, settings.redis_timeout_s)))
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
