@@ -217,7 +217,7 @@ def test_what_is_no_response_is_a_failure(rounds: Rounds, receiver: Receiver, re
 
 def test_an_unexpected_error_counts_as_a_failure(rounds: Rounds, receiver: Receiver, redis: Redis) -> None:
     async def body(process: Process) -> None:
-        await process.records.watch("job-1", receiver.url, "no secret to sign with", "")
+        await process.records.watch("job-1", receiver.url, "whsec_a", "")
         await process.records.ended("job-1", "vqa.job.answered", "{}")
         await process.deliver()
         assert 4 < wait_s(redis) < 7
