@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from producer.gateway.errors import NoWorker
+from producer.gateway.tasks import end_tasks
 from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.errors import QueueFull, QueueUnavailable, VQAError
 from vqa.ledger.ledger import DEADLINES, WORKERS, living_workers
@@ -86,8 +87,7 @@ class Readiness:
             yield self
         finally:
             self._closing = True
-            task.cancel()
-            await asyncio.wait([task])
+            await end_tasks(task)
             await self._redis.aclose()
 
     async def _watch(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from producer.gateway.batches.lease import Lease, LeaseLost, Leases
 from producer.gateway.batches.work import BatchWork, Tools
+from producer.gateway.tasks import end_tasks
 from vqa.connection import REDIS_ERRORS
 from vqa.errors import VQAError
 from vqa.redis_outage import RedisOutage
@@ -48,10 +49,7 @@ class Runner:
                     await asyncio.wait_for(self._due.wait(), _LOOK_S)
                 self._due.clear()
         finally:
-            tasks = [sweeping, *self._working]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(sweeping, *self._working)
 
     async def _take(self) -> None:
         try:

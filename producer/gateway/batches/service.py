@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Annotated, cast
 
@@ -28,6 +28,7 @@ from producer.gateway.errors import Conflict, NotFound
 from producer.gateway.files.record import PREFIX as FILE_PREFIX
 from producer.gateway.files.record import FileRecord
 from producer.gateway.files.store import missing
+from producer.gateway.tasks import end_tasks
 from producer.gateway.webhooks.webhooks import Webhooks
 from producer.ids import is_owner, new_id
 from vqa.ledger.batches import Batches, BatchState
@@ -156,9 +157,7 @@ async def open_batches(context: Context) -> AsyncIterator[BatchService]:
     try:
         yield service
     finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        await end_tasks(running)
         await asyncio.to_thread(queue.close)
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer.gateway.chat.completion_schema import AnswerDetails, CompletionUsage
+from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
-from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, ResponseFormat, Stop, inlined_schema
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, Stop, inlined_schema
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, FinishReason
 from vqa.job import LONGEST_TIMEOUT_S, Lane

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from producer.gateway.errors import RequestError
+from producer.gateway.tasks import end_tasks
 
 T = TypeVar("T")
 
@@ -52,9 +53,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             return working.result()
         raise ClientGone("the client closed the connection before the answer was there")
     finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.wait({working, gone})
+        await end_tasks(working, gone)
 
 
 async def _wait_until_gone(request: Request) -> None:

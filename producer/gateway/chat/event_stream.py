@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from producer.client.streams import TextPiece
 from producer.gateway.chat.exchange import Exchange, PieceSource, prompt_tokens, text_tokens, used_tokens
 from producer.gateway.errors import RequestError, error_object
+from producer.gateway.tasks import end_tasks
 from producer.openai.chat_chunks import ChatChunks
 from vqa.errors import VQAError
 
@@ -89,8 +90,7 @@ class EventStream(EventSourceResponse):
     async def close(self) -> None:
         """Leave the stream."""
         with CancelScope(shield=True):
-            self._next.cancel()
-            await asyncio.wait({self._next})
+            await end_tasks(self._next)
             await self._pieces.aclose()
         self._exchange.settle(self._used_tokens())
 

@@ -20,7 +20,7 @@ from producer.gateway.chat.job_builder import ChatJob
 from producer.gateway.chat.test_models import answer_at_once, is_test_model
 from producer.gateway.context import Context
 from vqa.answer import Answer
-from vqa.errors import VQAError
+from vqa.errors import QueueUnavailable, VQAError
 from vqa.job import Job
 
 #: seconds after its deadline by which a job has been closed: by workers, the janitor, or the client that waits
@@ -75,7 +75,9 @@ class Exchange:
         repeated = has_key and await is_repeated(context, chat)
         if not repeated:
             if waits and not tested and job.lane == "interactive":
-                await context.readiness.require_worker()
+                # an event loop that is busy hears Redis late; if Redis is away, the submission says so
+                with suppress(QueueUnavailable):
+                    await context.readiness.require_worker()
             timeout_s = job.timeout_s or context.queue_settings.timeout_s(job.lane)
             tokens = prompt_tokens(job) + job.max_new_tokens
             await context.admission.reserve(caller, chat.id, tokens=tokens, lane=job.lane, timeout_s=timeout_s)
