@@ -33,6 +33,12 @@ def _inbox() -> list[Row]:
     return inbox.rows()
 
 
+def _streaming() -> list[Row]:
+    from bench import streaming
+
+    return streaming.rows()
+
+
 def _replicas() -> list[Row]:
     from bench import replicas
 
@@ -61,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "queue": _queue,
     "ledger": _ledger,
     "inbox": _inbox,
+    "streaming": _streaming,
     "replicas": _replicas,
     "lanes": _lanes,
     "engine": _engine,

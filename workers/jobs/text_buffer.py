@@ -18,8 +18,9 @@ class Buffer:
         self.id, self.reply = lease.id, lease.header.reply
         self._attempt, self._taken = lease.header.attempt, lease.taken
         self._pieces: deque[str] = deque()
-        #: characters appended, and written
-        self._appended = self._written = 0
+        #: characters appended
+        self.appended = 0
+        self._written = 0
         self._unwritten = ""
         #: whether the writer knows that there is something to take
         self.marked = False
@@ -29,8 +30,8 @@ class Buffer:
         self.closed = False
 
     def append(self, piece: str) -> None:
-        self._appended += len(piece)
-        if self._appended - self._written > MOST_UNWRITTEN:
+        self.appended += len(piece)
+        if self.appended - self._written > MOST_UNWRITTEN:
             self.closed = True
         else:
             self._pieces.append(piece)
