@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: faults hit producers, Redis and workers under load; `--short` takes three minutes.
 
-`python -m tests.chaos recovery | sigkills | renewer | memory | model | failover` measures one figure instead.
+`python -m tests.chaos recovery | sigkills | renewer | memory | model | failover | gateway` measures one figure instead.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FIGURES = {
     "memory": "memory",
     "model": "model",
     "failover": "failover",
+    "gateway": "gateway",
 }
 
 
