@@ -78,6 +78,11 @@ class GatewaySettings(Settings):
         return secret
 
     @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins that `cors_origins` names."""
+        return frozenset(origin.strip().rstrip("/") for origin in self.cors_origins.split(",") if origin.strip())
+
+    @property
     def takes_anybody(self) -> bool:
         """Whether callers need no API key as long as there is none: only this machine's reach it, or it is `open`."""
         return self.open or is_loopback(self.address)

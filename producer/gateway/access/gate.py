@@ -15,9 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer.gateway.access.admission import Admission
 from producer.gateway.access.caller import Caller
 from producer.gateway.access.key_ring import KeyRing
+from producer.gateway.access.local import require_local
 from producer.gateway.access.windows import Window, duration
 from producer.gateway.errors import error_response
 from vqa.errors import QueueUnavailable, VQAError
+from vqa.gateway_settings import GatewaySettings
 
 _GUARDED = "/v1/"
 
@@ -29,6 +31,8 @@ class _Context(Protocol):
     def keys(self) -> KeyRing: ...
     @property
     def admission(self) -> Admission: ...
+    @property
+    def settings(self) -> GatewaySettings: ...
 
 
 class AccessGate:
@@ -43,7 +47,10 @@ class AccessGate:
             return
         context = cast(_Context, scope["app"].state.context)
         try:
-            caller = await context.keys.caller(_sent_key(Headers(scope=scope)))
+            headers = Headers(scope=scope)
+            caller = await context.keys.caller(_sent_key(headers))
+            if not caller.key_id:
+                require_local(headers, context.settings)
         except VQAError as error:
             await error_response(error)(scope, receive, send)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
@@ -15,14 +17,13 @@ _EXPOSED = [
 _MAX_AGE_S = 3600
 
 
-def with_cors(app: ASGIApp, origins: str) -> ASGIApp:
-    """Allow origins, separated by commas; * allows all. Keys travel in headers, so no cookies are allowed."""
-    allowed = [origin.strip().rstrip("/") for origin in origins.split(",") if origin.strip()]
+def with_cors(app: ASGIApp, allowed: Collection[str]) -> ASGIApp:
+    """Allow origins; * allows all. Keys travel in headers, so no cookies are allowed."""
     if not allowed:
         return app
     return CORSMiddleware(
         app,
-        allow_origins=allowed,
+        allow_origins=list(allowed),
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=_EXPOSED,

@@ -19,7 +19,7 @@ def outermost(app: ASGIApp, settings: GatewaySettings) -> ASGIApp:
     app = BodyDeadline(app)
     app = AccessGate(app)
     app = UnexpectedErrors(app)
-    app = with_cors(app, settings.cors_origins)
+    app = with_cors(app, settings.allowed_origins)
     app = SecurityHeaders(app)
     app = AccessLog(app)
     return RequestId(app)

@@ -90,7 +90,7 @@ def asgi(queue_settings: QueueSettings) -> Asgi:
         app = create_app(queue_settings, GatewaySettings(**settings), files or FilesSettings())
         async with (
             app.router.lifespan_context(app),
-            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gateway") as http,
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as http,
         ):
             yield http
 
