@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +17,7 @@ from bench.report import Report
 from bench.routing import Routing
 from bench.stage import worker
 from bench.work import Stock
-from producer import Answer, Client, Job
+from producer import Answer, AsyncClient, Client, Job
 from producer.demo.redis_server import EmbeddedRedis
 from vqa.errors import SettingsError
 from workers.cards import card_environment, requested_cards
@@ -89,14 +91,42 @@ class ThroughCelery:
             self._report.say(f"through Celery, {workers} workers: {measured[-1]:.2f} jobs/s")
         return measured
 
+    def streamed_rates(self, stock: Stock, repeats: int) -> list[float]:
+        """Do as `rates` with the workers that are there; every answer is streamed to this process."""
+        measured = []
+        for _ in range(repeats):
+            rate, first_s = asyncio.run(_stream_all(self._client.settings.redis_url, stock.take(stock.count)))
+            measured.append(rate)
+            self._report.say(f"streamed: {rate:.2f} jobs/s, first text after {first_s:.2f} s (median)")
+        return measured
+
+
+def _job(question: Question) -> Job:
+    return Job.about(question.image, question.text, lane="bulk", max_new_tokens=question.max_new_tokens)
+
+
+async def _stream_all(url: str, questions: Sequence[Question]) -> tuple[float, float]:
+    """Return jobs per second, and the median seconds from the start to the first text of an answer."""
+    firsts: list[float] = []
+    started = time.perf_counter()
+
+    async def one(client: AsyncClient, question: Question) -> None:
+        first = True
+        async with client.stream(_job(question)) as stream:
+            async for _ in stream:
+                if first:
+                    firsts.append(time.perf_counter() - started)
+                first = False
+
+    async with AsyncClient(redis_url=url) as client:
+        await asyncio.gather(*(one(client, question) for question in questions))
+    return len(questions) / (time.perf_counter() - started), statistics.median(firsts)
+
 
 def _ask(client: Client, questions: Sequence[Question]) -> float:
     """Return jobs per second, from the first submission to the last answer."""
     started = time.perf_counter()
-    ids = client.submit_many(
-        Job.about(question.image, question.text, lane="bulk", max_new_tokens=question.max_new_tokens)
-        for question in questions
-    )
+    ids = client.submit_many(map(_job, questions))
     for _, outcome in client.answers(ids, timeout_s=_TIMEOUT_S):
         if not isinstance(outcome, Answer):
             raise outcome

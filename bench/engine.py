@@ -128,6 +128,9 @@ class Bench:
                 shares = [rate / called.median for rate in one.runs]
                 wanted = SHARE_WANTED if options.scale == "30b" else (None, None)
                 self.report.add(Figure(f"{name}, of what it does directly", "", shares, "more", *wanted))
+            if "celery" in options.only:
+                shares = [rate / one.median for rate in through.streamed_rates(self.w1, options.repeats)]
+                self.report.add(Figure(f"{name}, every answer streamed, of the same without", "", shares))
             if "cards" in options.only:
                 many = Figure(
                     f"{name}, {options.cards} cards", "jobs/s", through.rates(options.cards, self.w1, options.repeats)
