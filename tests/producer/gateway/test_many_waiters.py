@@ -48,7 +48,9 @@ async def ask(url: str, number: int) -> str:
     reader, writer = await asyncio.open_connection(host, int(port))
     fields = {"model": "any", "messages": [{"role": "user", "content": f"{number}"}], "vqa": {"timeout_s": 300}}
     body = json.dumps(fields).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    )
     writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
     status, _, reply = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()

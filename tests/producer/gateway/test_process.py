@@ -150,7 +150,7 @@ def test_requests_that_do_not_end_are_cut_off_after_the_drain_time(start_gateway
 def test_a_stopping_gateway_accepts_nothing_and_a_second_signal_ends_it(start_gateway: StartGateway) -> None:
     gateway = start_gateway(VQA_GATEWAY_DRAIN_S="600")
     with unfinished_request(gateway.url), connected(gateway.url) as idle:
-        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 200 " in idle.recv(1000)
         gateway.process.send_signal(signal.SIGTERM)
         while rest := idle.recv(1000):
@@ -169,7 +169,7 @@ def unfinished_request(url: str) -> socket.socket:
     """A request that the gateway reads: its body does not end."""
     assert fetch(f"{url}/healthz").status_code == 200
     connection = connected(url)
-    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
     connection.sendall(b"Content-Length: 100000\r\n\r\n{")
     # answered after the first was read
     assert fetch(f"{url}/healthz").status_code == 200
