@@ -57,6 +57,12 @@ def _engine() -> list[Row]:
     return engine_share.rows()
 
 
+def _gateway() -> list[Row]:
+    from bench.gateway import run
+
+    return run.rows()
+
+
 def _bulk() -> list[Row]:
     from bench import bulk
 
@@ -72,6 +78,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "lanes": _lanes,
     "engine": _engine,
     "bulk": _bulk,
+    "gateway": _gateway,
 }
 
 
