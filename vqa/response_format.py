@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, field_validator, model_validator
 from pydantic_core import from_json
 
 from vqa.errors import AnswerTooLong, InvalidJob
@@ -70,7 +70,7 @@ class NamedSchema(Frozen):
     #: the answer has the properties in the order of the schema
     json_schema: dict[str, Any] = Field(alias="schema")
     #: whether every object is closed and has all of its properties, as OpenAI's strict schemas do
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
     @field_validator("json_schema")
     @classmethod

@@ -55,7 +55,7 @@ class BatchRegistry:
             return id
         first = json.loads(found)
         if first["digest"] != digest:
-            raise KeyReused("this Idempotency-Key came with another request before", code="idempotency_key_reused")
+            raise KeyReused("this Idempotency-Key belongs to an earlier request with another body")
         return str(first["id"])
 
     async def add(self, record: BatchRecord) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from producer.gateway.chat.completion_schema import AnswerDetails, CompletionUsage
 from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
-from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, Stop, inlined_schema
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, Stop, Stops, Temperature, inlined_schema
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, FinishReason
 from vqa.job import LONGEST_TIMEOUT_S, Lane
@@ -52,10 +52,10 @@ class AskBody(BaseModel):
     system: str | None = Field(default=None, max_length=1_000_000, description="instructions before the question")
     model: str | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=32_768)
-    temperature: float | None = Field(default=None, ge=0, le=2)
+    temperature: Temperature | None = None
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    stop: Stop | list[Stop] | None = None
+    stop: Stop | Stops | None = None
     response_format: ResponseFormat | None = None
     lane: Lane | None = None
     timeout_s: float | None = Field(default=None, ge=SHORTEST_TIMEOUT_S, le=LONGEST_TIMEOUT_S)
@@ -66,6 +66,7 @@ def form_schema() -> dict[str, Any]:
     """Return the schema of the form, whose images are files."""
     schema = inlined_schema(AskBody)
     schema.pop("example")
+    schema["description"] += " An empty field counts as left out."
     schema["additionalProperties"] = False
     # a form has no null: a field is left out
     schema["properties"] = {name: _not_null(each) for name, each in schema["properties"].items()}
@@ -75,7 +76,16 @@ def form_schema() -> dict[str, Any]:
         "minItems": 1,
         "description": "files; also data: URLs or ids of stored images, as text",
     }
-    schema["properties"]["response_format"] = {"type": "string", "description": "a JSON object, as text"}
+    stop = {"type": "string", "maxLength": 256}
+    schema["properties"]["stop"] = {
+        "anyOf": [stop, {"type": "array", "items": stop}],
+        "description": "the field may be repeated, up to 8 times",
+    }
+    schema["properties"]["response_format"] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "description": "a JSON object, as text",
+    }
     return schema
 
 

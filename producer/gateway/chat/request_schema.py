@@ -64,15 +64,24 @@ Parts = Annotated[list[TextPart | ImagePart], Field(min_length=1)]
 Nothing = Annotated[list[None], Field(max_length=0)] | None
 
 
-class ChatMessage(_Part):
-    role: Literal["system", "developer", "user", "assistant"]
+class _Message(_Part):
     content: Annotated[str, Field(max_length=1_000_000)] | Parts
     name: Any = Field(default=None, description=_NO_EFFECT)
     tool_calls: Nothing = None
     annotations: Nothing = None
-    reasoning_content: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
-    reasoning: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
-    parsed: Any = Field(default=None, description=f"of an assistant: {_NO_EFFECT}")
+
+
+class ChatMessage(_Message):
+    role: Literal["system", "developer", "user"]
+
+
+class AssistantMessage(_Message):
+    """An earlier answer, which clients send back with all that it had."""
+
+    role: Literal["assistant"]
+    reasoning_content: Any = Field(default=None, description=_NO_EFFECT)
+    reasoning: Any = Field(default=None, description=_NO_EFFECT)
+    parsed: Any = Field(default=None, description=_NO_EFFECT)
 
 
 class StreamOptions(_Part):
@@ -101,6 +110,8 @@ class VqaOptions(_Part):
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = Annotated[list[Stop], Field(max_length=8)]
+Temperature = Literal[0] | Annotated[float, Field(ge=0.01, le=2)]
 
 
 class ChatRequestBody(_Part):
@@ -125,14 +136,14 @@ class ChatRequestBody(_Part):
         }
     )
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage | AssistantMessage] = Field(min_length=1)
     model: str | None = Field(default=None, description="the workers' model answers, whatever is named here")
     max_tokens: int | None = Field(default=None, ge=1, le=32_768, description="256 by default")
     max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768, description="the same as max_tokens")
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0 by default: greedy")
+    temperature: Temperature | None = Field(default=None, description="0 by default: greedy")
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
+    stop: Stop | Stops | None = None
     response_format: ResponseFormat | None = None
     metadata: dict[str, str] | None = None
     stream: bool | None = None
