@@ -92,7 +92,9 @@ class EventStream(EventSourceResponse):
         with CancelScope(shield=True):
             await end_tasks(self._next)
             await self._pieces.aclose()
-        self._exchange.settle(self._used_tokens())
+        has_failed = not self._next.cancelled() and self._next.exception() is not None
+        has_ended = has_failed or self._pieces.answer is not None
+        (self._exchange.settle if has_ended else self._exchange.leave)(self._used_tokens())
 
     def _used_tokens(self) -> int:
         """Return the answer's tokens; an estimate if the client left after a part of it, 0 if there was none."""

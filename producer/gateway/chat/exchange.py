@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,8 +57,6 @@ class Exchange:
     chat: ChatJob
     #: whether the job goes on if the client leaves, which may send the request again by its key
     keeps_job: bool
-    #: whether this request holds a reservation
-    reserved: bool
 
     @classmethod
     async def admit(
@@ -81,7 +79,7 @@ class Exchange:
             timeout_s = job.timeout_s or context.queue_settings.timeout_s(job.lane)
             tokens = prompt_tokens(job) + job.max_new_tokens
             await context.admission.reserve(caller, chat.id, tokens=tokens, lane=job.lane, timeout_s=timeout_s)
-        exchange = cls(context, caller, chat, has_key, not repeated)
+        exchange = cls(context, caller, chat, has_key)
         if chat.webhook_url is not None and not repeated:
             await exchange._watch(chat.webhook_url)
         return exchange
@@ -107,26 +105,36 @@ class Exchange:
 
         Cancelling the task that waits cancels the job.
         """
-        submission, used = self._start(), 0
+        submission = self._start()
         try:
-            await asyncio.shield(asyncio.wrap_future(submission))
-            answer = await self.context.client.answer(self.chat.id, self._timeout_s() + _GRACE_S)
-            used = used_tokens(answer)
-            return answer
+            answer = await self._answer_to(asyncio.shield(asyncio.wrap_future(submission)))
         except VQAError:
+            self.settle(0)
             raise
         except BaseException:
             self._withdrawals().withdraw(self.chat.id, submission=submission)
+            self.leave(0)
             raise
-        finally:
-            self.settle(used)
+        self.settle(used_tokens(answer))
+        return answer
+
+    async def _answer_to(self, submission: Awaitable[None]) -> Answer:
+        client, id, timeout_s = self.context.client, self.chat.id, self._timeout_s() + _GRACE_S
+        if not self.keeps_job:
+            return await client._answer_new(id, submission, timeout_s)
+        # a request with the same key may have submitted the job before, in any process
+        await submission
+        return await client.answer(id, timeout_s)
 
     def pieces(self) -> PieceSource:
         """Return the answer in pieces; the first one that is awaited submits the job. Leaving cancels the job."""
         client = self.context.client
         if is_test_model(self.chat.model, self.context.settings):
             return _WholeAnswer(self.answer())
-        return AsyncAnswerStream(client._queue, client._replies, self._withdrawals(), self.chat.id, self._start)
+        return AsyncAnswerStream(
+            *(client._queue, client._replies, self._withdrawals(), self.chat.id, self._start),
+            is_new=not self.keeps_job,
+        )
 
     def _start(self) -> Future[None]:
         client = self.context.client
@@ -145,12 +153,16 @@ class Exchange:
         return job.timeout_s or self.context.queue_settings.timeout_s(job.lane)
 
     def settle(self, used: int) -> None:
-        """Refund the tokens that were not used, without making the client wait.
+        """Refund the tokens that were not used, without making the client wait; harmless if done before.
 
         A refund that is lost expires with the job's deadline.
         """
-        if self.reserved:
-            _in_background(self.context.admission.settle(self.caller, self.chat.id, used))
+        _in_background(self.context.admission.settle(self.caller, self.chat.id, used))
+
+    def leave(self, used: int) -> None:
+        """Settle for a client that left before the end; a job that goes on stays counted until it has ended."""
+        if not self.keeps_job:
+            self.settle(used)
 
 
 def used_tokens(answer: Answer) -> int:

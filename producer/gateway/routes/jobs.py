@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Path, Query, Request
 
+from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.chat.connection import unless_gone
-from producer.gateway.chat.exchange import used_tokens
+from producer.gateway.chat.exchange import text_tokens, used_tokens
 from producer.gateway.chat.job_object import JobObject, check_owner, read_job
-from producer.gateway.context import ContextDep
+from producer.gateway.context import Context, ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import Conflict
+from vqa.ledger.text_stream import Portion, stream_key
 
 router = APIRouter(tags=["jobs"], dependencies=[BEARER])
 
@@ -42,9 +44,19 @@ async def retrieve_job(
 async def cancel_job(context: ContextDep, caller: CallerDep, job_id: JobId) -> JobObject:
     """Cancel an open job; its worker's slot is free one step later. A job that has ended is left as it is: 409."""
     check_owner(job_id, caller.tenant)
+    # before its stream is gone with it
+    shown = await _shown_tokens(context, job_id)
     cancelled = await context.client.cancel(job_id)
     ended = await read_job(context, job_id)
     if not cancelled:
         raise Conflict(f"the job is over: {ended.job.status}", code="job_over")
-    await context.admission.settle(caller, job_id, 0)
+    await context.admission.settle(caller, job_id, shown)
     return ended.job
+
+
+async def _shown_tokens(context: Context, id: str) -> int:
+    """Return an estimate of the tokens that a stream has shown of a job: they count, however the job ends."""
+    with redis_errors(context.queue_settings):
+        entries = cast(list[tuple[bytes, dict[bytes, bytes]]], await context.redis.xrange(stream_key(id)))
+    portions = filter(None, (Portion.parse(fields) for _, fields in entries))
+    return text_tokens(max((each.start + len(each.text) for each in portions), default=0))

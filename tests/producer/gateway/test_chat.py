@@ -163,7 +163,9 @@ def test_a_client_that_vanishes_frees_its_slot(gateway: GatewayProcess, shared_r
     before, body = open_ids(shared_redis), json.dumps(slow(30)).encode()
     url = httpx2.URL(gateway.url)
     with socket.create_connection((url.host, url.port)) as connection:
-        head = f"POST {PATH} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        head = (
+            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         id = new_open_id(shared_redis, before)
     left = time.monotonic()
@@ -175,7 +177,7 @@ def test_a_client_that_vanishes_frees_its_slot(gateway: GatewayProcess, shared_r
 def test_a_client_that_vanishes_while_it_sends_is_forgotten(gateway: GatewayProcess, http: httpx2.Client) -> None:
     url = httpx2.URL(gateway.url)
     with socket.create_connection((url.host, url.port)) as connection:
-        head = f"POST {PATH} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
         connection.sendall(head.encode() + b'X-Request-ID: half\r\n\r\n{"messages": ')
     assert gateway.wait_logged("half")["status"] == 499
     assert "unexpected error" not in gateway.log.read_text()

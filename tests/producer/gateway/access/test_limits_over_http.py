@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx2
@@ -176,6 +177,31 @@ def test_a_request_holds_its_place_until_its_client_leaves(
         wait_until(lambda: keyed_redis.zcard(f"vqa:budget:{caller.record.id}:flight"), "the place is taken")
         assert caller.ask().status_code == 429
     wait_until(lambda: caller.ask().status_code == 200, "the place is free")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_job_that_goes_on_without_its_client_stays_counted(holder: MakeHolder, stream: bool) -> None:
+    caller, key = holder(in_flight=1, tokens_per_minute=2000), {"Idempotency-Key": "again"}
+    body = {"messages": [{"role": "user", "content": "?"}], "metadata": {"echo_delay_s": "2"}, "stream": stream}
+    with (
+        suppress(httpx2.ReadTimeout),
+        caller.stream("POST", "/v1/chat/completions", json=body, headers=key, timeout=0.5) as reply,
+    ):
+        next(reply.iter_lines())
+    assert retry_after(caller.ask())
+    again = caller.post("/v1/chat/completions", json=body, headers=key)
+    assert again.status_code == 200
+    assert caller.ask().status_code == 200
+    wait_until(lambda: 1900 < remaining(caller.get("/v1/models"), "tokens") < 2000, "both are charged")
+
+
+def test_text_that_a_stream_has_shown_is_charged_though_its_job_is_cancelled(holder: MakeHolder) -> None:
+    caller, key = holder(tokens_per_minute=2000), {"Idempotency-Key": "shown"}
+    body = {"messages": [{"role": "user", "content": "?"}], "metadata": {"echo_delay_s": "30"}, "stream": True}
+    with caller.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
+        next(line for line in reply.iter_lines() if "echo:" in line)
+    cancel(caller, reply.headers["X-VQA-Job-ID"])
+    assert 1900 < remaining(caller.get("/v1/models"), "tokens") < 2000
 
 
 def test_without_limits_nothing_is_told(holder: MakeHolder) -> None:
