@@ -63,6 +63,8 @@ def create_app(
         version=version("vqa-queue"),
         lifespan=lifespan,
         max_body_size=settings.body_max_bytes,
+        # to /v1/files from /v1/files/ by http, since TLS ends before this process: the key would follow in clear
+        redirect_slashes=False,
         generate_unique_id_function=operation_id,
         # FastAPI's pages load their scripts from elsewhere
         docs_url=None,

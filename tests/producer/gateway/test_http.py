@@ -97,6 +97,12 @@ def test_errors_of_http_have_the_shape_of_openais(http: httpx2.Client) -> None:
     assert http.put("/v1/jobs/any").headers["allow"] == "GET, DELETE"
 
 
+@pytest.mark.parametrize("path", ["/v1/files/", "/docs/", "//v1/files"])
+def test_nobody_is_sent_elsewhere(http: httpx2.Client, path: str) -> None:
+    reply = http.get(path)
+    assert (reply.status_code, reply.headers.get("location")) == (404, None)
+
+
 def test_a_mistake_of_ours_is_500_with_one_traceback_and_no_detail(
     queue_settings: QueueSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
