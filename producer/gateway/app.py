@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
-from producer.gateway.errors import add_handlers
+from producer.gateway.error_handlers import add_handlers
 from producer.gateway.middleware.stack import outermost
 from producer.gateway.openapi import complete, operation_id
 from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, reference, status

@@ -1,21 +1,15 @@
-"""Errors as HTTP responses, in the shape that OpenAI's clients read: `{"error": {message, type, param, code}}`.
+"""Errors and their HTTP responses, in the form that OpenAI's clients read: `{"error": {message, type, param, code}}`.
 
-An expected failure is a VQAError and has a status here; anything else is 500, with one traceback in the log and no
-detail to the client.
+An expected failure is a VQAError, which has a status here; `error_handlers` deals with everything else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from vqa import errors
 from vqa.errors import VQAError
@@ -41,19 +35,14 @@ _STATUS: Mapping[type[VQAError], int] = {
 #: OpenAI's `type`, by status; others below 500 are invalid_request_error, the rest server_error
 _TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
-#: of an HTTPException that FastAPI raises, by status
-_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-
-#: seconds told where nothing better is known
-DEFAULT_RETRY_S = 5.0
+#: seconds of a Retry-After where nothing better is known
+_DEFAULT_RETRY_S = 5.0
 
 
 class RequestError(VQAError):
-    """A request that the gateway itself refuses; subclasses have the status.
+    """A request that the gateway itself refuses; subclasses set the status.
 
-    `param` is the field at fault, `retry_after_s` becomes the header Retry-After.
+    `param` names the field at fault, `code` replaces that of the class, `retry_after_s` becomes the header Retry-After.
     """
 
     status: ClassVar[int] = 400
@@ -75,11 +64,11 @@ class RequestError(VQAError):
 
 
 class InvalidRequest(RequestError):
-    """No valid request: a body that is no JSON, a field with a wrong value."""
+    """The request is not valid: its body is not JSON, or a field has a wrong value."""
 
 
 class Unauthorized(RequestError):
-    """No API key, or one that is not valid."""
+    """The request has no API key, or one that is not valid."""
 
     status = 401
 
@@ -91,7 +80,7 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """What was asked for does not exist, or belongs to somebody else: a caller cannot tell the two apart."""
+    """The object does not exist, or belongs to another tenant: a caller cannot tell the two apart."""
 
     status = 404
 
@@ -103,7 +92,7 @@ class RequestTimeout(RequestError):
 
 
 class Conflict(RequestError):
-    """The state of what was asked for does not allow this."""
+    """The state of the object does not allow this."""
 
     status = 409
 
@@ -114,6 +103,29 @@ class BodyTooLarge(RequestError):
     status = 413
 
 
+class UnsupportedType(RequestError):
+    """The endpoint does not read bodies of this content type."""
+
+    status = 415
+
+
+class KeyReused(RequestError):
+    """The Idempotency-Key belongs to an earlier request with another body."""
+
+    # not 409, which OpenAI's clients send again
+    status = 422
+
+    def __init__(self) -> None:
+        message = "this Idempotency-Key belongs to an earlier request with another body"
+        super().__init__(message, param="Idempotency-Key")
+
+
+class ClientGone(RequestError):
+    """The client closed its connection, so nobody reads the response. nginx logs the same status."""
+
+    status = 499
+
+
 class RateLimited(RequestError):
     """A limit of the API key is reached."""
 
@@ -121,7 +133,7 @@ class RateLimited(RequestError):
 
 
 class NoWorker(RequestError):
-    """No worker is ready, so that an answer cannot be waited for."""
+    """No worker is ready, so a request cannot wait for its answer."""
 
     status = 503
 
@@ -144,8 +156,8 @@ def error_object(error: VQAError) -> dict[str, Any]:
     param = error.param if isinstance(error, RequestError) else None
     own_code = error.own_code if isinstance(error, RequestError) else None
     # the log says which host is away, and which setting names it
-    said = "the queue does not answer; try again" if isinstance(error, errors.QueueUnavailable) else str(error)
-    return _object(status_of(error), said, own_code or error.code(), param)
+    message = "the queue does not answer; try again" if isinstance(error, errors.QueueUnavailable) else str(error)
+    return openai_error(status_of(error), message, own_code or error.code(), param)
 
 
 def error_response(error: VQAError, retry_after_s: float | None = None) -> JSONResponse:
@@ -155,89 +167,17 @@ def error_response(error: VQAError, retry_after_s: float | None = None) -> JSONR
         headers = error.headers
         retry_after_s = error.retry_after_s or retry_after_s
     if status in (429, 503):
-        headers = {"Retry-After": str(max(1, math.ceil(retry_after_s or DEFAULT_RETRY_S)))} | headers
+        headers = {"Retry-After": str(max(1, math.ceil(retry_after_s or _DEFAULT_RETRY_S)))} | headers
     return JSONResponse({"error": error_object(error)}, status, headers)
 
 
 def unexpected_error() -> JSONResponse:
-    """Return the response to a request that failed by a mistake of ours."""
-    said = "the gateway failed on this request; its log names the cause under the request's id"
-    return JSONResponse({"error": _object(500, said, "internal_error", None)}, 500)
+    """Return the response to a request that failed through a bug in the gateway."""
+    message = "the gateway failed on this request; its log names the cause under the request's id"
+    return JSONResponse({"error": openai_error(500, message, "internal_error")}, 500)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Let the app answer every error in OpenAI's shape."""
-    app.add_exception_handler(VQAError, _on_vqa_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    # raised again after its response, and logged by `UnexpectedErrors`
-    app.add_exception_handler(Exception, _on_unexpected_error)
-
-
-async def _on_vqa_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, VQAError)
-    context = getattr(request.app.state, "context", None)
-    return error_response(error, context.readiness.retry_after_s(error) if context else None)
-
-
-async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    return unexpected_error()
-
-
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    status = error.status_code
-    code = _CODES.get(status, "invalid_request" if status < 500 else "internal_error")
-    headers = {"Allow": _allowed(request)} if status == 405 else error.headers
-    return JSONResponse({"error": _object(status, _said(status, error), code, None)}, status, headers)
-
-
-def _allowed(request: Request) -> str:
-    """Return all methods of the path; Starlette tells those of the first endpoint that has it."""
-
-    def takes(method: str) -> bool:
-        scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-    return ", ".join(filter(takes, _METHODS))
-
-
-def _said(status: int, error: HTTPException) -> str:
-    if status == 404:
-        return "no such endpoint; /openapi.json lists them"
-    if status == 413:
-        return "the request's body is too large"
-    return str(error.detail or HTTPStatus(status).phrase)
-
-
-async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first: Mapping[str, Any] = next(iter(error.errors()), {})
-    param = _param(first.get("loc", ()))
-    kind, said = first.get("type", ""), str(first.get("msg", "not valid")).removeprefix("Value error, ")
-    said = f"{param or 'the request'}: {_WORDS.get(kind, said)}"
-    return JSONResponse({"error": _object(400, said, "invalid_request", param)}, 400)
-
-
-#: in place of pydantic's messages that quote the value, or that only a reader of Python understands
-_WORDS: Mapping[str, str] = {
-    "json_invalid": "the body is not valid JSON",
-    "missing": "this field is required",
-    "model_attributes_type": "the body must be a JSON object, sent with the content type application/json",
-    "union_tag_invalid": "it has an unknown type",
-}
-
-#: characters of a field's place that are told; keys in it may be the user's
-_MAX_PARAM = 100
-
-
-def _param(loc: Sequence[str | int]) -> str | None:
-    """Return the place of a field without its first part, which says whether it is in the body, query or header."""
-    inner = loc[1:] if loc and loc[0] in ("body", "query", "header", "path") else loc
-    # the place of a mistake in JSON is a number of characters, and no field
-    return None if inner and isinstance(inner[0], int) else ".".join(map(str, inner))[:_MAX_PARAM] or None
-
-
-def _object(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:
+def openai_error(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error object."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": param, "code": code}

@@ -1,8 +1,9 @@
 """The batches that the gateway keeps.
 
-vqa:gateway:batch:{id}             hash: record, progress, errors, finished, deleted:output, deleted:errors
-vqa:gateway:batches:{tag}          sorted set: a tenant's batches by creation
-vqa:gateway:idempotency:{tag}:{key}  digest of the request that came with that Idempotency-Key, and its batch
+vqa:gateway:batch:{id}               hash: record, progress, errors, finished, and for output and errors deleted:{kind}
+                                     and bytes:{kind}
+vqa:gateway:batches:{tag}            sorted set: a tenant's batches by creation
+vqa:gateway:idempotency:{tag}:{key}  digest of the first request with that Idempotency-Key, and its batch
 """
 
 from __future__ import annotations
@@ -17,18 +18,12 @@ import redis.asyncio
 
 from producer.gateway.batches.lease import Leases
 from producer.gateway.batches.record import BatchRecord, LineError, Progress, SavedBatch
-from producer.gateway.errors import RequestError
+from producer.gateway.errors import KeyReused
 from producer.gateway.files.listing import IdList
 from producer.ids import owner_tag
 
 #: seconds that an Idempotency-Key is remembered
 _IDEMPOTENCY_S = 86_400
-
-
-class KeyReused(RequestError):
-    """An Idempotency-Key came before with another request. Not 409, which OpenAI's clients send again."""
-
-    status = 422
 
 
 def _key(id: str) -> str:
@@ -55,7 +50,7 @@ class BatchRegistry:
             return id
         first = json.loads(found)
         if first["digest"] != digest:
-            raise KeyReused("this Idempotency-Key belongs to an earlier request with another body")
+            raise KeyReused
         return str(first["id"])
 
     async def add(self, record: BatchRecord) -> None:

@@ -1,29 +1,18 @@
-"""What a client's connection says: its body, and that the client has gone away."""
+"""Reads a request's body, and notices that its client has gone away."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from producer.gateway.errors import RequestError
+from producer.gateway.errors import ClientGone, UnsupportedType
 from producer.gateway.tasks import end_tasks
 
 T = TypeVar("T")
-
-
-class ClientGone(RequestError):
-    """The client closed its connection; nobody reads the response. nginx logs the same status."""
-
-    status: ClassVar[int] = 499
-
-
-class UnsupportedType(RequestError):
-    """The body has another content type than those that are read."""
-
-    status: ClassVar[int] = 415
 
 
 def media_type(request: Request) -> str:
@@ -34,10 +23,17 @@ async def read_json_bytes(request: Request) -> bytes:
     """Return the body. Raises UnsupportedType unless it is sent as JSON, which a page of another origin cannot."""
     if media_type(request) != "application/json":
         raise UnsupportedType("send the body as JSON, with the header Content-Type: application/json")
-    try:
+    with while_sending("the body"):
         return await request.body()
+
+
+@contextmanager
+def while_sending(what: str) -> Iterator[None]:
+    """Raise ClientGone if the client closes the connection before all of its body has been read."""
+    try:
+        yield
     except ClientDisconnect:
-        raise ClientGone("the client closed the connection while it sent the body") from None
+        raise ClientGone(f"the client closed the connection while it sent {what}") from None
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

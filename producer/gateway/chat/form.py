@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import UploadFile
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from producer.gateway.body import parse_json
-from producer.gateway.chat.connection import ClientGone, UnsupportedType, media_type, read_json_bytes
+from producer.gateway.chat.connection import media_type, read_json_bytes, while_sending
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, checked_timeout, stored_or_inline
-from producer.gateway.errors import InvalidRequest
+from producer.gateway.errors import InvalidRequest, UnsupportedType
 from producer.openai.chat_fields import require_number
 from producer.openai.chat_request import ChatRequest
 from vqa.errors import InvalidJob
@@ -53,10 +53,8 @@ class Form:
             return cls.from_json(await read_json_bytes(request))
         if kind not in FORMS:
             raise UnsupportedType(f"send a form as {FORMS[0]}, or JSON as application/json")
-        try:
+        with while_sending("the form"):
             return cls(await _read_form(request))
-        except ClientDisconnect:
-            raise ClientGone("the client closed the connection while it sent the form") from None
 
     @classmethod
     def from_json(cls, body: bytes) -> Form:

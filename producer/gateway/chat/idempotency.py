@@ -11,20 +11,13 @@ import hashlib
 from producer.client.outage import redis_errors
 from producer.gateway.chat.job_builder import ChatJob
 from producer.gateway.context import Context
-from producer.gateway.errors import RequestError
+from producer.gateway.errors import KeyReused
 from producer.ids import owner_tag
 
 #: characters of a key
 MAX_KEY = 256
 
 _RANDOM_DIGITS = 24
-
-
-class KeyReused(RequestError):
-    """The key belongs to an earlier request with another body."""
-
-    # not 409, which OpenAI's clients send again
-    status = 422
 
 
 def id_of_key(prefix: str, tenant: str | None, key: str) -> str:
@@ -47,6 +40,6 @@ async def is_repeated(context: Context, chat: ChatJob) -> bool:
     if found is None:
         return False
     if found != digest:
-        raise KeyReused("this Idempotency-Key belongs to an earlier request with another body")
+        raise KeyReused
     # without a state, the first request was refused
     return (await context.client.states([chat.id]))[chat.id].state != "unknown"

@@ -10,8 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: status of a request whose client went away before there was a response, as nginx writes it
-CLIENT_CLOSED = 499
+from producer.gateway.errors import ClientGone
 
 
 class AccessLog:
@@ -27,7 +26,7 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started, wall = time.monotonic(), datetime.now(UTC)
-        status, bytes_in, bytes_out = CLIENT_CLOSED, 0, 0
+        status, bytes_in, bytes_out = ClientGone.status, 0, 0
 
         async def counted_receive() -> Message:
             nonlocal bytes_in

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
@@ -14,7 +13,7 @@ from producer.gateway.access.caller import Caller
 from producer.gateway.batches.output_files import parse_output_file_id
 from producer.gateway.batches.record import PREFIX as BATCH_PREFIX
 from producer.gateway.batches.service import BatchesDep
-from producer.gateway.chat.connection import ClientGone
+from producer.gateway.chat.connection import while_sending
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.files.download import Download
@@ -66,11 +65,8 @@ _UPLOAD_BODY = {
 async def upload_file(request: Request, context: ContextDep, caller: CallerDep) -> dict[str, Any]:
     """Upload the input file of a batch: one request a line, as in OpenAI's Batch API."""
     upload = Upload(request.headers.get("content-type", ""), request.stream(), context.files_settings.max_bytes)
-    with redis_errors(context.queue_settings):
-        try:
-            record = await context.files.receive(new_id(PREFIX, caller.tenant), upload)
-        except ClientDisconnect:
-            raise ClientGone("the client closed the connection while it sent the file") from None
+    with redis_errors(context.queue_settings), while_sending("the file"):
+        record = await context.files.receive(new_id(PREFIX, caller.tenant), upload)
     return record.to_object()
 
 

@@ -8,17 +8,16 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
-from starlette.requests import ClientDisconnect
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
 from producer.gateway.body import parse_json
-from producer.gateway.chat.connection import ClientGone, UnsupportedType, media_type
-from producer.gateway.chat.request_schema import DATA_PATTERN
+from producer.gateway.chat.connection import media_type, while_sending
+from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
-from producer.gateway.errors import InvalidRequest, NotFound
-from producer.gateway.ids import is_owner
+from producer.gateway.errors import InvalidRequest, NotFound, UnsupportedType
+from producer.ids import is_owner
 from producer.images.stored import PREFIX, StoredImage
 from vqa.errors import ImageMissing
 from vqa.images.data_url import from_data_url
@@ -68,11 +67,6 @@ class DeletedImage(BaseModel):
     deleted: Literal[True] = True
 
 
-#: one black pixel
-_EXAMPLE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgYPgPAAEDAQAIicLsAAAAAElFTkSuQmCC"
-)
-
 _BODY = {
     "requestBody": {
         "required": True,
@@ -98,7 +92,7 @@ _BODY = {
                     },
                     "required": ["image"],
                 },
-                "example": {"image": _EXAMPLE},
+                "example": {"image": EXAMPLE_IMAGE},
             },
         },
     }
@@ -148,10 +142,8 @@ def _not_found() -> NotFound:
 
 async def _image(request: Request) -> bytes:
     """Return the bytes of the image in a request. Raises InvalidRequest, UnsupportedType, ClientGone or BadImage."""
-    try:
+    with while_sending("the image"):
         return await _read(request, media_type(request))
-    except ClientDisconnect:
-        raise ClientGone("the client closed the connection while it sent the image") from None
 
 
 async def _read(request: Request, kind: str) -> bytes:

@@ -116,10 +116,6 @@ class WebhookRecords:
         """Note that nothing more will be delivered, and forget the secret."""
         await self._run("close", id, state, _REMEMBER_S)
 
-    async def forget(self, id: str) -> None:
-        """Delete a webhook whose job or batch was refused."""
-        await self._redis.delete(f"vqa:webhook:{id}")
-
     async def disable(self, webhook: Webhook) -> None:
         """Let no earlier webhook of the same key be delivered to this URL."""
         await self._redis.set(_gone_key(webhook), webhook.now, ex=_KEEP_S)

@@ -89,11 +89,6 @@ class Webhooks:
         with redis_errors(self._client.settings):
             await self._records.watch(id, normal, caller.webhook_secret or "", caller.key_id)
 
-    async def unwatch(self, id: str) -> None:
-        """Forget a webhook whose job or batch was refused. Raises QueueUnavailable."""
-        with redis_errors(self._client.settings):
-            await self._records.forget(id)
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the rounds in the background."""

@@ -24,7 +24,7 @@ from vqa.settings import QueueSettings
 @pytest.fixture
 def gateway(queue_settings: QueueSettings) -> Iterator[TestClient]:
     """The application, in this process."""
-    with TestClient(create_app(queue_settings, GatewaySettings(image_ttl_s=600))) as client:
+    with TestClient(create_app(queue_settings, GatewaySettings(image_ttl_s=600)), "http://localhost") as client:
         yield client
 
 

@@ -141,8 +141,6 @@ def test_a_job_that_was_never_accepted_is_forgotten_after_a_minute(
 ) -> None:
     async def body(process: Process) -> None:
         await process.records.watch("refused", receiver.url, "", "")
-        await process.records.watch("unwatched", receiver.url, "", "")
-        await process.records.forget("unwatched")
         look_now(redis)
         await process.watch.look()
         # it may still be accepted
