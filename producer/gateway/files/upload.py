@@ -9,9 +9,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from producer.gateway.errors import BodyTooLarge, InvalidRequest
 
-#: bytes of a field that is no file, and how many there may be
+#: bytes of a field that is no file, and how many parts there may be: each costs the event loop about 50 us
 _FIELD_BYTES = 4096
-_FIELDS = 20
+_PARTS = 20
 #: characters of a file's name that are kept
 _NAME_LENGTH = 255
 
@@ -30,6 +30,7 @@ class Upload:
         #: None until the file's part has begun
         self.filename: str | None = None
         self._name = ""
+        self._parts = 0
         self._in_file = self._ended = False
         self._value = bytearray()
         self._header = bytearray()
@@ -74,6 +75,9 @@ class Upload:
         }
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > _PARTS:
+            raise InvalidRequest("the form has too many fields")
         self._disposition, self._value = b"", bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -92,8 +96,6 @@ class Upload:
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._in_file = b"filename" in options
         if not self._in_file:
-            if len(self.fields) >= _FIELDS:
-                raise InvalidRequest("the form has too many fields")
             return
         if self._name != "file" or self.filename is not None:
             raise InvalidRequest("only one file is allowed, in the field `file`", param="file")

@@ -99,6 +99,7 @@ FILE, PURPOSE = ('name="file"; filename="a.jsonl"', LINES), ('name="purpose"', b
         (_form(PURPOSE, FILE, end=b""), "ends before its last boundary"),
         (_form(PURPOSE, ('name="x"', b"x" * 5000)), "a field of the form"),
         (_form(*[(f'name="{n}"', b"") for n in range(30)]), "too many fields"),
+        (_form(*[('name="the same"', b"")] * 30), "too many fields"),
         ({"json": {"purpose": "batch"}}, "multipart/form-data"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "multipart/form-data"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=b"}}, "no valid multipart"),
