@@ -24,7 +24,10 @@ async def read_json_bytes(request: Request) -> bytes:
     if media_type(request) != "application/json":
         raise UnsupportedType("send the body as JSON, with the header Content-Type: application/json")
     with while_sending("the body"):
-        return await request.body()
+        body = await request.body()
+    # Starlette would hold it until the answer is sent
+    request._body = b""
+    return body
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from producer.client.aio_streams import AsyncAnswerStream
 from producer.client.job_queue import JobQueue
@@ -217,16 +217,26 @@ class _NoWithdrawals(Withdrawals):
 
 
 def _submit(queue: JobQueue, prepared: PreparedJob) -> None:
-    offered = queue.submit_chunk([prepared])
+    with _images_of(prepared):
+        offered = queue.submit_chunk([prepared])
     if offered.error:
         raise offered.error
 
 
 def _answer_at_once(queue: JobQueue, prepared: PreparedJob, model: str) -> None:
-    with queue.redis_errors():
+    with _images_of(prepared), queue.redis_errors():
         refused = answer_at_once(queue, [prepared], model)
     for error in refused.values():
         raise error
+
+
+@contextmanager
+def _images_of(prepared: PreparedJob) -> Iterator[None]:
+    """Free the images at the end: Redis has them, and the answer may be waited for long."""
+    try:
+        yield
+    finally:
+        cast(dict[str, bytes], prepared.images).clear()
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> None:

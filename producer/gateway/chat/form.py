@@ -13,6 +13,7 @@ from producer.gateway.body import parse_json
 from producer.gateway.chat.connection import media_type, read_json_bytes, while_sending
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, checked_timeout, stored_or_inline
 from producer.gateway.errors import InvalidRequest, UnsupportedType
+from producer.gateway.forms import check_form
 from producer.openai.chat_fields import require_number
 from producer.openai.chat_request import ChatRequest
 from vqa.errors import InvalidJob
@@ -112,6 +113,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 async def _read_form(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = {"image": []}
+    await check_form(request, _MOST_FIELDS)
     limits = {"max_files": MOST_IMAGES, "max_fields": _MOST_FIELDS, "max_part_size": _MOST_BYTES}
     async with request.form(**limits) as form:
         for name, value in form.multi_items():
@@ -123,6 +125,8 @@ async def _read_form(request: Request) -> dict[str, Any]:
                 fields.setdefault(name, []).append(content)
             elif fields.setdefault(name, content) is not content:
                 raise InvalidRequest(f"{shown(name)}: it is given twice", param=shown(name))
+    # Starlette would hold its texts until the answer is sent
+    request._form = None
     if "response_format" in fields:
         fields["response_format"] = parse_json(fields["response_format"].encode())
     if "reuse" in fields:

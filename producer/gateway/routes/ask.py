@@ -48,8 +48,8 @@ async def ask(
     `curl -F image=@cat.jpg -F question='What is on the mat?' -H 'Accept: text/plain' HOST/v1/ask` prints the answer.
     """
     asking = Asking(request, context, caller)
-    form = await Form.read(request)
-    chat = await context.client._threads.image(form.job, asking.builder())
+    # no variable holds the form while the answer is waited for
+    chat = await context.client._threads.image((await Form.read(request)).job, asking.builder())
     accepted = request.headers.get("accept", "")
     return await asking.reply(chat, _render_text if _wants_text(accepted) else _render)
 

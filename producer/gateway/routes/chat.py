@@ -71,8 +71,9 @@ async def create_chat_completion(
     unless the request has an Idempotency-Key.
     """
     asking = Asking(request, context, caller)
-    body = await read_json_bytes(request)
-    return await asking.reply(await _build(context, asking.builder(), body), _render)
+    # no variable holds the body while the answer is waited for
+    chat = await _build(context, asking.builder(), await read_json_bytes(request))
+    return await asking.reply(chat, _render)
 
 
 async def _build(context: Context, builder: JobBuilder, body: bytes) -> ChatJob:

@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import os
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 from openai import OpenAI
+from PIL import Image
 from pydantic import BaseModel
 from redis import Redis
 
@@ -191,6 +197,35 @@ def test_many_wait_at_once(gateway: GatewayProcess) -> None:
     replies = asyncio.run(ask_all())
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.json()["id"] for reply in replies}) == 200
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_a_request_that_waits_does_not_hold_its_image(gateway: GatewayProcess, shared_redis: Redis) -> None:
+    buffer = BytesIO()
+    Image.frombytes("RGB", (1000, 1000), os.urandom(3_000_000)).save(buffer, "PNG", compress_level=0)
+    url, image = httpx2.URL(gateway.url), f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": image}}]
+    body = json.dumps(slow(30, messages=[{"role": "user", "content": content}])).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with ExitStack() as clients:
+
+        def ask() -> None:
+            before = open_ids(shared_redis)
+            client = clients.enter_context(socket.create_connection((url.host, url.port)))
+            client.sendall(head.encode() + b"\r\n\r\n" + body)
+            wait_until(lambda: open_ids(shared_redis) - before, "the job is open")
+
+        # what one request takes at once is taken again by the next
+        for _ in range(3):
+            ask()
+        resident = resident_mb(gateway.process.pid)
+        for _ in range(12):
+            ask()
+        # 12 bodies and images have 84 MB
+        assert resident_mb(gateway.process.pid) - resident < 40
 
 
 def post(asgi: Asgi, body: dict[str, Any], **settings: Any) -> httpx2.Response:
