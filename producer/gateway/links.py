@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from producer.gateway.chat.reply import JOB_ID_HEADER
+
 _ID = "$response.body#/id"
+#: a stream and an answer in plain text have it only here
+_JOB_ID = f"$response.header.{JOB_ID_HEADER}"
 
 
-def _links(id: str, *operations: str) -> dict[str, Any]:
-    return {operation: {"operationId": operation, "parameters": {id: _ID}} for operation in operations}
+def _links(parameter: str, *operations: str, id: str = _ID) -> dict[str, Any]:
+    return {operation: {"operationId": operation, "parameters": {parameter: id}} for operation in operations}
 
 
-_JOB = _links("job_id", "retrieve_job", "cancel_job")
+_JOB = _links("job_id", "retrieve_job", "cancel_job", id=_JOB_ID)
 _INPUT = {
     "operationId": "create_batch",
     "requestBody": {"input_file_id": _ID, "endpoint": "/v1/chat/completions", "completion_window": "24h"},

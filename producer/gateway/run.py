@@ -52,6 +52,8 @@ def set_up_logging() -> None:
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.ERROR)
     uvicorn.addFilter(_is_news)
+    # what is wrong with a form is told to its sender
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -32,7 +32,7 @@ _TEXT = {"text/plain": {"schema": {"type": "string"}, "example": "red"}}
 @router.post(
     "/v1/ask",
     response_model=AskAnswer,
-    responses={200: {"content": _TEXT}, **ASKING},
+    responses=ASKING | {200: ASKING[200] | {"content": _TEXT}},
     openapi_extra=_BODY,
     summary="Ask one question about images",
 )

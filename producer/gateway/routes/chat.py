@@ -13,7 +13,7 @@ from producer.gateway.chat.completion_schema import ChatCompletion
 from producer.gateway.chat.connection import read_json_bytes
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
 from producer.gateway.chat.job_object import JobObject
-from producer.gateway.chat.reply import Asking
+from producer.gateway.chat.reply import JOB_ID_HEADER, Asking
 from producer.gateway.chat.request_schema import chat_schema
 from producer.gateway.context import Context, ContextDep
 from producer.gateway.error_schema import error_responses
@@ -25,9 +25,17 @@ _SMALL_BYTES = 4096
 
 router = APIRouter(tags=["chat"], dependencies=[BEARER])
 
-#: what an endpoint that asks may answer, besides 200
+_JOB_ID = {JOB_ID_HEADER: {"description": "the job's id", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "the job's address", "schema": {"type": "string"}}}
+
+#: what an endpoint that asks may answer, besides its own content of 200
 ASKING: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobObject, "description": "Accepted; the header Location has the job's address"},
+    200: {"headers": _JOB_ID},
+    202: {
+        "model": JobObject,
+        "description": "Accepted; the header Location has the job's address",
+        "headers": _JOB_ID | _LOCATION,
+    },
     **error_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
 }
 
@@ -54,7 +62,7 @@ IdempotencyKey = Annotated[
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses={200: {"content": _STREAM}, **ASKING},
+    responses=ASKING | {200: ASKING[200] | {"content": _STREAM}},
     openapi_extra=_BODY,
     summary="Ask about images",
 )

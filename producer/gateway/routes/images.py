@@ -17,6 +17,7 @@ from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import InvalidRequest, NotFound, UnsupportedType
+from producer.gateway.forms import check_form
 from producer.ids import is_owner
 from producer.images.stored import PREFIX, StoredImage
 from vqa.errors import ImageMissing
@@ -26,6 +27,8 @@ from vqa.images.stored_id import is_stored_id
 router = APIRouter(tags=["images"], dependencies=[BEARER])
 
 _MULTIPART = "multipart/form-data"
+#: besides the image
+_MOST_FIELDS = 16
 _JSON = "application/json"
 #: clients that do not look at the file send the second or, as curl does, the third
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -148,7 +151,8 @@ async def _image(request: Request) -> bytes:
 
 async def _read(request: Request, kind: str) -> bytes:
     if kind == _MULTIPART:
-        async with request.form(max_files=1, max_fields=16) as form:
+        await check_form(request, _MOST_FIELDS)
+        async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise InvalidRequest("file: the form has no file in this field", param="file")
