@@ -73,7 +73,10 @@ class JobBuilder:
 
     def from_json(self, body: bytes) -> ChatJob:
         """Build the job of a chat-completions body."""
-        document = parse_json(body)
+        return self.from_document(parse_json(body))
+
+    def from_document(self, document: Any) -> ChatJob:
+        """Build the job of a chat-completions body that has been parsed."""
         try:
             return checked_timeout(self.from_request(parse_body(document, stored_or_inline(self.tenant))))
         except InvalidJob as error:
