@@ -1,4 +1,6 @@
-"""The answer cache: the same greedy question to the same model gets the cached answer for a while.
+"""The answer cache: the same greedy question of the same tenant to the same model gets the cached answer for a while.
+
+Tenants share nothing: a reused answer would tell one what another has asked.
 
 Two such jobs that run at the same time are both computed; only a finished answer is in the cache.
 """
@@ -25,9 +27,9 @@ from workers.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-#: fields that do not change a greedy model's answer, or that it does not see
+#: fields that do not change a greedy model's answer, or that it does not see; the tenant is not one
 _IGNORED = {
-    *("id", "timeout_s", "lane", "retry", "tenant", "batch", "reuse", "metadata", "version"),
+    *("id", "timeout_s", "lane", "retry", "batch", "reuse", "metadata", "version"),
     *("temperature", "top_p", "seed"),
 }
 

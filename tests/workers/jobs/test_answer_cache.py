@@ -40,7 +40,7 @@ def test_a_image_and_its_reference_are_the_same_question(redis: Redis, answer: A
     [
         {"id": "other"},
         {"lane": "bulk", "timeout_s": 5.0, "retry": {"attempts": 7}},
-        {"tenant": "t", "batch": "b", "metadata": {"a": "b"}},
+        {"batch": "b", "metadata": {"a": "b"}},
         {"seed": 3, "top_p": 0.5},
     ],
 )
@@ -54,7 +54,14 @@ def test_what_does_not_change_a_greedy_answer_is_not_part_of_the_question(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"max_new_tokens": 7}, {"stop": ["."]}, {"response_format": {"type": "json_object"}}, {"reuse": False}],
+    [
+        {"max_new_tokens": 7},
+        {"stop": ["."]},
+        {"response_format": {"type": "json_object"}},
+        {"reuse": False},
+        # what another has asked is not told
+        {"tenant": "another"},
+    ],
 )
 def test_what_does_is(redis: Redis, answer: Answer, fields: dict[str, Any]) -> None:
     cache = AnswerCache(redis, "m", 60)
