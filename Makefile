@@ -12,7 +12,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
 CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
 
-.PHONY: help install demo test test-quant check eval bench chaos clean
+.PHONY: help install demo test test-quant check eval bench chaos fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -73,6 +73,9 @@ bench: $(STAMP) ## answers a second, and how long they take
 
 chaos: $(STAMP) ## jobs under kills, hangs and partitions, up to an hour; CHAOS=short takes three minutes, ARGS='--seed 7'
 	@$(BIN)/python -W error -m tests.chaos $(if $(filter short,$(CHAOS)),--short) $(ARGS)
+
+fuzz: $(STAMP) ## thousands of requests drawn from the gateway's OpenAPI document; ARGS='--seed 7' repeats a run
+	@$(BIN)/python -W error -m tests.producer.gateway.openapi $(ARGS)
 
 clean: ## remove what was made here, the virtual environment included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
