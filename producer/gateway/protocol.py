@@ -1,7 +1,8 @@
 """HTTP on one connection, with an end for clients that are slow on purpose or by accident.
 
 uvicorn limits neither how long nor how large a request's headers may be, and waits for ever for a client that reads
-nothing. How slowly a body may come is limited by `producer.gateway.middleware.body_deadline`.
+nothing. A request that comes before the response to the last one (pipelining) is dropped: the connection ends with that
+response. How slowly a body may come is limited by `producer.gateway.middleware.body_deadline`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class GatewayProtocol(HttpToolsProtocol):
         for timer in (self._headers, self._reading, self._linger):
             timer.stop()
         super().connection_lost(exc)
+        # uvicorn's timer, which it stops only if the client closed in order, would hold all this for IDLE_S
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
@@ -87,6 +90,15 @@ class GatewayProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._received and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
+
+    def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # uvicorn would read no further, and so not see that the client leaves; RFC 9112 has it send again
+            self._refused = True
+            self.cycle.keep_alive = False
+            # httptools ends parsing for this
+            raise ValueError("pipelined request")
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._headers.stop()

@@ -1,6 +1,7 @@
 """Chat completions that are streamed."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from redis import Redis
 from producer.client.streams import TextPiece
 from producer.gateway.chat.event_stream import SentText, StreamRestarted
 from tests.producer.conftest import PlayedWorker, answer, wait_until
-from tests.producer.gateway.chat_bodies import chat, image_url, open_ids, slow
+from tests.producer.gateway.chat_bodies import chat, image_url, new_open_id, open_ids, slow
 from tests.producer.gateway.gateway_process import GatewayProcess, StartGateway
 from vqa.connection import connect
 from vqa.ledger.ledger import Lease
@@ -93,6 +94,21 @@ def test_a_client_that_vanishes_mid_stream_frees_its_slot(gateway: GatewayProces
     wait_until(lambda: id not in open_ids(shared_redis), "the job is closed")
     assert time.monotonic() - left < 2
     assert httpx2.get(f"{gateway.url}/v1/jobs/{id}").json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_vanishes_after_it_has_sent_another_request_is_noticed(
+    gateway: GatewayProcess, shared_redis: Redis, stream: bool
+) -> None:
+    before = open_ids(shared_redis)
+    body = json.dumps(slow(30, stream=stream)).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + body + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        id = new_open_id(shared_redis, before)
+    left = time.monotonic()
+    wait_until(lambda: id not in open_ids(shared_redis), "the job is closed")
+    assert time.monotonic() - left < 2
 
 
 def test_an_error_before_the_first_piece_is_a_status(client: OpenAI) -> None:

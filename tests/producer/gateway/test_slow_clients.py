@@ -1,9 +1,12 @@
 """Clients that send or read slowly, or too much. Times are shortened; sockets, parser and application are real."""
 
 import asyncio
+import gc
 import json
 import socket
+import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import cast
@@ -192,6 +195,21 @@ def test_a_client_that_does_not_read_is_ended(queue_settings: QueueSettings) -> 
     run(queue_settings, talk)
 
 
+def test_nothing_is_kept_of_a_connection_that_was_reset(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET + b"\r\n")
+        await reader.readuntil(b'{"status":"ok"}')
+        [kept] = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, protocol.GatewayProtocol)]
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        # `run` ends this long before uvicorn's timer for idle connections
+        while kept() is not None:
+            await asyncio.sleep(0.05)
+            gc.collect()
+
+    run(queue_settings, talk)
+
+
 @pytest.mark.parametrize(
     "said", [b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GARBAGE\r\n\r\n"]
 )
@@ -199,6 +217,17 @@ def test_what_is_no_http_is_refused(queue_settings: QueueSettings, said: bytes) 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(said)
         assert await refusal(reader) == (400, "this is no valid HTTP request")
+
+    run(queue_settings, talk)
+
+
+def test_a_request_before_the_response_to_the_last_one_is_not_answered(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Content-Length: 3\r\n\r\nabc" + GET + b"\r\n")
+        replied = await reader.read()
+        assert replied.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in replied
+        assert replied.endswith(b"\r\n\r\n3")
 
     run(queue_settings, talk)
 
