@@ -19,8 +19,9 @@ from vqa.job import LANES, Lane
 class Site:
     """`site.client(requests_per_minute=1)`: a client with a key of its own; it is closed with the site."""
 
-    def __init__(self, gateway: GatewayProcess, redis: Redis, opened: ExitStack) -> None:
+    def __init__(self, gateway: GatewayProcess, server: RedisServer, redis: Redis, opened: ExitStack) -> None:
         self.gateway = gateway
+        self.server = server
         self.url = f"{gateway.url}/v1"
         self.redis = redis
         self.keys = Keys(redis)
@@ -53,4 +54,4 @@ def open_site(folder: Path, gateway_variables: dict[str, str], **worker_variable
         opened.callback(gateway.stop)
         # a busy machine loads a model for a while
         gateway.wait_ready(110)
-        yield Site(gateway, redis, opened)
+        yield Site(gateway, server, redis, opened)
