@@ -48,7 +48,7 @@ def test_the_second_of_two_equal_jobs_is_given_the_answer_of_the_first(
     first = ask(client, image, id="one")
     # it is not fetched again
     redis.delete(image_key(reference(image)))
-    second = ask(client, image, id="two", lane="bulk", timeout_s=50, tenant="t", metadata={"echo_delay_s": "1"})
+    second = ask(client, image, id="two", lane="bulk", timeout_s=50, metadata={"echo_delay_s": "1"})
 
     assert computed(journal) == ["one"]
     assert (first.reused, second.reused) == (False, True)
