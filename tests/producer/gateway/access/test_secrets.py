@@ -15,6 +15,8 @@ READ = {
     b"set": lambda redis, name: repr(redis.smembers(name)).encode(),
     b"zset": lambda redis, name: repr(redis.zrange(name, 0, -1)).encode(),
     b"stream": lambda redis, name: repr(redis.xrange(name)).encode(),
+    # gone since it was listed
+    b"none": lambda redis, name: b"",
 }
 
 
