@@ -195,7 +195,7 @@ class QueueSettings(Settings):
         """Fill in the lane's default timeout and retry policy, so that every reader of the job sees the same."""
         return job.model_copy(
             update={
-                "timeout_s": job.timeout_s or self.timeout_s(job.lane),
+                "timeout_s": self.job_timeout_s(job),
                 "retry": job.retry or self.retry(job.lane),
             }
         )
@@ -203,6 +203,10 @@ class QueueSettings(Settings):
     def timeout_s(self, lane: Lane) -> float:
         """Return the timeout, in seconds, of a job on `lane` without its own."""
         return self.interactive_timeout_s if lane == "interactive" else self.bulk_timeout_s
+
+    def job_timeout_s(self, job: Job) -> float:
+        """Return the job's own timeout, or its lane's, in seconds."""
+        return job.timeout_s or self.timeout_s(job.lane)
 
     def retry(self, lane: Lane) -> RetryPolicy:
         """Return the retry policy of a job on `lane` without its own."""

@@ -98,7 +98,7 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
     names: dict[bytes, str] = {}
     for prepared in jobs:
         job = settings.resolved(prepared.job)
-        timeout_s = job.timeout_s or settings.timeout_s(job.lane)
+        timeout_s = settings.job_timeout_s(job)
         images = [part.image for part in job.images()]
         for image in images:
             if isinstance(image, bytes) and image not in names:

@@ -1,4 +1,4 @@
-"""A gateway that other machines reach demands API keys: without any it does not start, unless it is told to."""
+"""Refuses to serve other machines without API keys, unless VQA_GATEWAY_OPEN allows it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_keys(settings: GatewaySettings, queue_settings: QueueSettings) -> No
 
 
 async def require_keys_later(settings: GatewaySettings, connection: redis.asyncio.Redis) -> None:
-    """Do the same, and wait for Redis: until it answers nobody is let in."""
+    """Do the same, waiting for Redis; until it answers, every request is refused."""
     while not settings.takes_anybody:
         try:
             if not await connection.hlen(KEYS):

@@ -1,4 +1,4 @@
-"""What ties a gateway's processes to their parent: a socket pair, with heartbeats one way, and an end when one ends."""
+"""Ties a gateway process to its parent by a socket pair: the child sends heartbeats, and ends when the parent does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEAT_S = 1.0
 
 
 class Lifeline:
-    """The child's end; does nothing in a process without a parent of ours."""
+    """The child's end of the pair; does nothing in a gateway of one process, which has no parent."""
 
     def __init__(self, end: socket.socket | None = None) -> None:
         self._end = end
@@ -30,7 +30,7 @@ class Lifeline:
         return cls(end)
 
     def watch(self, on_end: Callable[[], None]) -> None:
-        """Beat on the event loop, so that a loop that stands is noticed; call `on_end` when the parent has ended."""
+        """Send heartbeats from the event loop, so that a blocked one is noticed; call `on_end` when the parent ends."""
         if self._end is not None:
             asyncio.get_running_loop().add_reader(self._end, self._read, on_end)
             self._beat()

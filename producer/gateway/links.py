@@ -1,4 +1,4 @@
-"""Links of the OpenAPI document: what the id in a response is good for."""
+"""Links of the OpenAPI document: the operations that take the id in a response."""
 
 from __future__ import annotations
 

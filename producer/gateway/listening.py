@@ -1,4 +1,4 @@
-"""The socket that a gateway's processes accept connections from, and the files that they may open."""
+"""The socket on which a gateway's processes accept connections, and the number of files that they may open."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from vqa.errors import SettingsError
 from vqa.gateway_settings import GatewaySettings
 
-#: connections that the kernel holds until they are accepted
+#: connections that wait in the kernel until they are accepted
 _BACKLOG = 2048
 
 #: a soft limit of open files is raised to this

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI writes, without what is not true here, and with commands and links."""
+"""Completes the OpenAPI document of FastAPI: removes what is not true here, and adds commands and links."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Correct the document, and return it."""
+    """Change the document, and return it."""
     for method, path, operation in _operations(document):
         _drop_validation_error(operation["responses"])
         if command := CURL.get((method, path)):

@@ -40,7 +40,7 @@ _END_S = 10.0
 
 
 class GatewayProcess:
-    """One place among the processes, and who has it now."""
+    """One of the processes, which is started again after each end."""
 
     def __init__(self, number: int, listening: socket.socket) -> None:
         self.number = number
@@ -66,8 +66,8 @@ class GatewayProcess:
         self.started = self.heard = time.monotonic()
         self.serves = False
 
-    def listen(self) -> float:
-        """Read heartbeats; return for how many seconds there was none."""
+    def read_heartbeats(self) -> float:
+        """Return the seconds since the last heartbeat."""
         with suppress(OSError):
             if self._link.recv(1024):
                 self.heard, self.serves = time.monotonic(), True
@@ -123,7 +123,7 @@ class Processes:
             if time.monotonic() >= each.next_start:
                 each.start()
             return None
-        status, silent_s = each.process.poll(), each.listen()
+        status, silent_s = each.process.poll(), each.read_heartbeats()
         if status is None:
             if late:
                 each.heard = time.monotonic()
@@ -135,7 +135,7 @@ class Processes:
             return USAGE
         each.ended(status)
         if not each.serves and each.failures >= _MAX_FAILURES:
-            log.critical("process %d cannot start", each.number)
+            log.critical("process %d cannot start, as its log lines above say; the gateway ends", each.number)
             return 1
         return None
 

@@ -1,4 +1,4 @@
-"""Whether jobs can be answered now, looked up at most once a second, and when a refused caller should come again."""
+"""Looks up whether jobs can be answered now, at most once a second, and when a refused caller should try again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from vqa.settings import QueueSettings
 _FRESH_S = 1.0
 #: seconds between two looks that nobody asks for
 _WATCH_S = 5.0
-#: seconds after which Redis counts as away; a look goes on in its thread
+#: seconds after which Redis counts as away
 _LOOK_S = 2.0
 
 #: seconds of a Retry-After
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0
-#: a share of the queue has to be answered before a caller that was refused is worth an attempt
+#: part of a full queue that has to be answered before a refused caller should try again
 _SHARE = 0.01
 #: seconds, while no worker is ready: most load their model within a few of these
 _NO_WORKER_S = 10.0
@@ -81,7 +81,7 @@ class Readiness:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[Self]:
-        """Look in the background, too; end with the connection."""
+        """Look in the background too; close the connection at the end."""
         task = asyncio.create_task(self._watch())
         try:
             yield self
@@ -91,7 +91,7 @@ class Readiness:
             await self._redis.aclose()
 
     async def _watch(self) -> None:
-        """Look every few seconds: so an outage of Redis is logged, and Retry-After does not follow old figures."""
+        """Look every few seconds, so that an outage of Redis is logged and Retry-After follows recent figures."""
         while True:
             await self.look()
             # on Python 3.11 a cancellation can be lost within a command of Redis

@@ -1,4 +1,4 @@
-"""Starts the gateway: checks, then one process or several. As a program it is one of several."""
+"""Starts the gateway in one process or several; run as a program, it is one of several."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def set_up_logging() -> None:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s %(levelname)s {host} %(name)s: %(message)s", force=True
     )
-    # what it says of starting, ending and invalid requests is said elsewhere, or is anybody's noise
+    # our own lines tell of starts and ends; anybody could fill the log with its warnings about invalid requests
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.ERROR)
-    uvicorn.addFilter(_is_news)
-    # what is wrong with a form is told to its sender
+    uvicorn.addFilter(_is_not_logged_yet)
+    # its warnings about invalid forms are for the form's sender
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    # an answer that `UnexpectedErrors` has cut off, and logged
+def _is_not_logged_yet(record: logging.LogRecord) -> bool:
+    # of a response that `UnexpectedErrors` has cut off and logged
     return "returned without completing response" not in record.getMessage()
 
 

@@ -1,4 +1,4 @@
-"""Ends tasks that others have started."""
+"""Cancels tasks so that they really end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TCP connections from which only so many bytes are read, for peers that would not stop to send."""
+"""TCP connections that read a limited number of bytes, against peers that send without end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from httpcore2 import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream, Re
 
 
 class BoundedBackend(AsyncNetworkBackend):
-    """Another backend's network, with `most` bytes to be read from each connection."""
+    """Another backend's network, of which each connection reads at most `max_bytes`."""
 
-    def __init__(self, network: AsyncNetworkBackend, most: int) -> None:
+    def __init__(self, network: AsyncNetworkBackend, max_bytes: int) -> None:
         self._network = network
-        self._most = most
+        self._max_bytes = max_bytes
 
     async def connect_tcp(
         self,
@@ -25,12 +25,12 @@ class BoundedBackend(AsyncNetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> AsyncNetworkStream:
         stream = await self._network.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _BoundedStream(stream, self._most)
+        return _BoundedStream(stream, self._max_bytes)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[SOCKET_OPTION] | None = None
     ) -> AsyncNetworkStream:
-        return _BoundedStream(await self._network.connect_unix_socket(path, timeout, socket_options), self._most)
+        return _BoundedStream(await self._network.connect_unix_socket(path, timeout, socket_options), self._max_bytes)
 
     async def sleep(self, seconds: float) -> None:
         await self._network.sleep(seconds)
@@ -42,9 +42,9 @@ class _BoundedStream(AsyncNetworkStream):
         self._left = left
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Raises ReadError once all that may be read has been."""
+        """Raises ReadError after the last byte that may be read."""
         if not self._left:
-            raise ReadError("the response's headers do not end")
+            raise ReadError("the response is too long")
         data = await self._stream.read(min(max_bytes, self._left), timeout)
         self._left -= len(data)
         return data

@@ -1,6 +1,6 @@
-"""TCP connections to hosts that a caller names: resolved once, checked, and made to the checked address itself.
+"""TCP connections to hosts that a caller names: a name is resolved once, and only a public address is connected to.
 
-A name that resolves to another address a moment later (DNS rebinding) has no effect, since nothing resolves it again.
+DNS rebinding has no effect: the connection goes to the address that was checked, and nothing resolves the name again.
 TLS and the header Host still use the name.
 """
 

@@ -1,4 +1,4 @@
-"""Which addresses are those of the public Internet, whatever form they are written in."""
+"""Tells public addresses of the Internet from all others, in every form that they are written in."""
 
 from __future__ import annotations
 

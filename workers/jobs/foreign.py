@@ -47,7 +47,7 @@ class ForeignJobs:
         job = self.settings.resolved(Job.from_json(fields))
         images = [part.image for part in job.images()]
         contents = [image for image in images if isinstance(image, bytes)]
-        timeout_s = job.timeout_s or self.settings.timeout_s(job.lane)
+        timeout_s = self.settings.job_timeout_s(job)
         self.store.extend([image for image in images if isinstance(image, str)], timeout_s)
         return job.with_images(self.store.put_many(contents, timeout_s)), timeout_s
 

@@ -1,4 +1,4 @@
-"""Opens what one gateway process needs to know its callers."""
+"""Opens the keys and limits of one gateway process."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 
 from producer.gateway.access.budgets import Budget, Budgets
 from producer.gateway.access.caller import Caller
@@ -16,19 +15,6 @@ from vqa.errors import QueueUnavailable
 from vqa.job import Lane
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Tokens and a place in flight that one job holds until it is settled, or until its deadline."""
-
-    admission: Admission
-    caller: Caller
-    job_id: str
-
-    async def settle(self, used_tokens: int) -> None:
-        """Free the place and refund the tokens that were not used; 0 where the job did not run or failed."""
-        await self.admission.settle(self.caller, self.job_id, used_tokens)
 
 
 class Admission:
@@ -44,24 +30,24 @@ class Admission:
         await asyncio.gather(*self._settling)
 
     async def count(self, caller: Caller) -> None:
-        """Count a request. Raises RateLimited if its key has no request left, QueueUnavailable."""
+        """Count a request. Raises RateLimited if the key's limit of requests is reached, QueueUnavailable."""
         refusing = await self._requests.count(caller)
         if refusing:
             raise _limited(f"{refusing.limit} requests {_per(refusing)}", refusing.wait_s())
 
     async def look(self, caller: Caller) -> None:
-        """Note what is used of limits that this request has not touched. Raises QueueUnavailable."""
+        """Look up the usage of those limits that this request did not count towards. Raises QueueUnavailable."""
         most, usage = caller.allowance, caller.usage
         if usage.requests is None:
             await self._requests.look(caller)
         if usage.tokens is None and (most.tokens_per_minute or most.tokens_per_day):
             usage.tokens = (await self._budgets.look(caller)).tightest
 
-    async def reserve(self, caller: Caller, job_id: str, *, tokens: int, lane: Lane, timeout_s: float) -> Reservation:
-        """Reserve `tokens` (of the prompt, and the longest answer) and a place in flight for at most `timeout_s`.
+    async def reserve(self, caller: Caller, job_id: str, *, tokens: int, lane: Lane, timeout_s: float) -> None:
+        """Reserve `tokens` (of the prompt, and the longest answer) and a place in flight, until the job is settled.
 
-        Raises Forbidden if the key may not use the lane or never has so many tokens, RateLimited if a limit is reached,
-        QueueUnavailable.
+        Without a settlement the reservation ends after `timeout_s`. Raises Forbidden if the key may not use the lane or
+        never has so many tokens, RateLimited if a limit is reached, QueueUnavailable.
         """
         self.check_lane(caller, lane)
         if caller.allowance.limits_jobs:
@@ -70,20 +56,28 @@ class Admission:
             caller.usage.tokens = budget.tightest
             if budget.verdict:
                 raise _refusal(budget, caller, tokens)
-        return Reservation(self, caller, job_id)
 
     async def settle(self, caller: Caller, job_id: str, used_tokens: int) -> None:
-        """Settle a reservation by its job's id once the job has ended, in any gateway process; repeatable.
+        """Free the job's place in flight and refund the tokens that it did not use, all for a job that failed.
 
-        Goes on if the calling task is cancelled. Raises nothing if Redis is away: the reservation then ends at its
-        deadline.
+        Any gateway process may settle a job, repeatedly. Goes on if the calling task is cancelled. Raises nothing if
+        Redis is away: the reservation then ends at its deadline.
         """
+        if task := self._start_settling(caller, job_id, used_tokens):
+            await asyncio.shield(task)
+
+    def settle_soon(self, caller: Caller, job_id: str, used_tokens: int) -> None:
+        """Do as `settle` in the background."""
+        self._start_settling(caller, job_id, used_tokens)
+
+    def _start_settling(self, caller: Caller, job_id: str, used_tokens: int) -> asyncio.Task[None] | None:
         if not caller.allowance.limits_jobs:
-            return
+            return None
         task = asyncio.create_task(self._settle(caller, job_id, used_tokens))
+        # asyncio itself holds no reference to a task
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _settle(self, caller: Caller, job_id: str, used_tokens: int) -> None:
         try:
@@ -115,7 +109,7 @@ class Admission:
 
 
 def _check_size(caller: Caller, tokens: int) -> None:
-    """Raise Forbidden for what would be refused again and again."""
+    """Raise Forbidden if the key's limits never allow so many tokens at once."""
     most = caller.allowance
     for limit, per in ((most.tokens_per_minute, "a minute"), (most.tokens_per_day, "a day")):
         if limit and tokens > limit:

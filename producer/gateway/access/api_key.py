@@ -1,6 +1,6 @@
 """The text of an API key: `vqa_`, 30 random characters and a checksum of 6, as GitHub's tokens have it.
 
-Secret scanners find keys by the prefix and the checksum, and a mistyped key is told without a look into Redis.
+Secret scanners find keys by prefix and checksum, and a mistyped key is refused without a look into Redis.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Verdict = Literal["", "flight", "minute", "day"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a key has used, after a verb."""
+    """How much of its limits a key has used, after a verb of the script."""
 
     verdict: Verdict
     #: None without such a limit
@@ -37,15 +37,15 @@ class Budget:
     def parse(cls, reply: str, allowance: Allowance) -> Budget:
         """Read the script's reply."""
         verdict, *numbers = reply.split(" ")
-        previous, current, left, day_previous, day_current, day_left, flying, overdue_in, lasts = map(int, numbers)
+        previous, current, left, day_previous, day_current, day_left, in_flight, overdue_in, lasts = map(int, numbers)
         minute_most, day_most = allowance.tokens_per_minute, allowance.tokens_per_day
         return cls(
             cast(Verdict, verdict),
             Window(minute_most, _MINUTE_S, previous, current, left / 1000) if minute_most else None,
             Window(day_most, _DAY_S, day_previous, day_current, day_left / 1000) if day_most else None,
-            flying,
-            # places free one after the other, at the latest when the first reservation expires
-            min(lasts / max(1, flying), overdue_in) / 1000,
+            in_flight,
+            # places become free one after the other, at the latest when the first reservation expires
+            min(lasts / max(1, in_flight), overdue_in) / 1000,
         )
 
     @property

@@ -34,7 +34,7 @@ class Allowance:
 
 @dataclass(slots=True)
 class Usage:
-    """What is used of a key's limits, as this request saw it last; told in the headers of the answer."""
+    """How much of a key's limits is used, as this request saw it last; the response's headers show it."""
 
     requests: Window | None = None
     tokens: Window | None = None

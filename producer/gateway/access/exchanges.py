@@ -1,4 +1,4 @@
-"""Exchanges with Redis about keys and limits, a bounded number at once."""
+"""Redis calls about keys and limits, a bounded number at once."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.error_replies import ErrorReply
 from vqa.settings import QueueSettings
 
-#: exchanges at once
+#: calls at once
 _PLACES = 32
 
 
 class Exchanges:
-    """A connection for keys and limits alone, so that they do not wait behind files and images."""
+    """Connections for keys and limits alone, so that these do not wait behind files and images."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
         self._places = asyncio.Semaphore(_PLACES)
-        #: when an exchange had no reply last (monotonic), and why
+        #: when Redis last did not reply (monotonic), and why
         self._failed: tuple[float, BaseException | None] = (0.0, None)
         self.redis: redis.asyncio.Redis = connect_async(settings)
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """Wait for a place. Raises QueueUnavailable in place of Redis's errors.
+        """Wait for a place, and give the connection. Raises QueueUnavailable in place of Redis's errors.
 
-        Once Redis does not answer one of them, all that wait for a place fail as well: in turn they would take minutes.
+        Once Redis does not reply to one call, all that wait for a place fail too: one after the other, they would take
+        minutes.
         """
         asked = time.monotonic()
         async with self._places:

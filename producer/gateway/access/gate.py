@@ -1,7 +1,6 @@
-"""The gate before /v1: lets in whoever has a key, counts requests, and tells what is left in headers.
+"""Middleware before /v1: checks the API key, counts the request, and adds the headers with the rest of its limits.
 
-An ASGI middleware, because FastAPI reads a request's body before its dependencies run: nobody without a key should
-make the gateway read 64 MB.
+No dependency of FastAPI, which would read the body first: nobody without a key should make the gateway read 64 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from producer.gateway.access.admission import Admission
 from producer.gateway.access.caller import Caller
 from producer.gateway.access.key_ring import KeyRing
 from producer.gateway.access.local import require_local
-from producer.gateway.access.windows import Window, duration
+from producer.gateway.access.windows import duration
 from producer.gateway.errors import error_response
 from vqa.errors import QueueUnavailable, VQAError
 from vqa.gateway_settings import GatewaySettings
@@ -57,12 +56,12 @@ class AccessGate:
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await _tell(context.admission, caller, MutableHeaders(scope=message))
+                await _add_limits(context.admission, caller, MutableHeaders(scope=message))
             await send(message)
 
         scope.setdefault("state", {})["caller"] = caller
         try:
-            if _counts(scope):
+            if _is_counted(scope):
                 await context.admission.count(caller)
         except VQAError as error:
             await error_response(error)(scope, receive, send_with_limits)
@@ -78,20 +77,16 @@ def _sent_key(headers: Headers) -> str | None:
     return headers.get("api-key") or headers.get("x-api-key")
 
 
-def _counts(scope: Scope) -> bool:
-    """Return whether the request is counted: polling and cancelling are not, as no client should wait with these."""
+def _is_counted(scope: Scope) -> bool:
+    """Return whether the request counts: polling and cancelling do not, since no client should put these off."""
     return scope["method"] == "POST" and not scope["path"].endswith("/cancel")
 
 
-async def _tell(admission: Admission, caller: Caller, headers: MutableHeaders) -> None:
+async def _add_limits(admission: Admission, caller: Caller, headers: MutableHeaders) -> None:
     with suppress(QueueUnavailable):
         await admission.look(caller)
     for name, window in (("requests", caller.usage.requests), ("tokens", caller.usage.tokens)):
         if window:
-            _add(headers, name, window)
-
-
-def _add(headers: MutableHeaders, name: str, window: Window) -> None:
-    headers[f"x-ratelimit-limit-{name}"] = str(window.limit)
-    headers[f"x-ratelimit-remaining-{name}"] = str(window.remaining)
-    headers[f"x-ratelimit-reset-{name}"] = duration(window.reset_s)
+            headers[f"x-ratelimit-limit-{name}"] = str(window.limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(window.remaining)
+            headers[f"x-ratelimit-reset-{name}"] = duration(window.reset_s)

@@ -1,4 +1,4 @@
-"""What is stored of an API key. The key itself is not: only its SHA-256."""
+"""The record of an API key in Redis: everything but the key itself, of which it has the SHA-256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds API keys for requests. What Redis says of a key is believed for CACHE_S; a revocation holds after that."""
+"""Finds the API keys of requests in Redis. Caches each for CACHE_S, after which a revocation takes effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE_S = 1.0
 
 _MISSING = "no API key was sent; send one as Authorization: Bearer vqa_..."
 _MISTYPED = "this is no API key of this service: it is incomplete or mistyped"
-#: one message for all of these, so that nobody learns which keys there were
+#: one message for all three, so that nobody learns which keys there were
 _REFUSED = "the API key is unknown, expired or revoked"
 
 
@@ -41,7 +41,7 @@ class KeyRing:
 
     async def caller(self, key: str | None) -> Caller:
         """Return who sends this key, or no key. Raises Unauthorized, QueueUnavailable."""
-        if self._open and not await self._some():
+        if self._open and not await self._has_keys():
             return Caller()
         if not key:
             raise _unauthorized(_MISSING)
@@ -50,11 +50,11 @@ class KeyRing:
         digest = digest_of(key)
         record = await self._record(digest)
         # the digest again: what Redis or the cache found must be what was sent
-        if record is None or not hmac.compare_digest(record.digest, digest) or _ended(record):
+        if record is None or not hmac.compare_digest(record.digest, digest) or not _is_active(record):
             raise _unauthorized(_REFUSED)
         return record.caller()
 
-    async def _some(self) -> bool:
+    async def _has_keys(self) -> bool:
         """Return whether there was ever a key; asks again after CACHE_S."""
         now = time.monotonic()
         if now >= self._counted + CACHE_S:
@@ -92,10 +92,10 @@ class KeyRing:
             task.exception()
 
 
-def _ended(record: KeyRecord) -> bool:
-    return record.status(datetime.now(UTC)) != "active"
+def _is_active(record: KeyRecord) -> bool:
+    return record.status(datetime.now(UTC)) == "active"
 
 
-def _unauthorized(said: str) -> Unauthorized:
-    challenge = 'Bearer realm="vqa"' + ("" if said == _MISSING else ', error="invalid_token"')
-    return Unauthorized(said, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
+def _unauthorized(message: str) -> Unauthorized:
+    challenge = 'Bearer realm="vqa"' + ("" if message == _MISSING else ', error="invalid_token"')
+    return Unauthorized(message, code="invalid_api_key", headers={"WWW-Authenticate": challenge})

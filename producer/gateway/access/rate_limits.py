@@ -63,13 +63,16 @@ class RequestLimits:
         self._storage = _Storage(exchanges.redis)
 
     async def count(self, caller: Caller) -> Window | None:
-        """Count a request; return the limit that refuses it, if one does. A refused request uses up no day."""
-        told = None
+        """Count a request; return the limit that refuses it, if one does.
+
+        A request that the limit a minute refuses does not count towards the day.
+        """
+        shown = None
         for item in _items(caller.allowance):
             async with self._exchanges.exchange():
                 counted, window = await self._storage.count(item, caller.key_id)
-            # headers tell the first limit, or the one that refuses
-            caller.usage.requests = told = told if told and counted else window
+            # headers show the first limit, or the one that refuses
+            caller.usage.requests = shown = shown if shown and counted else window
             if not counted:
                 return window
         return None
@@ -82,7 +85,7 @@ class RequestLimits:
 
 
 def _window(item: RateLimitItem, counts: _Counts) -> Window:
-    """Return the window; the library's own statistics leave out when the limit is whole again."""
+    """Return the window; the library's own statistics do not say when nothing of it counts any more."""
     previous, previous_ms, current, current_ms = counts
     length_s = item.get_expiry()
     # the current window is kept for twice its length
@@ -91,7 +94,7 @@ def _window(item: RateLimitItem, counts: _Counts) -> Window:
 
 
 def _items(allowance: Allowance) -> list[RateLimitItem]:
-    """Return the limits, first the one that headers tell."""
+    """Return the limits; headers show the first."""
     minute, day = allowance.requests_per_minute, allowance.requests_per_day
     items: list[RateLimitItem] = [RateLimitItemPerMinute(minute, namespace="requests")] if minute else []
     return items + ([RateLimitItemPerDay(day, namespace="requests")] if day else [])

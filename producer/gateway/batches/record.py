@@ -1,4 +1,4 @@
-"""What the gateway keeps about a batch beside the ledger's counts: what was asked for, and how far it has been read."""
+"""The gateway's record of a batch, beside the ledger's counts: the request, and how far its input has been read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "batch"
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """What was asked for; it never changes."""
+    """The request for a batch; it never changes."""
 
     id: str
     endpoint: str

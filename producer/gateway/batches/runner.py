@@ -1,4 +1,4 @@
-"""Reads the batches of all processes, a few at a time in each."""
+"""Works on the batches of all gateway processes, a few at a time in each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vqa.redis_outage import RedisOutage
 
 log = logging.getLogger(__name__)
 
-#: batches that one process reads at once
-_MOST = 4
+#: batches that one process works on at once
+_MAX_BATCHES = 4
 #: seconds between two looks for a batch that is due
 _LOOK_S = 0.5
 #: seconds between two looks for files that have expired
@@ -53,7 +53,7 @@ class Runner:
 
     async def _take(self) -> None:
         try:
-            while len(self._working) < _MOST and (lease := await self._leases.claim()):
+            while len(self._working) < _MAX_BATCHES and (lease := await self._leases.claim()):
                 task = asyncio.create_task(self._work(lease))
                 self._working.add(task)
                 task.add_done_callback(self._ended)
@@ -61,8 +61,8 @@ class Runner:
         except REDIS_ERRORS as error:
             self._outage.failed(error)
         except Exception:
-            # a mistake of ours must not end the runner, here and below
-            log.exception("cannot take a batch")
+            # a bug must not end the runner, here and below
+            log.exception("taking a batch failed unexpectedly; trying again")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
@@ -74,13 +74,13 @@ class Runner:
         except LeaseLost:
             log.warning("another process goes on with batch %s: this one was too slow", lease.id)
         except (VQAError, *REDIS_ERRORS) as error:
-            log.warning("batch %s waits: %s: %s", lease.id, type(error).__name__, error)
+            log.warning("batch %s is tried again in %.0f s: %s: %s", lease.id, _RETRY_S, type(error).__name__, error)
             await self._release(lease, _RETRY_S)
         except asyncio.CancelledError:
             await self._release(lease, 0)
             raise
         except Exception:
-            log.exception("batch %s waits", lease.id)
+            log.exception("batch %s failed unexpectedly; it is tried again in %.0f s", lease.id, _RETRY_S)
             await self._release(lease, _RETRY_S)
 
     async def _release(self, lease: Lease, delay_s: float) -> None:
@@ -96,7 +96,7 @@ class Runner:
             except REDIS_ERRORS as error:
                 self._outage.failed(error)
             except VQAError as error:
-                log.warning("cannot delete expired files: %s", error)
+                log.warning("expired files are not deleted yet: %s", error)
             except Exception:
-                log.exception("cannot delete expired files")
+                log.exception("deleting expired files failed unexpectedly; trying again")
             await asyncio.sleep(_SWEEP_S)

@@ -1,4 +1,4 @@
-"""What the endpoints of batches and files do with batches."""
+"""Creates, finds, lists and cancels batches, for the endpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BatchService:
             raise missing(request.input_file_id)
         with self._redis_errors():
             id = new_id(PREFIX, caller.tenant)
-            if idempotency_key is not None:
+            if idempotency_key:
                 body = request.model_dump_json().encode()
                 id = await self._registry.id_for(caller.tenant, idempotency_key, body, id)
                 [saved] = await self._registry.get([id])
@@ -76,7 +76,7 @@ class BatchService:
                 await self._webhooks.watch(id, request.vqa.webhook.url, caller, "vqa.webhook.url")
             record = self._record(id, request, file, caller, trace)
             await self._registry.add(record)
-            # the runner does it, too, if this process dies before
+            # if this process dies before, the runner creates it
             [saved] = await self._registry.get([id])
             if saved is not None:
                 await asyncio.to_thread(create, self._queue, saved)
@@ -120,7 +120,7 @@ class BatchService:
             return await self._registry.ids(caller.tenant).collect(after, limit, "desc", self._load)
 
     async def _load(self, ids: list[str]) -> list[Found | None]:
-        # the states first: what is saved is written before the status that it explains
+        # states before records: a record is written before the status that it explains
         states = await asyncio.to_thread(Batches(self._queue.redis).states, ids)
         saved = await self._registry.get(ids)
         return [

@@ -31,7 +31,7 @@ class Submitter:
         self.bad: Counter[str] = Counter()
 
     def submit(self, rows: Sequence[BatchRow]) -> tuple[list[BatchRow], Offered]:
-        """Offer the rows; return those that did not fit. Rows without a job get their outcome."""
+        """Offer the rows; return those that the queue had no room for. Write the outcome of rows without a job."""
         self._refuse({row.id: row.error for row in rows if row.error is not None})
         full: dict[str, QueueFull] = {}
         for model in {row.test_model for row in rows if row.job is not None}:
@@ -43,7 +43,7 @@ class Submitter:
         return rest, offered
 
     def _offer(self, jobs: Sequence[PreparedJob], model: str | None) -> dict[str, QueueFull]:
-        """Return why jobs did not fit, by id."""
+        """Return the error of each job that the queue had no room for, by id."""
         try:
             if model is not None:
                 with self._queue.redis_errors():
@@ -59,7 +59,7 @@ class Submitter:
             return self._offer(jobs[:middle], model) | self._offer(jobs[middle:], model)
 
     def expire(self, rows: Iterable[BatchRow]) -> None:
-        """Give rows that the batch has no time for their outcome."""
+        """Write the outcome of rows that the batch has no time for."""
         error = DeadlineExceeded("the batch expired before the row was sent")
         self._refuse({row.id: row.error or error for row in rows})
 

@@ -1,6 +1,6 @@
-"""The check of a whole input before its first row is sent, as OpenAI does it: a flaw fails the batch.
+"""Checks a whole input before its first row is sent, as OpenAI does: one invalid line fails the batch.
 
-What only the row's own request is wrong about, such as an image that is none, is left to the error file.
+A row whose own request is wrong, such as one whose image is no image, fails alone and is in the error file.
 """
 
 from __future__ import annotations

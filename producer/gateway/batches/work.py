@@ -1,4 +1,4 @@
-"""What a process does with a batch while it has its lease: check its input, submit its rows, see it end."""
+"""Works on one batch under its lease: checks the input, submits the rows, and attends to the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vqa.ledger.records import Unreadable
 
 log = logging.getLogger(__name__)
 
-#: seconds between two looks at a batch that is read and not over
+#: seconds between two looks at a batch whose rows are all on the queue
 LOOK_S = 1.0
 #: seconds for which open jobs are cancelled before the lease is renewed
 _CANCEL_S = 2.0

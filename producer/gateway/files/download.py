@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Download(StreamingResponse):
-    """Sends content while it is read; if that fails, the response has no end, so that the client notices."""
+    """Sends content while it is read. If reading fails, the response is cut off, so that the client notices."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
         async def content() -> AsyncIterator[bytes]:
@@ -30,4 +30,4 @@ class Download(StreamingResponse):
             await super().stream_response(send)
         except (VQAError, *REDIS_ERRORS) as error:
             # the server closes the connection of a response without an end
-            log.warning("a download is cut off: %s: %s", type(error).__name__, error)
+            log.warning("a download is cut off; its client has to repeat it: %s: %s", type(error).__name__, error)

@@ -34,7 +34,7 @@ _SHORTEST_S, _LONGEST_S = 3600, 30 * 86_400
 
 
 class Files:
-    """Methods raise redis.exceptions.RedisError and FileStoreUnavailable. Raises SettingsError."""
+    """Files by id. Raises SettingsError; methods raise redis.exceptions.RedisError and FileStoreUnavailable."""
 
     def __init__(self, connection: redis.asyncio.Redis, settings: FilesSettings) -> None:
         self._redis = connection

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from producer.gateway.errors import InvalidRequest
 
-#: seconds after which an id leaves its list, whatever it stands for; longer than anything is kept
+#: seconds after which an id leaves its list; longer than anything is kept
 _OLDEST_S = 500 * 86_400
 #: seconds for which a removed id still serves as a cursor, for a caller that deletes what a page showed
 _REMOVED_S = 3600
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def now_us() -> int:
-    """Return the time in microseconds: two ids of a tenant never have the same."""
+    """Return the time in microseconds, fine enough that no two ids of a tenant have the same."""
     return time.time_ns() // 1000
 
 

@@ -1,4 +1,4 @@
-"""What is known about a file, apart from its content."""
+"""The record of a file: everything but its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line of JSON on standard output for each request, without a word of the user's."""
+"""Writes one line of JSON to standard output for each request, with nothing in it that a user has written."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ MIN_BYTES_PER_S = 8 * 2**10
 
 
 class BodyDeadline:
-    """Lets a wait for the next part of a body raise 408 once the client has been slower than the least rate.
+    """Raises 408 while a body is read once its client has been slower than MIN_BYTES_PER_S, after GRACE_S.
 
-    Only time in which the application waits counts: a body may wait for us as long as we like.
+    Only the time counts in which the application waits for the client.
     """
 
     def __init__(self, app: ASGIApp) -> None:

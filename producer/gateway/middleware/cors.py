@@ -7,13 +7,13 @@ from collections.abc import Collection
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-#: what a page's script may read besides the body
+#: headers that a page's script may read
 _EXPOSED = [
-    *("Location", "Preference-Applied", "Retry-After", "X-Request-ID"),
+    *("Location", "Preference-Applied", "Retry-After", "X-Request-ID", "X-VQA-Job-ID"),
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 ]
 
-#: seconds that a browser remembers that it may
+#: seconds for which a browser need not ask again
 _MAX_AGE_S = 3600
 
 

@@ -1,11 +1,11 @@
-"""Headers that tell a browser what it must not do with a response."""
+"""Adds the headers that restrict what a browser does with a response."""
 
 from __future__ import annotations
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: of a response that sets none of its own; pages with a script or a style allow these by hash
+#: of a response that sets no other; pages with a script or a style allow these by hash
 DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 _ALWAYS = {

@@ -15,7 +15,7 @@ from vqa.gateway_settings import GatewaySettings
 
 
 def outermost(app: ASGIApp, settings: GatewaySettings) -> ASGIApp:
-    """Wrap the whole application; what stands lower here sees a request first."""
+    """Wrap the whole application; the last one here sees a request first."""
     app = BodyDeadline(app)
     app = AccessGate(app)
     app = UnexpectedErrors(app)

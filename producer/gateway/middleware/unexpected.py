@@ -1,4 +1,4 @@
-"""The end of errors that nobody expected, and of bodies that are too large for FastAPI's own words."""
+"""Answers errors that no handler expects, and gives Starlette's plain 413 the form of all other errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class UnexpectedErrors:
     """Answers an exception with 500 and logs it once; a response that has begun is cut off by the server.
 
-    A request that is cancelled, as happens when the gateway may wait no longer for it, gets 503. Starlette's plain-text
+    A request that is cancelled, because the gateway stops and waits for it no longer, gets 503. Starlette's plain-text
     413, for a Content-Length above the limit, becomes OpenAI's error object.
     """
 

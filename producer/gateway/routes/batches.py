@@ -40,8 +40,7 @@ async def create_batch(
 ) -> dict[str, Any]:
     """Have all requests of an uploaded file answered."""
     await context.admission.check_batch(caller, body.vqa.lane)
-    trace: str | None = getattr(request.state, "trace", None)
-    return batch_object(*await batches.create(body, caller, trace, idempotency_key))
+    return batch_object(*await batches.create(body, caller, request.state.trace, idempotency_key))
 
 
 @router.get("/v1/batches", response_model=BatchList, responses=error_responses(400, 401, 503))

@@ -1,4 +1,4 @@
-"""Delivers events that are due, several at once, and decides what comes after each attempt."""
+"""Delivers events that are due, several at once, and decides whether to try again after each attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqa.error_replies import describe
 log = logging.getLogger(__name__)
 
 #: attempts at once, and seconds to wait for one to end
-_MOST, _PLACE_S = 32, 1.0
+_MAX_ATTEMPTS, _WAIT_S = 32, 1.0
 
 #: seconds for which no other process tries: longer than an attempt takes
 _LEASE_S = TIMEOUT_S + 5
@@ -35,9 +35,9 @@ class Deliveries:
 
         Raises redis.exceptions.RedisError.
         """
-        if len(self._attempts) >= _MOST:
-            await asyncio.wait(self._attempts, timeout=_PLACE_S, return_when=asyncio.FIRST_COMPLETED)
-        free = _MOST - len(self._attempts)
+        if len(self._attempts) >= _MAX_ATTEMPTS:
+            await asyncio.wait(self._attempts, timeout=_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        free = _MAX_ATTEMPTS - len(self._attempts)
         claimed = await self._records.claim(DUE, free, _LEASE_S) if free else []
         for webhook in claimed:
             attempt = asyncio.create_task(self._attempt(webhook))
@@ -57,7 +57,7 @@ class Deliveries:
         try:
             await self._after(webhook, await self._send(webhook))
         except REDIS_ERRORS as error:
-            log.warning("webhook of %s: what came of it is not known to Redis: %s", webhook.id, describe(error))
+            log.warning("webhook of %s may be sent again: Redis did not note its end: %s", webhook.id, describe(error))
 
     async def _send(self, webhook: Webhook) -> Reply:
         try:
@@ -66,8 +66,8 @@ class Deliveries:
             raise
         except Exception:
             # counts as a failure: without an end it would be tried again whenever its lease runs out
-            log.exception("webhook of %s: the attempt failed by a mistake of ours", webhook.id)
-            return Reply(0, "a mistake of the gateway's")
+            log.exception("webhook of %s: the attempt failed unexpectedly and is repeated", webhook.id)
+            return Reply(0, "the gateway failed unexpectedly")
 
     async def _try(self, webhook: Webhook) -> Reply:
         if await self._records.is_disabled(webhook):

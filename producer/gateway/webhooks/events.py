@@ -1,4 +1,4 @@
-"""What a webhook says: OpenAI's events of batches, and events of ours about single jobs."""
+"""The events that webhooks carry: OpenAI's of batches, and our own of single jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Webhooks in Redis: which jobs and batches are watched, and what is to be delivered when (`webhooks.lua`)."""
+"""Webhooks in Redis: the jobs and batches that are watched, and when events are to be delivered (`webhooks.lua`)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from producer.gateway.errors import InvalidRequest
 from producer.net.public import is_public
 
 #: characters
-_MOST = 2048
+_MAX_LENGTH = 2048
 
 _HTTP_URL = TypeAdapter(HttpUrl)
 
@@ -20,8 +20,8 @@ def check_url(text: object, private: bool, param: str) -> str:
 
     `private` allows http and private addresses.
     """
-    if not isinstance(text, str) or len(text) > _MOST:
-        raise _refused(param, f"must be a URL of at most {_MOST:,} characters")
+    if not isinstance(text, str) or len(text) > _MAX_LENGTH:
+        raise _refused(param, f"must be a URL of at most {_MAX_LENGTH:,} characters")
     try:
         url = _HTTP_URL.validate_python(text)
     except ValidationError:
@@ -32,8 +32,8 @@ def check_url(text: object, private: bool, param: str) -> str:
         raise _refused(param, "must not contain a user or a password; events are signed instead")
     if not private and _is_local(url.host or ""):
         raise _refused(param, "its host has no public address")
-    if len(normal := str(url).partition("#")[0]) > _MOST:
-        raise _refused(param, f"must be a URL of at most {_MOST:,} characters")
+    if len(normal := str(url).partition("#")[0]) > _MAX_LENGTH:
+        raise _refused(param, f"must be a URL of at most {_MAX_LENGTH:,} characters")
     return normal
 
 

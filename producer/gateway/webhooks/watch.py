@@ -20,7 +20,7 @@ _PAGE, _LEASE_S = 200, 15.0
 #: seconds between two looks at one id: a share of its age, within bounds
 _SHARE, _SHORTEST_S, _LONGEST_S = 0.1, 1.0, 30.0
 
-#: seconds in which what was announced has to come: a job is accepted right after its webhook, a batch within a day
+#: seconds within which the job or batch must exist: a job is accepted right after its webhook, a batch within a day
 _JOB_COMES_S, _BATCH_COMES_S = 60.0, 86_400.0
 
 
@@ -70,7 +70,7 @@ class Watch:
             later[webhook.id] = _pause_s(webhook)
             return
         # refused after its webhook was accepted, or its outcome was not kept long enough
-        log.info("webhook of %s: dropped, as nothing is known about it", webhook.id)
+        log.info("webhook of %s: dropped, as there is no such job or batch", webhook.id)
         await self._records.close(webhook.id, "dropped")
 
 

@@ -43,7 +43,7 @@ _FINISH_S = 5.0
 async def open_webhooks(
     client: AsyncClient, settings: GatewaySettings, sender: Sender | None = None
 ) -> AsyncIterator[Webhooks]:
-    """Open a connection of their own, and run the rounds in the background until the end."""
+    """Open a Redis connection for webhooks, and run the rounds in the background until the end."""
     connection = connect_async(client.settings)
     try:
         webhooks = Webhooks(connection, client, settings, sender or Sender(GuardedBackend(settings.webhook_private)))
@@ -116,7 +116,7 @@ class Webhooks:
                 outage.failed(error)
                 pause_s = _PAUSE_S
             except Exception:
-                log.exception("a round of webhooks failed by a mistake of ours")
+                log.exception("a round of webhooks failed unexpectedly; the next one follows in %.0f s", _PAUSE_S)
                 pause_s = _PAUSE_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s * random.uniform(0.8, 1.2)):

@@ -126,7 +126,7 @@ def test_an_image_over_the_limits_is_refused(queue_settings: QueueSettings, png:
     few_bytes = queue_settings.model_copy(update={"image_max_bytes": 50})
     few_pixels = queue_settings.model_copy(update={"image_max_pixels": 100})
     for settings, said in ((few_bytes, "the limit is 50"), (few_pixels, "the limit is 100")):
-        with TestClient(create_app(settings, GatewaySettings())) as gateway:
+        with TestClient(create_app(settings, GatewaySettings()), "http://localhost") as gateway:
             response = gateway.post("/v1/images", files={"file": png})
             assert response.status_code == 400
             assert error(response)["code"] == "bad_image"
@@ -136,7 +136,7 @@ def test_an_image_over_the_limits_is_refused(queue_settings: QueueSettings, png:
 def test_a_body_over_the_limit_is_refused_before_it_is_read(queue_settings: QueueSettings) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "BMP")
-    with TestClient(create_app(queue_settings, GatewaySettings(body_max_bytes=4096))) as gateway:
+    with TestClient(create_app(queue_settings, GatewaySettings(body_max_bytes=4096)), "http://localhost") as gateway:
         for sent in (
             gateway.post("/v1/images", files={"file": buffer.getvalue()}),
             gateway.post("/v1/images", content=buffer.getvalue(), headers={"Content-Type": "image/bmp"}),

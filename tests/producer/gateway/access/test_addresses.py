@@ -26,8 +26,8 @@ def use(url: str) -> None:
         async with open_access(settings, GatewaySettings()) as (ring, admission):
             caller = await ring.caller(key)
             await admission.count(caller)
-            reservation = await admission.reserve(caller, "a", tokens=100, lane="bulk", timeout_s=60)
-            await reservation.settle(40)
+            await admission.reserve(caller, "a", tokens=100, lane="bulk", timeout_s=60)
+            await admission.settle(caller, "a", 40)
             requests, tokens = caller.usage.requests, caller.usage.tokens
             assert requests
             assert tokens
