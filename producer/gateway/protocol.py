@@ -19,6 +19,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADERS_S: Final = 15.0
 #: bytes of a request's line and headers
 MAX_HEADER_BYTES: Final = 64 * 2**10
+#: bytes around a chunk's content that each byte of content allows, besides MAX_HEADER_BYTES for all: chunks of one byte
+#: have five
+MAX_FRAMING: Final = 16
 #: seconds in which a client has to read something of what waits for it
 READ_S: Final = 60.0
 #: seconds that a connection may be idle between two requests: longer than clients keep one in their pool (httpx: 5)
@@ -60,6 +63,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._headers, self._reading, self._linger = Timer(), Timer(), Timer()
         #: bytes received since the headers in progress began
         self._header_bytes = 0
+        #: bytes of the request after its headers that are not its body: sizes and extensions of chunks, and trailers
+        self._framing_bytes = 0
         #: whether the request's end has been received
         self._received = True
         #: whether nothing more is read, because what came is no request that the application could answer
@@ -87,9 +92,13 @@ class GatewayProtocol(HttpToolsProtocol):
             # between two requests: uvicorn's own timer ends with any byte, this one begins
             self._headers.start(HEADERS_S, self._headers_late)
             self._header_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)
         super().data_received(data)
         if self._received and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
+        elif self._framing_bytes > MAX_HEADER_BYTES:
+            self._refuse(400, "the request's chunks or trailers are too large")
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -100,6 +109,11 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError("pipelined request")
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # after the body it is a trailer: uvicorn would add it to the headers, which have been checked
+        if self._received:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._headers.stop()
         self._header_bytes, self._received = 0, False
@@ -109,8 +123,12 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError("headers too large")
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes -= len(body) * (1 + MAX_FRAMING)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._received = True
+        self._received, self._framing_bytes = True, 0
         self._linger.stop()
         super().on_message_complete()
 

@@ -61,6 +61,11 @@ def add_endpoints(app: FastAPI) -> None:
     async def echo(request: Request) -> int:
         return len(await request.body())
 
+    @app.post("/headers")
+    async def headers(request: Request) -> list[str]:
+        await request.body()
+        return [name.decode() for name, _ in request.scope["headers"]]
+
     @app.get("/much")
     async def much() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
@@ -180,6 +185,46 @@ def test_a_body_that_is_too_large_is_refused_and_its_rest_not_read_for_long(
         dripping.cancel()
 
     assert run(queue_settings, talk) < 3
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [(b"1;", b"a" * 10_000), (b"0\r\n", b"X-Many: 1\r\n" * 1000), (b"0\r\nX-Large: ", b"a" * 10_000)],
+    ids=["an extension", "trailers", "a trailer"],
+)
+def test_what_is_around_a_body_has_an_end(queue_settings: QueueSettings, start: bytes, more: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n" + start)
+        sent = 0
+        with suppress(ConnectionError):
+            while not writer.is_closing() and not reader.at_eof():
+                writer.write(more)
+                sent += len(more)
+                await writer.drain()
+                await asyncio.sleep(0)
+        # what the sockets hold, besides 64 KiB
+        assert sent < 10_000_000
+
+    run(queue_settings, talk)
+
+
+def test_chunks_may_be_small(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        writer.write(b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\n100000")
+
+    run(queue_settings, talk)
+
+
+def test_trailers_are_no_headers(queue_settings: QueueSettings) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /headers HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        writer.write(b"1\r\na\r\n0\r\nAuthorization: Bearer other\r\n\r\n")
+        names = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        assert names == ["host", "transfer-encoding", "connection"]
+
+    run(queue_settings, talk)
 
 
 def test_a_client_that_does_not_read_is_ended(queue_settings: QueueSettings) -> None:
