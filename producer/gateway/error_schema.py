@@ -25,7 +25,7 @@ class ErrorBody(BaseModel):
 _DESCRIPTIONS = {
     400: "The request is not valid, or its job cannot be answered",
     401: "No API key, or one that is not valid",
-    403: "The API key does not allow this",
+    403: "The API key does not allow this, or the gateway has no keys and takes this machine's requests only",
     404: "It does not exist, or belongs to somebody else",
     408: "The body did not come in time",
     409: "Its state does not allow this",
@@ -41,13 +41,17 @@ _DESCRIPTIONS = {
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 
+#: of every endpoint under /v1: `AccessGate` answers them
+_ALWAYS = (401, 403, 503)
+
+
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what an endpoint passes to FastAPI as `responses`."""
+    """Return what an endpoint under /v1 passes to FastAPI as `responses`, given what only some endpoints answer."""
     return {
         status: {
             "model": ErrorBody,
             "description": _DESCRIPTIONS[status],
             **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),
         }
-        for status in statuses
+        for status in sorted({*statuses, *_ALWAYS})
     }

@@ -12,6 +12,9 @@ from vqa.job import Lane
 
 ENDPOINT = "/v1/chat/completions"
 
+#: for the OpenAPI document
+WEBHOOK_URL = "https://example.com/hooks/vqa"
+
 #: at most 30 days, the longest deadline of a job
 WINDOW_PATTERN = r"^([1-9][0-9]{0,3}m|([1-9][0-9]?|[1-6][0-9]{2}|7[01][0-9]|720)h|([1-9]|[12][0-9]|30)d)$"
 
@@ -29,7 +32,7 @@ class OutputExpiry(Frozen):
 class Webhook(Frozen):
     """Where the end of the batch is told."""
 
-    url: str = Field(min_length=1, max_length=2048, examples=["https://example.com/hooks/vqa"])
+    url: str = Field(min_length=1, max_length=2048, examples=[WEBHOOK_URL])
 
 
 class BatchOptions(Frozen):

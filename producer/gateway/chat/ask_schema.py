@@ -48,7 +48,7 @@ class AskBody(BaseModel):
     image: Image | Annotated[list[Image], Field(min_length=1)] = Field(
         description="data: URLs, or ids of stored images"
     )
-    question: str = Field(min_length=1, max_length=1_000_000)
+    question: str = Field(pattern=r"\S", max_length=1_000_000)
     system: str | None = Field(default=None, max_length=1_000_000, description="instructions before the question")
     model: str | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=32_768)

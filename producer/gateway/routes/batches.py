@@ -28,7 +28,7 @@ IdempotencyKey = Annotated[
     "/v1/batches",
     response_model=BatchObject,
     max_body_size=_BODY_BYTES,
-    responses=error_responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
+    responses=error_responses(400, 404, 408, 413, 422, 429),
 )
 async def create_batch(
     request: Request,
@@ -43,7 +43,7 @@ async def create_batch(
     return batch_object(*await batches.create(body, caller, request.state.trace, idempotency_key))
 
 
-@router.get("/v1/batches", response_model=BatchList, responses=error_responses(400, 401, 503))
+@router.get("/v1/batches", response_model=BatchList, responses=error_responses(400))
 async def list_batches(
     batches: BatchesDep,
     caller: CallerDep,
@@ -57,13 +57,13 @@ async def list_batches(
     return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
 
 
-@router.get("/v1/batches/{batch_id}", response_model=BatchObject, responses=error_responses(401, 404, 503))
+@router.get("/v1/batches/{batch_id}", response_model=BatchObject, responses=error_responses(404))
 async def retrieve_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Tell how far a batch is; its output file can be read before it is completed."""
     return batch_object(*await batches.get(batch_id, caller))
 
 
-@router.post("/v1/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_responses(401, 404, 409, 503))
+@router.post("/v1/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_responses(404, 409))
 async def cancel_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Cancel what has not ended; rows that are answered stay in the output file."""
     return batch_object(*await batches.cancel(batch_id, caller))

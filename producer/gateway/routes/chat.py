@@ -36,7 +36,7 @@ ASKING: dict[int | str, dict[str, Any]] = {
         "description": "Accepted; the header Location has the job's address",
         "headers": _JOB_ID | _LOCATION,
     },
-    **error_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    **error_responses(400, 404, 408, 409, 413, 415, 422, 429, 500, 504),
 }
 
 #: as FastAPI describes the streams that it makes itself

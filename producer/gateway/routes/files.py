@@ -60,7 +60,7 @@ _UPLOAD_BODY = {
     response_model=FileObject,
     openapi_extra=_UPLOAD_BODY,
     max_body_size=_NO_LIMIT,
-    responses=error_responses(400, 401, 408, 413, 429, 503),
+    responses=error_responses(400, 408, 413, 429),
 )
 async def upload_file(request: Request, context: ContextDep, caller: CallerDep) -> dict[str, Any]:
     """Upload the input file of a batch: one request a line, as in OpenAI's Batch API."""
@@ -70,7 +70,7 @@ async def upload_file(request: Request, context: ContextDep, caller: CallerDep) 
     return record.to_object()
 
 
-@router.get("/v1/files", response_model=FileList, responses=error_responses(400, 401, 503))
+@router.get("/v1/files", response_model=FileList, responses=error_responses(400))
 async def list_files(
     context: ContextDep,
     batches: BatchesDep,
@@ -91,7 +91,7 @@ async def list_files(
     return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
 
 
-@router.get("/v1/files/{file_id}", response_model=FileObject, responses=error_responses(401, 404, 503))
+@router.get("/v1/files/{file_id}", response_model=FileObject, responses=error_responses(404))
 async def retrieve_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Describe a file."""
     with redis_errors(context.queue_settings):
@@ -105,7 +105,7 @@ async def retrieve_file(file_id: str, context: ContextDep, batches: BatchesDep, 
     response_class=StreamingResponse,
     responses={
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-        **error_responses(401, 404, 503),
+        **error_responses(404),
     },
 )
 async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> StreamingResponse:
@@ -124,7 +124,7 @@ async def read_file(file_id: str, context: ContextDep, batches: BatchesDep, call
     return Download(first, content, headers)
 
 
-@router.delete("/v1/files/{file_id}", response_model=DeletedFile, responses=error_responses(401, 404, 503))
+@router.delete("/v1/files/{file_id}", response_model=DeletedFile, responses=error_responses(404))
 async def delete_file(file_id: str, context: ContextDep, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Delete a file."""
     with redis_errors(context.queue_settings):

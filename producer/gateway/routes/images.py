@@ -106,7 +106,7 @@ _BODY = {
     "/v1/images",
     openapi_extra=_BODY,
     summary="Store an image",
-    responses=error_responses(400, 401, 408, 413, 415, 429, 503),
+    responses=error_responses(400, 408, 413, 415, 429),
 )
 async def store_image(request: Request, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Store an image once, to ask about it many times by its id."""
@@ -115,7 +115,7 @@ async def store_image(request: Request, context: ContextDep, caller: CallerDep) 
     return ImageObject.from_stored(await context.client.images.upload(data, ttl_s=ttl_s, tenant=caller.tenant))
 
 
-@router.get("/v1/images/{image_id}", summary="Describe a stored image", responses=error_responses(401, 404, 503))
+@router.get("/v1/images/{image_id}", summary="Describe a stored image", responses=error_responses(404))
 async def retrieve_image(image_id: str, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Return what is known about a stored image, not its bytes."""
     _check_owner(image_id, caller)
@@ -125,7 +125,7 @@ async def retrieve_image(image_id: str, context: ContextDep, caller: CallerDep) 
         raise _not_found() from None
 
 
-@router.delete("/v1/images/{image_id}", summary="Delete a stored image", responses=error_responses(401, 404, 503))
+@router.delete("/v1/images/{image_id}", summary="Delete a stored image", responses=error_responses(404))
 async def delete_image(image_id: str, context: ContextDep, caller: CallerDep) -> DeletedImage:
     """Forget the id. Jobs that named it before still find the image; its bytes expire with the last of them."""
     _check_owner(image_id, caller)

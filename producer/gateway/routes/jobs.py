@@ -27,7 +27,7 @@ JobId = Annotated[str, Path(description="the id of a chat completion", min_lengt
 Wait = Annotated[float, Query(ge=0, le=_LONGEST_WAIT_S, description="seconds to wait for the job's end")]
 
 
-@router.get("/v1/jobs/{job_id}", summary="Tell where a job stands", responses=error_responses(400, 401, 404, 503))
+@router.get("/v1/jobs/{job_id}", summary="Tell where a job stands", responses=error_responses(400, 404))
 async def retrieve_job(
     request: Request, context: ContextDep, caller: CallerDep, job_id: JobId, wait: Wait = 0
 ) -> JobObject:
@@ -40,7 +40,7 @@ async def retrieve_job(
     return ended.job
 
 
-@router.delete("/v1/jobs/{job_id}", summary="Cancel a job", responses=error_responses(400, 401, 404, 409, 503))
+@router.delete("/v1/jobs/{job_id}", summary="Cancel a job", responses=error_responses(400, 404, 409))
 async def cancel_job(context: ContextDep, caller: CallerDep, job_id: JobId) -> JobObject:
     """Cancel an open job; its worker's slot is free one step later. A job that has ended is left as it is: 409."""
     check_owner(job_id, caller.tenant)

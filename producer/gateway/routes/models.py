@@ -34,14 +34,14 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-@router.get("/v1/models", summary="List the models of the workers that are ready", responses=error_responses(401, 503))
+@router.get("/v1/models", summary="List the models of the workers that are ready", responses=error_responses())
 async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
     """Return each model once, however many workers have it."""
     return ModelList(data=[Model(id=name) for name in await _names(context)])
 
 
 # a model's name may have slashes
-@router.get("/v1/models/{model:path}", summary="Look up one model", responses=error_responses(401, 404, 503))
+@router.get("/v1/models/{model:path}", summary="Look up one model", responses=error_responses(404))
 async def retrieve_model(model: str, context: ContextDep, caller: CallerDep) -> Model:
     if model not in await _names(context):
         raise NotFound("no worker that is ready has this model", param="model", code="model_not_found")

@@ -55,7 +55,7 @@ class Status(BaseModel):
     limits: ImageLimits
 
 
-@router.get("/v1/status", summary="Show the queue and its workers", responses=error_responses(401, 503))
+@router.get("/v1/status", summary="Show the queue and its workers", responses=error_responses())
 async def read_status(context: ContextDep, caller: CallerDep) -> Status:
     """Return the depth of the queue by lane, the workers with their recent rate, and the limits for images.
 

@@ -17,6 +17,7 @@ from schemathesis.core.transport import Response
 from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.transport.serialization import Binary
 
+from producer.gateway.batches.request import WEBHOOK_URL
 from producer.gateway.chat.idempotency import MAX_KEY
 from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE, IMAGE_PATTERN
 from tests.producer.gateway.chat_bodies import image_bytes, image_url
@@ -37,7 +38,9 @@ _BEYOND_SCHEMAS = {
     ("invalid_job", "image"),
     # fields that exclude each other
     ("invalid_job", None),
-    # a JSON schema that is none, has no grammar or only long answers; choices with the white space of another standard
+    # white space of another standard
+    ("invalid_job", "question"),
+    # a JSON schema that is none, has no grammar or only long answers; choices with such white space
     ("answer_too_long", None),
     ("invalid_job", "response_format"),
     ("invalid_webhook_url", "vqa"),
@@ -61,6 +64,9 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
             each["format"] = "vqa-image"
         if isinstance(file := each.get("input_file_id"), dict) and FILE in os.environ:
             file["examples"] = [os.environ[FILE]]
+        if isinstance(url := each.get("url"), dict) and url.get("examples") == [WEBHOOK_URL]:
+            # resolves nowhere
+            url["examples"] = ["https://hooks.invalid/vqa"]
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

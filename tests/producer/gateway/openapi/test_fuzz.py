@@ -13,6 +13,6 @@ from tests.producer.gateway.openapi.fuzz import fuzz
 # 40 s on two free cores
 @pytest.mark.timeout(400)
 def test_the_gateway_answers_as_its_document_says(tmp_path: Path) -> None:
-    fuzzed = fuzz(tmp_path, "--generation-deterministic", "--max-examples", "24")
+    fuzzed = fuzz(tmp_path, "--generation-deterministic", "--max-examples", "32")
     assert fuzzed.is_fine, f"{fuzzed.output}\n{fuzzed.gateway_log}"
     assert fuzzed.cases >= 2000
