@@ -10,10 +10,10 @@ from typing import Annotated, cast
 import redis.asyncio
 from fastapi import Depends, Request
 
-from producer.client.aio import AsyncClient
 from producer.gateway.access.access import open_access
 from producer.gateway.access.admission import Admission
 from producer.gateway.access.key_ring import KeyRing
+from producer.gateway.client import GatewayClient
 from producer.gateway.files.files import Files
 from producer.gateway.readiness import Readiness
 from producer.gateway.webhooks.webhooks import Webhooks, open_webhooks
@@ -29,7 +29,7 @@ class Context:
     queue_settings: QueueSettings
     settings: GatewaySettings
     files_settings: FilesSettings
-    client: AsyncClient
+    client: GatewayClient
     #: for what is no job, such as files
     redis: redis.asyncio.Redis
     keys: KeyRing
@@ -45,7 +45,7 @@ async def open_context(
 ) -> AsyncIterator[Context]:
     """Open the connections; close them at the end."""
     async with (
-        AsyncClient(queue_settings) as client,
+        GatewayClient(queue_settings) as client,
         open_access(queue_settings, settings) as (keys, admission),
         Readiness(queue_settings).watching() as readiness,
         open_webhooks(client, settings) as webhooks,

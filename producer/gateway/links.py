@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from producer.gateway.chat.reply import JOB_ID_HEADER
+from producer.gateway import headers
 
 _ID = "$response.body#/id"
 #: a stream and an answer in plain text have it only here
-_JOB_ID = f"$response.header.{JOB_ID_HEADER}"
+_JOB_ID = f"$response.header.{headers.JOB_ID}"
 
 
 def _links(parameter: str, *operations: str, id: str = _ID) -> dict[str, Any]:

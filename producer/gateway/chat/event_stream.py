@@ -12,7 +12,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from producer.client.streams import TextPiece
-from producer.gateway.chat.exchange import Exchange, PieceSource, prompt_tokens, text_tokens, used_tokens
+from producer.gateway.chat.admitted_request import AdmittedRequest
+from producer.gateway.chat.pieces import PieceSource
+from producer.gateway.chat.tokens import prompt_tokens, text_tokens, used_tokens
 from producer.gateway.errors import RequestError, error_object
 from producer.gateway.tasks import end_tasks
 from producer.openai.chat_chunks import ChatChunks
@@ -21,7 +23,7 @@ from vqa.errors import VQAError
 #: seconds without a piece after which a comment keeps the connection open; proxies close it after 30 to 60
 KEEP_ALIVE_S = 15.0
 
-#: caches keep no stream, and nginx does not gather it
+#: caches do not store a stream, and nginx does not buffer it
 HEADERS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _DONE = format_sse_event(data_str="[DONE]")
@@ -70,11 +72,11 @@ def _restarted() -> StreamRestarted:
 class EventStream(EventSourceResponse):
     """The response; however it ends, the job is cancelled unless its answer is there."""
 
-    def __init__(self, exchange: Exchange, chunks: ChatChunks) -> None:
-        self._exchange = exchange
+    def __init__(self, request: AdmittedRequest, chunks: ChatChunks) -> None:
+        self._request = request
         self._chunks = chunks
         self._sent = SentText()
-        self._pieces = exchange.pieces()
+        self._pieces = request.pieces()
         self._next = asyncio.ensure_future(_next(self._pieces))
         super().__init__(self._events(), headers=HEADERS)
 
@@ -93,15 +95,17 @@ class EventStream(EventSourceResponse):
             await end_tasks(self._next)
             await self._pieces.aclose()
         has_failed = not self._next.cancelled() and self._next.exception() is not None
-        has_ended = has_failed or self._pieces.answer is not None
-        (self._exchange.settle if has_ended else self._exchange.leave)(self._used_tokens())
+        if has_failed or self._pieces.answer is not None:
+            self._request.settle(self._used_tokens())
+        else:
+            self._request.leave(self._used_tokens())
 
     def _used_tokens(self) -> int:
         """Return the answer's tokens; an estimate if the client left after a part of it, 0 if there was none."""
         if answer := self._pieces.answer:
             return used_tokens(answer)
         characters = self._sent.characters
-        return prompt_tokens(self._exchange.chat.job) + text_tokens(characters) if characters else 0
+        return prompt_tokens(self._request.chat.job) + text_tokens(characters) if characters else 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -137,7 +141,7 @@ class EventStream(EventSourceResponse):
         answer = self._pieces.answer
         assert answer is not None
         yield _event(self._chunks.finish(answer))
-        if self._exchange.chat.include_usage:
+        if self._request.chat.include_usage:
             yield _event(self._chunks.usage(answer))
         yield _DONE
 

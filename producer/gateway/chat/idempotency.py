@@ -14,9 +14,6 @@ from producer.gateway.context import Context
 from producer.gateway.errors import KeyReused
 from producer.ids import owner_tag
 
-#: characters of a key
-MAX_KEY = 256
-
 _RANDOM_DIGITS = 24
 
 
@@ -27,12 +24,12 @@ def id_of_key(prefix: str, tenant: str | None, key: str) -> str:
 
 
 async def is_repeated(context: Context, chat: ChatJob) -> bool:
-    """Return whether the job was asked for before; remember it as long as its outcome is kept.
+    """Return whether an earlier request asked for the job; remember this one for as long as its outcome is kept.
 
-    Raises KeyReused if its id belongs to another job, QueueUnavailable.
+    Raises KeyReused if the earlier request differs, QueueUnavailable.
     """
     job = chat.job
-    kept_s = (job.timeout_s or context.queue_settings.timeout_s(job.lane)) + context.queue_settings.result_ttl_s
+    kept_s = context.queue_settings.job_timeout_s(job) + context.queue_settings.result_ttl_s
     document = job.model_copy(update={"id": ""}).to_json() + (chat.model or "").encode()
     digest = hashlib.sha256(document).hexdigest().encode()
     with redis_errors(context.queue_settings):

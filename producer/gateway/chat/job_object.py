@@ -55,8 +55,8 @@ class JobObject(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The object of a job, with its answer if there is one."""
+class FoundJob:
+    """A job as an object of the API, with its answer if there is one."""
 
     job: JobObject
     answer: Answer | None
@@ -73,7 +73,7 @@ def not_found(id: str) -> NotFound:
     return NotFound(f"there is no job {id[:80] if id.isascii() and id.isprintable() else ''}".rstrip(), param="id")
 
 
-async def read_job(context: Context, id: str, wait_s: float = 0) -> Ended:
+async def read_job(context: Context, id: str, wait_s: float = 0) -> FoundJob:
     """Wait at most `wait_s` for the job's end, and tell where it stands. Raises NotFound, QueueUnavailable."""
     outcome = await _outcome(context, id, wait_s)
     if isinstance(outcome, AnswerTimeout | UnknownJob):
@@ -81,7 +81,7 @@ async def read_job(context: Context, id: str, wait_s: float = 0) -> Ended:
         if state.state == "unknown":
             raise not_found(id)
         if state.state not in ("answered", "failed"):
-            return Ended(_unfinished(state), None)
+            return FoundJob(_unfinished(state), None)
         # it ended between the two looks
         outcome = await _outcome(context, id, 0)
     return _ended(id, outcome)
@@ -106,15 +106,15 @@ def _unfinished(state: JobState) -> JobObject:
     )
 
 
-def _ended(id: str, outcome: Outcome) -> Ended:
+def _ended(id: str, outcome: Outcome) -> FoundJob:
     if isinstance(outcome, Answer):
         completion = ChatCompletion.model_validate(chat_completion(outcome))
         job = JobObject(
             id=id, status="completed", attempt=outcome.attempt, worker=outcome.worker, completion=completion
         )
-        return Ended(job, outcome)
+        return FoundJob(job, outcome)
     status: Status = "cancelled" if isinstance(outcome, Cancelled) else "failed"
-    return Ended(JobObject(id=id, status=status, attempt=outcome.attempts, error=_error(outcome)), None)
+    return FoundJob(JobObject(id=id, status=status, attempt=outcome.attempts, error=_error(outcome)), None)
 
 
 def _error(error: VQAError) -> ErrorObject:

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from producer.gateway import headers
+
 #: headers that a page's script may read
 _EXPOSED = [
-    *("Location", "Preference-Applied", "Retry-After", "X-Request-ID", "X-VQA-Job-ID"),
+    *("Location", "Preference-Applied", "Retry-After", headers.REQUEST_ID, headers.JOB_ID),
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 ]
 

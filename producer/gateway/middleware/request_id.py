@@ -8,7 +8,7 @@ import re
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = "X-Request-ID"
+from producer.gateway.headers import REQUEST_ID
 
 #: seeded by the system once: ids are no secrets, and each call of the system lets go of the interpreter's lock
 _random = random.Random()
@@ -30,7 +30,7 @@ class RequestId:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        given = headers.get(HEADER, "")
+        given = headers.get(REQUEST_ID, "")
         request_id = given if _ID.fullmatch(given) else f"req_{_hex(24)}"
         # a copy: requests of one connection share the server's
         scope["state"] = {
@@ -41,7 +41,7 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.chat.ask_schema import AskAnswer, AskBody, form_schema
 from producer.gateway.chat.form import FORMS, Form
-from producer.gateway.chat.reply import Asking
+from producer.gateway.chat.handler import ChatHandler
 from producer.gateway.chat.request_schema import inlined_schema
 from producer.gateway.context import ContextDep
 from producer.gateway.routes.chat import ASKING, IdempotencyKey, Prefer
@@ -47,11 +47,11 @@ async def ask(
 
     `curl -F image=@cat.jpg -F question='What is on the mat?' -H 'Accept: text/plain' HOST/v1/ask` prints the answer.
     """
-    asking = Asking(request, context, caller)
+    handler = ChatHandler(request, context, caller, prefer, idempotency_key)
     # no variable holds the form while the answer is waited for
-    chat = await context.client._threads.image((await Form.read(request)).job, asking.builder())
+    chat = await context.client.in_thread((await Form.read(request)).job, handler.builder())
     accepted = request.headers.get("accept", "")
-    return await asking.reply(chat, _render_text if _wants_text(accepted) else _render)
+    return await handler.reply(chat, _render_text if _wants_text(accepted) else _render)
 
 
 def _wants_text(accepted: str) -> bool:

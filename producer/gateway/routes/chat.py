@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
+from producer.gateway import headers
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.body import parse_json
 from producer.gateway.chat.completion_schema import ChatCompletion
 from producer.gateway.chat.connection import read_json_bytes
+from producer.gateway.chat.handler import ChatHandler
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
 from producer.gateway.chat.job_object import JobObject
-from producer.gateway.chat.reply import JOB_ID_HEADER, Asking
 from producer.gateway.chat.request_schema import chat_schema
 from producer.gateway.context import Context, ContextDep
 from producer.gateway.error_schema import error_responses
@@ -25,10 +26,10 @@ _SMALL_BYTES = 4096
 
 router = APIRouter(tags=["chat"], dependencies=[BEARER])
 
-_JOB_ID = {JOB_ID_HEADER: {"description": "the job's id", "schema": {"type": "string"}}}
+_JOB_ID = {headers.JOB_ID: {"description": "the job's id", "schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "the job's address", "schema": {"type": "string"}}}
 
-#: what an endpoint that asks may answer, besides its own content of 200
+#: responses of an endpoint that asks; it adds its own content to 200
 ASKING: dict[int | str, dict[str, Any]] = {
     200: {"headers": _JOB_ID},
     202: {
@@ -52,7 +53,6 @@ _STREAM = {
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": chat_schema()}}}}
 
-#: read from the request; parameters only to be documented
 Prefer = Annotated[str | None, Header(description="respond-async: answer 202 with the job at once")]
 IdempotencyKey = Annotated[
     str | None, Header(max_length=256, description="a request that is sent again with its key does not run twice")
@@ -78,10 +78,10 @@ async def create_chat_completion(
     An image is a `data:` URL or the id of a stored image. If the client leaves before the end, its job is cancelled,
     unless the request has an Idempotency-Key.
     """
-    asking = Asking(request, context, caller)
+    handler = ChatHandler(request, context, caller, prefer, idempotency_key)
     # no variable holds the body while the answer is waited for
-    chat = await _build(context, asking.builder(), await read_json_bytes(request))
-    return await asking.reply(chat, _render)
+    chat = await _build(context, handler.builder(), await read_json_bytes(request))
+    return await handler.reply(chat, _render)
 
 
 async def _build(context: Context, builder: JobBuilder, body: bytes) -> ChatJob:
@@ -90,7 +90,7 @@ async def _build(context: Context, builder: JobBuilder, body: bytes) -> ChatJob:
     # a schema of a few bytes may take 100 ms to check
     if isinstance(document, dict) and "response_format" not in document:
         return builder.from_document(document)
-    return await context.client._threads.image(builder.from_json, body)
+    return await context.client.in_thread(builder.from_json, body)
 
 
 def _render(answer: Answer) -> Response:

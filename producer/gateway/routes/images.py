@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
@@ -14,6 +13,7 @@ from producer.gateway.access.caller import Caller
 from producer.gateway.body import parse_json
 from producer.gateway.chat.connection import media_type, while_sending
 from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE
+from producer.gateway.client import GatewayClient
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import InvalidRequest, NotFound, UnsupportedType
@@ -110,7 +110,7 @@ _BODY = {
 )
 async def store_image(request: Request, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Store an image once, to ask about it many times by its id."""
-    data = await _image(request)
+    data = await _image(request, context.client)
     ttl_s = context.settings.image_ttl_s
     return ImageObject.from_stored(await context.client.images.upload(data, ttl_s=ttl_s, tenant=caller.tenant))
 
@@ -143,13 +143,13 @@ def _not_found() -> NotFound:
     return NotFound("no such image, or it has expired", param="image_id", code="image_missing")
 
 
-async def _image(request: Request) -> bytes:
+async def _image(request: Request, client: GatewayClient) -> bytes:
     """Return the bytes of the image in a request. Raises InvalidRequest, UnsupportedType, ClientGone or BadImage."""
     with while_sending("the image"):
-        return await _read(request, media_type(request))
+        return await _read(request, media_type(request), client)
 
 
-async def _read(request: Request, kind: str) -> bytes:
+async def _read(request: Request, kind: str, client: GatewayClient) -> bytes:
     if kind == _MULTIPART:
         await check_form(request, _MOST_FIELDS)
         async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
@@ -158,7 +158,7 @@ async def _read(request: Request, kind: str) -> bytes:
                 raise InvalidRequest("file: the form has no file in this field", param="file")
             return await file.read()
     if kind == _JSON:
-        return await run_sync(_image_in_json, await request.body())
+        return await client.in_thread(_image_in_json, await request.body())
     if kind.startswith(_RAW):
         return await request.body()
     raise UnsupportedType(

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path, Query, Request
 from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.chat.connection import unless_gone
-from producer.gateway.chat.exchange import text_tokens, used_tokens
 from producer.gateway.chat.job_object import JobObject, check_owner, read_job
+from producer.gateway.chat.tokens import text_tokens, used_tokens
 from producer.gateway.context import Context, ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import Conflict
@@ -33,11 +33,11 @@ async def retrieve_job(
 ) -> JobObject:
     """Return the job's state, with its answer or error once it has ended; `wait` makes this a long poll."""
     check_owner(job_id, caller.tenant)
-    ended = await unless_gone(request, read_job(context, job_id, wait))
-    if ended.job.status not in _OPEN:
+    found = await unless_gone(request, read_job(context, job_id, wait))
+    if found.job.status not in _OPEN:
         # a request that did not wait left its reservation for this
-        await context.admission.settle(caller, job_id, used_tokens(ended.answer) if ended.answer else 0)
-    return ended.job
+        await context.admission.settle(caller, job_id, used_tokens(found.answer) if found.answer else 0)
+    return found.job
 
 
 @router.delete("/v1/jobs/{job_id}", summary="Cancel a job", responses=error_responses(400, 404, 409))
@@ -47,11 +47,11 @@ async def cancel_job(context: ContextDep, caller: CallerDep, job_id: JobId) -> J
     # before its stream is gone with it
     shown = await _shown_tokens(context, job_id)
     cancelled = await context.client.cancel(job_id)
-    ended = await read_job(context, job_id)
+    found = await read_job(context, job_id)
     if not cancelled:
-        raise Conflict(f"the job is over: {ended.job.status}", code="job_over")
+        raise Conflict(f"the job is over: {found.job.status}", code="job_over")
     await context.admission.settle(caller, job_id, shown)
-    return ended.job
+    return found.job
 
 
 async def _shown_tokens(context: Context, id: str) -> int:

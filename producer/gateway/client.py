@@ -1,0 +1,56 @@
+"""The queue's client in a gateway process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Concatenate, ParamSpec, TypeVar
+
+from producer.client.aio import AsyncClient
+from producer.client.aio_streams import AsyncAnswerStream
+from producer.client.job_queue import JobQueue
+from producer.client.withdrawals import Withdrawals
+from vqa.answer import Answer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class GatewayClient(AsyncClient):
+    """The client, with the internals that only the gateway needs: it submits a job while it waits for it already."""
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what reads images or takes milliseconds of CPU time."""
+        return await self._threads.image(function, *args, **kwargs)
+
+    def start(self, call: Callable[Concatenate[JobQueue, P], None], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
+        """Start an exchange with Redis in a thread, which goes on if nobody waits for it."""
+        return self._threads.start_short(call, self._queue, *args, **kwargs)
+
+    async def answer_new(self, id: str, submission: Awaitable[None], timeout_s: float) -> Answer:
+        """Await the submission of a job that nobody has submitted before, and its answer. Raises the job's error."""
+        return await self._answer_new(id, submission, timeout_s)
+
+    def pieces(self, id: str, submit: Callable[[], Future[None]], *, is_new: bool, cancels: bool) -> AsyncAnswerStream:
+        """Return a job's answer in pieces; the first one that is awaited calls `submit`.
+
+        `is_new` says that nobody has submitted the job before, `cancels` that leaving the stream cancels it.
+        """
+        withdrawals = self._withdrawals if cancels else _NoWithdrawals()
+        return AsyncAnswerStream(self._queue, self._replies, withdrawals, id, submit, is_new=is_new)
+
+    def withdraw(self, id: str, submission: Future[None]) -> None:
+        """Cancel the job once its submission has ended, in the background."""
+        self._withdrawals.withdraw(id, submission=submission)
+
+
+class _NoWithdrawals(Withdrawals):
+    """Lets the jobs of streams go on."""
+
+    def __init__(self) -> None:
+        pass
+
+    def withdraw(self, id: str, *_: object, **__: object) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
