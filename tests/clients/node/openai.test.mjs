@@ -138,7 +138,7 @@ test("errors are the client's classes, with our codes", async () => {
   await raises(completions.create(bad), BadRequestError, 400, "bad_image");
   const tooLong = { metadata: { echo_fail: "PromptTooLong" } };
   await raises(completions.create(body("?", tooLong)), BadRequestError, 400, "prompt_too_long");
-  await raises(completions.create(slow(60, { vqa: { timeout_s: 0.3 } })), InternalServerError, 504, "deadline_exceeded");
+  await raises(completions.create(slow(60, { vqa: { timeout_s: 1 } })), InternalServerError, 504, "deadline_exceeded");
   await raises(openai.batches.retrieve("batch_none"), NotFoundError, 404, "not_found");
   await raises(client("vqa_wrong").models.list(), AuthenticationError, 401, "invalid_api_key");
   const interactive = client(VQA_TEST_INTERACTIVE_KEY).chat.completions.create(body("?", { vqa: { lane: "bulk" } }));
