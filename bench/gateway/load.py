@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,17 +38,16 @@ async def open_loop(ask: Ask, rate: float, for_s: float, seed: int = 0) -> list[
     A request is timed from when it was due, so a stall counts for all requests behind it.
     """
     arrivals, latencies = random.Random(seed), list[float]()
-    loop = asyncio.get_running_loop()
 
     async def one(due: float) -> None:
         await ask()
-        latencies.append(loop.time() - due)
+        latencies.append(time.monotonic() - due)
 
     async with asyncio.TaskGroup() as group:
-        due = loop.time()
+        due = time.monotonic()
         end = due + for_s
         while due < end:
-            await asyncio.sleep(due - loop.time())
+            await asyncio.sleep(due - time.monotonic())
             group.create_task(one(due))
             due += arrivals.expovariate(rate)
     return latencies
@@ -56,13 +56,12 @@ async def open_loop(ask: Ask, rate: float, for_s: float, seed: int = 0) -> list[
 async def closed_loop(ask: Ask, at_once: int, for_s: float) -> list[float]:
     """Keep `at_once` requests in progress; return the seconds that each took."""
     latencies: list[float] = []
-    loop = asyncio.get_running_loop()
-    end = loop.time() + for_s
+    end = time.monotonic() + for_s
 
     async def one() -> None:
-        while (began := loop.time()) < end:
+        while (began := time.monotonic()) < end:
             await ask()
-            latencies.append(loop.time() - began)
+            latencies.append(time.monotonic() - began)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 
 from bench.figures import Row
@@ -38,11 +39,10 @@ async def _row(at: Stage, client: AsyncClient, slots: int, what: str, ask: Ask) 
     blockers = [_job(echo_delay_s=str(_BLOCK_S)) for _ in range(slots)]
     await client.submit_many(blockers)
     await _wait_for_open(client, slots)
-    loop = asyncio.get_running_loop()
-    started = loop.time()
+    started = time.monotonic()
     waiting = [asyncio.ensure_future(ask()) for _ in range(WAITERS)]
     at_once = await _wait_for_open(client, slots + WAITERS, waiting) - slots
-    accepted, mib = loop.time(), _mib(at)
+    accepted, mib = time.monotonic(), _mib(at)
     for job in blockers:
         await client.cancel(job.id)
     rest = asyncio.gather(*waiting, return_exceptions=True)
@@ -50,7 +50,7 @@ async def _row(at: Stage, client: AsyncClient, slots: int, what: str, ask: Ask) 
         mib = max(mib, _mib(at))
         await asyncio.wait([rest], timeout=0.2)
     lost = [error for error in await rest if isinstance(error, Exception)]
-    answered = loop.time()
+    answered = time.monotonic()
     return Row(
         f"gateway: {WAITERS:,} {what} wait at once in one process, echo engine",
         f"{at_once:,} at once, {len(lost)} lost, {mib:.0f} MiB resident; accepted within {accepted - started:.1f} s, "

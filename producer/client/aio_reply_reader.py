@@ -98,6 +98,18 @@ class AsyncReplyReader:
             if not self._wakeups:
                 self.outage.forget()
 
+    @contextmanager
+    def submitting(self, id: str) -> Iterator[None]:
+        """Let the waiter of a job begin before the job's submission, which is the block.
+
+        If the job is new, its end is announced to the waiter, so that a look after the submission is superfluous.
+        """
+        self._waiters.submitting.add(id)
+        try:
+            yield
+        finally:
+            self._waiters.submitting.discard(id)
+
     async def add(self, waiter: Waiter, ids: Sequence[str]) -> None:
         self._waiters.add(waiter, ids)
         await self.look(ids)
@@ -168,6 +180,7 @@ class AsyncReplyReader:
     async def _read_once(self) -> None:
         with self.outage.exchange():
             block_s = self._waiters.block_s(self._queue.settings)
+            # wait_for ends with the task even if redis-py loses the cancellation
             reply = await asyncio.wait_for(self._pop(block_s), min(self._queue.settings.redis_timeout_s, OVERDUE_S))
             ids = self._waiters.ids_to_look_up(parse_replies(reply))
         if ids:

@@ -35,13 +35,17 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
         withdrawals: Withdrawals,
         id: str,
         submit: Callable[[], Future[None]],
+        *,
+        is_new: bool = False,
     ) -> None:
+        """`is_new` says that no job has had the id before."""
         #: of the job
         self.id = id
         self._queue = queue
         self._replies = replies
         self._withdrawals = withdrawals
         self._submit = submit
+        self._is_new = is_new
         self._over = False
         self._text = StreamedText()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,29 +92,27 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
             self._abandon()
             raise
 
-    async def _begin(self) -> None:
-        if self._submission is None:
+    async def _begin(self) -> Waiter:
+        if self._waiting is None:
             self._loop = asyncio.get_running_loop()
-            self._submission = self._submit()
-            await asyncio.shield(asyncio.wrap_future(self._submission))
+            self._waiting = self._replies.waiting([self.id], Cursor(self.id))
+            self._waiter = self._waiting.__enter__()
+            with self._replies.submitting(self.id):
+                self._submission = self._submit()
+                await asyncio.shield(asyncio.wrap_future(self._submission))
+            if not self._is_new:
+                # it may have ended already
+                await self._replies.look([self.id])
+        return self._waiter
 
     async def _next(self) -> TextPiece | None:
         """Return the next piece; None if the answer is there and all of its text was returned."""
-        await self._begin()
-        waiter = await self._waiter()
+        waiter = await self._begin()
         while True:
             piece = self._text.read(self._queue.backend, waiter)
             if piece or self.answer is not None:
                 return piece
             await self._replies.wait_until(waiter, next_check())
-
-    async def _waiter(self) -> Waiter:
-        if self._waiting is None:
-            self._waiting = self._replies.waiting([self.id], Cursor(self.id))
-            self._entered = self._waiting.__enter__()
-            # it may have ended already
-            await self._replies.look([self.id])
-        return self._entered
 
     def _leave(self) -> None:
         self._over = True

@@ -147,6 +147,8 @@ class Waiters:
         self._by_id: dict[str, list[Waiter]] = {}
         #: waiters with a cursor, by job id
         self._streams: dict[str, list[Waiter]] = {}
+        #: jobs that Redis may not know yet: they are looked up only once they are announced
+        self.submitting: set[str] = set()
         #: monotonic
         self._next_poll = 0.0
 
@@ -193,7 +195,7 @@ class Waiters:
             polled = list(islice(self._by_id, LOOK))
             for id in polled:
                 self._by_id[id] = self._by_id.pop(id)
-            ids |= dict.fromkeys(polled)
+            ids |= dict.fromkeys(id for id in polled if id not in self.submitting)
         return list(ids)
 
     def deliver(

