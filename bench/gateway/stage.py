@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import httpx2
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from bench.images import photo, renewed
 from bench.stage import process, worker
