@@ -169,7 +169,7 @@ def test_killed_workers_lose_no_entry_and_answer_each_once(
 
 def test_an_answer_is_read_while_it_is_generated(redis: Redis, start_worker: StartWorker) -> None:
     start_worker()
-    add(redis, job("streamed", metadata={"echo_delay_s": "5"}), stream="1")
+    add(redis, job("streamed", metadata={"echo_delay_s": "2"}), stream="1")
     listed = cast(list[Any], redis.xread({"vqa:stream:streamed": "0"}, block=60_000))
     [_, [(_, fields), *_]] = listed[0]
     assert fields[b"text"]

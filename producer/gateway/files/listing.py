@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import redis.asyncio
 
@@ -20,6 +20,12 @@ _PAGE = 1000
 
 Order = Literal["asc", "desc"]
 T = TypeVar("T")
+
+
+def page_object(objects: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
+    """Return OpenAI's object of a page of a list."""
+    first, last = (objects[0]["id"], objects[-1]["id"]) if objects else (None, None)
+    return {"object": "list", "data": objects, "first_id": first, "last_id": last, "has_more": has_more}
 
 
 def now_us() -> int:

@@ -13,6 +13,7 @@ from producer.gateway.batches.service import BatchesDep
 from producer.gateway.batches.view import batch_object
 from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
+from producer.gateway.files.listing import page_object
 
 router = APIRouter(tags=["batches"], dependencies=[BEARER])
 
@@ -52,9 +53,7 @@ async def list_batches(
 ) -> dict[str, Any]:
     """List batches, the newest first."""
     found, more = await batches.newest(caller, after, limit)
-    objects = [batch_object(*each) for each in found]
-    ends = {"first_id": objects[0]["id"], "last_id": objects[-1]["id"]} if objects else {}
-    return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
+    return page_object([batch_object(*each) for each in found], more)
 
 
 @router.get("/v1/batches/{batch_id}", response_model=BatchObject, responses=error_responses(404))

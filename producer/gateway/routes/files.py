@@ -18,7 +18,7 @@ from producer.gateway.context import ContextDep
 from producer.gateway.error_schema import error_responses
 from producer.gateway.files.download import Download
 from producer.gateway.files.file_schema import DeletedFile, FileList, FileObject
-from producer.gateway.files.listing import Order
+from producer.gateway.files.listing import Order, page_object
 from producer.gateway.files.record import PREFIX
 from producer.gateway.files.store import missing
 from producer.gateway.files.upload import Upload
@@ -86,9 +86,7 @@ async def list_files(
         records, more = await ids.collect(
             after, limit, order, batches.files.records, lambda file: purpose in (None, file.purpose)
         )
-    objects = [record.to_object() for record in records]
-    ends = {"first_id": objects[0]["id"], "last_id": objects[-1]["id"]} if objects else {}
-    return {"object": "list", "data": objects, "first_id": None, "last_id": None, **ends, "has_more": more}
+    return page_object([record.to_object() for record in records], more)
 
 
 @router.get("/v1/files/{file_id}", response_model=FileObject, responses=error_responses(404))

@@ -144,7 +144,7 @@ async def test_rows_without_a_worker_expire_with_their_batch(bench: Bench) -> No
 async def test_rows_that_never_fit_expire_with_their_batch(connection: redis.asyncio.Redis, redis_url: str) -> None:
     bench = Bench(connection, QueueSettings(redis_url=redis_url, queue_most=30))
     running = asyncio.create_task(bench.runner.run())
-    id = await bench.begin([row(n, "q") for n in range(100)], window_s=2)
+    id = await bench.begin([row(n, "q") for n in range(100)], window_s=1)
     state = await bench.over(id)
     running.cancel()
 
