@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -18,7 +17,7 @@ from producer.client.resources import DeprecatedMethods
 from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob, chunks
 from producer.client.threads import InThread, Threads
-from producer.client.waiters import Waiter, Window, arrived, next_check, remaining
+from producer.client.waiters import Waiter, Window, arrived, remaining
 from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
 from vqa.job import ImageSource, Job, JobFields, Lane
@@ -134,19 +133,6 @@ class AsyncClient(DeprecatedMethods):
 
     async def answer(self, id: str, timeout_s: float | None = None) -> Answer:
         [(_, outcome)] = [pair async for pair in self.answers([id], timeout_s)]
-        return answer_of(outcome)
-
-    async def _answer_new(self, id: str, submission: Awaitable[None], timeout_s: float) -> Answer:
-        """Return the answer to a job that this client submits and that is new: without a look before its end."""
-        end = time.monotonic() + timeout_s
-        with self._replies.waiting([id]) as waiter:
-            with self._replies.submitting(id):
-                await submission
-            while waiter.pending and time.monotonic() < end:
-                await self._replies.wait_until(waiter, min(end, next_check()))
-            if waiter.pending:
-                self._replies.outage.check()
-        [(_, outcome)] = remaining(self._queue.backend, waiter)
         return answer_of(outcome)
 
     async def answers(self, ids: Iterable[str], timeout_s: float | None = None) -> AsyncGenerator[tuple[str, Outcome]]:

@@ -32,13 +32,13 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
         self,
         queue: JobQueue,
         replies: AsyncReplyReader,
-        withdrawals: Withdrawals,
+        withdrawals: Withdrawals | None,
         id: str,
         submit: Callable[[], Future[None]],
         *,
         is_new: bool = False,
     ) -> None:
-        """`is_new` says that no job has had the id before."""
+        """`is_new` says that no job has had the id before. Without `withdrawals`, leaving does not cancel the job."""
         #: of the job
         self.id = id
         self._queue = queue
@@ -129,7 +129,7 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
         return self._withdraw()
 
     def _withdraw(self) -> Future[None] | None:
-        if self._submission is None or self._submission.cancel():
+        if self._withdrawals is None or self._submission is None or self._submission.cancel():
             return None
         return self._withdrawals.withdraw(self.id, submission=self._submission)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Concatenate, ParamSpec, TypeVar
@@ -9,7 +10,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from producer.client.aio import AsyncClient
 from producer.client.aio_streams import AsyncAnswerStream
 from producer.client.job_queue import JobQueue
-from producer.client.withdrawals import Withdrawals
+from producer.client.states import answer_of
+from producer.client.waiters import next_check, remaining
 from vqa.answer import Answer
 
 P = ParamSpec("P")
@@ -28,29 +30,29 @@ class GatewayClient(AsyncClient):
         return self._threads.start_short(call, self._queue, *args, **kwargs)
 
     async def answer_new(self, id: str, submission: Awaitable[None], timeout_s: float) -> Answer:
-        """Await the submission of a job that nobody has submitted before, and its answer. Raises the job's error."""
-        return await self._answer_new(id, submission, timeout_s)
+        """Await the submission of a job that nobody has submitted before, and its answer. Raises the job's error.
+
+        A new job has no outcome yet, so Redis is not asked for one until the end is announced.
+        """
+        end = time.monotonic() + timeout_s
+        with self._replies.waiting([id]) as waiter:
+            with self._replies.submitting(id):
+                await submission
+            while waiter.pending and time.monotonic() < end:
+                await self._replies.wait_until(waiter, min(end, next_check()))
+            if waiter.pending:
+                self._replies.outage.check()
+        [(_, outcome)] = remaining(self._queue.backend, waiter)
+        return answer_of(outcome)
 
     def pieces(self, id: str, submit: Callable[[], Future[None]], *, is_new: bool, cancels: bool) -> AsyncAnswerStream:
         """Return a job's answer in pieces; the first one that is awaited calls `submit`.
 
         `is_new` says that nobody has submitted the job before, `cancels` that leaving the stream cancels it.
         """
-        withdrawals = self._withdrawals if cancels else _NoWithdrawals()
+        withdrawals = self._withdrawals if cancels else None
         return AsyncAnswerStream(self._queue, self._replies, withdrawals, id, submit, is_new=is_new)
 
     def withdraw(self, id: str, submission: Future[None]) -> None:
         """Cancel the job once its submission has ended, in the background."""
         self._withdrawals.withdraw(id, submission=submission)
-
-
-class _NoWithdrawals(Withdrawals):
-    """Lets the jobs of streams go on."""
-
-    def __init__(self) -> None:
-        pass
-
-    def withdraw(self, id: str, *_: object, **__: object) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
