@@ -20,7 +20,8 @@ _SLICE = 2**20
 
 def parse_json(body: bytes) -> object:
     """Parse JSON. Raises InvalidRequest, which quotes nothing of it."""
-    if _count(body, b"[", b"{", b",") > MAX_VALUES or _count(body, b"\\") > _MAX_ESCAPES:
+    # a shorter body cannot have as many, and counting takes 0.7 ms for an image of 100 kB
+    if len(body) > MAX_VALUES and (_count(body, b"[", b"{", b",") > MAX_VALUES or _count(body, b"\\") > _MAX_ESCAPES):
         raise InvalidRequest(f"the body has more than {MAX_VALUES} values or {_MAX_ESCAPES} escapes")
     try:
         return from_json(body, allow_inf_nan=False)
