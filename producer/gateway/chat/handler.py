@@ -14,14 +14,14 @@ from producer.gateway.chat.connection import unless_gone
 from producer.gateway.chat.event_stream import EventStream
 from producer.gateway.chat.idempotency import id_of_key
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
-from producer.gateway.chat.job_object import PREFIX, read_job
+from producer.gateway.chat.job_object import PREFIX, JobObject, read_job
 from producer.gateway.chat.test_models import TEST_MODELS
 from producer.gateway.context import Context
 from producer.gateway.errors import error_response
 from producer.ids import new_id
 from producer.openai.chat_chunks import ChatChunks
 from vqa.answer import Answer
-from vqa.errors import VQAError
+from vqa.errors import QueueUnavailable, VQAError
 
 RenderAnswer = Callable[[Answer], Response]
 
@@ -70,9 +70,13 @@ class ChatHandler:
     async def _accepted(self, admitted: AdmittedRequest) -> Response:
         await admitted.submit()
         id = admitted.chat.id
-        found = await read_job(self._context, id)
+        try:
+            job = (await read_job(self._context, id)).job
+        except QueueUnavailable:
+            # accepted all the same: a client that reads an error would send it again
+            job = JobObject(id=id, status="queued", lane=admitted.chat.job.lane)
         location = {"Location": f"/v1/jobs/{id}", "Preference-Applied": "respond-async"}
-        return JSONResponse(found.job.model_dump(mode="json"), 202, location)
+        return JSONResponse(job.model_dump(mode="json"), 202, location)
 
     async def _streamed(self, admitted: AdmittedRequest) -> Response:
         chat = admitted.chat

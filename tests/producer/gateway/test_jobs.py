@@ -7,10 +7,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from redis import Redis
 
 from producer.gateway.chat.job_object import JobObject
 from producer.ids import new_id
-from tests.producer.gateway.chat_bodies import chat, slow
+from tests.producer.gateway.chat_bodies import chat, open_ids, slow
 from tests.producer.gateway.conftest import Asgi
 
 PATH = "/v1/chat/completions"
@@ -35,6 +36,25 @@ def test_a_request_may_get_its_answer_later(http: httpx2.Client) -> None:
     assert done.completion is not None
     now = http.post(PATH, json=chat("Later?")).json()
     assert done.completion.choices[0].message.content == now["choices"][0]["message"]["content"]
+
+
+async def _submit_unread(asgi: Asgi, redis: Redis) -> httpx2.Response:
+    async with asgi() as http:
+        # of all commands, only the look at the accepted job fails
+        redis.execute_command("ACL", "SETUSER", "default", "-mget")
+        try:
+            return await http.post(PATH, json=chat("Later?", vqa={"lane": "bulk"}), headers=LATER)
+        finally:
+            redis.execute_command("ACL", "SETUSER", "default", "+mget")
+
+
+def test_an_accepted_job_is_told_as_accepted_though_redis_fails_then(asgi: Asgi, redis: Redis) -> None:
+    reply = asyncio.run(_submit_unread(asgi, redis))
+    assert reply.status_code == 202, reply.text
+    job = JobObject.model_validate_json(reply.content)
+    assert reply.headers["location"] == f"/v1/jobs/{job.id}"
+    assert (job.status, job.lane) == ("queued", "bulk")
+    assert open_ids(redis) == {job.id}
 
 
 def test_a_look_at_a_running_job_tells_how_long_it_has(http: httpx2.Client) -> None:
