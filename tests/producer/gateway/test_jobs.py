@@ -93,7 +93,10 @@ def test_a_failed_job_tells_why(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "id", [new_id("chatcmpl", None), new_id("chatcmpl", "other"), new_id("batch", None), "chatcmpl_", "%00", "é" * 40]
+    "id",
+    [new_id("chatcmpl", None), new_id("chatcmpl", "other"), new_id("batch", None), "chatcmpl_", "%00", "é" * 40],
+    # the same in all processes of a run
+    ids=["none", "of another tenant", "of a batch", "cut off", "a null byte", "not ASCII"],
 )
 def test_a_job_of_somebody_else_is_as_unknown_as_none(http: httpx2.Client, id: str) -> None:
     for method in ("GET", "DELETE"):
