@@ -95,6 +95,8 @@ class AsyncReplyReader:
             # not there in a child that was forked meanwhile
             self._wakeups.pop(waiter, None)
             self._waiters.remove(waiter)
+            # another task may still wait
+            wakeup.set()
             if not self._wakeups:
                 self.outage.forget()
 

@@ -25,7 +25,8 @@ T = TypeVar("T")
 class AsyncAnswerStream(AsyncIterator[TextPiece]):
     """`AnswerStream` with `await`, made by `AsyncClient.stream`. Submits the job when it is first awaited or entered.
 
-    Cancelling the task that awaits it cancels the job. For one task at a time.
+    Cancelling the task that awaits it cancels the job. For one task at a time; but another one may `aclose` it, which
+    ends the iteration.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class AsyncAnswerStream(AsyncIterator[TextPiece]):
         return self._waiter
 
     async def _next(self) -> TextPiece | None:
-        """Return the next piece; None if the answer is there and all of its text was returned."""
+        """Return the next piece; None if all of the answer's text was returned, or another task has left the stream."""
         waiter = await self._begin()
-        while True:
+        while not self._over:
             piece = self._text.read(self._queue.backend, waiter)
             if piece or self.answer is not None:
                 return piece
             await self._replies.wait_until(waiter, next_check())
+        return None
 
     def _leave(self) -> None:
         self._over = True

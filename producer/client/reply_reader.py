@@ -72,9 +72,11 @@ class ReplyReader:
             yield waiter
         finally:
             with self._lock:
-                # not there if the process has forked meanwhile
-                self._wakeups.pop(waiter, None)
                 self._waiters.remove(waiter)
+                # not there if the process has forked meanwhile
+                if self._wakeups.pop(waiter, None) is not None:
+                    # another thread may still wait
+                    wakeup.notify()
                 if not self._wakeups:
                     self.outage.forget()
 
@@ -106,7 +108,8 @@ class ReplyReader:
                 self._reader = threading.Thread(target=self._read, name="vqa-reply-reader", daemon=True)
                 self._reader.start()
             self._wakeups[waiter].wait_for(
-                lambda: waiter.notified or self._queue.closing.is_set(), max(0.0, until - time.monotonic())
+                lambda: waiter.notified or waiter not in self._wakeups or self._queue.closing.is_set(),
+                max(0.0, until - time.monotonic()),
             )
         if waiter.failure:
             raise waiter.failure

@@ -104,7 +104,7 @@ class AnswerStream(Iterator[TextPiece]):
     failed with, and QueueUnavailable once Redis has been unreachable for redis_timeout_s; then the job goes on.
 
     Leaving it before the end cancels the job: by `close`, at the end of a `with` block, or by dropping it. For one
-    thread at a time.
+    thread at a time; but another one may `close` it, which ends the iteration.
     """
 
     def __init__(self, queue: JobQueue, replies: ReplyReader, withdrawals: Withdrawals, id: str) -> None:
@@ -140,7 +140,10 @@ class AnswerStream(Iterator[TextPiece]):
             piece = self._next()
         except (VQAError, RuntimeError):
             # the job has ended; or it goes on, as Redis is away or the client is closed
+            closed_elsewhere = self._over
             self._leave()
+            if closed_elsewhere:
+                raise StopIteration from None
             raise
         except BaseException:
             self.close()

@@ -67,6 +67,30 @@ def test_the_job_is_submitted_when_the_stream_is_first_awaited(
     run(queue_settings, body)
 
 
+def test_another_task_may_close_a_stream_that_is_read(
+    queue_settings: QueueSettings, worker: PlayedWorker, redis: Redis, question: MakeJob
+) -> None:
+    async def body(client: AsyncClient) -> None:
+        stream = client.stream(question())
+        await begin_reading(stream)
+        reading = asyncio.create_task(rest(stream))
+        await asyncio.sleep(0.1)
+        await stream.aclose()
+        async with asyncio.timeout(10):
+            assert await reading == []
+        assert stream.answer is None
+
+    async def begin_reading(stream: AsyncAnswerStream) -> None:
+        first = asyncio.ensure_future(anext(stream))
+        await begin(worker, redis, stream.id)
+        assert (await first).text == "a "
+
+    async def rest(stream: AsyncAnswerStream) -> list[TextPiece]:
+        return [piece async for piece in stream]
+
+    run(queue_settings, body)
+
+
 def test_the_error_of_the_job_is_raised_and_ends_the_stream(
     queue_settings: QueueSettings, worker: PlayedWorker, redis: Redis, question: MakeJob
 ) -> None:

@@ -278,6 +278,16 @@ def test_a_wait_in_another_thread_ends_when_the_client_is_closed(
     assert state(client, stream.id) == "queued"
 
 
+def test_another_thread_may_close_a_stream_that_is_read(client: Client, question: MakeJob) -> None:
+    stream, began = client.stream(question()), time.monotonic()
+    closing = threading.Timer(0.2, stream.close)
+    closing.start()
+    assert list(stream) == []
+    assert time.monotonic() - began < 10
+    closing.join()
+    assert state(client, stream.id) == "cancelled"
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_in_a_forked_child_a_stream_is_the_parents(
     client: Client, worker: PlayedWorker, redis: Redis, question: MakeJob
