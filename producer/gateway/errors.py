@@ -22,7 +22,8 @@ _STATUS: Mapping[type[VQAError], int] = {
     errors.ImageMissing: 400,
     errors.PromptTooLong: 400,
     errors.AnswerTooLong: 400,
-    errors.UnknownJob: 404,
+    # of a request that waits, or a batch's row: Redis has lost the job, and clients may send it again
+    errors.UnknownJob: 500,
     errors.UnknownBatch: 404,
     errors.Cancelled: 409,
     errors.QueueFull: 429,

@@ -157,6 +157,23 @@ def test_an_error_of_the_job_has_the_status_of_its_kind(client: OpenAI) -> None:
     assert error.value.response.headers["x-vqa-job-id"].startswith("chatcmpl_")
 
 
+async def _ask_while_redis_loses_its_data(asgi: Asgi, redis: Redis, stream: bool) -> httpx2.Response:
+    async with asgi() as http:
+        asking = asyncio.create_task(http.post(PATH, json=chat("?", stream=stream, vqa={"lane": "bulk"})))
+        await asyncio.to_thread(wait_until, lambda: open_ids(redis), "the job is open")
+        redis.flushdb()
+        async with asyncio.timeout(10):
+            return await asking
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_whose_job_redis_has_lost_may_be_sent_again(asgi: Asgi, redis: Redis, stream: bool) -> None:
+    reply = asyncio.run(_ask_while_redis_loses_its_data(asgi, redis, stream))
+    # OpenAI's clients send again what ended with a status from 500 on
+    assert (reply.status_code, code(reply)) == (500, "unknown_job")
+    assert reply.json()["error"]["type"] == "server_error"
+
+
 def test_a_request_ends_at_its_deadline(http: httpx2.Client) -> None:
     started = time.monotonic()
     reply = http.post(PATH, json=slow(20, vqa={"timeout_s": 1}))
