@@ -68,8 +68,17 @@ class HttpClient:
     async def _connect(self) -> _Connection:
         return await asyncio.open_connection(self._host, self._port, limit=_LIMIT)
 
+    def _kept(self) -> _Connection | None:
+        """Return an idle connection that the server has not closed, if there is one."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
+
     async def _send(self, body: bytes) -> _Connection:
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = self._kept() or await self._connect()
         connection[1].writelines([self._head, b"Content-Length: %d\r\n\r\n" % len(body), body])
         return connection
 
