@@ -13,7 +13,7 @@ from bench.gateway import overhead, rates, streams, waiters
 from bench.gateway.overhead import Load
 from bench.gateway.stage import Stage, stage
 from bench.stage import TINY
-from producer.gateway.listening import raise_file_limit
+from producer.gateway.process.listening import raise_file_limit
 
 _SLOTS = 64
 

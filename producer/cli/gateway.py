@@ -44,6 +44,6 @@ def gateway(
     # the environment, because the processes of one gateway inherit it
     os.environ.update({f"VQA_GATEWAY_{name}": str(value) for name, value in given.items() if value is not None})
 
-    from producer.gateway.run import run_gateway
+    from producer.gateway.process.run import run_gateway
 
     raise typer.Exit(run_gateway())

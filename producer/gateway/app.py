@@ -14,7 +14,7 @@ from producer.gateway.batches.service import open_batches
 from producer.gateway.context import open_context
 from producer.gateway.error_handlers import add_handlers
 from producer.gateway.middleware.stack import outermost
-from producer.gateway.openapi import complete, operation_id
+from producer.gateway.openapi.document import complete, operation_id
 from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, reference, status
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings

@@ -10,8 +10,8 @@ from producer.client.submission import PreparedJob
 from producer.gateway.batches.lines import Line
 from producer.gateway.batches.record import BatchRecord
 from producer.gateway.batches.validation import decode_line
+from producer.gateway.chat.echo_models import is_test_model
 from producer.gateway.chat.job_builder import JobBuilder, stored_or_inline
-from producer.gateway.chat.test_models import is_test_model
 from producer.gateway.errors import RequestError
 from producer.inputs.row import require_id
 from producer.openai.chat_request import parse_row

@@ -13,7 +13,7 @@ from producer.client.job_queue import JobQueue
 from producer.client.submission import PreparedJob, chunks
 from producer.gateway.batches.record import BatchRecord
 from producer.gateway.batches.rows import BatchRow
-from producer.gateway.chat.test_models import answer_at_once
+from producer.gateway.chat.echo_models import answer_at_once
 from vqa.errors import DeadlineExceeded, ImageMissing, QueueFull, VQAError
 from vqa.ledger.batches import EXPIRED_CODE, Batches
 from vqa.ledger.commands import entry_key, outcome_key

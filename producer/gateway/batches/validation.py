@@ -10,8 +10,8 @@ from typing import Any
 
 from producer.gateway.batches.lines import Line
 from producer.gateway.batches.record import LineError
-from producer.gateway.body import parse_json
 from producer.gateway.errors import InvalidRequest
+from producer.gateway.http.body import parse_json
 from producer.inputs.jsonl import MAX_LINE_BYTES
 from producer.inputs.row import require_id
 from vqa.errors import InvalidJob

@@ -11,10 +11,10 @@ from typing import Self, cast
 
 from producer.client.job_queue import JobQueue
 from producer.gateway.access.caller import Caller
+from producer.gateway.chat.echo_models import answer_at_once, is_test_model
 from producer.gateway.chat.idempotency import is_repeated
 from producer.gateway.chat.job_builder import ChatJob
 from producer.gateway.chat.pieces import PieceSource, WholeAnswer
-from producer.gateway.chat.test_models import answer_at_once, is_test_model
 from producer.gateway.chat.tokens import prompt_tokens, used_tokens
 from producer.gateway.context import Context
 from vqa.answer import Answer

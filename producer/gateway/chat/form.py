@@ -9,11 +9,11 @@ from typing import Any, Final
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from producer.gateway.body import parse_json
-from producer.gateway.chat.connection import media_type, read_json_bytes, while_sending
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, checked_timeout, stored_or_inline
 from producer.gateway.errors import InvalidRequest, UnsupportedType
-from producer.gateway.forms import check_form
+from producer.gateway.http.body import parse_json
+from producer.gateway.http.connection import media_type, read_json_bytes, while_sending
+from producer.gateway.http.forms import check_form
 from producer.openai.chat_fields import require_number
 from producer.openai.chat_request import ChatRequest
 from vqa.errors import InvalidJob

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from producer.gateway import headers
 from producer.gateway.access.caller import Caller
 from producer.gateway.chat.admitted_request import AdmittedRequest
-from producer.gateway.chat.connection import unless_gone
+from producer.gateway.chat.echo_models import TEST_MODELS
 from producer.gateway.chat.event_stream import EventStream
 from producer.gateway.chat.idempotency import id_of_key
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
 from producer.gateway.chat.job_object import PREFIX, JobObject, read_job
-from producer.gateway.chat.test_models import TEST_MODELS
 from producer.gateway.context import Context
 from producer.gateway.errors import error_response
+from producer.gateway.http import headers
+from producer.gateway.http.connection import unless_gone
 from producer.ids import new_id
 from producer.openai.chat_chunks import ChatChunks
 from vqa.answer import Answer

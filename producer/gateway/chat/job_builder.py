@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from producer.client.submission import PreparedJob
-from producer.gateway.body import parse_json
-from producer.gateway.chat.test_models import refuse_structured
+from producer.gateway.chat.echo_models import refuse_structured
 from producer.gateway.errors import InvalidRequest
+from producer.gateway.http.body import parse_json
 from producer.ids import is_owner
 from producer.images.stored import PREFIX
 from producer.openai.chat_messages import ResolveUrl

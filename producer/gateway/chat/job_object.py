@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from producer.client.states import JobState
 from producer.gateway.chat.completion_schema import ChatCompletion
 from producer.gateway.context import Context
-from producer.gateway.error_schema import ErrorObject
 from producer.gateway.errors import NotFound, error_object
+from producer.gateway.openapi.error_schema import ErrorObject
 from producer.ids import is_owner
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from producer.gateway import headers
+from producer.gateway.http import headers
 
 #: headers that a page's script may read
 _EXPOSED = [

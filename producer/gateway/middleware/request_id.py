@@ -8,7 +8,7 @@ import re
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.gateway.headers import REQUEST_ID
+from producer.gateway.http.headers import REQUEST_ID
 
 #: seeded by the system once: ids are no secrets, and each call of the system lets go of the interpreter's lock
 _random = random.Random()

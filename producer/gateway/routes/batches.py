@@ -12,8 +12,8 @@ from producer.gateway.batches.request import BatchRequest
 from producer.gateway.batches.service import BatchesDep
 from producer.gateway.batches.view import batch_object
 from producer.gateway.context import ContextDep
-from producer.gateway.error_schema import error_responses
 from producer.gateway.files.listing import page_object
+from producer.gateway.openapi.error_schema import error_responses
 
 router = APIRouter(tags=["batches"], dependencies=[BEARER])
 

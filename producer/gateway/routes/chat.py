@@ -7,17 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from producer.gateway import headers
 from producer.gateway.access.auth import BEARER, CallerDep
-from producer.gateway.body import parse_json
 from producer.gateway.chat.completion_schema import ChatCompletion
-from producer.gateway.chat.connection import read_json_bytes
 from producer.gateway.chat.handler import ChatHandler
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
 from producer.gateway.chat.job_object import JobObject
 from producer.gateway.chat.request_schema import chat_schema
 from producer.gateway.context import Context, ContextDep
-from producer.gateway.error_schema import error_responses
+from producer.gateway.http import headers
+from producer.gateway.http.body import parse_json
+from producer.gateway.http.connection import read_json_bytes
+from producer.gateway.openapi.error_schema import error_responses
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer
 

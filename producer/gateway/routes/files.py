@@ -13,15 +13,15 @@ from producer.gateway.access.caller import Caller
 from producer.gateway.batches.output_files import parse_output_file_id
 from producer.gateway.batches.record import PREFIX as BATCH_PREFIX
 from producer.gateway.batches.service import BatchesDep
-from producer.gateway.chat.connection import while_sending
 from producer.gateway.context import ContextDep
-from producer.gateway.error_schema import error_responses
 from producer.gateway.files.download import Download
 from producer.gateway.files.file_schema import DeletedFile, FileList, FileObject
 from producer.gateway.files.listing import Order, page_object
 from producer.gateway.files.record import PREFIX
 from producer.gateway.files.store import missing
 from producer.gateway.files.upload import Upload
+from producer.gateway.http.connection import while_sending
+from producer.gateway.openapi.error_schema import error_responses
 from producer.ids import is_owner, new_id, owner_tag
 
 router = APIRouter(tags=["files"], dependencies=[BEARER])

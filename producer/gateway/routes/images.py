@@ -10,14 +10,14 @@ from starlette.datastructures import UploadFile
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
-from producer.gateway.body import parse_json
-from producer.gateway.chat.connection import media_type, while_sending
 from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE
 from producer.gateway.client import GatewayClient
 from producer.gateway.context import ContextDep
-from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import InvalidRequest, NotFound, UnsupportedType
-from producer.gateway.forms import check_form
+from producer.gateway.http.body import parse_json
+from producer.gateway.http.connection import media_type, while_sending
+from producer.gateway.http.forms import check_form
+from producer.gateway.openapi.error_schema import error_responses
 from producer.ids import is_owner
 from producer.images.stored import PREFIX, StoredImage
 from vqa.errors import ImageMissing

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Query, Request
 
 from producer.client.outage import redis_errors
 from producer.gateway.access.auth import BEARER, CallerDep
-from producer.gateway.chat.connection import unless_gone
 from producer.gateway.chat.job_object import JobObject, check_owner, read_job
 from producer.gateway.chat.tokens import text_tokens, used_tokens
 from producer.gateway.context import Context, ContextDep
-from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import Conflict
+from producer.gateway.http.connection import unless_gone
+from producer.gateway.openapi.error_schema import error_responses
 from vqa.ledger.text_stream import Portion, stream_key
 
 router = APIRouter(tags=["jobs"], dependencies=[BEARER])

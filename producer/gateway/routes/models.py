@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from producer.gateway.access.auth import BEARER, CallerDep
-from producer.gateway.chat.test_models import TEST_MODELS
+from producer.gateway.chat.echo_models import TEST_MODELS
 from producer.gateway.context import Context, ContextDep
-from producer.gateway.error_schema import error_responses
 from producer.gateway.errors import NotFound
+from producer.gateway.openapi.error_schema import error_responses
 from vqa.ledger.records import WorkerInfo
 
 router = APIRouter(dependencies=[BEARER], tags=["models"])

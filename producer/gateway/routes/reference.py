@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from producer.gateway.reference import POLICY, render
+from producer.gateway.openapi.reference import POLICY, render
 
 router = APIRouter(include_in_schema=False)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.context import Context, ContextDep
-from producer.gateway.error_schema import error_responses
+from producer.gateway.openapi.error_schema import error_responses
 from vqa.job import Lane
 from vqa.ledger.records import WorkerInfo
 

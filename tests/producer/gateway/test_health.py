@@ -4,8 +4,8 @@ import signal
 import httpx2
 
 from producer.gateway.app import create_app
-from producer.gateway.lifeline import Lifeline
-from producer.gateway.server import Server
+from producer.gateway.process.lifeline import Lifeline
+from producer.gateway.process.server import Server
 from tests.producer.gateway.conftest import Asgi
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings

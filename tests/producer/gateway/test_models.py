@@ -1,6 +1,6 @@
 import httpx2
 
-from producer.gateway.chat.test_models import TEST_MODELS
+from producer.gateway.chat.echo_models import TEST_MODELS
 
 
 def test_models_of_ready_workers_are_listed(http: httpx2.Client) -> None:

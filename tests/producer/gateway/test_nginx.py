@@ -20,7 +20,7 @@ import trustme
 
 from producer.demo.child import Child
 from producer.demo.redis_server import free_port, is_free
-from producer.gateway.protocol import IDLE_S
+from producer.gateway.process.protocol import IDLE_S
 from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.worker_process import ROOT
 from vqa.gateway_settings import FilesSettings, GatewaySettings

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from producer.gateway.chat.request_schema import EXAMPLE_IMAGE
-from producer.gateway.examples import CURL
+from producer.gateway.openapi.curl_examples import CURL
 from tests.producer.gateway.gateway_process import GatewayProcess
 
 Shell = Callable[[str], str]

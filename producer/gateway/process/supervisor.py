@@ -16,7 +16,7 @@ import threading
 import time
 from contextlib import suppress
 
-from producer.gateway.lifeline import DESCRIPTOR
+from producer.gateway.process.lifeline import DESCRIPTOR
 from producer.process import INTERRUPTED, USAGE
 from vqa.gateway_settings import GatewaySettings
 
@@ -56,7 +56,7 @@ class GatewayProcess:
         link, listening = child_end.fileno(), self._listening.fileno()
         with child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "producer.gateway.run", str(listening)],
+                [sys.executable, "-m", "producer.gateway.process.run", str(listening)],
                 env={**os.environ, DESCRIPTOR: str(link)},
                 pass_fds=(link, listening),
                 stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from producer.gateway import headers
+from producer.gateway.http import headers
 
 _ID = "$response.body#/id"
 #: a stream and an answer in plain text have it only here

@@ -7,11 +7,11 @@ import signal
 import socket
 import sys
 
-from producer.gateway.exposure import require_keys
-from producer.gateway.lifeline import Lifeline
-from producer.gateway.listening import bind, raise_file_limit, url_of
-from producer.gateway.processes import Processes
-from producer.gateway.server import serve
+from producer.gateway.access.exposure import require_keys
+from producer.gateway.process.lifeline import Lifeline
+from producer.gateway.process.listening import bind, raise_file_limit, url_of
+from producer.gateway.process.server import serve
+from producer.gateway.process.supervisor import Processes
 from producer.process import INTERRUPTED, USAGE, Stopped
 from vqa.errors import SettingsError
 from vqa.gateway_settings import FilesSettings, GatewaySettings

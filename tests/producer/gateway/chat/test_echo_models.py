@@ -10,7 +10,7 @@ from redis import Redis
 
 from producer.client.job_queue import JobQueue
 from producer.client.submission import PreparedJob
-from producer.gateway.chat.test_models import answer_at_once
+from producer.gateway.chat.echo_models import answer_at_once
 from tests.producer.gateway.chat_bodies import chat, image_url, open_ids
 from tests.producer.gateway.conftest import Asgi
 from vqa.answer import Answer

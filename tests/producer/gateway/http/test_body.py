@@ -5,8 +5,8 @@ import httpx2
 import psutil
 import pytest
 
-from producer.gateway.body import MAX_VALUES, parse_json
 from producer.gateway.errors import InvalidRequest
+from producer.gateway.http.body import MAX_VALUES, parse_json
 from tests.producer.gateway.gateway_process import GatewayProcess
 
 SIZE = 64 * 2**20

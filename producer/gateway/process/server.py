@@ -13,10 +13,10 @@ from types import FrameType
 
 import uvicorn
 
+from producer.gateway.access.exposure import require_keys_later
 from producer.gateway.app import GatewayApp, create_app
-from producer.gateway.exposure import require_keys_later
-from producer.gateway.lifeline import Lifeline
-from producer.gateway.protocol import IDLE_S, Config, GatewayProtocol
+from producer.gateway.process.lifeline import Lifeline
+from producer.gateway.process.protocol import IDLE_S, Config, GatewayProtocol
 from producer.process import INTERRUPTED, USAGE
 from vqa.errors import SettingsError
 from vqa.gateway_settings import GatewaySettings

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from producer.gateway.examples import CURL
-from producer.gateway.links import LINKS
+from producer.gateway.openapi.curl_examples import CURL
+from producer.gateway.openapi.links import LINKS
 
 #: FastAPI's own error, in whose place there is OpenAI's error object with status 400
 _NOT_USED = ("HTTPValidationError", "ValidationError")

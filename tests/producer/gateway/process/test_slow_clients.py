@@ -15,11 +15,11 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from producer.gateway import protocol
 from producer.gateway.app import create_app
-from producer.gateway.lifeline import Lifeline
 from producer.gateway.middleware import body_deadline
-from producer.gateway.server import Server
+from producer.gateway.process import protocol
+from producer.gateway.process.lifeline import Lifeline
+from producer.gateway.process.server import Server
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
 

@@ -1,0 +1,1 @@
+"""Reads requests: their bodies, forms and connections; names of our own headers."""
