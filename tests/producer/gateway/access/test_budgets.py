@@ -65,6 +65,9 @@ def test_places_of_a_dead_gateway_free_themselves_at_the_deadline(budgets: Open)
             assert 0 <= full.free_in_s <= 0.3
             while (await each.reserve(IN_FLIGHT, "d", 1, 60)).verdict:
                 await asyncio.sleep(0.02)
+            # the three began one after the other
+            while (await each.look(IN_FLIGHT)).in_flight > 1:
+                await asyncio.sleep(0.02)
             assert (await each.look(IN_FLIGHT)).in_flight == 1
 
     asyncio.run(asyncio.wait_for(run(), 10))
