@@ -52,7 +52,7 @@ demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; 
 
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@# many processes on few cores: threads of torch would wait for each other
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(TESTS)
 
 test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
 	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[quant]'
