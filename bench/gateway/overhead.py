@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import psutil  # type: ignore[import-untyped]
 
 from bench.figures import Row
 from bench.gateway.http_client import HttpClient
@@ -47,26 +50,43 @@ async def rows(at: Stage, text: Load, image: Load) -> list[Row]:
 
 
 async def _row(at: Stage, what: str, load: Load, over_http: Ask, by_client: Ask) -> Row:
-    ours: list[list[float]] = []
-    direct: list[list[float]] = []
-    cpu_ms: list[float] = []
+    http, library = _Runs(over_http, at.gateways()), _Runs(by_client, [psutil.Process()])
     for seed in range(load.repeats):
         # the first of two may find caches cold, so each is it in turn
-        for ask, runs in ((over_http, ours), (by_client, direct))[:: 1 if seed % 2 else -1]:
-            cpu = CpuTime(at.gateways())
-            runs.append(await open_loop(ask, load.rate, load.for_s, seed))
-            if ask is over_http:
-                cpu_ms.append(cpu.ms_per(len(runs[-1])))
-    http, library = Latencies(ours), Latencies(direct)
+        for runs in (http, library)[:: 1 if seed % 2 else -1]:
+            await runs.add(load, seed)
     # of runs that followed each other: the load on the machine changes
-    added = statistics.median(Latencies([a]).ms(50) - Latencies([b]).ms(50) for a, b in zip(ours, direct, strict=True))
+    added = statistics.median(
+        ours - theirs for ours, theirs in zip(http.medians_ms(), library.medians_ms(), strict=True)
+    )
     return Row(
         f"gateway: {what}, {load.rate:g} requests/s, echo engine",
-        f"{added:+.1f} ms at p50: {http}; {statistics.median(cpu_ms):.1f} ms of CPU time a request",
+        f"{added:+.1f} ms at p50: {http}",
         f"client library: {library}",
         f"at most {ADDED_MS:+g} ms at p50",
         added <= ADDED_MS,
     )
+
+
+class _Runs:
+    """Runs of one kind of request, and the CPU time of the processes that stand for the client library."""
+
+    def __init__(self, ask: Ask, processes: Sequence[psutil.Process]) -> None:
+        self._ask = ask
+        self._processes = processes
+        self._seconds: list[Sequence[float]] = []
+        self._cpu_ms: list[float] = []
+
+    async def add(self, load: Load, seed: int) -> None:
+        cpu = CpuTime(self._processes)
+        self._seconds.append(await open_loop(self._ask, load.rate, load.for_s, seed))
+        self._cpu_ms.append(cpu.ms_per(len(self._seconds[-1])))
+
+    def medians_ms(self) -> list[float]:
+        return [Latencies([run]).ms(50) for run in self._seconds]
+
+    def __str__(self) -> str:
+        return f"{Latencies(self._seconds)}; {statistics.median(self._cpu_ms):.1f} ms of CPU time a request"
 
 
 async def complete(http: HttpClient, body: bytes) -> None:

@@ -15,10 +15,10 @@ from bench.gateway.streams import first_text
 #: requests in progress that keep all processes busy
 _AT_ONCE = 32
 #: seconds of each measurement, and the part of the highest rate at which latencies are told
-_FOR_S, _SHARE = 5.0, 0.7
+_FOR_S, _SHARE = 4.0, 0.7
 
 #: requests about images a second, seconds, and tokens, for the bundled model
-_TINY_RATE, _TINY_FOR_S, _TINY_TOKENS = 4.0, 10.0, 32
+_TINY_RATE, _TINY_FOR_S, _TINY_TOKENS = 4.0, 8.0, 32
 
 
 async def echo_row(at: Stage) -> Row:
