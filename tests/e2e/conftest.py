@@ -31,6 +31,8 @@ def other_app(redis_url: str) -> Iterator[Celery]:
     """Another service's app: it knows the broker and the task's name, and has none of our code's settings."""
     app = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
     yield app
+    # results that are still referenced in cycles unsubscribe as they are collected, for which they need the connection
+    gc.collect()
     # what Celery would leave to the garbage collector, as a warning in whichever test comes next
     app.backend.result_consumer.stop()
     app.backend.client.connection_pool.disconnect()
