@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,flower,gateway,embedded,parquet,zstd,dev
+EXTRAS := worker,flower,gateway,fetch,heic,pdf,video,filter,embedded,parquet,zstd,dev
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
 CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))

@@ -9,6 +9,7 @@ from vqa.errors import (
     DeadlineExceeded,
     EngineError,
     ImageMissing,
+    ImageUnavailable,
     InvalidJob,
     JobGivenUp,
     NotReady,
@@ -23,7 +24,8 @@ from vqa.errors import (
     UnsupportedVersion,
     VQAError,
 )
-from vqa.job import ImagePart, Job, Message, RetryPolicy, TextPart
+from vqa.job import Job, RetryPolicy
+from vqa.message import ImagePart, Message, TextPart, VideoPart
 
 __all__ = [
     "Answer",
@@ -35,6 +37,7 @@ __all__ = [
     "EngineError",
     "ImageMissing",
     "ImagePart",
+    "ImageUnavailable",
     "InvalidJob",
     "Job",
     "JobGivenUp",
@@ -54,4 +57,5 @@ __all__ = [
     "UnsupportedVersion",
     "Usage",
     "VQAError",
+    "VideoPart",
 ]

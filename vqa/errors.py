@@ -2,7 +2,8 @@
 
     VQAError
     ├── TransientError            another attempt may succeed
-    │   └── EngineError           the engine failed on this prompt, or its process is ending
+    │   ├── EngineError           the engine failed on this prompt, or its process is ending
+    │   └── ImageUnavailable      its image could not be fetched from its URL for the moment
     ├── PermanentError            the same job would fail again
     │   ├── InvalidJob            no valid job: an unknown field, a value out of range
     │   │   └── UnsupportedVersion    written by a newer vqa than the worker's
@@ -54,6 +55,10 @@ class TransientError(VQAError):
 
 class EngineError(TransientError):
     """The engine failed on this prompt, or its process is ending."""
+
+
+class ImageUnavailable(TransientError):
+    """The job's image could not be fetched from its URL for the moment: a timeout, or an error of its server."""
 
 
 class PermanentError(VQAError):

@@ -6,28 +6,25 @@ All fields are validated when a job is created, so that the producer gets the er
 from __future__ import annotations
 
 import json
-import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, Self, TypedDict, Unpack, cast
 
 from PIL import Image
 from pydantic import (
-    BeforeValidator,
     Field,
-    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from vqa.errors import BadImage, InvalidJob, UnsupportedVersion
+from vqa.errors import InvalidJob, UnsupportedVersion
 from vqa.frozen_model import Frozen, explain, names_of
-from vqa.images.data_url import from_data_url, to_data_url
 from vqa.images.source import read_image
 from vqa.images.stored_id import is_stored_id
+from vqa.message import MOST_FRAMES, ImagePart, Message, TextPart, VideoPart, is_url
 from vqa.response_format import (
     ChoiceFormat,
     JsonObjectFormat,
@@ -59,9 +56,13 @@ Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 #: newest known version of the job format; a worker refuses newer ones. 2 added `top_p` and `seed`; 3 added `tenant`,
-#: `batch`, `reuse` and `response_format`. A job gets the oldest version that has all of its fields, so that workers of
-#: earlier releases can read it
-VERSION = 3
+#: `batch`, `reuse` and `response_format`; 4 added videos, URLs of images, `detail`, `pages`, `max_image_tokens` and
+#: `shrink_images`. A job gets the oldest version that has all of its fields, so that workers of earlier releases can
+#: read it
+VERSION = 4
+
+#: defaults of fields that version 1 has not
+_LATER_DEFAULTS: Mapping[str, Any] = {"top_p": 1.0, "reuse": False, "shrink_images": False}
 
 #: images of one job, all of which are in a worker's memory at the same time
 MOST_IMAGES = 64
@@ -75,66 +76,7 @@ ID_PATTERN = r"^[A-Za-z0-9._:@+-]{1,128}$"
 #: the name of a batch or a tenant
 NAME_PATTERN = r"^[A-Za-z0-9._@+-]{1,64}$"
 
-_REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def _image_from_json(value: object) -> object:
-    if not isinstance(value, str) or _REFERENCE.fullmatch(value) or is_stored_id(value):
-        return value
-    if value[:5].lower() == "data:":
-        try:
-            return from_data_url(value)
-        except BadImage as error:
-            raise ValueError(str(error)) from None
-    raise ValueError(
-        "an image must be bytes, a data: URL, a stored image's id (img_...) or an image store reference (sha256:...); "
-        "other URLs are not fetched"
-    )
-
-
-def _image_to_json(value: str | bytes) -> str:
-    return to_data_url(value) if isinstance(value, bytes) else value
-
-
 ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
-ImageContent = Annotated[
-    bytes | str,
-    BeforeValidator(_image_from_json),
-    PlainSerializer(_image_to_json, return_type=str),
-    Field(description="sha256:<64 hex digits> in the image store, or data:image/TYPE;base64,<bytes>"),
-]
-
-
-class TextPart(Frozen):
-    """A text in a message."""
-
-    type: Literal["text"] = "text"
-    #: longer than any slot; the bound also makes pydantic refuse lone surrogates, which cannot be encoded
-    text: str = Field(max_length=1_000_000)
-
-
-class ImagePart(Frozen):
-    """An image in a message: its encoded bytes, a reference into the image store, or a stored image's id.
-
-    A client replaces the id by the reference when it submits the job.
-    """
-
-    type: Literal["image"] = "image"
-    image: ImageContent
-
-
-class Message(Frozen):
-    """One turn of the chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: tuple[Annotated[TextPart | ImagePart, Field(discriminator="type")], ...] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_text(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("content"), str):
-            return {**data, "content": ({"type": "text", "text": data["content"]},)}
-        return data
 
 
 class JobFields(TypedDict, total=False):
@@ -153,6 +95,8 @@ class JobFields(TypedDict, total=False):
     tenant: str | None
     batch: str | None
     reuse: bool
+    max_image_tokens: int | None
+    shrink_images: bool
     metadata: Mapping[str, str]
 
 
@@ -183,6 +127,11 @@ class Job(Frozen):
     batch: str | None = Field(default=None, pattern=NAME_PATTERN)
     #: whether an earlier answer of the same model to the same question may be reused; only for greedy jobs
     reuse: bool = False
+    #: most tokens that an image, or a frame of a video, becomes; None for the worker's setting. A worker's limit is its
+    #: VQA_HIGH_IMAGE_TOKENS; an image's own `detail` may say less
+    max_image_tokens: int | None = Field(default=None, ge=4, le=16_384)
+    #: whether images are shown smaller, all by the same factor, if the prompt would not fit a slot otherwise
+    shrink_images: bool = False
     #: the caller's data, which the model never sees
     metadata: Mapping[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
@@ -194,6 +143,8 @@ class Job(Frozen):
     @classmethod
     def _is_the_oldest_possible(cls, version: int, info: ValidationInfo) -> int:
         data = info.data
+        if data.get("max_image_tokens") or data.get("shrink_images") or _needs_4(data.get("messages", ())):
+            return 4
         named = ("tenant", "batch", "response_format")
         if any(data.get(name) is not None for name in named) or data.get("reuse"):
             return 3
@@ -211,6 +162,8 @@ class Job(Frozen):
     def _has_few_images(self) -> Self:
         if sum(1 for _ in self.images()) > MOST_IMAGES:
             raise ValueError(f"a job has at most {MOST_IMAGES} images")
+        if sum(len(part.contents) for part in self.videos()) > MOST_FRAMES:
+            raise ValueError(f"the videos of a job have at most {MOST_FRAMES} frames in all")
         return self
 
     @model_validator(mode="after")
@@ -237,12 +190,12 @@ class Job(Frozen):
     def about(cls, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Self:
         """Create a job of one image and one question. Raises BadImage or InvalidJob.
 
-        A string is a path, or the id of a stored image (img_...) unless a file has that name.
+        A string is a path, a URL to fetch, or the id of a stored image (img_...) unless a file has that name.
         """
         if isinstance(question, str) and not question.strip():
             raise InvalidJob("question: it is empty")
-        stored = isinstance(image, str) and is_stored_id(image) and not Path(image).exists()
-        content = image if stored else read_image(image)
+        named = isinstance(image, str) and (is_url(image) or (is_stored_id(image) and not Path(image).exists()))
+        content = image if named else read_image(cast(Any, image))
         parts = ({"type": "image", "image": content}, {"type": "text", "text": question})
         return cls(messages=({"role": "user", "content": parts},), **fields)
 
@@ -267,7 +220,7 @@ class Job(Frozen):
 
     def to_json(self) -> bytes:
         """Return the job as JSON, without the fields that its version does not have."""
-        defaults = {name for name, value in (("top_p", 1.0), ("reuse", False)) if getattr(self, name) == value}
+        defaults = {name for name, value in _LATER_DEFAULTS.items() if getattr(self, name) == value}
         return self.model_dump_json(exclude_none=True, exclude=defaults).encode()
 
     @property
@@ -281,24 +234,33 @@ class Job(Frozen):
 
     def images(self) -> Iterator[ImagePart]:
         """Yield the images in the order in which the model sees them."""
-        return (part for message in self.messages for part in message.content if isinstance(part, ImagePart))
+        return (part for message in self.messages for part in message.visuals() if isinstance(part, ImagePart))
+
+    def videos(self) -> Iterator[VideoPart]:
+        """Yield the videos in the order in which the model sees them."""
+        return (part for message in self.messages for part in message.visuals() if isinstance(part, VideoPart))
+
+    def contents(self) -> Iterator[bytes | str]:
+        """Yield the bytes or the name of each image, frame and video file."""
+        return (each for message in self.messages for part in message.visuals() for each in part.contents)
 
     def with_images(self, contents: Mapping[bytes, str] | Mapping[str, str]) -> Self:
         """Return the job with images, given by bytes or by name, replaced by their references in `contents`."""
         references = cast(Mapping[bytes | str, str], contents)
+        replaced = tuple(message.with_contents(references) for message in self.messages)
+        return self.model_copy(update={"messages": replaced})
 
-        def replaced(message: Message) -> Message:
-            parts = (
-                ImagePart(image=references[part.image])
-                if isinstance(part, ImagePart) and part.image in references
-                else part
-                for part in message.content
-            )
-            return message.model_copy(update={"content": tuple(parts)})
 
-        return self.model_copy(update={"messages": tuple(map(replaced, self.messages))})
+def _needs_4(messages: Iterable[Message]) -> bool:
+    """Return whether the messages have what version 3 of the format has not."""
+    for part in (part for message in messages for part in message.visuals()):
+        if isinstance(part, VideoPart) or part.detail != "auto" or part.pages is not None:
+            return True
+        if isinstance(part.image, str) and is_url(part.image):
+            return True
+    return False
 
 
 _FORMATS = (TextFormat, JsonObjectFormat, JsonSchemaFormat, ChoiceFormat, NamedSchema)
-_MODELS = (Job, Message, TextPart, ImagePart, RetryPolicy, *_FORMATS)
+_MODELS = (Job, Message, TextPart, ImagePart, VideoPart, RetryPolicy, *_FORMATS)
 _NAMES = names_of(_MODELS) | {"choice", "json_object"}

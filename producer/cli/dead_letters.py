@@ -80,7 +80,7 @@ def show(
             print(f"vqa: {id} {show_dead.WORDS['unknown']}", file=sys.stderr)
             raise typer.Exit(NOT_ALL)
         job = show_dead.job_of(letter)
-        names = {part.image for part in job.images() if isinstance(part.image, str)} if job else set()
+        names = {each for each in job.contents() if isinstance(each, str)} if job else set()
         sizes = client.image_sizes(sorted(names))
     print(show_dead.whole(letter, sizes, as_json))
 

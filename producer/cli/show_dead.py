@@ -12,8 +12,9 @@ from typing import Any
 from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetter, Verdict, at_ms
 from vqa.errors import InvalidJob
-from vqa.job import ImagePart, Job
+from vqa.job import Job
 from vqa.ledger.records import AttemptRecord
+from vqa.message import ImagePart, TextPart, VideoPart
 
 #: characters shown of a message that is not a job
 _RAW = 2000
@@ -125,15 +126,19 @@ def _job(job: Job, sizes: Sizes) -> Iterable[str]:
         yield ""
         yield f"{message.role}:"
         for part in message.content:
-            lines = [_image(part, sizes)] if isinstance(part, ImagePart) else part.text.splitlines()
+            lines = part.text.splitlines() if isinstance(part, TextPart) else _visual(part, sizes)
             yield from (f"  {printable(line)}" for line in lines)
 
 
-def _image(part: ImagePart, sizes: Sizes) -> str:
-    if isinstance(part.image, bytes):
-        return f"[image of {len(part.image):,} bytes, in the job itself]"
-    size = sizes.get(part.image)
-    return f"[image {part.image}, {'no longer stored' if size is None else f'{size:,} bytes'}]"
+def _visual(part: ImagePart | VideoPart, sizes: Sizes) -> list[str]:
+    return [_image(content, "image" if isinstance(part, ImagePart) else "video", sizes) for content in part.contents]
+
+
+def _image(content: bytes | str, kind: str, sizes: Sizes) -> str:
+    if isinstance(content, bytes):
+        return f"[{kind} of {len(content):,} bytes, in the job itself]"
+    size = sizes.get(content)
+    return f"[{kind} {content}, {'no longer stored' if size is None else f'{size:,} bytes'}]"
 
 
 def _raw(raw: bytes) -> Iterable[str]:

@@ -53,7 +53,7 @@ class PreparedJob:
 
     def upload_bytes(self) -> int:
         """Return about how many bytes of images are sent with the job."""
-        return sum(len(part.image) for part in self.job.images()) + sum(map(len, self.images.values()))
+        return sum(map(len, self.job.contents())) + sum(map(len, self.images.values()))
 
     def with_references(self, references: Mapping[str, str]) -> Self:
         """Return the job with the ids of stored images replaced by their references."""
@@ -62,7 +62,7 @@ class PreparedJob:
 
 def stored_ids(jobs: Iterable[PreparedJob]) -> list[str]:
     """Return the ids of the stored images that the jobs name."""
-    images = (part.image for prepared in jobs for part in prepared.job.images())
+    images = (each for prepared in jobs for each in prepared.job.contents())
     return [image for image in images if isinstance(image, str) and is_stored_id(image)]
 
 
@@ -99,7 +99,7 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
     for prepared in jobs:
         job = settings.resolved(prepared.job)
         timeout_s = settings.job_timeout_s(job)
-        images = [part.image for part in job.images()]
+        images = list(job.contents())
         for image in images:
             if isinstance(image, bytes) and image not in names:
                 names[image] = _checked_reference(job.id, image, settings)

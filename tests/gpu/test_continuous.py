@@ -22,6 +22,7 @@ from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
 from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
 from vqa.grammar import json_grammar, one_of
+from vqa.images.fit import Fit
 from vqa.settings import QueueSettings
 from workers.cards import present_cards
 from workers.engine.base import Completion, Engine, Prompt, Turn
@@ -35,7 +36,7 @@ from workers.engine.continuous.ops.base import Heads, Spans
 from workers.engine.continuous.requests import Request
 from workers.engine.continuous.sequence import Chunk
 from workers.engine.continuous.transfer import spans_of
-from workers.engine.image import Fit, RGBImage
+from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
 from workers.engine.pipeline.engine import PipelineEngine
 from workers.engine.settings import EngineSettings

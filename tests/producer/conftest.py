@@ -18,9 +18,10 @@ from redis import Redis
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
 from vqa.celery import make_app, publish_promoted
 from vqa.connection import connect
-from vqa.job import LANES, TextPart
+from vqa.job import LANES
 from vqa.ledger.ledger import Lease, Ledger
 from vqa.ledger.records import Ending
+from vqa.message import TextPart
 from vqa.results import Outcome, encode, tally
 from vqa.settings import QueueSettings
 

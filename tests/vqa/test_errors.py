@@ -5,7 +5,7 @@ import pytest
 
 from vqa import Answer, Timings, Usage, errors
 from vqa.celery import make_app
-from vqa.errors import EngineError, TransientError, VQAError
+from vqa.errors import EngineError, ImageUnavailable, TransientError, VQAError
 from vqa.results import decode, encode
 from vqa.settings import QueueSettings
 
@@ -39,7 +39,7 @@ def test_an_answer_of_a_newer_worker_is_read_without_what_is_new() -> None:
 
 
 def test_only_transient_errors_are_worth_a_retry() -> None:
-    assert {error for error in CLASSES if error.retry} == {TransientError, EngineError}
+    assert {error for error in CLASSES if error.retry} == {TransientError, EngineError, ImageUnavailable}
 
 
 @pytest.mark.parametrize("error", CLASSES)

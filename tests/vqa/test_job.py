@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vqa import BadImage, ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
+from vqa import ImagePart, InvalidJob, Job, Message, RetryPolicy, TextPart, UnsupportedVersion
 from vqa.images.store import reference
 from vqa.job import VERSION, JobFields
 
@@ -143,9 +143,9 @@ def test_a_job_that_asks_for_what_is_new_tells_older_workers_by_its_version(
     assert written == {**FIRST_FORMAT, **new, "version": first}
 
 
-@pytest.mark.parametrize("image", ["http://example.org/a.png", "file:///etc/passwd", "/etc/passwd", "sha256:xyz"])
-def test_an_image_on_the_wire_is_bytes_or_a_reference_and_nothing_that_is_fetched(image: str) -> None:
-    with pytest.raises(InvalidJob, match="not fetched"):
+@pytest.mark.parametrize("image", ["ftp://example.org/a.png", "file:///etc/passwd", "/etc/passwd", "sha256:xyz"])
+def test_an_image_on_the_wire_is_bytes_a_reference_or_an_address_to_fetch(image: str) -> None:
+    with pytest.raises(InvalidJob, match="an image must be"):
         Job.from_json({"messages": [{"role": "user", "content": [{"type": "image", "image": image}]}]})
 
 
@@ -168,9 +168,34 @@ def test_a_pil_image_of_any_mode_may_be_asked_about(mode: str) -> None:
     assert Image.open(io.BytesIO(part.image)).size == (4, 4)
 
 
-def test_an_address_given_as_a_image_is_refused_at_the_producer() -> None:
-    with pytest.raises(BadImage, match="not fetched"):
-        Job.about("https://example.org/a.png", "What is it?")
+def test_an_address_given_as_an_image_stays_one_until_it_is_submitted() -> None:
+    job = Job.about("https://example.org/a.png", "What is it?")
+    assert list(job.contents()) == ["https://example.org/a.png"]
+    assert job.version == 4
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({}, "either frames or a file"),
+        ({"frames": [reference(b"a")], "video": reference(b"b")}, "either frames or a file"),
+        ({"video": reference(b"b"), "times_s": [0.0]}, "only for frames"),
+        ({"frames": [reference(b"a")], "times_s": [0.0, 1.0]}, "2 times for 1 frames"),
+        ({"frames": [reference(b"a")] * 2, "times_s": [1.0, 0.5]}, "must rise"),
+        ({"frames": [reference(b"a")], "max_frames": 2}, "only for a file"),
+        ({"frames": [reference(b"a")] * 257}, "at most 256"),
+    ],
+    ids=["neither", "both", "times-of-a-file", "too-many-times", "falling-times", "limit-of-frames", "too-many-frames"],
+)
+def test_a_video_that_contradicts_itself_is_refused(part: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidJob, match=said):
+        Job(messages=[{"role": "user", "content": [{"type": "video", **part}]}])
+
+
+def test_the_images_of_a_video_are_replaced_by_their_references() -> None:
+    frames = [png(), b"other"]
+    job = Job(messages=[{"role": "user", "content": [{"type": "video", "frames": frames, "times_s": [0, 0.5]}]}])
+    assert list(job.with_images({data: reference(data) for data in frames}).contents()) == list(map(reference, frames))
 
 
 def test_images_are_replaced_by_their_references_and_words_stay() -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from vqa.answer import FinishReason
+from vqa.images.fit import Fit
 from vqa.job import Lane
-from workers.engine.image import Fit, RGBImage
+from workers.engine.image import RGBImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""A decoded image as engines take it, and the size to which a model scales images."""
+"""A decoded image as engines take it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -36,38 +35,3 @@ class RGBImage:
     def pil(self) -> Image.Image:
         """The image for Pillow; shares the memory of `pixels`."""
         return Image.frombuffer("RGB", (self.width, self.height), self.pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The image sizes of a Qwen-VL model: sides are multiples of `factor`, the area is within limits."""
-
-    factor: int
-    min_pixels: int
-    max_pixels: int
-    #: the filter that scales the image, by Pillow's number: bicubic
-    resample: int = 3
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height to scale an image to; keep its aspect ratio as far as the multiples allow.
-
-        Equals `smart_resize` in transformers' models/qwen2_vl/image_processing_qwen2_vl.py.
-        """
-        factor = self.factor
-        fitted_width, fitted_height = (round(side / factor) * factor for side in (width, height))
-        area = fitted_width * fitted_height
-        if area > self.max_pixels:
-            shrink = math.sqrt(width * height / self.max_pixels)
-            return max(factor, _down(width / shrink, factor)), max(factor, _down(height / shrink, factor))
-        if area < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (width * height))
-            return _up(width * grow, factor), _up(height * grow, factor)
-        return fitted_width, fitted_height
-
-
-def _down(side: float, factor: int) -> int:
-    return math.floor(side / factor) * factor
-
-
-def _up(side: float, factor: int) -> int:
-    return math.ceil(side / factor) * factor

@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from vqa.errors import EngineError, NotReady
+from vqa.images.fit import Fit
 from workers.engine.base import Completion, OnCrash, Prompt, SamplingParams, Stall, Turn
-from workers.engine.image import Fit, RGBImage
+from workers.engine.image import RGBImage
 from workers.engine.runtime.faults import is_poisoned
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending, PendingPrompts

@@ -107,7 +107,7 @@ class AnswerCache:
             log.warning("answer cache: an answer is not cached: %s", describe(error))
 
     def _key(self, job: Job) -> str:
-        contents = {part.image: reference(part.image) for part in job.images() if isinstance(part.image, bytes)}
+        contents = {each: reference(each) for each in job.contents() if isinstance(each, bytes)}
         question = job.with_images(contents).model_dump(mode="json", exclude=_IGNORED, exclude_none=True)
         # keys are not sorted: the order of a schema's properties is the order in the answer
         canonical = json.dumps([self._model, question], separators=(",", ":"))

@@ -9,10 +9,11 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
-from vqa.errors import DeadlineExceeded
+from vqa.errors import DeadlineExceeded, InvalidJob
 from vqa.images.store import ImageStore
-from vqa.job import ImagePart, Job
+from vqa.job import Job
 from vqa.ledger.records import Lease
+from vqa.message import ImagePart, TextPart, VideoPart
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
@@ -100,10 +101,18 @@ def _turns(job: Job, images: Mapping[bytes | str, RGBImage]) -> tuple[Turn, ...]
     return tuple(
         Turn(
             message.role,
-            tuple(images[part.image] if isinstance(part, ImagePart) else part.text for part in message.content),
+            tuple(_part(part, images) for part in message.content),
         )
         for message in job.messages
     )
+
+
+def _part(part: TextPart | ImagePart | VideoPart, images: Mapping[bytes | str, RGBImage]) -> str | RGBImage:
+    if isinstance(part, TextPart):
+        return part.text
+    if isinstance(part, VideoPart):
+        raise InvalidJob("this worker does not take videos")
+    return images[part.image]
 
 
 def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:

@@ -45,7 +45,7 @@ class ForeignJobs:
     def read(self, fields: Any) -> tuple[Job, float]:
         """Return the job, with defaults and with its images in the image store, and its timeout. Raises VQAError."""
         job = self.settings.resolved(Job.from_json(fields))
-        images = [part.image for part in job.images()]
+        images = list(job.contents())
         contents = [image for image in images if isinstance(image, bytes)]
         timeout_s = self.settings.job_timeout_s(job)
         self.store.extend([image for image in images if isinstance(image, str)], timeout_s)

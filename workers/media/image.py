@@ -17,8 +17,8 @@ from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
 from vqa.images.file import frame_count, open_image, reason
+from vqa.images.fit import Fit
 from vqa.images.orientation import orientation
-from workers.engine.image import Fit
 from workers.media.colour import to_grey_or_rgb, to_srgb
 
 #: Qwen's image processors refuse longer images

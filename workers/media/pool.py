@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import LifoQueue
 
 from vqa.errors import DeadlineExceeded, EngineError, NotReady
-from workers.engine.image import Fit, RGBImage
+from vqa.images.fit import Fit
+from workers.engine.image import RGBImage
 from workers.media.budget import Budget, MediaPlan, fetchers
 from workers.media.decoder import DECODE_TIMEOUT_S, Decoder
 from workers.media.decoder_process import DecoderExited, NoMemory

@@ -14,9 +14,10 @@ from vqa.answer import Answer, Timings, Usage
 from vqa.celery import publish_promoted
 from vqa.errors import InvalidJob, QueueFull
 from vqa.gateway_settings import GatewaySettings
-from vqa.job import Job, TextPart
+from vqa.job import Job
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending
+from vqa.message import TextPart
 from vqa.response_format import TextFormat
 from vqa.results import encode, tally
 

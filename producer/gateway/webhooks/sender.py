@@ -13,8 +13,8 @@ import httpcore2
 import standardwebhooks
 
 from producer.gateway.webhooks.records import Webhook
-from producer.net.bounded import BoundedBackend
-from producer.net.guarded import GuardedBackend
+from vqa.net.bounded import BoundedBackend
+from vqa.net.guarded import GuardedBackend
 
 #: seconds for an attempt in all
 TIMEOUT_S = 15.0

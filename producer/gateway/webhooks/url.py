@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from producer.gateway.errors import InvalidRequest
-from producer.net.public import is_public
+from vqa.net.public import is_public
 
 #: characters
 _MAX_LENGTH = 2048

@@ -23,10 +23,10 @@ from producer.gateway.webhooks.records import WebhookRecords
 from producer.gateway.webhooks.sender import Sender
 from producer.gateway.webhooks.url import check_url
 from producer.gateway.webhooks.watch import Watch
-from producer.net.guarded import GuardedBackend
 from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.errors import QueueUnavailable
 from vqa.gateway_settings import GatewaySettings
+from vqa.net.guarded import GuardedBackend
 from vqa.redis_outage import RedisOutage
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from tests.workers.engine.conftest import image as image_number
-from workers.engine.image import Fit, RGBImage
+from vqa.images.fit import Fit
+from workers.engine.image import RGBImage
 
 sides = st.integers(1, 20_000)
 

@@ -24,7 +24,8 @@ from PIL import Image
 
 from tests.worker_process import ROOT
 from vqa.errors import BadImage, DeadlineExceeded, EngineError
-from workers.engine.image import Fit, RGBImage
+from vqa.images.fit import Fit
+from workers.engine.image import RGBImage
 from workers.media.decoder import Decoder
 from workers.media.image import ImageLimits, decode
 

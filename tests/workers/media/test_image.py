@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 import workers.media.image
 from vqa.errors import BadImage, EngineError
-from workers.engine.image import Fit
+from vqa.images.fit import Fit
 from workers.media.image import ImageLimits
 
 MIB = 2**20

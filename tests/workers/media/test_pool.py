@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, ImageMissing, NotReady
-from workers.engine.image import Fit
+from vqa.images.fit import Fit
 from workers.media.image import ImageLimits, decode
 from workers.media.pool import DecoderPool
 from workers.settings import WorkerSettings

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
+from vqa.images.fit import Fit
 from vqa.images.source import read_image
-from workers.engine.image import Fit
 from workers.media.image import ImageLimits, decode
 
 FIT = Fit(32, 64 * 64, 256 * 256)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vqa.errors import NotReady
+from vqa.images.fit import Fit
 from workers.engine.base import SamplingParams
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.encode import fit_of, mrope_positions
@@ -25,7 +26,6 @@ from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.continuous.sequence import Chunk, Sequence
 from workers.engine.fair_share import Reserve
-from workers.engine.image import Fit
 from workers.engine.model.footprint import free_memory
 from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from vqa.errors import InvalidJob, NotReady
+from vqa.images.fit import Fit
 from workers.engine.base import Prompt, SamplingParams
 from workers.engine.continuous.requests import ImageSpan, Request
-from workers.engine.image import Fit, RGBImage
+from workers.engine.image import RGBImage
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
 

@@ -26,11 +26,11 @@ from typing import Self
 from vqa import errors
 from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from vqa.grammar import short_text
+from vqa.images.fit import Fit
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.echo.slots import Journal, Slots
 from workers.engine.fair_share import Reserve
-from workers.engine.image import Fit
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending, PendingPrompts
 from workers.engine.runtime.timers import Timers

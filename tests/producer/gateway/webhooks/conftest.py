@@ -13,9 +13,9 @@ from producer.gateway.webhooks.delivery import Deliveries
 from producer.gateway.webhooks.records import DUE, WATCHED, WebhookRecords
 from producer.gateway.webhooks.sender import Sender
 from producer.gateway.webhooks.watch import Watch
-from producer.net.guarded import GuardedBackend
 from tests.producer.gateway.webhooks.receiver import SECRET, Receiver
 from vqa.connection import connect_async
+from vqa.net.guarded import GuardedBackend
 from vqa.settings import QueueSettings
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from httpcore2 import SOCKET_OPTION, AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream, ConnectError, ConnectTimeout
 
-from producer.net.public import is_public
+from vqa.net.public import is_public
 
 #: from a host and port to its addresses, the preferred one first
 Resolve = Callable[[str, int], Awaitable[list[str]]]

@@ -9,7 +9,7 @@ import httpcore2
 import pytest
 import trustme
 
-from producer.net.guarded import AddressRefused, GuardedBackend
+from vqa.net.guarded import AddressRefused, GuardedBackend
 
 PUBLIC, OTHER = "93.184.215.14", "2606:4700:4700::1111"
 

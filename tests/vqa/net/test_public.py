@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.net.public import is_public
+from vqa.net.public import is_public
 
 
 @pytest.mark.parametrize(
