@@ -45,7 +45,11 @@ def overview(
     )
     if inbox:
         lanes += f"\n\nentries in the inbox that are no jobs yet: {inbox}"
-    up = [(worker.name, *(f"{name}={value}" for name, value in worker.about.items())) for worker in workers]
+    # how it scales images is for programs
+    up = [
+        (worker.name, *(f"{name}={value}" for name, value in worker.about.items() if name != "fit"))
+        for worker in workers
+    ]
     return lanes + "\n\n" + ("\n".join("  ".join(row) for row in up) if up else "no worker is up")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,15 @@ class Fit:
             grow = math.sqrt(self.min_pixels / (width * height))
             return _up(width * grow, factor), _up(height * grow, factor)
         return fitted_width, fitted_height
+
+    def capped(self, max_pixels: int) -> Fit:
+        """Return the sizes that have at most `max_pixels`, as of a processor with that limit."""
+        most = min(self.max_pixels, max_pixels)
+        return replace(self, max_pixels=most, min_pixels=min(self.min_pixels, most))
+
+    def tokens(self, width: int, height: int) -> int:
+        """Return how many tokens an image of this size, one of the fit's, becomes."""
+        return (width // self.factor) * (height // self.factor)
 
 
 def _down(side: float, factor: int) -> int:

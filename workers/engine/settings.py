@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from vqa.errors import SettingsError
 from vqa.settings import Settings
@@ -13,6 +13,12 @@ Quant = Literal["none", "fp8", "int8", "int4"]
 
 #: pixels per image token: 32 x 32 after merging patches (Qwen3-VL)
 PIXELS_PER_TOKEN = 32 * 32
+
+#: planned in a slot beside one image, for a question and an answer
+TEXT_TOKENS = 512
+
+#: default of VQA_HIGH_IMAGE_TOKENS
+HIGH_IMAGE_TOKENS = 4096
 
 
 class EngineSettings(Settings):
@@ -44,7 +50,17 @@ class EngineSettings(Settings):
         "takes only the memory that it needs there",
     )
     max_image_tokens: int = Field(
-        default=1024, ge=4, description="images are scaled down to at most this many tokens of 32 x 32 pixels"
+        default=1024,
+        ge=4,
+        description="images are scaled down to at most this many tokens, of 32 x 32 pixels each (Qwen3-VL), unless "
+        "their job asks for `detail`",
+    )
+    high_image_tokens: int = Field(
+        default=HIGH_IMAGE_TOKENS,
+        ge=4,
+        validate_default=True,
+        description="images with `detail` `high` are scaled down to at most this many tokens, and a job's "
+        "`max_image_tokens` may not exceed it; at least VQA_MAX_IMAGE_TOKENS",
     )
     prefill_tokens: int = Field(
         default=8192,
@@ -90,6 +106,14 @@ class EngineSettings(Settings):
             raise ValueError("must be a hub name such as Qwen/Qwen3-VL-4B-Instruct, or a local folder")
         return model
 
+    @field_validator("high_image_tokens")
+    @classmethod
+    def _is_no_less_than_usual(cls, tokens: int, info: ValidationInfo) -> int:
+        usual = int(info.data.get("max_image_tokens", tokens))
+        if tokens < usual and tokens != HIGH_IMAGE_TOKENS:
+            raise ValueError(f"must be at least VQA_MAX_IMAGE_TOKENS, which is {usual}")
+        return max(tokens, usual)
+
     @property
     def max_image_pixels(self) -> int:
         """Most pixels to which an image is scaled down."""
@@ -101,7 +125,9 @@ class EngineSettings(Settings):
 
         The continuous engine gives a prompt what it needs, so that one image, a question and an answer are planned for.
         """
-        return min(self.slot_tokens, self.max_image_tokens + 512) if self.engine == "continuous" else self.slot_tokens
+        if self.engine != "continuous":
+            return self.slot_tokens
+        return min(self.slot_tokens, self.max_image_tokens + TEXT_TOKENS)
 
     def reserve_of(self, slots: int) -> int:
         """Return how many of `slots` slots bulk jobs leave free. Raises SettingsError if that is all of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from typing import Any
 
 from celery import Celery
 from redis.exceptions import RedisError
@@ -22,6 +23,7 @@ from workers.consumer.events import HEARTBEAT
 from workers.consumer.remote_control import register_commands
 from workers.consumer.transport import install_intake
 from workers.engine.base import Engine, Stall
+from workers.engine.detail import ImageTokens
 from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.runtime.heartbeat import Heartbeat
@@ -36,6 +38,7 @@ from workers.jobs.foreign import ForeignJobs
 from workers.jobs.leases import Leases
 from workers.jobs.recent_answers import RecentAnswers
 from workers.jobs.text_writer import TextWriter
+from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
 from workers.process.janitor import Janitor
 from workers.process.preconditions import require_open_files, require_own_name, require_packages, wait_for_redis
@@ -167,19 +170,16 @@ class Worker:
         store = ImageStore(self._redis)
         # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
         hasty = self._hasty
-        about = {"slots": self.slots, "model": engine.model, "engine": own.engine}
+        about: dict[str, Any] = {"slots": self.slots, "model": engine.model, "engine": own.engine}
+        tokens = ImageTokens.from_settings(own)
+        if engine.fit is not None:
+            about["fit"] = tokens.about(engine.fit)
         recent = RecentAnswers()
         leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about, recent.figures)
         texts = TextWriter(connect(hasty, retry_s=0))
         cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
-        media = DecoderPool(
-            self.settings.decoders,
-            settings.image_max_bytes,
-            settings.image_max_pixels,
-            own.max_image_pixels,
-            engine.fit,
-            threads=self.threads,
-        )
+        limits = ImageLimits.from_settings(settings, own.max_image_pixels, engine.fit)
+        media = DecoderPool(self.settings.decoders, limits, threads=self.threads)
         print(media.plan, flush=True)
         answering = Answering(self.name, store, media, engine, leases, texts, FirstAnswer(self.link))
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
