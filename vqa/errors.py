@@ -3,7 +3,7 @@
     VQAError
     ├── TransientError            another attempt may succeed
     │   ├── EngineError           the engine failed on this prompt, or its process is ending
-    │   └── ImageUnavailable      its image could not be fetched from its URL for the moment
+    │   └── ImageUnavailable      its image could not be fetched for the moment
     ├── PermanentError            the same job would fail again
     │   ├── InvalidJob            no valid job: an unknown field, a value out of range
     │   │   └── UnsupportedVersion    written by a newer vqa than the worker's
@@ -58,7 +58,7 @@ class EngineError(TransientError):
 
 
 class ImageUnavailable(TransientError):
-    """The job's image could not be fetched from its URL for the moment: a timeout, or an error of its server."""
+    """The job's image could not be fetched for the moment, from its URL or the image store: a timeout, or a server's error."""
 
 
 class PermanentError(VQAError):

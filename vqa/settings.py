@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -19,6 +19,7 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from vqa.address import Address
 from vqa.errors import SettingsError
+from vqa.images.stores.url import check_url
 from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
 
 PREFIX = "VQA_"
@@ -37,6 +38,7 @@ _OTHER_NAMES = """
     VQA_GATEWAY_ADDRESS VQA_GATEWAY_BODY_MAX_BYTES VQA_GATEWAY_CORS_ORIGINS VQA_GATEWAY_DRAIN_S VQA_GATEWAY_IMAGE_TTL_S
     VQA_GATEWAY_OPEN VQA_GATEWAY_PORT VQA_GATEWAY_PROCESSES VQA_GATEWAY_TEST_MODELS VQA_GATEWAY_WEBHOOK_PRIVATE
     VQA_GATEWAY_WEBHOOK_SECRET
+    VQA_FETCH_BUCKETS VQA_FETCH_FIRST_BYTE_S VQA_FETCH_HOSTS VQA_FETCH_PRIVATE VQA_FETCH_ROOTS VQA_FETCH_TIMEOUT_S
     VQA_FILES_MAX_BYTES VQA_FILES_TOTAL_BYTES VQA_FILES_TTL_S VQA_FILES_URL
 """
 
@@ -136,6 +138,23 @@ class QueueSettings(Settings):
         default=RetryPolicy(attempts=5, base_s=2, cap_s=300),
         description="retry policy, in JSON, of a bulk job without its own",
     )
+    images_url: str | None = Field(
+        default=None,
+        description="where the bytes of jobs' images are kept: file:///FOLDER that producers and workers share, or "
+        "s3://, gs:// or az:// (BUCKET/PREFIX; needs the extra fetch, credentials come from AWS_* and the like). "
+        "Unset: in Redis",
+    )
+    images_keep_s: int = Field(
+        default=3600,
+        ge=60,
+        le=366 * 86_400,
+        description="seconds that a job's images are kept after its deadline, for a late attempt or a new question",
+    )
+    fetch: Literal["producer", "worker"] = Field(
+        default="producer",
+        description="who fetches images that are given by URL: the producer, before it submits a job, or the worker. "
+        "Each by its own VQA_FETCH_ settings",
+    )
     image_max_bytes: int = Field(default=20 * 2**20, ge=1, description="images with more bytes are refused")
     # Pillow itself refuses more pixels than the upper bound
     image_max_pixels: int = Field(
@@ -182,6 +201,13 @@ class QueueSettings(Settings):
     @classmethod
     def _is_redis(cls, url: str) -> str:
         Address.parse(url)
+        return url
+
+    @field_validator("images_url")
+    @classmethod
+    def _can_keep_images(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_url(url)
         return url
 
     @property

@@ -65,7 +65,7 @@ def _report(repair: bool) -> Iterator[Finding]:
             yield Finding("redis", "ok", settings.address.where)
             if repair:
                 yield from _repair(redis, settings)
-            dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings))
+            dead = DeadLetters(redis, Ledger(redis, settings.limits), make_app(settings), settings.images_keep_s)
             if wrong := list(wrong_types(redis)):
                 yield from wrong
                 return

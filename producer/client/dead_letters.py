@@ -15,7 +15,6 @@ from redis import Redis
 
 from vqa.celery import wake
 from vqa.errors import InvalidJob, UnsupportedVersion
-from vqa.images.store import MARGIN_S
 from vqa.job import Job, Lane
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, Ledger
@@ -100,7 +99,8 @@ def at_ms(ms: int) -> datetime:
 class DeadLetters:
     """Access over a synchronous connection. Methods raise one of connection.REDIS_ERRORS."""
 
-    def __init__(self, redis: Redis, ledger: Ledger, app: Celery) -> None:
+    def __init__(self, redis: Redis, ledger: Ledger, app: Celery, images_keep_s: int) -> None:
+        self._images_keep_s = images_keep_s
         self._redis = redis
         self._ledger = ledger
         self._app = app
@@ -139,7 +139,7 @@ class DeadLetters:
             letters = self.read(page)
             wakeups: list[tuple[str, Lane]] = []
             for id in page:
-                result = _refusal(letters.get(id)) or self._ledger.reopen(id, MARGIN_S)
+                result = _refusal(letters.get(id)) or self._ledger.reopen(id, self._images_keep_s)
                 if result == "interactive" or result == "bulk":
                     wakeups.append((id, result))
                     verdicts[id] = "reopened"

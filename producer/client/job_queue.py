@@ -26,14 +26,15 @@ from producer.client.states import (
     reply_list,
     unknown,
 )
-from producer.client.submission import PreparedJob, Submission, chunks, prepare, stored_ids
+from producer.client.submission import PreparedJob, chunks, prepare, stored_ids
 from producer.client.waiters import closed
 from producer.images.stored import resolve
 from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
 from vqa.forks import restart_in_children
-from vqa.images.store import image_key
+from vqa.images.store import ImageStore
+from vqa.images.stores.contents import StoreFull
 from vqa.inbox import inbox_length
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
@@ -69,7 +70,8 @@ class JobQueue:
         self._app = make_app(settings)
         self._closing = Closing(self._app, self._ledger, settings.result_ttl_s)
         self._capacity = Capacity(self.redis, settings)
-        self._dead = DeadLetters(self.redis, self._ledger, self._app)
+        self._dead = DeadLetters(self.redis, self._ledger, self._app, settings.images_keep_s)
+        self.images = ImageStore.open(self.redis, settings.images_url, settings.images_keep_s)
         self.backend = self._app.backend
 
     def close(self) -> None:
@@ -134,6 +136,8 @@ class JobQueue:
                     errors |= self._accept(admitted)
                 except OutOfMemoryError:
                     errors |= dict.fromkeys((job.id for job in admitted), memory_full())
+                except StoreFull as error:
+                    errors |= dict.fromkeys((job.id for job in admitted), QueueFull(str(error)))
             return Offered.from_refusals(jobs, errors)
 
     def _accept(self, jobs: Sequence[PreparedJob]) -> Mapping[str, QueueFull]:
@@ -149,7 +153,7 @@ class JobQueue:
         """
         references = resolve(self.redis, stored_ids(jobs))
         submission = prepare([job.with_references(references) for job in jobs], self.settings, self.reply_list)
-        self._store_images(submission)
+        submission.store_images(self.images)
         verdicts = dict(zip((job.id for job in jobs), self._ledger.accept_many(submission.commands), strict=True))
         self._write_cancelled([id for id, verdict in verdicts.items() if verdict == "over"])
         return verdicts
@@ -174,12 +178,6 @@ class JobQueue:
                 raise
             # the ledger has accepted them: too late for a refusal
             log.warning("Redis is full: %d accepted jobs wait to be published by the janitor", len(wakeups))
-
-    def _store_images(self, submission: Submission) -> None:
-        if submission.keep_s:
-            with self.redis.pipeline(transaction=False) as pipe:
-                submission.queue_images(pipe)
-                submission.check_images(pipe.execute())
 
     def look(self, ids: Sequence[str], redis: Redis, cursors: Sequence[Cursor] = ()) -> Look:
         """Find the outcomes of those of `ids` that are not open. Raises one of connection.REDIS_ERRORS."""
@@ -246,10 +244,8 @@ class JobQueue:
             yield self._dead
 
     def image_sizes(self, references: Sequence[str]) -> dict[str, int | None]:
-        with self.redis_errors(), self.redis.pipeline(transaction=False) as pipe:
-            for name in references:
-                pipe.strlen(image_key(name))
-            return {name: size or None for name, size in zip(references, pipe.execute(), strict=True)}
+        with self.redis_errors():
+            return dict(self.images.sizes(references))
 
 
 def _look(redis: Redis, ids: Sequence[str], cursors: Sequence[Cursor] = ()) -> Look:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from vqa.connection import REDIS_ERRORS, cause_of
 from vqa.error_replies import ErrorReply, is_temporary
 from vqa.errors import QueueUnavailable
+from vqa.images.stores.contents import StoreUnavailable
 from vqa.settings import QueueSettings
 
 #: pause between two tries; it doubles
@@ -98,6 +99,8 @@ def redis_errors(settings: QueueSettings) -> Iterator[None]:
 
 def unavailable(error: BaseException, settings: QueueSettings) -> QueueUnavailable:
     """Convert one of connection.REDIS_ERRORS. The message does not contain the password."""
+    if isinstance(error, StoreUnavailable):
+        return QueueUnavailable(str(error))
     return QueueUnavailable(_explain(cause_of(error), settings.address.where))
 
 

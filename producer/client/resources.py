@@ -14,7 +14,9 @@ from producer.client.capacity import memory_full
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
 from producer.images.stored import StoredImage, read, remove, resolve, store
+from vqa.errors import QueueFull
 from vqa.images.source import read_image
+from vqa.images.stores.contents import StoreFull
 from vqa.job import ImageSource, Lane
 from vqa.ledger.batches import Batches, BatchState
 
@@ -156,15 +158,18 @@ class ImagesResource:
     def upload(self, image: ImageSource, *, ttl_s: int = STORED_TTL_S, tenant: str | None = None) -> StoredImage:
         """Store an image for `ttl_s` seconds; its id can be given wherever an image can.
 
-        Over HTTP only the tenant's callers can use it. Raises BadImage, and QueueFull if Redis's memory is full.
+        Over HTTP only the tenant's callers can use it. Raises BadImage, and QueueFull if Redis or the folder of images
+        is full.
         """
         data, settings = read_image(image), self._queue.settings
         stored = StoredImage.describe(data, tenant, ttl_s, settings.image_max_bytes, settings.image_max_pixels)
         with self._queue.redis_errors():
             try:
-                store(self._queue.redis, stored, data)
+                store(self._queue.redis, self._queue.images, stored, data)
             except OutOfMemoryError:
                 raise memory_full() from None
+            except StoreFull as error:
+                raise QueueFull(str(error)) from None
         return stored
 
     def retrieve(self, id: str) -> StoredImage:
@@ -173,7 +178,7 @@ class ImagesResource:
             return read(self._queue.redis, id)
 
     def delete(self, id: str) -> bool:
-        """Forget the id; return False if it is unknown. The bytes expire with the last job that uses them."""
+        """Forget the id; return False if it is unknown. The bytes go after the last job that uses them."""
         with self._queue.redis_errors():
             return remove(self._queue.redis, id)
 

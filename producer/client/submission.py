@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 from vqa.errors import BadImage, ImageMissing, InvalidJob
 from vqa.images.file import open_image
-from vqa.images.store import MARGIN_S, image_key, queue_put, reference
+from vqa.images.store import ImageStore, reference
 from vqa.images.stored_id import is_stored_id
 from vqa.job import Job, Lane
 from vqa.ledger.commands import Command, accept_command
@@ -75,20 +75,10 @@ class Submission:
     contents: dict[str, bytes] = field(default_factory=dict)
     keep_s: dict[str, float] = field(default_factory=dict)
 
-    def queue_images(self, pipe: Any) -> None:
-        """Queue the commands that store the images, or extend the life of those that must be in the store already."""
-        for name, timeout_s in self.keep_s.items():
-            if name in self.contents:
-                queue_put(pipe, name, self.contents[name], timeout_s)
-            else:
-                pipe.expire(image_key(name), int(timeout_s) + MARGIN_S, gt=True)
-                pipe.exists(image_key(name))
-
-    def check_images(self, replies: Sequence[Any]) -> None:
-        """Raise ImageMissing if the store lacks an image; `replies` answer the commands of `queue_images`."""
-        # two commands per image; the second tells whether the image exists
-        for name, exists in zip(self.keep_s, replies[1::2], strict=True):
-            if name not in self.contents and not exists:
+    def store_images(self, store: ImageStore) -> None:
+        """Store the images, and extend the life of those that must be in the store already. Raises ImageMissing."""
+        for name, size in store.write(self.contents, self.keep_s).items():
+            if size is None:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job with its bytes")
 
 

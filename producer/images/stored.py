@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import redis.asyncio
 from redis import Redis
@@ -19,7 +19,7 @@ from redis import Redis
 from producer.ids import new_id
 from vqa.errors import ImageMissing
 from vqa.images.file import open_image
-from vqa.images.store import MARGIN_S, image_key, queue_put, reference
+from vqa.images.store import ImageStore, reference
 
 PREFIX = "img"
 
@@ -72,17 +72,6 @@ class StoredImage:
     def ttl_s(self) -> int:
         return self.expires_at - self.created_at
 
-    def queue_extend(self, pipe: Any) -> None:
-        """Queue two commands: extend the life of the bytes if they are in the image store, and tell their size."""
-        pipe.expire(image_key(self.reference), self.ttl_s + MARGIN_S, gt=True)
-        pipe.strlen(image_key(self.reference))
-
-    def queue_put(self, pipe: Any, data: _Content | None) -> None:
-        """Queue the record, and the bytes unless the image store has them (None)."""
-        if data is not None:
-            queue_put(pipe, self.reference, data, self.ttl_s)
-        pipe.set(record_key(self.id), json.dumps(asdict(self)), ex=self.ttl_s)
-
     @classmethod
     def parse(cls, id: str, record: _Content | None) -> Self:
         """Read a record. Raises ImageMissing if there is none, or another program has written it."""
@@ -92,13 +81,13 @@ class StoredImage:
         raise ImageMissing(f"image {id} is unknown or has expired; store it again")
 
 
-def store(redis: Redis, image: StoredImage, data: bytes) -> None:
-    """Store the image; bytes that the image store has already are not sent again."""
-    with redis.pipeline(transaction=False) as pipe:
-        image.queue_extend(pipe)
-        [_, size] = pipe.execute()
-        image.queue_put(pipe, None if size == len(data) else data)
-        pipe.execute()
+def store(redis: Redis, images: ImageStore, image: StoredImage, data: bytes) -> None:
+    """Store the image; bytes that the image store has already are not sent again. Raises StoreUnavailable."""
+    keep_s = {image.reference: float(image.ttl_s)}
+    if images.write({}, keep_s)[image.reference] != len(data):
+        images.write({image.reference: data}, keep_s)
+    # last, so that an id always has its image
+    redis.set(record_key(image.id), json.dumps(asdict(image)), ex=image.ttl_s)
 
 
 def read(redis: Redis, id: str) -> StoredImage:

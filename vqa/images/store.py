@@ -1,20 +1,24 @@
-"""The image store: images in Redis by the hash of their content, so that jobs about the same image share it.
+"""The image store: images by the hash of their content, so that jobs about the same image share it.
 
-An image expires MARGIN_S after the latest deadline of its jobs; there is no reference count and no deletion. Needs
-Redis 7.0 for EXPIRE ... GT.
+An image is kept until some time (VQA_IMAGES_KEEP_S) after the latest deadline of its jobs; there is no reference count.
+The bytes are in Redis, or in a folder or bucket (`vqa.images.stores`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Self, cast
 
 from redis import Redis
 
-from vqa.errors import ImageMissing
+from vqa.errors import ImageMissing, ImageUnavailable
+from vqa.images.stores.contents import Contents, StoreUnavailable
+from vqa.images.stores.open import open_contents
+from vqa.images.stores.redis_contents import RedisContents
+from vqa.images.stores.redis_contents import image_key as image_key
 
-#: seconds that an image is kept after the deadline, for a late attempt or for inspection
+#: seconds that an image is kept after the deadline, for a late attempt or for inspection: VQA_IMAGES_KEEP_S's default
 MARGIN_S = 3600
 
 
@@ -23,59 +27,63 @@ def reference(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def image_key(reference: str) -> str:
-    return f"vqa:image:{reference}"
-
-
-def queue_put(pipe: Any, reference: str, data: bytes, timeout_s: float) -> None:
-    """Add the two commands of a `put` to a pipeline of the synchronous or the asyncio client."""
-    keep_s = int(timeout_s) + MARGIN_S
-    pipe.set(image_key(reference), data, nx=True, ex=keep_s)
-    pipe.expire(image_key(reference), keep_s, gt=True)
-
-
 class ImageStore:
-    """The image store over a synchronous connection. Methods raise redis.exceptions.RedisError."""
+    """The image store over a synchronous connection. Methods raise redis.exceptions.RedisError and StoreUnavailable."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, contents: Contents | None = None, margin_s: int = MARGIN_S) -> None:
+        self._contents = RedisContents(redis) if contents is None else contents
+        self._margin_s = margin_s
+
+    @classmethod
+    def open(cls, redis: Redis, url: str | None, margin_s: int) -> Self:
+        """Open the store of VQA_IMAGES_URL and VQA_IMAGES_KEEP_S. Raises SettingsError."""
+        return cls(redis, open_contents(redis, url), margin_s)
 
     def put(self, data: bytes, timeout_s: float) -> str:
         """Store the image for a job with that timeout; return its reference."""
         return self.put_many([data], timeout_s)[data]
 
     def put_many(self, contents: Iterable[bytes], timeout_s: float) -> Mapping[bytes, str]:
-        """Store several images in one round trip; return their references."""
+        """Store several images; return their references."""
         references = {data: reference(data) for data in contents}
-        if references:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for data, name in references.items():
-                    queue_put(pipe, name, data, timeout_s)
-                pipe.execute()
+        by_name = {name: data for data, name in references.items()}
+        self.write(by_name, dict.fromkeys(by_name, timeout_s))
         return references
 
+    def write(self, contents: Mapping[str, bytes], timeouts_s: Mapping[str, float]) -> Mapping[str, int | None]:
+        """Store images by reference, and keep all of `timeouts_s` for jobs with these timeouts.
+
+        Returns the sizes in bytes of the images without `contents`; None for one that is not in the store.
+        """
+        keep_s = {name: int(timeout_s) + self._margin_s for name, timeout_s in timeouts_s.items()}
+        return self._contents.write(contents, keep_s) if keep_s else {}
+
     def extend(self, references: Iterable[str], timeout_s: float) -> None:
-        """Keep images that are in the store already for a job with that timeout, in one round trip."""
-        if names := set(references):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for name in names:
-                    pipe.expire(image_key(name), int(timeout_s) + MARGIN_S, gt=True)
-                pipe.execute()
+        """Keep images that are in the store already for a job with that timeout."""
+        self.write({}, dict.fromkeys(references, timeout_s))
+
+    def sizes(self, references: Iterable[str]) -> Mapping[str, int | None]:
+        """Return the sizes of images in bytes; None for one that is not in the store."""
+        return self._contents.sizes(list(dict.fromkeys(references)))
 
     def get(self, reference: str) -> bytes:
-        """Return the image's bytes. Raises ImageMissing."""
+        """Return the image's bytes. Raises ImageMissing and ImageUnavailable."""
         return self.get_many([reference])[0]
 
     def get_many(self, references: list[str]) -> list[bytes]:
-        """Return several images, in order, in one round trip. Raises ImageMissing, also for other bytes than stored."""
-        if not references:
-            return []
-        found = cast(list[bytes | None], self._redis.mget([image_key(name) for name in references]))
+        """Return several images, in order. Raises ImageMissing, also for other bytes than stored, and ImageUnavailable.
+
+        StoreUnavailable becomes ImageUnavailable, which has the job tried again.
+        """
+        try:
+            found = self._contents.read(references)
+        except StoreUnavailable as error:
+            raise ImageUnavailable(str(error)) from error
         for name, data in zip(references, found, strict=True):
             if data is None:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job again")
             if reference(data) != name:
                 # kept, it would be in the way of the right one
-                self._redis.delete(image_key(name))
+                self._contents.delete(name)
                 raise ImageMissing(f"image {name[:19]}... was overwritten in the image store; submit the job again")
         return cast(list[bytes], found)

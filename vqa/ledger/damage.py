@@ -13,6 +13,7 @@ from typing import Any, cast
 from redis import Redis
 
 from vqa.celery import DEFAULT_QUEUE
+from vqa.images.stores.index import GOING, IMAGES
 from vqa.inbox import INBOX, OUTBOX
 from vqa.job import LANES
 from vqa.ledger.commands import entry_key
@@ -31,7 +32,7 @@ _EXCHANGES = ("celery", "interactive", "bulk", "celery.pidbox", "reply.celery.pi
 FIXED_TYPES: Mapping[str, str] = {
     DEAD: "zset",
     "vqa:damaged": "list",
-    **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", "unacked_index", "_kombu.binding_deadlines"), "zset"),
+    **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", IMAGES, GOING, "unacked_index", "_kombu.binding_deadlines"), "zset"),
     **dict.fromkeys((WORKERS, "vqa:flight:bulk", "unacked"), "hash"),
     **dict.fromkeys((*LANES, DEFAULT_QUEUE), "list"),
     **dict.fromkeys((INBOX, OUTBOX), "stream"),

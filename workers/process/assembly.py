@@ -167,7 +167,7 @@ class Worker:
     def _make_attempts(self, engine: Engine) -> Attempts:
         settings, own = self._settings, self._engine_settings
         closing = Closing(self._app, Ledger(self._redis, settings.limits.unbounded), settings.result_ttl_s)
-        store = ImageStore(self._redis)
+        store = ImageStore.open(self._redis, settings.images_url, settings.images_keep_s)
         # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
         hasty = self._hasty
         about: dict[str, Any] = {"slots": self.slots, "model": engine.model, "engine": own.engine}

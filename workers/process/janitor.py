@@ -1,5 +1,7 @@
 """The janitor: a thread in every worker and supervisor that sweeps the ledger every 2 s, one at a time.
 
+Another thread deletes images in a folder or bucket (`workers.process.image_janitor`), which may take long.
+
 In its first rounds, and after an interruption (`vqa.ledger.lease_check`), a janitor does not check leases and does not
 take the lock.
 """
@@ -17,6 +19,7 @@ from vqa.ledger.lease_check import LeaseCheck
 from vqa.ledger.sweep import Sweep
 from vqa.redis_outage import RedisOutage
 from vqa.settings import QueueSettings
+from workers.process.image_janitor import ImageJanitor
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ ROUND_S = 2.0
 
 
 class Janitor:
-    """Sweeps from `start` to `stop`."""
+    """Sweeps from `start` to `stop`. Raises SettingsError if images cannot be kept where VQA_IMAGES_URL says."""
 
     def __init__(self, redis: Redis, app: Celery, settings: QueueSettings) -> None:
         self._outage = RedisOutage(settings)
@@ -32,13 +35,18 @@ class Janitor:
         self._lease_check = LeaseCheck(redis, settings.lease_s)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._images = ImageJanitor(redis, settings.images_url) if settings.images_url else None
 
     def start(self) -> None:
         self._thread.start()
+        if self._images is not None:
+            self._images.start()
 
     def stop(self) -> None:
         """Stop after the current round."""
         self._stopping.set()
+        if self._images is not None:
+            self._images.stop()
         if self._thread.is_alive():
             self._thread.join(timeout=ROUND_S)
 

@@ -37,6 +37,8 @@ local function keep_images(payload, ms)
   -- user data may look like a reference; then that image is only kept longer than necessary
   for reference in string.gmatch(payload, '"(sha256:%x+)"') do
     redis.call('PEXPIRE', 'vqa:image:' .. reference, ms, 'GT')
+    -- in a folder or bucket (vqa/images/stores/index.lua); a damaged index must not keep a job from being closed
+    redis.pcall('ZADD', 'vqa:images', 'XX', 'GT', now + ms, reference)
   end
 end
 

@@ -1,0 +1,16 @@
+"""The form of VQA_IMAGES_URL."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+_BUCKETS = ("s3", "gs", "az")
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError if images cannot be kept there; no I/O."""
+    parts = urlsplit(url)
+    if parts.scheme in _BUCKETS and parts.netloc:
+        return
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError("must be file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
