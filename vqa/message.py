@@ -27,7 +27,7 @@ _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 _URL = re.compile(r"(https?|s3|gs|az|oss)://", re.IGNORECASE)
 
 #: characters of an address
-_MOST_URL = 8192
+MOST_URL = 8192
 
 #: frames of one video, all of which are in a worker's memory at the same time
 MOST_FRAMES = 256
@@ -51,8 +51,8 @@ def _image_from_json(value: object) -> object:
         except BadImage as error:
             raise ValueError(str(error)) from None
     if is_url(value):
-        if len(value) > _MOST_URL:
-            raise ValueError(f"an image's URL has at most {_MOST_URL:,} characters")
+        if len(value) > MOST_URL:
+            raise ValueError(f"an image's URL has at most {MOST_URL:,} characters")
         return value
     raise ValueError(
         "an image must be bytes, a data: URL, an https: or object store's URL, a stored image's id (img_...) or an "

@@ -1,4 +1,8 @@
-"""Locations of images as rows name them, resolved to sources that do not depend on the row's folder."""
+"""Locations of images as callers name them, resolved to sources that do not depend on the caller's folder.
+
+A source is `file:` and an absolute path, a `data:` URL, `sha256:` and 64 hex digits, `img_...`, or a URL that is
+fetched (`vqa.message.is_url`). Whether it may be fetched or read is `producer.images.reader`'s to say.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ from urllib.parse import unquote
 from vqa.errors import BadImage, InvalidJob
 from vqa.images.data_url import from_data_url
 from vqa.images.stored_id import is_stored_id
+from vqa.message import MOST_URL, is_url
 
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
+_SUPPORTED = "data:, https:, http:, s3:, gs:, az:, oss:, file: or sha256:"
 _SCHEME = re.compile(r"(data|file|sha256|[a-z][a-z0-9+.-]{0,19}(?=://)):", re.IGNORECASE)
 
 
 def resolve_url(url: str, folder: str) -> str:
-    """Return the source of a data:, file: or sha256: URL, or of a stored image's id; a file: URL may be relative.
+    """Return the source of a URL, or of a stored image's id; a file: URL may be relative.
 
     Raises InvalidJob, or BadImage if the URL cannot be that of an image.
     """
     if is_stored_id(url):
         return url
+    if is_url(url):
+        return checked_url(url)
     found = _SCHEME.match(url)
     match scheme := found[1].lower() if found else "":
         case "data":
@@ -33,8 +41,15 @@ def resolve_url(url: str, folder: str) -> str:
         case "file":
             return resolve_path(_file_url_path(url[5:]), folder)
         case "":
-            raise InvalidJob("an image URL starts with data:, file: or sha256:, or is a stored image's id, img_...")
-    raise InvalidJob(f"{scheme}: URLs are not supported yet")
+            raise InvalidJob(f"an image URL starts with {_SUPPORTED}, or is a stored image's id, img_...")
+    raise InvalidJob(f"{scheme}: URLs are not supported; there are {_SUPPORTED}")
+
+
+def checked_url(url: str) -> str:
+    """Return the URL. Raises BadImage if it is too long for a job."""
+    if len(url) > MOST_URL:
+        raise BadImage(f"the image's URL has {len(url):,} characters; at most {MOST_URL:,} are allowed")
+    return url
 
 
 def resolve_location(text: str, folder: str) -> str:
@@ -45,11 +60,6 @@ def resolve_location(text: str, folder: str) -> str:
     if is_stored_id(text) and not os.path.exists(os.path.join(folder, text)):
         return text
     return resolve_url(text, folder) if _SCHEME.match(text) else resolve_path(text, folder)
-
-
-def is_named(source: str) -> bool:
-    """Return whether a source names an image that Redis has, so that no bytes are read or sent."""
-    return source.startswith("sha256:") or is_stored_id(source)
 
 
 def resolve_path(path: str, folder: str) -> str:

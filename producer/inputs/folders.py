@@ -12,6 +12,7 @@ from producer.images.locations import resolve_path
 from producer.inputs.files import Input
 from producer.inputs.row import BadRow, Row, require_id, rows_of_images
 from producer.inputs.source import Source
+from producer.inputs.visuals import image_parts
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 
 #: suffixes of image formats that workers decode
@@ -45,7 +46,8 @@ def read_images(source: Source) -> Iterator[Row | BadRow]:
                     yield BadRow(number, custom_id, BadImage(cannot_decode(os.path.basename(custom_id))))
                     continue
                 image = resolve_path(path, input.folder)
-                yield from rows_of_images(number, custom_id, [image], source.questions, source.defaults)
+                parts = image_parts([image], {})
+                yield from rows_of_images(number, custom_id, parts, source.questions, source.defaults)
             except VQAError as error:
                 yield BadRow(number, None, error)
     if not number:

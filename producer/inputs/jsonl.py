@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from producer.images.locations import resolve_location
@@ -12,6 +13,7 @@ from producer.inputs.compression import DAMAGE
 from producer.inputs.files import Input
 from producer.inputs.row import JOB_FIELDS, BadRow, Row, question_messages, require_id, valid_id
 from producer.inputs.source import Source
+from producer.inputs.visuals import PART_FIELDS, SOURCE_FIELDS, visual_parts
 from producer.openai.chat_request import parse_request
 from vqa.errors import InvalidJob, VQAError
 from vqa.frozen_model import shown
@@ -20,7 +22,7 @@ from vqa.frozen_model import shown
 MAX_LINE_BYTES = 64 * 2**20
 
 #: fields of the short form that are not fields of a job
-_SHORT_FIELDS = frozenset({"id", "image", "images", "question", "expected"})
+_SHORT_FIELDS = frozenset({"id", "question", "expected", *SOURCE_FIELDS, *PART_FIELDS})
 _KNOWN_FIELDS = JOB_FIELDS | _SHORT_FIELDS
 
 _BOM = b"\xef\xbb\xbf"
@@ -67,22 +69,9 @@ def _parse_short(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
     question = row.get("question")
     if not isinstance(question, str):
         raise InvalidJob("question: a string is required")
-    sources = [resolve_location(text, folder) for text in _images(row)]
+    parts = visual_parts(row, partial(resolve_location, folder=folder))
     fields = {name: value for name, value in row.items() if name not in _SHORT_FIELDS}
-    return {**fields, "messages": question_messages(sources, question)}
-
-
-def _images(row: Mapping[str, Any]) -> list[str]:
-    if "images" not in row:
-        if not isinstance(image := row.get("image"), str):
-            raise InvalidJob("image: a string is required")
-        return [image]
-    images = row["images"]
-    if "image" in row:
-        raise InvalidJob("image and images: only one of them is allowed")
-    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-        raise InvalidJob("images: must be a non-empty list of strings")
-    return images
+    return {**fields, "messages": question_messages(parts, question)}
 
 
 def numbered_lines(

@@ -17,10 +17,13 @@ from producer.inputs.source import Source
 from producer.inputs.tables import read_parquet
 from vqa.errors import InvalidJob, VQAError
 from vqa.job import MOST_IMAGES
-from vqa.message import TextPart
+from vqa.message import Detail, TextPart
 
 #: stands for any image in the check of a row
 _PLACEHOLDER_IMAGE = "sha256:" + "0" * 64
+
+#: fields of an image that says nothing more
+_PLAIN_IMAGE = {"type", "image"}
 
 _READERS: Mapping[Form, Callable[[Input, Source], Iterator[Row | BadRow]]] = {
     "openai": read_openai,
@@ -36,7 +39,7 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
     Every Row becomes a valid job once its images are read. Raises SettingsError if an input cannot be read at all; if
     it breaks off, the last row is a BadRow.
     """
-    validator = _Validator()
+    validator = _Validator(source.detail)
     if source.form == "images":
         yield from map(validator.validate, read_images(source))
         return
@@ -52,7 +55,8 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
 class _Validator:
     """Turns rows into BadRows whose custom_id is a duplicate or whose job would be invalid."""
 
-    def __init__(self) -> None:
+    def __init__(self, detail: Detail | None) -> None:
+        self._detail = detail
         # 64-bit hashes only: the input may be larger than memory
         self._ids: set[int] = set()
         #: the last fields, without messages, that were part of a valid job
@@ -65,6 +69,7 @@ class _Validator:
                 return BadRow(row.number, row.custom_id, InvalidJob("an earlier row has the same custom_id"))
             self._ids.add(hashed)
         if isinstance(row, Row):
+            row = _with_detail(row, self._detail)
             try:
                 self._check(row)
             except VQAError as error:
@@ -80,6 +85,20 @@ class _Validator:
             self._valid_fields = fields
 
 
+def _with_detail(row: Row, detail: Detail | None) -> Row:
+    """Return the row with this detail for images and videos that do not say any."""
+    if detail is None or not image_sources(row):
+        return row
+    messages = [
+        {
+            **each,
+            "content": [part if part["type"] == "text" else {"detail": detail, **part} for part in each["content"]],
+        }
+        for each in row.fields["messages"]
+    ]
+    return replace(row, fields={**row.fields, "messages": messages})
+
+
 def _are_valid(messages: list[Mapping[str, Any]]) -> bool:
     """Return whether a job accepts the messages, whose roles and part types are known to be valid."""
     images = 0
@@ -87,7 +106,7 @@ def _are_valid(messages: list[Mapping[str, Any]]) -> bool:
         if not message["content"]:
             return False
         for part in message["content"]:
-            if part["type"] == "image":
+            if part.keys() == _PLAIN_IMAGE:
                 images += 1
             elif not _is_text(part):
                 return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from producer.images.parts import all_sources, with_sources
 from vqa.errors import InvalidJob, VQAError
 from vqa.job import Job
 
@@ -29,9 +30,9 @@ class Row:
     number: int
     #: 1 to 512 printable characters, unique in a submission
     custom_id: str
-    #: fields of a job, without id and batch. In `messages`, each content is a list of parts, and an image's is
-    #: {"type": "image", "image": SOURCE}, where SOURCE is file:<absolute path>, data:image/...;base64,...,
-    #: sha256:<64 hex digits> or img_...
+    #: fields of a job, without id and batch. In `messages`, each content is a list of the parts of
+    #: `producer.images.parts`, where a source is file:<absolute path>, data:image/...;base64,..., sha256:<64 hex
+    #: digits>, img_... or a URL to fetch
     fields: Mapping[str, Any]
 
     def digest(self) -> str:
@@ -50,7 +51,7 @@ class Row:
         `contents` maps sources to bytes or references into the image store. It must contain the sources of all files;
         other sources are valid as they are. `extra` fields override those of the row.
         """
-        messages = [_with_images(message, contents) for message in self.fields["messages"]]
+        messages = with_sources(self.fields["messages"], contents)
         return Job(**{**self.fields, **extra, "id": id, "messages": messages})
 
 
@@ -67,21 +68,8 @@ class BadRow:
 
 
 def image_sources(row: Row) -> tuple[str, ...]:
-    """Return the sources of the row's images in order, without repetitions."""
-    return tuple(dict.fromkeys(_sources(row.fields["messages"])))
-
-
-def _sources(messages: list[Mapping[str, Any]]) -> Iterator[str]:
-    for message in messages:
-        yield from (part["image"] for part in message["content"] if part["type"] == "image")
-
-
-def _with_images(message: Mapping[str, Any], contents: Mapping[str, bytes | str]) -> Mapping[str, Any]:
-    parts = [
-        {"type": "image", "image": contents.get(part["image"], part["image"])} if part["type"] == "image" else part
-        for part in message["content"]
-    ]
-    return {**message, "content": parts}
+    """Return the sources of the row's images, frames and video files in order, without repetitions."""
+    return all_sources(row.fields["messages"])
 
 
 def _file_stamp(source: str) -> tuple[int, int] | tuple[()]:
@@ -121,18 +109,21 @@ def require_id(custom_id: object, name: str) -> str:
     return custom_id
 
 
-def question_messages(sources: Sequence[str], question: str) -> list[dict[str, Any]]:
+def question_messages(parts: Sequence[Mapping[str, Any]], question: str) -> list[dict[str, Any]]:
     """Return the messages of a row that shows images and asks one question. Raises InvalidJob if that is empty."""
     if not question.strip():
         raise InvalidJob("question: it is empty")
-    images = [{"type": "image", "image": source} for source in sources]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
 def rows_of_images(
-    number: int, custom_id: str, sources: Sequence[str], questions: Sequence[str], defaults: Mapping[str, Any]
+    number: int,
+    custom_id: str,
+    parts: Sequence[Mapping[str, Any]],
+    questions: Sequence[str],
+    fields: Mapping[str, Any],
 ) -> Iterator[Row]:
     """Yield a row per question about the same images; the second's id ends in #2, and so on. Raises InvalidJob."""
     for index, question in enumerate(questions, start=1):
         row_id = custom_id if index == 1 else require_id(f"{custom_id}#{index}", "custom_id")
-        yield Row(number, row_id, {**defaults, "messages": question_messages(sources, question)})
+        yield Row(number, row_id, {**fields, "messages": question_messages(parts, question)})

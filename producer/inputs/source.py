@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from producer.inputs.files import Form, Input
+from vqa.message import Detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Columns:
     id: str = "id"
     image: str = "image"
     question: str = "question"
+    #: columns that are fields of the row, by their names in the short form: detail, pages, fps, ...
+    fields: tuple[str, ...] = ()
 
 
 DEFAULT_COLUMNS = Columns()
@@ -31,3 +34,5 @@ class Source:
     columns: Columns = DEFAULT_COLUMNS
     #: defaults for fields of a job, for rows that lack them
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: how large images and videos are seen that do not say it
+    detail: Detail | None = None

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from producer.openai.chat_messages import ResolveUrl, parse_messages
+from producer.openai.chat_messages import parse_messages
+from producer.openai.media_parts import ResolveUrl, video_defaults
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
 
@@ -37,6 +38,9 @@ IGNORED = frozenset(
         *("service_tier", "parallel_tool_calls"),
     }
 )
+
+#: vLLM's: how all videos of the body are read
+MEDIA_FIELDS = "media_io_kwargs"
 
 #: fields that may only have a value without effect; a message names the first
 FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -73,11 +77,12 @@ def job_fields(body: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict
                 require_number(value, f"{place}{name}")
             if fields.setdefault(JOB_FIELDS[name], value) != value:
                 raise InvalidJob(f"{place.strip('.') or 'the body'}: max_tokens and max_completion_tokens differ")
-        elif name not in IGNORED:
+        elif name not in IGNORED and name != MEDIA_FIELDS:
             raise InvalidJob(f"{place}{shown(name)}: not supported")
     if isinstance(fields.get("stop"), str):
         fields["stop"] = [fields["stop"]]
-    fields["messages"] = parse_messages(body.get("messages"), f"{place}messages", resolve)
+    videos = video_defaults(body.get(MEDIA_FIELDS, {}), f"{place}{MEDIA_FIELDS}")
+    fields["messages"] = parse_messages(body.get("messages"), f"{place}messages", resolve, videos)
     return fields
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from producer.images.locations import resolve_url
 from producer.openai.chat_fields import job_fields, require_number
-from producer.openai.chat_messages import ResolveUrl, as_object
+from producer.openai.media_parts import ResolveUrl, as_object
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
 
@@ -22,14 +22,17 @@ _ENDPOINTS = (_ENDPOINT, "/chat/completions")
 _STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 
 #: fields under `vqa` in the body of an HTTP request: those of a job that OpenAI has no name for, and a webhook
-_VQA_FIELDS = frozenset({"lane", "timeout_s", "reuse", "webhook"})
+_VQA_FIELDS = frozenset({"lane", "timeout_s", "reuse", "webhook", "max_image_tokens", "shrink_images"})
+
+#: those of a line of a Batch file; a submission's options set the others
+_VQA_ROW_FIELDS = frozenset({"max_image_tokens", "shrink_images"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a body asks for."""
 
-    #: of a job, without id; in `messages`, an image's part is {"type": "image", "image": SOURCE}
+    #: of a job, without id; `messages` have the parts of `producer.images.parts`
     fields: dict[str, Any]
     model: str | None = None
     stream: bool = False
@@ -57,7 +60,8 @@ def parse_row(row: Mapping[str, Any], resolve: ResolveUrl) -> ChatRequest:
         raise InvalidJob(f"url: must be {_ENDPOINT}")
     body = as_object(row.get("body"), "body")
     model = body.get("model")
-    return ChatRequest(job_fields(body, "body.", resolve), model if isinstance(model, str) else None)
+    own = _vqa_fields(body.pop("vqa", {}), "body.vqa", _VQA_ROW_FIELDS)
+    return ChatRequest(job_fields(body, "body.", resolve) | own, model if isinstance(model, str) else None)
 
 
 def parse_body(document: object, resolve: ResolveUrl) -> ChatRequest:
@@ -70,20 +74,22 @@ def parse_body(document: object, resolve: ResolveUrl) -> ChatRequest:
         raise InvalidJob("model: must be a string")
     stream = _flag(body.pop("stream", False), "stream")
     include_usage = _include_usage(body.pop("stream_options", {}))
-    own = _vqa_fields(body.pop("vqa", {}))
+    own = _vqa_fields(body.pop("vqa", {}), "vqa", _VQA_FIELDS)
     webhook_url = _webhook_url(own.pop("webhook", None))
     fields = job_fields(body, "", resolve) | own
     return ChatRequest(fields, model or None, stream, include_usage, webhook_url)
 
 
-def _vqa_fields(value: object) -> dict[str, Any]:
-    own = as_object(value, "vqa")
-    if unknown := sorted(own.keys() - _VQA_FIELDS):
-        raise InvalidJob(f"vqa.{shown(unknown[0])}: not supported; there are {', '.join(sorted(_VQA_FIELDS))}")
-    if "timeout_s" in own:
-        require_number(own["timeout_s"], "vqa.timeout_s")
-    if "reuse" in own:
-        _flag(own["reuse"], "vqa.reuse")
+def _vqa_fields(value: object, place: str, known: frozenset[str]) -> dict[str, Any]:
+    own = as_object(value, place)
+    if unknown := sorted(own.keys() - known):
+        raise InvalidJob(f"{place}.{shown(unknown[0])}: not supported; there are {', '.join(sorted(known))}")
+    for name in ("timeout_s", "max_image_tokens"):
+        if name in own:
+            require_number(own[name], f"{place}.{name}")
+    for name in ("reuse", "shrink_images"):
+        if name in own:
+            _flag(own[name], f"{place}.{name}")
     return own
 
 

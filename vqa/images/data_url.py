@@ -1,4 +1,4 @@
-"""Images as `data:` URLs (RFC 2397)."""
+"""Images, and files of pages or videos, as `data:` URLs (RFC 2397)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from vqa.errors import BadImage
 
 #: the type may be missing, or that of any bytes, and may have parameters (RFC 2397)
 _DATA_URL = re.compile(
-    r"data:(image/[a-z0-9.+-]+|image|(application|binary)/octet-stream)?(;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE
+    r"data:((image|video)/[a-z0-9.+-]+|image|application/pdf|(application|binary)/octet-stream)?"
+    r"(;[a-z0-9-]+=[^;,]*)*;base64,",
+    re.IGNORECASE,
 )
 
 _URL_SAFE = str.maketrans("-_", "+/")

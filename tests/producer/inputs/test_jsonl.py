@@ -36,6 +36,31 @@ def test_a_row_becomes_a_job_once_its_images_are_read(read: Read, tmp_path: Path
     assert image_sources(found) == (f"file:{tmp_path}/teal.png", REFERENCE)
 
 
+def test_an_image_may_have_a_url_a_detail_and_pages(read: Read) -> None:
+    url = "https://example.org/scan.tif?signature=1"
+    [found] = read(row(image=url, detail="high", pages="2-3", max_image_tokens=512, shrink_images=True), form="short")
+    assert isinstance(found, Row)
+    assert image_sources(found) == (url,)
+    job = found.job("a-job", {})
+    [image] = job.images()
+    assert (image.image, image.detail, image.pages) == (url, "high", "2-3")
+    assert (job.max_image_tokens, job.shrink_images) == (512, True)
+
+
+def test_a_row_may_ask_about_a_video(read: Read, tmp_path: Path) -> None:
+    clip = {"id": "clip", "video": "clip.mp4", "fps": 1, "max_frames": 8, "question": "?"}
+    frames = {"id": "frames", "frames": ["1.jpg", "2.jpg"], "times_s": [0, 0.5], "detail": "low", "question": "?"}
+    first, second = read(clip, frames, form="short")
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert image_sources(first) == (f"file:{tmp_path}/clip.mp4",)
+    assert image_sources(second) == (f"file:{tmp_path}/1.jpg", f"file:{tmp_path}/2.jpg")
+    [video] = first.job("a-job", dict.fromkeys(image_sources(first), REFERENCE)).videos()
+    assert (video.video, video.fps, video.max_frames) == (REFERENCE, 1, 8)
+    [video] = second.job("a-job", dict.fromkeys(image_sources(second), REFERENCE)).videos()
+    assert (video.frames, video.times_s, video.detail) == ((REFERENCE, REFERENCE), (0, 0.5), "low")
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "reason"),
     [
@@ -64,8 +89,16 @@ def test_a_row_becomes_a_job_once_its_images_are_read(read: Read, tmp_path: Path
         (row(image=""), BadImage, "empty"),
         (row(image="null\0byte.png"), BadImage, "null byte"),
         (row(image="half \ud800.png"), BadImage, "surrogate"),
-        (row(image="https://example.org/cat.png"), InvalidJob, "https: URLs are not supported yet"),
-        (row(image="s3://images/cat.png"), InvalidJob, "s3: URLs are not supported yet"),
+        (row(image="ftp://example.org/cat.png"), InvalidJob, "ftp: URLs are not supported; there are data:, https:"),
+        (row(image="https://example.org/" + "x" * 8192), BadImage, "at most 8,192 are allowed"),
+        (row(detail="huge"), InvalidJob, "detail"),
+        (row(pages="3-"), InvalidJob, "pages"),
+        (row(fps=2), InvalidJob, "fps: only for frames or a video"),
+        (row(video="clip.mp4"), InvalidJob, "image and video: only one of them is allowed"),
+        ({"id": "q", "video": "clip.mp4", "pages": "2", "question": "?"}, InvalidJob, "pages: only for images"),
+        ({"id": "q", "video": 5, "question": "?"}, InvalidJob, "video: a string is required"),
+        ({"id": "q", "frames": ["1.jpg"], "times_s": [0, 1], "question": "?"}, InvalidJob, "2 times for 1 frames"),
+        ({"id": "q", "frames": [], "question": "?"}, InvalidJob, "frames: must be a non-empty list of strings"),
         (row(image="file://elsewhere/cat.png"), InvalidJob, "another machine"),
         (row(image="sha256:abc"), InvalidJob, "64 hex digits"),
         (row(image="data:text/plain,hello"), BadImage, "data:image/TYPE;base64,"),

@@ -109,13 +109,17 @@ def test_stop_is_a_string_or_a_list(read: Read, given: Any, stops: tuple[str, ..
         (row(messages=[{"role": "user", "content": []}]), "messages.0.content"),
         (asking({"type": "text", "text": "?"}, tool_calls=[{}]), "body.messages.0.tool_calls: not supported"),
         (asking({"type": "text"}), "messages.0.content.0.text"),
-        (asking({"type": "input_audio"}), "body.messages.0.content.0.type: must be text or image_url"),
+        (
+            asking({"type": "input_audio"}),
+            "body.messages.0.content.0.type: must be text, image_url, video_url or video",
+        ),
         (asking({"type": "image_url", "image_url": "file:a.png"}), "content.0.image_url: must be an object"),
         (asking(part(None)), "content.0.image_url.url: must be a string"),
         (asking(part("file:a.png", size=3)), "content.0.image_url.size: not supported"),
-        (asking(part("https://example.org/cat.png")), "https: URLs are not supported yet"),
-        (asking(part("http://example.org/cat.png")), "http: URLs are not supported yet"),
-        (asking(part("cat.png")), "starts with data:, file: or sha256:"),
+        (asking(part("ftp://example.org/cat.png")), "ftp: URLs are not supported; there are data:, https:"),
+        (asking(part("cat.png")), "starts with data:, https:"),
+        (asking(part("file:a.png"), pages="2"), "messages.0.pages: not supported"),
+        (row(vqa={"lane": "bulk"}), "body.vqa.lane: not supported; there are max_image_tokens, shrink_images"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(read: Read, line: dict[str, Any], reason: str) -> None:

@@ -62,7 +62,7 @@ def test_records_that_are_none_are_told_by_their_line(tmp_path: Path) -> None:
     file = tmp_path / "in.csv"
     long = "x" * 200_000
     file.write_bytes(
-        b"id,image,question\nq1,a.png\nq2,a.png,?,4\n,a.png,?\nq4,,?\nq5,\xff,?\nq6,https://e.org/a.png,?\n"
+        b"id,image,question\nq1,a.png\nq2,a.png,?,4\n,a.png,?\nq4,,?\nq5,\xff,?\nq6,ftp://e.org/a.png,?\n"
         + f"q7,a.png,{long}\nq7,a.png,?\n".encode()
         + b'q8,a.png,"never\nended'
     )
@@ -72,7 +72,7 @@ def test_records_that_are_none_are_told_by_their_line(tmp_path: Path) -> None:
     assert list(bad) == [2, 3, 4, 5, 6, 7, 9, 10]
     for number, reason in {2: "2 columns, but", 3: "4 columns", 4: "id: missing", 5: "empty", 6: "not UTF-8"}.items():
         assert reason in bad[number]
-    assert "not supported yet" in bad[7]
+    assert "ftp: URLs are not supported" in bad[7]
     assert "same custom_id" in bad[9]
     assert "the quote that opens in the record of line 10 is not closed properly; 1 more lines" in bad[10]
 

@@ -40,7 +40,10 @@ def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ({"vqa": {"tenant": "other"}}, "vqa.tenant: not supported; there are lane, reuse, timeout_s, webhook"),
+        (
+            {"vqa": {"tenant": "other"}},
+            "vqa.tenant: not supported; there are lane, max_image_tokens, reuse, shrink_images, timeout_s, webhook",
+        ),
         ({"vqa": {"A secret?": 1}}, "vqa.?: not supported"),
         ({"vqa": "bulk"}, "vqa: must be an object"),
         ({"stream": "yes"}, "stream: must be true or false"),
