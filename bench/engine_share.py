@@ -19,7 +19,9 @@ from vqa.settings import QueueSettings
 from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.factory import choose_engine, make_engine
 from workers.engine.settings import EngineSettings
+from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
+from workers.media.request import ImageRequest
 from workers.settings import WorkerSettings
 
 SLOTS = 16
@@ -88,14 +90,8 @@ class Direct:
         self._engine = make_engine(settings, SLOTS)
         self._crashed = threading.Event()
         self._engine.start(lambda error, ids: self._crashed.set())
-        limits = QueueSettings()
-        self._decoders = DecoderPool(
-            WorkerSettings().decoders,
-            limits.image_max_bytes,
-            limits.image_max_pixels,
-            settings.max_image_pixels,
-            self._engine.fit,
-        )
+        limits = ImageLimits.from_settings(QueueSettings(), settings.max_image_pixels, self._engine.fit)
+        self._decoders = DecoderPool(WorkerSettings().decoders, limits)
 
     def ask_all(self, questions: list[Question]) -> None:
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
@@ -103,7 +99,7 @@ class Direct:
 
     def _ask(self, number: int, question: Question) -> str:
         data, words = question
-        (image,) = self._decoders.decode([data])
+        [(image,)] = self._decoders.decode([ImageRequest(data)])
         prompt = Prompt(id=str(number), turns=(Turn("user", (image, words)),), params=SamplingParams(16))
         return self._engine.submit(prompt).result().text
 

@@ -15,7 +15,9 @@ from workers.engine.model.footprint import read_footprint
 from workers.engine.model.loading import eos_ids
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
+from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
+from workers.media.request import ImageRequest
 
 
 @pytest.mark.parametrize("scale", ["tiny", "tiny-dense"])
@@ -46,8 +48,8 @@ def test_w1_is_768_tokens_of_image_and_26_of_text(tmp_path: Path) -> None:
     settings = EngineSettings(model=str(shape30b.write_folder(tmp_path, "tiny")))
     (question,) = Stock.w1(1, Size()).take()
     assert 150_000 < len(question.image) < 250_000
-    media = DecoderPool(1, 2**20, 2**20, settings.max_image_pixels)
-    (image,) = media.decode([question.image])
+    media = DecoderPool(1, ImageLimits(2**20, 2**20, settings.max_image_pixels))
+    [(image,)] = media.decode([ImageRequest(question.image)])
     media.close()
     encoder = Encoder(shape30b.load(settings), settings.slot_tokens)
     encoded = encoder.encode(Prompt("w1", (Turn("user", (image, WORDS)),), SamplingParams(question.max_new_tokens)))

@@ -6,7 +6,6 @@ import io
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
-from PIL.ExifTags import Base
 
 from vqa.errors import BadImage
 from vqa.images.kind import kind
@@ -21,50 +20,48 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 #: how JPEG and BMP start: they are single images; the further ones of a phone's JPEG are previews and depth maps
 _SINGLE = (b"\xff\xd8", b"BM")
 
-#: bits of a TIFF page's NewSubfileType: a smaller copy of another page, or its mask
-_NO_PAGE = 1 | 4
 
-
-def open_image(data: bytes, max_bytes: int, max_pixels: int, name: str = "") -> ImageFile:
+def open_image(data: bytes, max_bytes: int, max_pixels: int, name: str = "", max_aspect: int = 200) -> ImageFile:
     """Open the image in `data` without decoding its pixels; messages of errors start with `name`.
 
-    Raises BadImage if it is no image in a supported format, or has more bytes or pixels than allowed.
+    Raises BadImage if it is no image in a supported format, or has more bytes or pixels than allowed, or if its longer
+    side is over `max_aspect` times the shorter.
     """
     if len(data) > max_bytes:
         raise BadImage(
             f"{_of(name)}the image has {len(data):,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)"
         )
     image = open_header(data, name)
-    if image.width * image.height > max_pixels:
-        raise BadImage(
-            f"{_of(name)}the image has {image.width} x {image.height} pixels; the limit is {max_pixels:,} "
-            "(VQA_IMAGE_MAX_PIXELS)"
-        )
+    check_size(*image.size, max_pixels, max_aspect, name)
     return image
 
 
-def frame_count(data: bytes) -> int:
-    """Return how many pages (TIFF) or frames (GIF, WebP, PNG) the image in `data` has; 1 if it cannot be told.
+def check_size(width: int, height: int, max_pixels: int, max_aspect: int, name: str = "") -> None:
+    """Raise BadImage if an image of this size is not allowed."""
+    if width * height > max_pixels:
+        raise BadImage(
+            f"{_of(name)}the image has {width} x {height} pixels; the limit is {max_pixels:,} (VQA_IMAGE_MAX_PIXELS)"
+        )
+    if max(width, height) > max_aspect * min(width, height):
+        raise BadImage(
+            f"{_of(name)}the image is {width} x {height}; no side may be over {max_aspect} times the other "
+            "(VQA_IMAGE_MAX_ASPECT)"
+        )
 
-    A model sees only the first. A TIFF page that is a smaller copy or a mask of another is not counted.
+
+def frame_count(data: bytes) -> int:
+    """Return how many frames the animation in `data` has; 1 for other images and if it cannot be told.
+
+    A model sees only the first, unless the file is shown as a video.
     """
     if data.startswith(_SINGLE):
         return 1
     try:
         image = open_header(data, "")
-        frames = int(getattr(image, "n_frames", 1))
-        return _page_count(image, frames) if image.format == "TIFF" and frames > 1 else frames
+        return 1 if image.format == "TIFF" else int(getattr(image, "n_frames", 1))
     except Exception:
         # no image, or what follows the first frame is damaged: Pillow's readers raise all kinds of exceptions
         return 1
-
-
-def _page_count(image: ImageFile, frames: int) -> int:
-    pages = 0
-    for frame in range(frames):
-        image.seek(frame)
-        pages += not int(image.tag_v2.get(Base.NewSubfileType, 0)) & _NO_PAGE  # type: ignore[attr-defined]
-    return max(1, pages)
 
 
 def open_header(data: bytes, name: str) -> ImageFile:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded, InvalidJob
+from vqa.images.pages import page_range
 from vqa.images.store import ImageStore
 from vqa.job import Job
 from vqa.ledger.records import Lease
@@ -19,6 +20,10 @@ from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
 from workers.jobs.text_writer import OnText, TextWriter
 from workers.media.pool import DecoderPool
+from workers.media.request import ImageRequest
+
+#: the images of each file
+_Images = Mapping[ImageRequest, tuple[RGBImage, ...]]
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,14 @@ class Answering:
         """
         deadline = started + lease.remaining_s
         # each distinct image is fetched and decoded once
-        names = list(dict.fromkeys(part.image for part in job.images()))
-        with self.media.holding(len(names), deadline), self.texts.writing(lease) as on_text:
-            decoded = self.media.decode(names, deadline, self.store.get)
-            return self._answer(job, lease, dict(zip(names, decoded, strict=True)), started, on_text)
+        requests = list(dict.fromkeys(_request(part) for part in job.images()))
+        with (
+            self.media.decoded(requests, deadline, self.store.get) as decoded,
+            self.texts.writing(lease) as on_text,
+        ):
+            return self._answer(job, lease, dict(zip(requests, decoded, strict=True)), started, on_text)
 
-    def _answer(
-        self, job: Job, lease: Lease, images: Mapping[bytes | str, RGBImage], started: float, on_text: OnText | None
-    ) -> Answer:
+    def _answer(self, job: Job, lease: Lease, images: _Images, started: float, on_text: OnText | None) -> Answer:
         prompt = Prompt(
             id=lease.id,
             turns=_turns(job, images),
@@ -97,22 +102,23 @@ class Answering:
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
 
 
-def _turns(job: Job, images: Mapping[bytes | str, RGBImage]) -> tuple[Turn, ...]:
+def _request(part: ImagePart) -> ImageRequest:
+    return ImageRequest(part.image, pages=page_range(part.pages))
+
+
+def _turns(job: Job, images: _Images) -> tuple[Turn, ...]:
     return tuple(
-        Turn(
-            message.role,
-            tuple(_part(part, images) for part in message.content),
-        )
+        Turn(message.role, tuple(each for part in message.content for each in _parts(part, images)))
         for message in job.messages
     )
 
 
-def _part(part: TextPart | ImagePart | VideoPart, images: Mapping[bytes | str, RGBImage]) -> str | RGBImage:
+def _parts(part: TextPart | ImagePart | VideoPart, images: _Images) -> Sequence[str | RGBImage]:
     if isinstance(part, TextPart):
-        return part.text
+        return (part.text,)
     if isinstance(part, VideoPart):
         raise InvalidJob("this worker does not take videos")
-    return images[part.image]
+    return images[_request(part)]
 
 
 def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:

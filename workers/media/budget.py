@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vqa.errors import DeadlineExceeded, EngineError
-
-#: a job shows at most this many images (`vqa.job`)
-_JOB_IMAGES = 64
+from workers.media.limits import ImageLimits
 
 #: decoded images planned for each task thread; a job with more waits if other jobs hold as many
 _THREAD_IMAGES = 4
@@ -32,14 +30,13 @@ class MediaPlan:
     decoding_bytes: int
     #: pixels of jobs from decoding until they are answered
     pixel_bytes: int
-    #: of one decoded image
-    image_bytes: int
 
     @classmethod
-    def create(cls, processes: int, threads: int, max_bytes: int, decoding_bytes: int, image_bytes: int) -> MediaPlan:
-        """Plan for a worker with so many task threads. `decoding_bytes` are for the largest image that is allowed."""
-        images = max(_JOB_IMAGES, _THREAD_IMAGES * threads)
-        return cls(processes, fetchers(processes) * max_bytes, decoding_bytes, images * image_bytes, image_bytes)
+    def create(cls, processes: int, threads: int, limits: ImageLimits) -> MediaPlan:
+        """Plan for a worker with so many task threads."""
+        images = max(limits.max_images, _THREAD_IMAGES * threads)
+        encoded = fetchers(processes) * limits.max_bytes
+        return cls(processes, encoded, limits.decoding_bytes, images * limits.image_bytes)
 
     def __str__(self) -> str:
         return (

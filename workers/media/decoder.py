@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from vqa.errors import BadImage, EngineError
 from workers.engine.image import RGBImage
 from workers.media.decoder_child import CPU_S, CPU_S_PER_PIXEL
-from workers.media.decoder_process import Admit, DecoderExited, DecoderProcess, NoMemory
-from workers.media.image import ImageLimits
+from workers.media.decoder_process import Admit, DecoderExited, DecoderProcess, NoMemory, NotAdmitted
+from workers.media.limits import ImageLimits
+from workers.media.request import ImageRequest
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _TOO_DEAR = (
 )
 
 
-def _at_once(needed: int) -> AbstractContextManager[None]:
+def _at_once(needed: int, count: int) -> AbstractContextManager[None]:
     return nullcontext()
 
 
@@ -67,16 +68,17 @@ class Decoder:
         with self._in_use:
             self._ready_child()
 
-    def decode(self, data: bytes, admit: Admit = _at_once) -> RGBImage:
-        """Decode an image, when `admit` lets it. Raises BadImage, also when the image crashes its child; EngineError.
+    def decode(self, data: bytes, admit: Admit = _at_once, request: ImageRequest | None = None) -> tuple[RGBImage, ...]:
+        """Decode the images of a file, when `admit` lets it; `request` says which of them.
 
-        A child that is killed, as the kernel does where memory is short, is replaced and the image tried again.
+        Raises BadImage, also when the file crashes its child; NotAdmitted; EngineError. A child that is killed, as the
+        kernel does where memory is short, is replaced and the file tried again.
         """
         with self._in_use:
             crashes, reason = 0, ""
             for pause_s in _PAUSES_S:
                 try:
-                    return self._decode(data, admit)
+                    return self._decode(data, request or ImageRequest(data), admit)
                 except NoMemory as error:
                     reason = str(error)
                 except DecoderExited as exited:
@@ -101,14 +103,14 @@ class Decoder:
         with self._in_use:
             self._discard_child()
 
-    def _decode(self, data: bytes, admit: Admit) -> RGBImage:
+    def _decode(self, data: bytes, request: ImageRequest, admit: Admit) -> tuple[RGBImage, ...]:
         child = self._ready_child()
         try:
-            return child.decode(data, admit)
+            return child.decode(data, request, admit)
         except TimeoutError:
             self._discard_child()
             raise BadImage(f"decoding the image took over {self._timeout_s:g} s") from None
-        except (NoMemory, BadImage):
+        except (NoMemory, BadImage, NotAdmitted):
             raise
         except BaseException:
             # it has exited, or waits for an image that was not admitted

@@ -1,10 +1,12 @@
 """The child process that decodes images: `python -m workers.media.decoder_child MEMORY SECONDS LIMITS`.
 
-MEMORY is the number of an inherited in-memory file, SECONDS the limit for one image, LIMITS the fields of `ImageLimits`
-as JSON. The child writes READY to the inherited link. Then it reads one line per image: the number of encoded bytes at
-the start of MEMORY. It answers with a line of JSON: `needed`, the most bytes that decoding takes, and waits for a line.
-Then it overwrites the encoded bytes with the pixels and answers with the other fields of `RGBImage`. In place of either
-answer it may send `error` and `message`. It exits when the link is closed.
+MEMORY is the number of an inherited in-memory file, SECONDS the limit for one file, LIMITS the fields of `ImageLimits`
+as JSON. The child writes READY to the inherited link. Then it reads one line of JSON per file: `bytes`, the number of
+encoded bytes at the start of MEMORY, and the options of an `ImageRequest`. It answers with a line of JSON: `needed`,
+the most bytes that decoding takes, and `count`, the number of images. Then it waits for GO or SKIP. After GO it
+overwrites the encoded bytes with the pixels of all images, one after another, and answers with `images`, the other
+fields of each `RGBImage`. In place of either answer it may send `error` and `message`. It exits when the link is
+closed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec, module_from_spec
@@ -24,20 +26,30 @@ from typing import TYPE_CHECKING, Any
 from workers.child_process import inherited_link
 
 if TYPE_CHECKING:
-    from workers.media.image import ImageLimits
+    from workers.media.image import Decoded
+    from workers.media.limits import ImageLimits
+    from workers.media.source import Source
 
-READY = b"ready\n"
+    Step = Callable[[int, dict[str, Any], ImageLimits], dict[str, Any]]
+
+READY, GO, SKIP = b"ready\n", b"go\n", b"skip\n"
 
 #: limits of an image's computing time, in seconds and seconds per pixel: the dearest form of an honest image takes half
 #: of it. A JPEG of 300 kB that repeats its scans takes twenty seconds.
 CPU_S, CPU_S_PER_PIXEL = 3.0, 0.1e-6
 
 
-def write_file(memory: int, data: bytes) -> None:
-    """Write `data` at the start of the file with the descriptor `memory`. Raises OSError."""
-    rest, at = memoryview(data), 0
-    while at < len(rest):
-        at += os.pwrite(memory, rest[at:], at)
+#: fields of a decoded image that are passed on as they are
+_PASSED_ON = ("source_width", "source_height", "frames", "page", "pages", "time_s")
+
+
+def write_file(memory: int, data: bytes, at: int = 0) -> int:
+    """Write `data` into the file with the descriptor `memory`; return where it ends. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(memory, rest, at)
+        rest, at = rest[written:], at + written
+    return at
 
 
 def main(memory: int, timeout_s: int, limits_fields: dict[str, Any]) -> None:
@@ -51,15 +63,19 @@ def main(memory: int, timeout_s: int, limits_fields: dict[str, Any]) -> None:
     with parent, parent.makefile("rb") as requests, suppress(ConnectionError):
         parent.sendall(READY)
         for line in requests:
+            fields = json.loads(line)
             # WebP's reader takes memory for the pixels here
             with _limited(timeout_s, CPU_S, limits.decoding_bytes):
-                reply = _open(memory, int(line), limits)
+                reply = _reply(_open, memory, fields, limits)
             if "needed" in reply:
                 parent.sendall(json.dumps(reply).encode() + b"\n")
-                if not requests.readline():
+                answer = requests.readline()
+                if answer == SKIP:
+                    continue
+                if answer != GO:
                     return
                 with _limited(timeout_s, CPU_S + CPU_S_PER_PIXEL * reply["pixels"], reply["needed"]):
-                    reply = _decode(memory, int(line), limits)
+                    reply = _reply(_decode, memory, fields, limits)
             parent.sendall(json.dumps(reply).encode() + b"\n")
 
 
@@ -69,7 +85,7 @@ def _limited(timeout_s: int, cpu_s: float, image_bytes: int) -> Iterator[None]:
 
     Refuse it memory for more than `image_bytes`: a TIFF file of 1 MB may have a tile of 1 GiB for its 8 x 8 pixels.
     """
-    from workers.media.image import BASE_BYTES
+    from workers.media.limits import BASE_BYTES
 
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (min(BASE_BYTES + image_bytes, most), most))
@@ -89,7 +105,7 @@ def _set_up(limits_fields: dict[str, Any]) -> ImageLimits:
     sys.modules["vqa"] = module_from_spec(spec)
     from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
-    from workers.media.image import ImageLimits
+    from workers.media.limits import ImageLimits
 
     # otherwise Pillow loads all forty readers at the first image of a rarer format
     Image.preinit()
@@ -106,42 +122,52 @@ def _set_up(limits_fields: dict[str, Any]) -> ImageLimits:
     return limits
 
 
-def _open(memory: int, length: int, limits: ImageLimits) -> dict[str, Any]:
-    """Read the header of an image."""
+def _open(memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    """Read the header of a file."""
+    source = _source(_read(memory, fields), fields, limits)
+    return {"needed": source.needed_bytes, "pixels": source.pixels, "count": source.count}
+
+
+def _decode(memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    data, at, images = _read(memory, fields), 0, []
+    name = sha256(data)
+    for decoded in _source(data, fields, limits).images():
+        at = write_file(memory, decoded.image.tobytes(), at)
+        images.append(_about(decoded, name))
+    return {"images": images}
+
+
+def _reply(step: Step, memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    """Return what `step` returns, or the reply for the error that it raises."""
     from vqa.errors import VQAError
-    from vqa.images.file import open_image
-    from workers.media.image import needed_bytes
 
     try:
-        image = open_image(os.pread(memory, length, 0), limits.max_bytes, limits.max_pixels)
+        return step(memory, fields, limits)
     except VQAError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except (OSError, MemoryError) as error:
-        return {"error": "EngineError", "message": f"no memory for an encoded image ({type(error).__name__})"}
-    return {"needed": needed_bytes(image, length), "pixels": image.width * image.height}
+        return {"error": "EngineError", "message": f"no memory for an image ({type(error).__name__})"}
 
 
-def _decode(memory: int, length: int, limits: ImageLimits) -> dict[str, Any]:
-    from vqa.errors import VQAError
-    from workers.media.image import decode
-
-    try:
-        data = os.pread(memory, length, 0)
-        decoded = decode(data, limits)
-        write_file(memory, decoded.image.tobytes())
-    except VQAError as error:
-        return {"error": type(error).__name__, "message": str(error)}
-    except (OSError, MemoryError) as error:
-        return {"error": "EngineError", "message": f"no memory for an image's pixels ({type(error).__name__})"}
-    width, height = decoded.image.size
-    source = {name: getattr(decoded, name) for name in ("source_width", "source_height", "frames")}
-    return {"width": width, "height": height, "digest": _digest(data, (width, height)), **source}
+def _read(memory: int, fields: dict[str, Any]) -> bytes:
+    return os.pread(memory, fields["bytes"], 0)
 
 
-def _digest(data: bytes, size: tuple[int, int]) -> str:
-    name = sha256(b"%d %d " % size)
-    name.update(data)
-    return name.hexdigest()
+def _source(data: bytes, fields: dict[str, Any], limits: ImageLimits) -> Source:
+    from workers.media.request import ImageRequest
+    from workers.media.source import open_source
+
+    request = ImageRequest.from_options(data, fields)
+    return open_source(data, limits.for_request(request), request)
+
+
+def _about(decoded: Decoded, name: Any) -> dict[str, Any]:
+    """Return the fields of an `RGBImage` but its pixels; `name` is the hash of the file."""
+    fields = {field: getattr(decoded, field) for field in _PASSED_ON}
+    fields["width"], fields["height"] = decoded.image.size
+    digest = name.copy()
+    digest.update(f" {decoded.page} {decoded.time_s} {decoded.image.size}".encode())
+    return {**fields, "digest": digest.hexdigest()}
 
 
 if __name__ == "__main__":

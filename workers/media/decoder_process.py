@@ -19,8 +19,9 @@ from typing import Any
 from vqa.errors import BadImage
 from workers.child_process import ChildProcess, describe_exit
 from workers.engine.image import RGBImage
-from workers.media.decoder_child import write_file
-from workers.media.image import ImageLimits
+from workers.media.decoder_child import GO, SKIP, write_file
+from workers.media.limits import ImageLimits
+from workers.media.request import ImageRequest
 
 #: limit for a child to become ready, from a slow disk too
 _START_S = 60.0
@@ -42,12 +43,16 @@ _PASSED_ON = ("PATH", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMPDIR", "MALLOC
 #: two fifths of the decoding time. 9 MB per child.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20)}
 
-#: lets an image be decoded that needs so many bytes, when there is room for them
-Admit = Callable[[int], AbstractContextManager[None]]
+#: lets a file be decoded that needs so many bytes for so many images, when there is room for them
+Admit = Callable[[int, int], AbstractContextManager[None]]
 
 
 class NoMemory(Exception):
     """There is no memory for an image now, which need not be its own fault; `str()` says for what."""
+
+
+class NotAdmitted(Exception):
+    """Raised by `Admit` for a file that is not to be decoded; its child goes on with the next one."""
 
 
 class DecoderExited(Exception):
@@ -82,38 +87,52 @@ class DecoderProcess(ChildProcess):
             self.link.settimeout(self._timeout_s)
             self._ready = True
 
-    def decode(self, data: bytes, admit: Admit) -> RGBImage:
-        """Decode one image; the child must be ready.
+    def decode(self, data: bytes, request: ImageRequest, admit: Admit) -> tuple[RGBImage, ...]:
+        """Decode the images of one file; the child must be ready.
 
-        Raises BadImage, NoMemory, DecoderExited and TimeoutError, and what `admit` raises; end the child after all but
-        the first two.
+        Raises BadImage, NoMemory, NotAdmitted, DecoderExited and TimeoutError, and what `admit` raises; end the child
+        after all but the first three.
         """
         try:
             write_file(self._memory, data)
         except OSError as error:
             raise NoMemory(f"no memory for an encoded image ({error.strerror})") from None
-        reply = self._request(b"%d\n" % len(data))
+        reply = self._ask(json.dumps({"bytes": len(data), **request.options}).encode() + b"\n")
         if "needed" in reply:
-            with admit(reply["needed"]):
-                reply = self._request(b"\n")
+            reply = self._admitted(reply, admit)
         if "error" in reply:
             raise (BadImage if reply["error"] == BadImage.__name__ else NoMemory)(reply["message"])
-        pixels = os.pread(self._memory, reply["width"] * reply["height"] * 3, 0)
-        if max(len(data), len(pixels)) > _KEPT_BYTES:
+        images, at = [], 0
+        for fields in reply["images"]:
+            size = fields["width"] * fields["height"] * 3
+            images.append(RGBImage(pixels=os.pread(self._memory, size, at), **fields))
+            at += size
+        if max(len(data), at) > _KEPT_BYTES:
             os.ftruncate(self._memory, 0)
-        return RGBImage(pixels=pixels, **reply)
+        return tuple(images)
+
+    def _admitted(self, opened: dict[str, Any], admit: Admit) -> dict[str, Any]:
+        try:
+            with admit(opened["needed"], opened["count"]):
+                return self._ask(GO)
+        except NotAdmitted:
+            self._send(SKIP)
+            raise
 
     def end(self) -> None:
         super().end()
         os.close(self._memory)
 
-    def _request(self, line: bytes) -> dict[str, Any]:
+    def _ask(self, line: bytes) -> dict[str, Any]:
+        self._send(line)
+        reply: dict[str, Any] = json.loads(self._read_line())
+        return reply
+
+    def _send(self, line: bytes) -> None:
         try:
             self.link.sendall(line)
         except ConnectionError:
             raise self._exited() from None
-        reply: dict[str, Any] = json.loads(self._read_line())
-        return reply
 
     def _read_line(self) -> bytes:
         line = b""

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from queue import LifoQueue
 
-from vqa.errors import DeadlineExceeded, EngineError, NotReady
-from vqa.images.fit import Fit
+from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
 from workers.engine.image import RGBImage
 from workers.media.budget import Budget, MediaPlan, fetchers
 from workers.media.decoder import DECODE_TIMEOUT_S, Decoder
-from workers.media.decoder_process import DecoderExited, NoMemory
-from workers.media.image import ImageLimits
+from workers.media.decoder_process import DecoderExited, NoMemory, NotAdmitted
+from workers.media.limits import ImageLimits
+from workers.media.request import ImageRequest
+
+#: gets the bytes of a file that is given by its reference
+Fetch = Callable[[str], bytes]
+
+#: the images of one file
+Images = tuple[RGBImage, ...]
 
 
 def _unknown(reference: str) -> bytes:
@@ -30,23 +37,14 @@ class DecoderPool:
     """Decodes images for any number of threads until it is closed."""
 
     def __init__(
-        self,
-        processes: int,
-        max_bytes: int,
-        max_pixels: int,
-        useful_pixels: int,
-        fit: Fit | None = None,
-        timeout_s: float = DECODE_TIMEOUT_S,
-        threads: int = 0,
+        self, processes: int, limits: ImageLimits, timeout_s: float = DECODE_TIMEOUT_S, threads: int = 0
     ) -> None:
         """Start the processes and wait until they can decode. Raises NotReady.
 
-        Images over `max_bytes` or `max_pixels` are refused. `useful_pixels` is the most that the model sees of an
-        image; with `fit`, images are scaled as the model's own image processor would scale them. `timeout_s` is for
-        one image; `threads` have jobs at a time.
+        `timeout_s` is for one file; `threads` have jobs at a time.
         """
-        limits = ImageLimits(max_bytes, max_pixels, useful_pixels, fit)
-        self.plan = MediaPlan.create(processes, threads, max_bytes, limits.decoding_bytes, limits.image_bytes)
+        self._limits = limits
+        self.plan = MediaPlan.create(processes, threads, limits)
         self._decoders = [Decoder(limits, timeout_s) for _ in range(processes)]
         #: last in, first out: the memory of the last one used is warm
         self._idle: LifoQueue[Decoder] = LifoQueue()
@@ -62,35 +60,35 @@ class DecoderPool:
         for decoder in self._decoders:
             self._idle.put(decoder)
 
-    def holding(self, images: int, deadline: float = math.inf) -> AbstractContextManager[None]:
-        """Wait until there is memory for the pixels of so many images, and hold it.
+    @contextmanager
+    def decoded(
+        self, requests: Sequence[ImageRequest], deadline: float = math.inf, fetch: Fetch = _unknown
+    ) -> Iterator[list[Images]]:
+        """Decode as `decode` does, and hold memory for the images until the context ends.
 
-        Raises DeadlineExceeded, and EngineError once the pool is closed.
+        A file counts as one image. If files turn out to have more, memory for all is waited for, and all are decoded
+        again: a job that waited for more while it holds some could wait for ever.
         """
-        return self._pixels.holding(images * self.plan.image_bytes, deadline) if images else nullcontext()
+        counts = [1] * len(requests)
+        with self._holding(requests, counts, deadline):
+            images, found = self._decode_all(requests, deadline, fetch, counts)
+            if found == counts:
+                yield images
+                return
+            del images
+        with self._holding(requests, found, deadline):
+            yield self.decode(requests, deadline, fetch)
 
     def decode(
-        self, images: Sequence[bytes | str], deadline: float = math.inf, fetch: Callable[[str], bytes] = _unknown
-    ) -> list[RGBImage]:
-        """Decode the images and return them in order; `deadline` is a time of `time.monotonic()`.
+        self, requests: Sequence[ImageRequest], deadline: float = math.inf, fetch: Fetch = _unknown
+    ) -> list[Images]:
+        """Decode the files and return the images of each, in order; `deadline` is a time of `time.monotonic()`.
 
-        `fetch` gets the bytes of an image that is given by its reference, in a thread of the pool. Raises what it
-        raises, BadImage, DeadlineExceeded, and EngineError once the pool is closed.
+        `fetch` is called in a thread of the pool. Raises what it raises, BadImage, DeadlineExceeded, and EngineError
+        once the pool is closed.
         """
-        try:
-            futures = [self._threads.submit(self._decode, image, deadline, fetch) for image in images]
-        except RuntimeError:
-            raise EngineError("the worker is stopping") from None
-        timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        _, unfinished = wait(futures, timeout_s, FIRST_EXCEPTION)
-        try:
-            _raise_first(futures)
-            if unfinished:
-                raise DeadlineExceeded("the deadline passed before the images were decoded")
-            return [future.result() for future in futures]
-        finally:
-            for future in unfinished:
-                future.cancel()
+        images, _ = self._decode_all(requests, deadline, fetch, None)
+        return images
 
     def close(self) -> None:
         """End the processes; images that are not decoded yet fail with EngineError."""
@@ -101,17 +99,74 @@ class DecoderPool:
         for decoder in self._decoders:
             decoder.close()
 
-    def _decode(self, image: bytes | str, deadline: float, fetch: Callable[[str], bytes]) -> RGBImage:
-        data = fetch(image) if isinstance(image, str) else image
+    def _holding(
+        self, requests: Sequence[ImageRequest], counts: Sequence[int], deadline: float
+    ) -> AbstractContextManager[None]:
+        """Wait until there is memory for the pixels of so many images of each file, and hold it."""
+        sizes = (self._limits.for_request(request).image_bytes for request in requests)
+        amount = sum(count * size for count, size in zip(counts, sizes, strict=True))
+        return self._pixels.holding(amount, deadline) if amount else nullcontext()
+
+    def _decode_all(
+        self, requests: Sequence[ImageRequest], deadline: float, fetch: Fetch, counts: list[int] | None
+    ) -> tuple[list[Images], list[int]]:
+        """Return the images of each file, and how many each has. None of files with more than `counts` is decoded."""
+        decoding = [_Decoding(request, counts and counts[number]) for number, request in enumerate(requests)]
+        try:
+            futures = [self._threads.submit(self._decode, each, deadline, fetch) for each in decoding]
+        except RuntimeError:
+            raise EngineError("the worker is stopping") from None
+        timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        _, unfinished = wait(futures, timeout_s, FIRST_EXCEPTION)
+        try:
+            _raise_first(futures)
+            if unfinished:
+                raise DeadlineExceeded("the deadline passed before the images were decoded")
+            found = [each.found for each in decoding]
+            self._check_count(requests, found)
+            return [future.result() for future in futures], found
+        finally:
+            for future in unfinished:
+                future.cancel()
+
+    def _check_count(self, requests: Sequence[ImageRequest], found: Sequence[int]) -> None:
+        images = sum(number for request, number in zip(requests, found, strict=True) if request.video is None)
+        if images > self._limits.max_images:
+            raise BadImage(
+                f"the job has {images} images, each page counted; the limit is {self._limits.max_images} "
+                "(VQA_IMAGE_MAX_COUNT)"
+            )
+
+    def _decode(self, each: _Decoding, deadline: float, fetch: Fetch) -> Images:
+        content = each.request.content
+        data = fetch(content) if isinstance(content, str) else content
+
+        def admit(needed: int, count: int) -> AbstractContextManager[None]:
+            each.found = count
+            if each.most is not None and count > each.most:
+                raise NotAdmitted
+            return self._decoding.holding(needed, deadline)
+
         # every decoder is used by one thread at a time
         decoder = self._idle.get()
         try:
-            return decoder.decode(data, lambda needed: self._decoding.holding(needed, deadline))
+            return decoder.decode(data, admit, each.request)
+        except NotAdmitted:
+            return ()
         finally:
             self._idle.put(decoder)
 
 
-def _raise_first(futures: Sequence[Future[RGBImage]]) -> None:
+@dataclass(slots=True, eq=False)
+class _Decoding:
+    request: ImageRequest
+    #: a file with more images is not decoded; None for any number
+    most: int | None
+    #: images in the file, as asked for
+    found: int = 0
+
+
+def _raise_first(futures: Sequence[Future[Images]]) -> None:
     for future in futures:
         if future.done() and (error := future.exception()):
             raise error

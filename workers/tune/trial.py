@@ -16,7 +16,9 @@ from typing import Self
 from vqa.settings import QueueSettings
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.settings import EngineSettings
+from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
+from workers.media.request import ImageRequest
 from workers.settings import WorkerSettings
 
 
@@ -65,15 +67,9 @@ class Trial:
     def __enter__(self) -> Self:
         # after a crash, the waiting threads get EngineError from the futures of their prompts
         self.engine.start(lambda error, ids: None)
-        limits = QueueSettings()
+        limits = ImageLimits.from_settings(QueueSettings(), self._settings.max_image_pixels, self.engine.fit)
         try:
-            self._decoders = DecoderPool(
-                WorkerSettings().decoders,
-                limits.image_max_bytes,
-                limits.image_max_pixels,
-                self._settings.max_image_pixels,
-                self.engine.fit,
-            )
+            self._decoders = DecoderPool(WorkerSettings().decoders, limits)
         except BaseException:
             self.engine.stop()
             raise
@@ -85,7 +81,7 @@ class Trial:
 
     def prompt(self, question: Question) -> Prompt:
         """Decode the image and return a prompt with a new id. Raises BadImage."""
-        (image,) = self._decoders.decode([question.image])
+        [(image, *_)] = self._decoders.decode([ImageRequest(question.image)])
         turn = Turn("user", (image, question.text))
         id, max_new_tokens = str(next(self._numbers)), question.max_new_tokens
         return Prompt(id, (turn,), SamplingParams(max_new_tokens, grammar=question.grammar), lane="bulk")

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqa.errors import DeadlineExceeded
+from vqa.images.fit import Fit
 from workers.media.budget import Budget, MediaPlan
+from workers.media.limits import ImageLimits
 
 SOON = 60
 
@@ -62,6 +64,6 @@ def test_who_wants_much_is_not_overtaken_for_ever_and_who_gives_up_holds_nobody_
 
 
 def test_the_plan_says_how_much_a_worker_holds() -> None:
-    plan = MediaPlan.create(2, threads=20, max_bytes=20 * 2**20, decoding_bytes=1566 * 2**20, image_bytes=3 * 2**20)
+    plan = MediaPlan.create(2, threads=20, limits=ImageLimits(20 * 2**20, 50_000_000, 2**20, Fit(32, 4096, 2**20)))
 
-    assert str(plan) == "images: at most 80 MiB encoded, 1,566 MiB while decoded by 2 processes, 240 MiB decoded"
+    assert str(plan) == "images: at most 80 MiB encoded, 1,565 MiB while decoded by 2 processes, 240 MiB decoded"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from workers.media.image import ImageLimits, decode
+from workers.media.limits import ImageLimits
+from workers.media.source import decode
 
 SIZE = (60, 40)
 
@@ -21,7 +22,7 @@ def seen(image: Image.Image, format: str, **how: Any) -> np.ndarray[Any, Any]:
 
 
 def seen_bytes(data: bytes) -> np.ndarray[Any, Any]:
-    return np.asarray(decode(data, ImageLimits(2**20, 10**6, 10**6)).image).astype(int)
+    return np.asarray(decode(data, ImageLimits(2**20, 10**6, 10**6))[0].image).astype(int)
 
 
 def drawing(ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:

@@ -27,7 +27,8 @@ from vqa.errors import BadImage, DeadlineExceeded, EngineError
 from vqa.images.fit import Fit
 from workers.engine.image import RGBImage
 from workers.media.decoder import Decoder
-from workers.media.image import ImageLimits, decode
+from workers.media.limits import ImageLimits
+from workers.media.source import decode
 
 SOON = 60
 MIB = 2**20
@@ -36,7 +37,7 @@ LIMITS = ImageLimits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 1024 * 
 _PARENT = """
 import sys
 from workers.media.decoder import Decoder
-from workers.media.image import ImageLimits
+from workers.media.limits import ImageLimits
 decoders = [Decoder(ImageLimits(20 * 2**20, 50_000_000, 10**6)) for _ in range(2)]
 for decoder in decoders:
     decoder.wait_ready()
@@ -112,8 +113,9 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def assert_is_small(photo: RGBImage) -> None:
-    expected = decode(SMALL, LIMITS).image
+def assert_is_small(photos: tuple[RGBImage, ...]) -> None:
+    [photo] = photos
+    [expected] = [decoded.image for decoded in decode(SMALL, LIMITS)]
     assert (photo.width, photo.height, photo.pixels) == (*expected.size, expected.tobytes())
 
 
@@ -122,20 +124,22 @@ def test_a_image_is_what_decoding_it_here_gives(decoder: Decoder) -> None:
 
 
 def test_its_name_is_that_of_the_bytes_and_the_size_that_it_was_given(decoder: Decoder) -> None:
-    once, again, other = (decoder.decode(data).digest for data in (SMALL, SMALL, encoded(Image.new("L", (300, 200)))))
+    once, again, other = (
+        decoder.decode(data)[0].digest for data in (SMALL, SMALL, encoded(Image.new("L", (300, 200))))
+    )
     smaller = Decoder(ImageLimits(20 * MIB, 50_000_000, 1024 * 1024, Fit(32, 64 * 64, 128 * 128)))
 
     assert once == again != other
-    assert smaller.decode(SMALL).digest != once
+    assert smaller.decode(SMALL)[0].digest != once
     smaller.close()
 
 
 def test_small_images_after_large_ones_are_their_own(decoder: Decoder, slow: bytes) -> None:
     webp = encoded(Image.new("RGBA", (6000, 6000), (9, 9, 9, 100)), "WEBP", lossless=True, method=0)
     for data in (slow, webp, SMALL, encoded(Image.new("RGB", (2000, 1500), "red"), "BMP"), SMALL):
-        photo = decoder.decode(data)
+        photos = decoder.decode(data)
 
-    assert_is_small(photo)
+    assert_is_small(photos)
 
 
 def without_palette() -> bytes:
@@ -168,7 +172,7 @@ def test_a_child_killed_at_a_image_is_replaced_and_the_image_comes(
 
     killed = kill_while_it_decodes(decoder, number)
 
-    photo = asked.result(SOON)
+    [photo] = asked.result(SOON)
     assert (photo.width, photo.height) == (1024, 1024)
     assert decoder.pid != killed
     assert is_gone(killed)
@@ -176,7 +180,7 @@ def test_a_child_killed_at_a_image_is_replaced_and_the_image_comes(
     assert signal.Signals(number).name in caplog.text
 
 
-def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int) -> Future[RGBImage]:
+def crash_twice(decoder: Decoder, slow: bytes, pool: ThreadPoolExecutor, number: int) -> Future[tuple[RGBImage, ...]]:
     asked = pool.submit(decoder.decode, slow)
     killed = kill_while_it_decodes(decoder, number)
     wait_until(lambda: decoder.pid not in {None, killed})
@@ -199,7 +203,7 @@ def test_a_child_that_is_killed_twice_is_not_taken_for_the_images_fault(
 ) -> None:
     asked = crash_twice(decoder, slow, pool, signal.SIGKILL)
 
-    assert asked.result(SOON).source_width == 7000
+    assert asked.result(SOON)[0].source_width == 7000
 
 
 def test_a_child_that_is_killed_at_every_try_is_worth_another_attempt(
@@ -222,7 +226,7 @@ def scan_bomb(scans: int) -> bytes:
 
 def test_an_image_that_is_cheap_to_send_and_dear_to_decode_is_refused_in_seconds(decoder: Decoder) -> None:
     hung, children = pid_of(decoder), psutil.Process().cpu_times().children_user
-    assert decoder.decode(scan_bomb(2)).source_width == 2000
+    assert decoder.decode(scan_bomb(2))[0].source_width == 2000
 
     with pytest.raises(BadImage, match=r"takes too long: the limit is 3 s of computing time, and 0\.1 s for each mega"):
         decoder.decode(scan_bomb(5000))
@@ -244,7 +248,7 @@ def tile_bomb(side: int) -> bytes:
 
 def test_an_image_gets_no_more_memory_than_its_pixels_need(decoder: Decoder) -> None:
     child = pid_of(decoder)
-    assert decoder.decode(tile_bomb(1024)).source_width == 8
+    assert decoder.decode(tile_bomb(1024))[0].source_width == 8
 
     with pytest.raises(BadImage, match="TIFF image cannot be decoded"):
         decoder.decode(tile_bomb(20_000))
@@ -257,7 +261,7 @@ def test_an_image_waits_until_there_is_memory_for_it(decoder: Decoder) -> None:
     asked: list[int] = []
 
     @contextmanager
-    def admit(needed: int) -> Iterator[None]:
+    def admit(needed: int, count: int) -> Iterator[None]:
         asked.append(needed)
         if len(asked) == 3:
             raise DeadlineExceeded("too late")

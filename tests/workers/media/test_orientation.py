@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from vqa.images.source import read_image
-from workers.media.image import ImageLimits, decode
+from workers.media.limits import ImageLimits
+from workers.media.source import decode
 
 ORIENTATION = 0x112
 
@@ -90,7 +91,7 @@ TURNED = {
 
 
 def upright_corner(data: bytes) -> str:
-    pixels = np.asarray(decode(data, ImageLimits(2**20, 10**6, 10**6)).image.convert("L")).astype(int)
+    pixels = np.asarray(decode(data, ImageLimits(2**20, 10**6, 10**6))[0].image.convert("L")).astype(int)
     assert pixels.shape == (64, 48)
     places = {"top left": (3, 3), "top right": (3, 44), "bottom left": (60, 3), "bottom right": (60, 44)}
     return min(places, key=lambda place: pixels[places[place]])
@@ -112,7 +113,7 @@ def test_a_pil_image_is_seen_as_its_file_is(orientation: int, format: str) -> No
     data = encoded(corners(), format, exif=exif(orientation))
     limits = ImageLimits(2**20, 10**6, 10**6)
 
-    of_file, of_object = (decode(each, limits).image for each in (data, read_image(Image.open(io.BytesIO(data)))))
+    of_file, of_object = (decode(each, limits)[0].image for each in (data, read_image(Image.open(io.BytesIO(data)))))
 
     assert np.array_equal(np.asarray(of_file), np.asarray(of_object))
 

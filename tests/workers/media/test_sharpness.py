@@ -13,7 +13,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont
 
 from vqa.images.fit import Fit
 from vqa.images.source import read_image
-from workers.media.image import ImageLimits, decode
+from workers.media.limits import ImageLimits
+from workers.media.source import decode
 
 FIT = Fit(32, 64 * 64, 256 * 256)
 
@@ -123,7 +124,7 @@ def by_the_processor(image: Image.Image) -> Pixels:
 
 def by_us(data: bytes, fit: Fit | None = FIT) -> Pixels:
     limits = ImageLimits(20 * 2**20, 50_000_000, FIT.max_pixels, fit)
-    return np.asarray(decode(data, limits).image.convert("RGB")).astype(float)
+    return np.asarray(decode(data, limits)[0].image.convert("RGB")).astype(float)
 
 
 def edges(pixels: Pixels) -> float:

@@ -1,0 +1,45 @@
+"""What is asked of a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSampling:
+    """How to sample frames from a video file."""
+
+    #: frames a second
+    fps: float
+    #: if the video has more at that rate, so many are taken evenly
+    max_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A file, and which images to make of it."""
+
+    #: encoded bytes, or a reference to fetch them by
+    content: bytes | str
+    #: most pixels of each image, at most the worker's own limit; None for that limit
+    max_pixels: int | None = None
+    #: first and last page of a TIFF or PDF file, from 1; None for all
+    pages: tuple[int, int] | None = None
+    #: sample the file as a video; None for an image, which is the first frame of an animation
+    video: VideoSampling | None = None
+
+    def with_content(self, content: bytes) -> Self:
+        return replace(self, content=content)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the content, for JSON."""
+        return {name: value for name, value in asdict(replace(self, content=b"")).items() if name != "content"}
+
+    @classmethod
+    def from_options(cls, content: bytes, options: Mapping[str, Any]) -> Self:
+        """Invert `options`."""
+        pages, video = options["pages"], options["video"]
+        return cls(content, options["max_pixels"], pages and tuple(pages), video and VideoSampling(**video))
