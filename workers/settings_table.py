@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vqa.fetch.settings import FetchSettings
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import FlowerSettings, QueueSettings, Settings
 from workers.engine.echo.settings import EchoSettings
@@ -25,6 +26,7 @@ CLASSES: dict[str, type[Settings]] = {
     "Engine": EngineSettings,
     "Gateway": GatewaySettings,
     "Files": FilesSettings,
+    "Fetching": FetchSettings,
     "Flower": FlowerSettings,
     "Tests": EchoSettings,
 }

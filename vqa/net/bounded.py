@@ -25,20 +25,26 @@ class BoundedBackend(AsyncNetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> AsyncNetworkStream:
         stream = await self._network.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _BoundedStream(stream, self._max_bytes)
+        return BoundedStream(stream, self._max_bytes)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[SOCKET_OPTION] | None = None
     ) -> AsyncNetworkStream:
-        return _BoundedStream(await self._network.connect_unix_socket(path, timeout, socket_options), self._max_bytes)
+        return BoundedStream(await self._network.connect_unix_socket(path, timeout, socket_options), self._max_bytes)
 
     async def sleep(self, seconds: float) -> None:
         await self._network.sleep(seconds)
 
 
-class _BoundedStream(AsyncNetworkStream):
+class BoundedStream(AsyncNetworkStream):
+    """A connection that reads `left` more bytes."""
+
     def __init__(self, stream: AsyncNetworkStream, left: int) -> None:
         self._stream = stream
+        self._left = left
+
+    def allow(self, left: int) -> None:
+        """Let so many bytes be read from now on: a response's body may be longer than its headers."""
         self._left = left
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -58,7 +64,7 @@ class _BoundedStream(AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> AsyncNetworkStream:
-        return _BoundedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._left)
+        return BoundedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._left)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

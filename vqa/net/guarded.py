@@ -1,7 +1,8 @@
-"""TCP connections to hosts that a caller names: a name is resolved once, and only a public address is connected to.
+"""TCP connections to hosts that a caller names: a name is resolved once, and only public addresses are connected to.
 
-DNS rebinding has no effect: the connection goes to the address that was checked, and nothing resolves the name again.
-TLS and the header Host still use the name.
+A host with any address that is not public is refused as a whole: no honest name has both. DNS rebinding has no effect:
+the connection goes to the address that was checked, and nothing resolves the name again. TLS and the header Host still
+use the name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _MOST_ADDRESSES, _TRY_S = 4, 5.0
 
 
 class AddressRefused(ConnectError):
-    """The host has no public address."""
+    """Not every address of the host is public."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -54,10 +55,10 @@ class GuardedBackend(AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> AsyncNetworkStream:
-        """Connect to the first public address that answers within `timeout` seconds in all.
+        """Connect to the first address that answers within `timeout` seconds in all.
 
-        Raises AddressRefused if there is none, ConnectTimeout or another ConnectError. Messages name no address, since
-        a caller may see them.
+        Raises AddressRefused unless all are public, ConnectTimeout or another ConnectError. Messages name no address,
+        since a caller may see them.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -72,10 +73,11 @@ class GuardedBackend(AsyncNetworkBackend):
             found = await self._resolve(host, port)
         except (OSError, UnicodeError):
             raise ConnectError("the host's name cannot be resolved") from None
-        allowed = [address for address in found if self._private or is_public(address)]
-        if not allowed:
-            raise AddressRefused("the host has no public address")
-        for address in allowed[:_MOST_ADDRESSES]:
+        if not found:
+            raise ConnectError("the host has no address")
+        if not self._private and not all(map(is_public, found)):
+            raise AddressRefused("not every address of the host is public")
+        for address in found[:_MOST_ADDRESSES]:
             # a literal address, which is not resolved again
             with suppress(ConnectError, ConnectTimeout):
                 return await self._network.connect_tcp(address, port, _TRY_S, local_address, socket_options)

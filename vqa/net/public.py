@@ -36,6 +36,16 @@ def is_public(text: str) -> bool:
     return reachable and all(is_public(str(each)) for each in contained)
 
 
+def is_local_host(host: str) -> bool:
+    """Return whether a URL's host is an address that is not public, or this machine's name; resolves no name."""
+    name = host.strip("[]").rstrip(".").lower()
+    try:
+        ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return not is_public(name)
+
+
 def _is_global(address: IPv4Address | IPv6Address) -> bool:
     special = any(address in network for network in _SPECIAL if network.version == address.version)
     return address.is_global and not address.is_multicast and not address.is_reserved and not special

@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 
 import httpcore2
@@ -15,6 +14,7 @@ import standardwebhooks
 from producer.gateway.webhooks.records import Webhook
 from vqa.net.bounded import BoundedBackend
 from vqa.net.guarded import GuardedBackend
+from vqa.net.retry_after import retry_after_s
 
 #: seconds for an attempt in all
 TIMEOUT_S = 15.0
@@ -75,7 +75,7 @@ class Sender:
             httpcore2.AsyncConnectionPool(self._context, network_backend=self._network, max_connections=1) as pool,
             pool.stream("POST", webhook.url, headers=headers, content=webhook.body.encode()) as response,
         ):
-            return Reply(response.status, f"HTTP {response.status}", _retry_after_s(response.headers))
+            return Reply(response.status, f"HTTP {response.status}", retry_after_s(response.headers))
 
 
 def _headers(webhook: Webhook, secret: str) -> list[tuple[str, str]]:
@@ -88,14 +88,3 @@ def _headers(webhook: Webhook, secret: str) -> list[tuple[str, str]]:
         ("Webhook-Timestamp", str(int(now.timestamp()))),
         ("Webhook-Signature", standardwebhooks.Webhook(secret).sign(webhook.event, now, webhook.body)),
     ]
-
-
-def _retry_after_s(headers: list[tuple[bytes, bytes]]) -> float | None:
-    value = next((value for name, value in headers if name.lower() == b"retry-after"), b"").decode("latin-1").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        at = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

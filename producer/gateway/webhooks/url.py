@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from producer.gateway.errors import InvalidRequest
-from vqa.net.public import is_public
+from vqa.net.public import is_local_host
 
 #: characters
 _MAX_LENGTH = 2048
@@ -30,7 +28,7 @@ def check_url(text: object, private: bool, param: str) -> str:
         raise _refused(param, "must be an https URL (the gateway allows http only with VQA_GATEWAY_WEBHOOK_PRIVATE=1)")
     if url.username is not None or url.password is not None:
         raise _refused(param, "must not contain a user or a password; events are signed instead")
-    if not private and _is_local(url.host or ""):
+    if not private and is_local_host(url.host or ""):
         raise _refused(param, "its host has no public address")
     if len(normal := str(url).partition("#")[0]) > _MAX_LENGTH:
         raise _refused(param, f"must be a URL of at most {_MAX_LENGTH:,} characters")
@@ -39,13 +37,3 @@ def check_url(text: object, private: bool, param: str) -> str:
 
 def _refused(param: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"{param}: {why}", param=param, code="invalid_webhook_url")
-
-
-def _is_local(host: str) -> bool:
-    """Return whether the host is an address that is not public, or this machine's name; resolves no name."""
-    name = host.strip("[]").rstrip(".")
-    try:
-        ip_address(name)
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-    return not is_public(name)

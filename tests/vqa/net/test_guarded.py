@@ -135,7 +135,6 @@ def test_tls_names_and_checks_the_host(certificates: tuple[ssl.SSLContext, ssl.S
     [
         ("http://internal.example/", ["10.1.2.3"]),
         ("http://metadata.example/", ["169.254.169.254", "::1", "::ffff:10.0.0.1"]),
-        ("http://unresolved.example/", []),
         ("http://127.0.0.1/", ["127.0.0.1"]),
         ("http://[::1]/", ["::1"]),
     ],
@@ -164,16 +163,33 @@ def test_no_way_to_write_this_machine_reaches_it(host: str) -> None:
     asyncio.run(main())
 
 
-def test_private_addresses_among_public_ones_are_passed_over_and_dead_ones_too() -> None:
+@pytest.mark.parametrize(
+    "found",
+    [["10.0.0.1", PUBLIC], [PUBLIC, "127.0.0.1"], [PUBLIC, OTHER, "::ffff:169.254.169.254"]],
+    ids=["first", "last", "mapped"],
+)
+def test_a_host_with_one_private_address_among_public_ones_is_refused(found: list[str]) -> None:
+    network = Routed(9)
+    with pytest.raises(AddressRefused):
+        asyncio.run(get("http://hooks.example/", GuardedBackend(resolve=Names(found), network=network)))
+    assert network.addresses == []
+
+
+def test_a_dead_address_is_passed_over() -> None:
     async def main() -> None:
         server = Server()
         async with server.listening():
             network = Routed(server.port, dead=(PUBLIC,))
-            names = Names(["10.0.0.1", PUBLIC, "127.0.0.1", OTHER])
+            names = Names([PUBLIC, OTHER])
             assert await get("http://hooks.example/", GuardedBackend(resolve=names, network=network)) == 200
             assert network.addresses == [PUBLIC, OTHER]
 
     asyncio.run(main())
+
+
+def test_a_host_without_an_address_is_an_error_of_the_connection() -> None:
+    with pytest.raises(httpcore2.ConnectError, match="has no address"):
+        asyncio.run(get("http://unresolved.example/", GuardedBackend(resolve=Names([]), network=Routed(9))))
 
 
 def test_a_resolver_that_does_not_answer_is_a_timeout() -> None:
