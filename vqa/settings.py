@@ -160,6 +160,23 @@ class QueueSettings(Settings):
     image_max_pixels: int = Field(
         default=50_000_000, ge=1, le=178_956_970, description="images with more pixels are refused"
     )
+    # Qwen-VL's image processors refuse more than the upper bound
+    image_max_aspect: int = Field(
+        default=200, ge=1, le=200, description="images whose longer side is more times the shorter are refused"
+    )
+    image_max_pages: int = Field(
+        default=16, ge=1, le=256, description="most pages of one TIFF or PDF file; each is an image"
+    )
+    image_max_count: int = Field(
+        default=64,
+        ge=1,
+        le=256,
+        description="most images of a job, each page of its files counted; not the frames of videos",
+    )
+    pdf: bool = Field(
+        default=False,
+        description="1 takes PDF files, whose pages become images; needs `pip install 'vqa-queue[pdf]'` where workers run",
+    )
     wait_replicas: int = Field(
         default=0,
         ge=0,

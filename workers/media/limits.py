@@ -44,7 +44,16 @@ class ImageLimits:
 
     @classmethod
     def from_settings(cls, settings: QueueSettings, useful_pixels: int, fit: Fit | None = None) -> Self:
-        return cls(settings.image_max_bytes, settings.image_max_pixels, useful_pixels, fit)
+        return cls(
+            settings.image_max_bytes,
+            settings.image_max_pixels,
+            useful_pixels,
+            fit,
+            settings.image_max_pages,
+            settings.image_max_aspect,
+            settings.image_max_count,
+            settings.pdf,
+        )
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

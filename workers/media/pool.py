@@ -111,7 +111,7 @@ class DecoderPool:
         self, requests: Sequence[ImageRequest], deadline: float, fetch: Fetch, counts: list[int] | None
     ) -> tuple[list[Images], list[int]]:
         """Return the images of each file, and how many each has. None of files with more than `counts` is decoded."""
-        decoding = [_Decoding(request, counts and counts[number]) for number, request in enumerate(requests)]
+        decoding = [_Decoding(request, counts[number] if counts else None) for number, request in enumerate(requests)]
         try:
             futures = [self._threads.submit(self._decode, each, deadline, fetch) for each in decoding]
         except RuntimeError:
