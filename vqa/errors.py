@@ -82,7 +82,14 @@ class ImageMissing(PermanentError):
 
 
 class PromptTooLong(PermanentError):
-    """The prompt and its answer need more tokens (or memory) than a slot holds."""
+    """The prompt and its answer need more tokens (or memory) than a slot holds.
+
+    The attributes are an engine's, for the worker that shrinks images, and not part of an outcome.
+    """
+
+    #: tokens that are too many, and how many there may be; None if not known, or if they are not the reason
+    excess: int | None = None
+    limit: int | None = None
 
 
 class AnswerTooLong(PermanentError):

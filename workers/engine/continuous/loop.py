@@ -95,7 +95,12 @@ class Loop:
         max_tokens, lane, alone = request.params.max_new_tokens, pending.prompt.lane, pending.prompt.alone
         seq = Sequence(request.num_tokens, max_tokens, lane, alone, request)
         if not self._scheduler.fits(seq):
-            pending.fail(PromptTooLong(f"{seq.max_len} tokens are more than the card has room for"))
+            error = PromptTooLong(
+                f"{seq.max_len} tokens are more than the card has room for, which are {self._scheduler.max_len}"
+            )
+            error.limit = self._scheduler.max_len
+            error.excess = seq.max_len - error.limit
+            pending.fail(error)
             return
         if not self._generations:
             self.counter.begin()

@@ -75,9 +75,14 @@ class Scheduler:
         """The sequences with slots, in the order in which they got them."""
         return tuple(self._running)
 
+    @property
+    def max_len(self) -> int:
+        """Tokens of the longest sequence that the cache can hold."""
+        return self._block_manager.num_blocks * self._block_manager.block_size
+
     def fits(self, seq: Sequence) -> bool:
         """Whether the cache has enough blocks for it when empty."""
-        return self._block_manager.blocks_for(seq.max_len) <= self._block_manager.num_blocks
+        return seq.max_len <= self.max_len
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence that `fits`."""
