@@ -22,6 +22,13 @@ except ImportError:
 
 _CONNECT_S = 5.0
 
+#: obstore reads them, but not if it is given other options; for stores of one's own without TLS
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+
+
+def _allows_http() -> bool:
+    return any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP)
+
 
 class Bucket:
     """Blobs in the bucket of a URL; a request, with its repetitions, takes at most about `timeout_s`.
@@ -34,7 +41,8 @@ class Bucket:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         seconds = f"{max(1, round(timeout_s / 2))}s"
-        options = {"timeout": seconds, "connect_timeout": f"{min(_CONNECT_S, max(1, timeout_s / 2)):.0f}s"}
+        connect = f"{min(_CONNECT_S, max(1, timeout_s / 2)):.0f}s"
+        options = {"timeout": seconds, "connect_timeout": connect, "allow_http": _allows_http()}
         retry = {"max_retries": 3, "retry_timeout": timedelta(seconds=timeout_s / 2)}
         try:
             self._store = from_url(url, client_options=options, retry_config=retry)  # type: ignore[call-overload]
