@@ -66,7 +66,7 @@ class Fetcher:
         not allowed or what is there is no image, ImageUnavailable if it cannot be fetched for the moment: transient
         errors were tried again then, as far as there was time.
         """
-        future = self._submit(url)
+        future = self.submit(url)
         try:
             return future.result(timeout_s)
         except TimeoutError:
@@ -78,7 +78,7 @@ class Fetcher:
 
     async def fetch_async(self, url: str, timeout_s: float | None = None) -> bytes:
         """Do what `fetch` does, for callers in an event loop; cancelling it ends the request."""
-        future = asyncio.wrap_future(self._submit(url))
+        future = asyncio.wrap_future(self.submit(url))
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
@@ -89,15 +89,11 @@ class Fetcher:
                 raise ImageUnavailable(_CLOSED) from None
             raise
 
-    def close(self) -> None:
-        """End requests that are under way with ImageUnavailable."""
-        self._closed = True
-        with self._lock:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+    def submit(self, url: str) -> Future[bytes]:
+        """Start to fetch as `fetch` does; cancelling the future ends the request, and so does `close`.
 
-    def _submit(self, url: str) -> Future[bytes]:
+        Raises BadImage if the URL is not allowed, and ImageUnavailable once closed.
+        """
         self.check(url)
         with self._lock:
             if self._closed:
@@ -105,6 +101,14 @@ class Fetcher:
             if self._session is None:
                 self._session = self._open()
             return self._session.submit(url)
+
+    def close(self) -> None:
+        """End requests that are under way with ImageUnavailable."""
+        self._closed = True
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def _open(self) -> Session:
         settings, limit = self._settings, self._max_bytes

@@ -22,6 +22,7 @@ from vqa.error_replies import describe
 from vqa.images.store import reference
 from vqa.job import Job
 from vqa.ledger.records import Lease
+from vqa.message import is_url
 from vqa.results import Outcome
 from workers.engine.settings import EngineSettings
 
@@ -57,7 +58,7 @@ def _hash_folder(folder: Path) -> str:
 
 
 class AnswerCache:
-    """Middleware that answers jobs from a cache in Redis, if the job allows it (`reuse`).
+    """Middleware that answers jobs from a cache in Redis, if the job allows it (`reuse`) and names no image by URL.
 
     A Redis error is a cache miss, or leaves an answer uncached; it never fails a job.
     """
@@ -86,7 +87,7 @@ class AnswerCache:
 
     def get(self, job: Job) -> Answer | None:
         """Return the answer that an earlier job with the same question got."""
-        if not job.reuse or not self._ttl_s:
+        if not self._takes(job):
             return None
         try:
             cached = self._redis.get(self._key(job))
@@ -99,12 +100,17 @@ class AnswerCache:
 
     def put(self, job: Job, answer: Answer) -> None:
         """Cache an answer, if the job allows it."""
-        if not job.reuse or not self._ttl_s:
+        if not self._takes(job):
             return
         try:
             self._redis.set(self._key(job), answer.model_dump_json(exclude_none=True), ex=self._ttl_s)
         except RedisError as error:
             log.warning("answer cache: an answer is not cached: %s", describe(error))
+
+    def _takes(self, job: Job) -> bool:
+        # what a URL leads to may change, and is not known before it is fetched
+        fixed = not any(isinstance(each, str) and is_url(each) for each in job.contents())
+        return job.reuse and bool(self._ttl_s) and fixed
 
     def _key(self, job: Job) -> str:
         contents = {each: reference(each) for each in job.contents() if isinstance(each, bytes)}

@@ -11,6 +11,7 @@ from vqa.errors import UnsupportedVersion, VQAError
 from vqa.images.store import ImageStore
 from vqa.job import Job, Lane
 from vqa.ledger.closing import Closing
+from vqa.message import is_url
 from vqa.settings import QueueSettings
 
 #: reason of the dead letter of a job that a newer vqa wrote
@@ -48,7 +49,8 @@ class ForeignJobs:
         images = list(job.contents())
         contents = [image for image in images if isinstance(image, bytes)]
         timeout_s = self.settings.job_timeout_s(job)
-        self.store.extend([image for image in images if isinstance(image, str)], timeout_s)
+        # what a URL leads to is fetched by the attempt, and never stored
+        self.store.extend([each for each in images if isinstance(each, str) and not is_url(each)], timeout_s)
         return job.with_images(self.store.put_many(contents, timeout_s)), timeout_s
 
     def refuse(self, id: str, body: object, lane: Lane, error: VQAError, reply: str = "") -> None:

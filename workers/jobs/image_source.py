@@ -1,0 +1,87 @@
+"""Where a job's images come from: the image store, or a URL that the worker fetches by its own VQA_FETCH_ settings.
+
+URLs are fetched in the job's own thread, all of a job at once, before anything is decoded: the few threads that feed
+the decoders never wait for a server, so a slow one delays only the jobs that ask for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, as_completed
+from contextlib import ExitStack, contextmanager
+
+from vqa.errors import BadImage, DeadlineExceeded, ImageUnavailable
+from vqa.fetch.fetcher import Fetcher
+from vqa.images.store import ImageStore
+from vqa.message import is_url
+from workers.media.budget import Budget
+
+#: images of the largest size that jobs may be fetching, and as many that they may hold until they are answered
+_IMAGES = 64
+
+_LATE = "the job's timeout ran out while its images were fetched"
+
+
+class ImageSource:
+    """The bytes of images by their names; one instance per process, shared by its threads."""
+
+    def __init__(self, store: ImageStore, fetcher: Fetcher, max_bytes: int) -> None:
+        self._store = store
+        self._fetcher = fetcher
+        self._max_bytes = max_bytes
+        self._total = _IMAGES * max_bytes
+        self._fetching, self._held = Budget(self._total), Budget(self._total)
+
+    @contextmanager
+    def opened(self, names: Iterable[bytes | str], deadline: float) -> Iterator[Callable[[str], bytes]]:
+        """Fetch what a job's URLs among `names` lead to, and return a function from a name to bytes.
+
+        The bytes are held until the context ends; `deadline` is a time of `time.monotonic()`. Raises BadImage,
+        ImageUnavailable, DeadlineExceeded, and EngineError once closed. The function raises what ImageStore.get does.
+        """
+        urls = [name for name in dict.fromkeys(names) if isinstance(name, str) and is_url(name)]
+        if not urls:
+            yield self._store.get
+            return
+        with self._kept(urls, deadline) as found:
+            yield lambda name: found[name] if name in found else self._store.get(name)
+
+    def close(self) -> None:
+        self._fetcher.close()
+        self._fetching.close()
+        self._held.close()
+
+    @contextmanager
+    def _kept(self, urls: list[str], deadline: float) -> Iterator[Mapping[str, bytes]]:
+        with ExitStack() as held:
+            with self._fetching.holding(len(urls) * self._max_bytes, deadline):
+                found = self._fetched(urls, deadline)
+                # before the other is given back: a job that holds this one waits for neither
+                held.enter_context(self._held.holding(sum(map(len, found.values())), deadline))
+            yield found
+
+    def _fetched(self, urls: list[str], deadline: float) -> dict[str, bytes]:
+        futures: dict[Future[bytes], str] = {}
+        try:
+            for url in urls:
+                futures[self._fetcher.submit(url)] = url
+            return self._collected(futures, deadline)
+        except TimeoutError:
+            raise DeadlineExceeded(_LATE) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _collected(self, futures: Mapping[Future[bytes], str], deadline: float) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        left = self._total
+        for future in as_completed(futures, max(0.0, deadline - time.monotonic())):
+            if future.cancelled():
+                raise ImageUnavailable("the image is not fetched, as the worker is stopping")
+            data = found[futures[future]] = future.result()
+            left -= len(data)
+            if left < 0:
+                limit = f"{_IMAGES} times VQA_IMAGE_MAX_BYTES"
+                raise BadImage(f"the images that the job gives by URL have over {self._total:,} bytes in all ({limit})")
+        return found
