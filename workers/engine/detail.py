@@ -38,9 +38,13 @@ class ImageTokens:
             )
         return min(tokens, max_image_tokens)
 
+    def usual_fit(self, fit: Fit) -> Fit:
+        """Return the sizes of images without a detail; `fit` has those of the highest one."""
+        return fit.capped(self.auto * fit.factor**2)
+
     def about(self, fit: Fit) -> dict[str, Any]:
         """Describe for the list of workers how images are scaled: by default, and in pixels at the highest detail."""
-        usual = fit.capped(self.auto * fit.factor**2)
+        usual = self.usual_fit(fit)
         return {
             "factor": usual.factor,
             "min_pixels": usual.min_pixels,

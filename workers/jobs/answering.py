@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
-from vqa.errors import DeadlineExceeded, InvalidJob
+from vqa.errors import DeadlineExceeded, InvalidJob, PromptTooLong
 from vqa.images.pages import page_range
 from vqa.images.store import ImageStore
 from vqa.job import Job
 from vqa.ledger.records import Lease
 from vqa.message import ImagePart, TextPart, VideoPart
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
+from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
+from workers.jobs.shrinking import Images, Requests, explain, smaller_requests
 from workers.jobs.text_writer import OnText, TextWriter
-from workers.media.pool import DecoderPool
+from workers.media.pool import DecoderPool, Fetch
 from workers.media.request import ImageRequest
 
-#: the images of each file
-_Images = Mapping[ImageRequest, tuple[RGBImage, ...]]
+#: times that a job's images are decoded again, smaller; once is enough unless they round to other sizes than expected
+_MOST_SHRINKS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    job: Job
+    lease: Lease
+    #: on the clock of `time.monotonic()`
+    started: float
+    #: from the name of an image to its bytes
+    fetch: Fetch
+    #: None if nobody reads the answer while it is generated
+    on_text: OnText | None
+
+    @property
+    def deadline(self) -> float:
+        return self.started + self.lease.remaining_s
 
 
 @dataclass(frozen=True)
@@ -38,32 +57,58 @@ class Answering:
     texts: TextWriter
     #: set after the first answer: the card works
     answered: threading.Event = field(default_factory=threading.Event)
+    #: the most of an image, by detail
+    tokens: ImageTokens = field(default_factory=ImageTokens)
 
     def answer(self, job: Job, lease: Lease, started: float) -> Answer:
         """Answer a leased job; the attempt `started` at that monotonic time.
 
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
-        deadline = started + lease.remaining_s
-        # each distinct image is fetched and decoded once
-        requests = list(dict.fromkeys(_request(part) for part in job.images()))
-        with (
-            self.media.decoded(requests, deadline, self.store.get) as decoded,
-            self.texts.writing(lease) as on_text,
-        ):
-            return self._answer(job, lease, dict(zip(requests, decoded, strict=True)), started, on_text)
+        requests = {part: self._request(part, job) for part in job.images()}
+        with self.texts.writing(lease) as on_text:
+            attempt = _Attempt(job, lease, started, self.store.get, on_text)
+            return self._decode_and_answer(attempt, requests, _MOST_SHRINKS * job.shrink_images)
 
-    def _answer(self, job: Job, lease: Lease, images: _Images, started: float, on_text: OnText | None) -> Answer:
+    def _decode_and_answer(self, attempt: _Attempt, requests: Requests, shrinks: int) -> Answer:
+        """Answer with the images of these requests, or with smaller ones, which are tried up to `shrinks` times."""
+        job, fit = attempt.job, self.engine.fit
+        with self._decoded(attempt, requests) as images:
+            try:
+                return self._answer(attempt, images)
+            except PromptTooLong as error:
+                smaller = smaller_requests(requests, job, images, fit, error) if shrinks else None
+                if smaller is None:
+                    raise explain(error, job, images, fit) from None
+        # the larger images are not held while a job waits for memory for the smaller ones, or it might wait for ever
+        del images
+        return self._decode_and_answer(attempt, smaller, shrinks - 1)
+
+    @contextmanager
+    def _decoded(self, attempt: _Attempt, requests: Requests) -> Iterator[Images]:
+        # each distinct image is decoded once
+        distinct = list(dict.fromkeys(requests.values()))
+        with self.media.decoded(distinct, attempt.deadline, attempt.fetch) as decoded:
+            by_request = dict(zip(distinct, decoded, strict=True))
+            yield {part: by_request[request] for part, request in requests.items()}
+
+    def _request(self, part: ImagePart, job: Job) -> ImageRequest:
+        """Raises InvalidJob."""
+        fit, tokens = self.engine.fit, self.tokens.most(part.detail, job.max_image_tokens)
+        return ImageRequest(part.image, tokens * fit.factor**2 if fit else None, page_range(part.pages))
+
+    def _answer(self, attempt: _Attempt, images: Images) -> Answer:
+        job, lease, started = attempt.job, attempt.lease, attempt.started
         prompt = Prompt(
             id=lease.id,
             turns=_turns(job, images),
             params=SamplingParams(job.max_new_tokens, job.temperature, job.top_p, job.seed, job.stop, job.grammar),
             lane=lease.header.lane,
-            deadline=started + lease.remaining_s,
+            deadline=attempt.deadline,
             attempt=lease.header.attempt,
             alone=lease.header.alone,
             metadata=job.metadata,
-            on_text=on_text,
+            on_text=attempt.on_text,
         )
         media_s = time.monotonic() - started
         completion = self._complete(lease, prompt)
@@ -102,23 +147,19 @@ class Answering:
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
 
 
-def _request(part: ImagePart) -> ImageRequest:
-    return ImageRequest(part.image, pages=page_range(part.pages))
-
-
-def _turns(job: Job, images: _Images) -> tuple[Turn, ...]:
+def _turns(job: Job, images: Images) -> tuple[Turn, ...]:
     return tuple(
         Turn(message.role, tuple(each for part in message.content for each in _parts(part, images)))
         for message in job.messages
     )
 
 
-def _parts(part: TextPart | ImagePart | VideoPart, images: _Images) -> Sequence[str | RGBImage]:
+def _parts(part: TextPart | ImagePart | VideoPart, images: Images) -> Sequence[str | RGBImage]:
     if isinstance(part, TextPart):
         return (part.text,)
     if isinstance(part, VideoPart):
         raise InvalidJob("this worker does not take videos")
-    return images[_request(part)]
+    return images[part]
 
 
 def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:

@@ -181,7 +181,7 @@ class Worker:
         limits = ImageLimits.from_settings(settings, own.max_image_pixels, engine.fit)
         media = DecoderPool(self.settings.decoders, limits, threads=self.threads)
         print(media.plan, flush=True)
-        answering = Answering(self.name, store, media, engine, leases, texts, FirstAnswer(self.link))
+        answering = Answering(self.name, store, media, engine, leases, texts, FirstAnswer(self.link), tokens)
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
 
     def _make_inbox(self, foreign_jobs: ForeignJobs) -> InboxReader:
