@@ -12,16 +12,18 @@ from typing import Literal, Protocol
 
 from vqa.answer import FinishReason
 from vqa.images.fit import Fit
+from vqa.images.video_fit import VideoFit
 from vqa.job import Lane
 from workers.engine.image import RGBImage
+from workers.engine.video import Video
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the chat: texts and decoded images in order."""
+    """One message of the chat: texts, decoded images and videos in order."""
 
     role: str
-    parts: tuple[str | RGBImage, ...]
+    parts: tuple[str | RGBImage | Video, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,13 @@ class Prompt:
 
     @property
     def images(self) -> list[RGBImage]:
-        """All images, in order."""
+        """All images, in order; without the frames of videos."""
         return [part for turn in self.turns for part in turn.parts if isinstance(part, RGBImage)]
+
+    @property
+    def videos(self) -> list[Video]:
+        """All videos, in order."""
+        return [part for turn in self.turns for part in turn.parts if isinstance(part, Video)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ class Completion:
     reasoning: str | None = None
     #: width and height at which the model saw each image, in order; None where it is cut into tiles
     image_sizes: tuple[tuple[int, int] | None, ...] = ()
+    #: tokens of each image in the prompt, in order; None where they are not known, and none where `Engine.fit` says it
+    image_tokens: tuple[int | None, ...] = ()
 
 
 #: what a thread is doing: a computing one, or the one that consumes messages
@@ -107,9 +116,11 @@ class Engine(Protocol):
 
     #: the model's name in answers
     model: str
-    #: the size to which images must be scaled before `submit`, if the engine does not use the model's own image
-    #: processor; set by `start`
+    #: the size to which images must be scaled before `submit`, at most; None if the model's own image processor scales
+    #: them. Set by `start`
     fit: Fit | None
+    #: how the frames of videos must be scaled before `submit`; None if the model takes no videos. Set by `start`
+    video_fit: VideoFit | None
 
     def start(self, on_crash: OnCrash) -> None:
         """Load and warm up; return when prompts can be answered. Raises NotReady.

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vqa.errors import EngineError, NotReady
 from vqa.images.fit import Fit
+from vqa.images.video_fit import VideoFit
 from workers.engine.base import Completion, OnCrash, Prompt, SamplingParams, Stall, Turn
 from workers.engine.image import RGBImage
 from workers.engine.runtime.faults import is_poisoned
@@ -45,6 +46,7 @@ class ModelEngine(ABC):
     """Implements `Engine` with one or more threads, each with its own loaded model."""
 
     fit: Fit | None = None
+    video_fit: VideoFit | None = None
 
     def __init__(self, settings: EngineSettings, threads: int) -> None:
         # answers must not show the paths of this machine

@@ -31,7 +31,8 @@ SPECIAL = (
     "<|video_pad|>",
 )
 TEMPLATE = """{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' }}{%- for c in m['content'] -%}
-{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}
+{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif c['type'] == 'video' -%}<|vision_start|><|video_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}
 {%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 # as the released checkpoints write it

@@ -77,7 +77,7 @@ def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, block_size: i
     chunks: list[Chunk] = []
     used = 0
     while sum(chunk.stop for chunk in chunks[1:]) < tokens:
-        image = ImageSpan(bytes(side * side * 3), rows, rows, 1, (rows // merge) ** 2, str(used))
+        image = ImageSpan((bytes(side * side * 3),), rows, rows, 1, (rows // merge) ** 2, str(used))
         count = image.tokens + 2
         positions = mrope_positions(count, [(1, rows // merge, rows // merge)])
         request = Request(torch.zeros(count, dtype=torch.int64), positions, (image,), SamplingParams(1))

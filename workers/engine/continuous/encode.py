@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.video_utils import VideoMetadata
 
 from vqa.errors import InvalidJob, NotReady
 from vqa.images.fit import Fit
 from workers.engine.base import Prompt, SamplingParams
 from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import RGBImage
+from workers.engine.model.video_processor import VALUES, FrameProcessor, metadata, video_fit
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
+from workers.engine.video import NO_VIDEOS, Video
+
+log = logging.getLogger(__name__)
 
 #: name of the image processor's class, for all backends, in transformers
 _PROCESSOR = "Qwen2VLImageProcessor"
@@ -23,8 +30,8 @@ _PROCESSOR = "Qwen2VLImageProcessor"
 def mrope_positions(count: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
     """Return (count, 3) M-RoPE positions: time, height and width of each of a prompt's tokens.
 
-    `images` are in order: the index of the first token, and the rows and columns of tokens. Equal to `get_rope_index`
-    of transformers' models/qwen3_vl/modeling_qwen3_vl.py, without videos.
+    `images` are in order: the index of the first token, and the rows and columns of tokens. Frames of a video that
+    become one count as an image. Equal to `get_rope_index` of transformers' models/qwen3_vl/modeling_qwen3_vl.py.
     """
     parts: list[Tensor] = []
     token = position = 0
@@ -54,7 +61,8 @@ class RequestEncoder(ChatEncoder[Request]):
         self._factor = fit_of(processor.image_processor).factor
         self._patch = int(processor.image_processor.patch_size)
         self._merge = int(processor.image_processor.merge_size)
-        self._image_id = int(processor.image_token_id)
+        self._temporal = int(processor.image_processor.temporal_patch_size)
+        self._image_id, self._video_id = int(processor.image_token_id), int(processor.video_token_id)
 
     def process(self, chat: Chat, prompt: Prompt) -> Request:
         # an assistant's last message is the beginning of the answer
@@ -62,34 +70,66 @@ class RequestEncoder(ChatEncoder[Request]):
         text = self.processor.apply_chat_template(
             chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
         )
+        images, videos = prompt.images, prompt.videos
+        if videos:
+            text = self._with_times(text, videos)
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        images = prompt.images
         if ids.count(self._image_id) != len(images):
             raise InvalidJob("the model's chat template has no place for an image in one of these turns")
-        return self._request(ids, images, prompt.params, self.guide(prompt))
+        return self._request(ids, images, videos, prompt.params, self.guide(prompt))
 
     def count_tokens(self, made: Request) -> int:
         return made.num_tokens
 
-    def _request(self, ids: list[int], images: list[RGBImage], params: SamplingParams, guide: Guide | None) -> Request:
-        """Replace the placeholder of each image by as many as the image has tokens."""
+    def _with_times(self, text: str, videos: list[Video]) -> str:
+        """Replace the placeholder of each video by times, each with a placeholder for the frames that become one."""
+        processor = self.processor
+        if video_fit(processor) is None:
+            raise InvalidJob(NO_VIDEOS)
+        if text.count(processor.video_token) != len(videos):
+            raise InvalidJob("the model's chat template has no place for a video in one of these turns")
+        merge, temporal = self._merge, self._temporal
+        grids = torch.tensor([(-(-len(video.frames) // temporal), merge, merge) for video in videos])
+        made = {"video_grid_thw": grids, "video_metadata": [VideoMetadata(**metadata(video)) for video in videos]}
+        times = [processor.replace_video_token(made, number) for number in range(len(videos))]
+        return str(processor.get_text_with_replacements([text], [], times)[0][0])
+
+    def _request(
+        self,
+        ids: list[int],
+        images: Sequence[RGBImage],
+        videos: Sequence[Video],
+        params: SamplingParams,
+        guide: Guide | None,
+    ) -> Request:
+        """Replace the placeholder of each image, and of frames that become one, by as many as it has tokens."""
         spans: list[ImageSpan] = []
         tokens: list[int] = []
-        left = iter(images)
+        left = {
+            self._image_id: iter([(image,) for image in images]),
+            self._video_id: chain.from_iterable(video.patches(self._temporal) for video in videos),
+        }
         for id in ids:
-            if id == self._image_id:
-                spans.append(self._span(next(left), len(tokens)))
+            if id in left:
+                spans.append(self._span(next(left[id]), len(tokens)))
                 tokens += [id] * spans[-1].tokens
             else:
                 tokens.append(id)
         grids = [(span.start, span.rows // self._merge, span.columns // self._merge) for span in spans]
         return Request(torch.tensor(tokens), mrope_positions(len(tokens), grids), tuple(spans), params, guide)
 
-    def _span(self, image: RGBImage, start: int) -> ImageSpan:
+    def _span(self, frames: tuple[RGBImage, ...], start: int) -> ImageSpan:
+        image = frames[0]
         if image.width % self._factor or image.height % self._factor:
             raise ValueError(f"image of {image.width} x {image.height}: its sides must be multiples of {self._factor}")
         rows, columns = image.height // self._patch, image.width // self._patch
-        return ImageSpan(image.pixels, rows, columns, start, rows * columns // self._merge**2, image.digest)
+        digest = image.digest
+        if any(frame.digest != digest for frame in frames):
+            pixels, digest = tuple(frame.pixels for frame in frames), " ".join(frame.digest for frame in frames)
+        else:
+            # the model sees an image as frames that are all the same
+            pixels = (image.pixels,)
+        return ImageSpan(pixels, rows, columns, start, rows * columns // self._merge**2, digest)
 
 
 def fit_of(image_processor: Any) -> Fit:
@@ -118,6 +158,14 @@ def check_image_processor(image_processor: Any, vision: Any) -> None:
         given, needed = getattr(image_processor, name, None), getattr(vision, other or name)
         if given != needed:
             raise _unsupported(f"{name}={given}", f"{needed}, as in the model's config.json")
+
+
+def require_alike(processor: Any) -> None:
+    """Let the model take no videos if their frames become other numbers than images do."""
+    frames, images = processor.video_processor, processor.image_processor
+    if isinstance(frames, FrameProcessor) and frames.values != tuple(getattr(images, name) for name in VALUES):
+        log.warning("the model takes no videos: its processors normalize frames and images differently")
+        processor.video_processor = None
 
 
 def _unsupported(given: str, needed: str) -> NotReady:

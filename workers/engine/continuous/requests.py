@@ -14,10 +14,10 @@ from workers.engine.text.grammar import Guide
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSpan:
-    """An image and its place in a prompt."""
+    """An image, or frames of a video that become one, and its place in a prompt."""
 
-    #: RGB, row by row: height x width x 3 bytes
-    pixels: bytes
+    #: of the image, or of each frame: RGB, row by row, height x width x 3 bytes
+    pixels: tuple[bytes, ...]
     #: patches from top to bottom and from left to right
     rows: int
     columns: int

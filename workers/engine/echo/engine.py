@@ -1,8 +1,8 @@
 """An engine without a model: for tests, and to measure the queue alone.
 
 The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in order: each text as UTF-8, each image
-as `WIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt with a grammar gets a short text
-that matches the grammar (`vqa/grammar.py`), always the same.
+as `WIDTHxHEIGHT`, each video as `FRAMESxWIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt
+with a grammar gets a short text that matches the grammar (`vqa/grammar.py`), always the same.
 
 A job's metadata may set `echo_delay_s` (seconds before the answer, from the first piece of its text to the last) and
 `echo_fail` (how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in
@@ -27,15 +27,18 @@ from vqa import errors
 from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from vqa.grammar import short_text
 from vqa.images.fit import Fit
+from vqa.images.video_fit import QWEN3_VL, VideoFit
 from workers.engine.base import Completion, OnCrash, Prompt, Stall
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.echo.slots import Journal, Slots
 from workers.engine.fair_share import Reserve
+from workers.engine.image import RGBImage
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending, PendingPrompts
 from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
 from workers.engine.text.generation import TextStream
+from workers.engine.video import Video
 
 #: exit status of `echo_fail=exit`
 EXIT_STATUS = 70
@@ -54,8 +57,13 @@ def echo_of(prompt: Prompt) -> str:
     digest = hashlib.sha256()
     for turn in prompt.turns:
         for part in turn.parts:
-            digest.update((part if isinstance(part, str) else f"{part.width}x{part.height}").encode() + b"\0")
+            digest.update((part if isinstance(part, str) else _size(part)).encode() + b"\0")
     return f"echo:{digest.hexdigest()[:16]}"
+
+
+def _size(part: RGBImage | Video) -> str:
+    frames = f"{len(part.frames)}x" if isinstance(part, Video) else ""
+    return f"{frames}{part.width}x{part.height}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class EchoEngine:
         """Raises NotReady if the journal cannot be written."""
         self.model = "echo"
         self.fit: Fit | None = None
+        self.video_fit: VideoFit | None = QWEN3_VL
         self._echo = echo or EchoSettings()
         self._journal = Journal(self._echo.journal) if self._echo.journal else None
         self._slots = Slots(slots, self._journal, Reserve.from_settings(settings, slots))

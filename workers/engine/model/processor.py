@@ -5,16 +5,15 @@ The released torchvision does not import with every build of torch. Images use t
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from transformers import AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
+from workers.engine.model.image_sizes import cap_images
+from workers.engine.model.video_processor import frame_processor
 from workers.engine.settings import EngineSettings
-
-log = logging.getLogger(__name__)
 
 _VIDEO = "video_processor"
 
@@ -36,7 +35,9 @@ def load_processor(settings: EngineSettings, config: Any, origin: dict[str, Any]
     processor = loads.from_pretrained(settings.model, backend="pil", **origin)
     # generation appends to the right end of a row: right padding gives wrong answers without an error
     processor.tokenizer.padding_side = "left"
-    _cap_images(processor.image_processor, settings.max_image_tokens)
+    cap_images(processor.image_processor, settings)
+    if not auto and (frames := frame_processor(kind, settings, origin)) is not None:
+        processor.video_processor = frames
     return processor
 
 
@@ -70,20 +71,3 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
             parent.__init__(**{name: part for name, part in given.items() if name != _VIDEO})
 
     return type(kind.__name__, (Parts, kind, Rest), {})
-
-
-def _cap_images(image_processor: Any, max_image_tokens: int) -> None:
-    """Lower the processor's limit of pixels per image, if it has one (Qwen's do); never raise it."""
-    size = dict(image_processor.size or {})
-    patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
-    if isinstance(patch, int) and isinstance(merge, int) and {"longest_edge", "shortest_edge"} <= size.keys():
-        token = (patch * merge) ** 2
-        most, own = max_image_tokens * token, size["longest_edge"]
-        if own > most:
-            least = min(size["shortest_edge"], most)
-            image_processor.size = type(image_processor.size)(longest_edge=most, shortest_edge=least)
-        log.info(
-            "images are seen at up to %s tokens (VQA_MAX_IMAGE_TOKENS); the model's own limit is %s",
-            f"{min(most, own) // token:,}",
-            f"{own // token:,}",
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.utils.chat_template_utils import Chat
 
+from vqa.errors import InvalidJob
 from workers.engine.base import Prompt
+from workers.engine.image import RGBImage
+from workers.engine.model.image_sizes import fit_of
+from workers.engine.model.video_processor import metadata, video_fit
 from workers.engine.text.chat import Chat as Messages
 from workers.engine.text.chat import ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
+from workers.engine.video import NO_VIDEOS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +33,8 @@ class ModelInputs:
     guide: Guide | None = None
     #: width and height at which the model sees each image; None where it is cut into tiles
     image_sizes: tuple[tuple[int, int] | None, ...] = ()
+    #: tokens of each image; None if not known
+    image_tokens: tuple[int | None, ...] = ()
 
     @property
     def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -46,19 +54,37 @@ class Encoder(ChatEncoder[ModelInputs]):
 
     def __init__(self, pipe: ImageTextToTextPipeline, slot_tokens: int, guides: Guides | None = None) -> None:
         super().__init__(pipe.processor, slot_tokens, guides)
+        self._fit = fit_of(self.processor.image_processor)
         # Any: its methods are not typed
         self._pipe: Any = pipe
         tokenizer: Any = pipe.tokenizer
         self._pad_id = next(id for id in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if id is not None)
 
     def process(self, chat: Messages, prompt: Prompt) -> ModelInputs:
-        made = self._pipe.preprocess(Chat(cast(Any, chat)))
+        videos = prompt.videos
+        if videos and video_fit(self.processor) is None:
+            raise InvalidJob(NO_VIDEOS)
+        how: dict[str, Any] = {}
+        if videos:
+            how["videos_kwargs"] = {"video_metadata": [metadata(video) for video in videos]}
+        if self._are_scaled(prompt.images):
+            how["images_kwargs"] = {"do_resize": False}
+        made = self._pipe.preprocess(Chat(cast(Any, chat)), processor_kwargs=how)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         sizes = _image_sizes(tensors, len(prompt.images), getattr(self.processor.image_processor, "patch_size", None))
-        return ModelInputs(tensors, tensors["input_ids"].shape[1], self.guide(prompt), sizes)
+        ids = tensors["input_ids"]
+        tokens = _image_tokens(ids, getattr(self.processor, "image_token_id", None), len(prompt.images))
+        return ModelInputs(tensors, ids.shape[1], self.guide(prompt), sizes, tokens)
 
     def count_tokens(self, inputs: ModelInputs) -> int:
         return inputs.prompt_tokens
+
+    def _are_scaled(self, images: Sequence[RGBImage]) -> bool:
+        """Whether all images have the model's sizes already: a limit of their job may have made them smaller."""
+        if not images or self._fit is None:
+            return False
+        factor = self._fit.factor
+        return not any(image.width % factor or image.height % factor for image in images)
 
     def collate(self, prompts: Sequence[ModelInputs]) -> dict[str, Tensor]:
         """Join prompts of one kind into a microbatch: pad text on the left, concatenate everything else."""
@@ -73,6 +99,12 @@ class Encoder(ChatEncoder[ModelInputs]):
             return tensor
         fill = self._pad_id if name == "input_ids" else 0
         return torch.nn.functional.pad(tensor, (longest - prompt.prompt_tokens, 0), value=fill)
+
+
+def _image_tokens(ids: Tensor, image_id: object, images: int) -> tuple[int | None, ...]:
+    """Return the tokens of each image: the runs of the image's token, where there are as many as images."""
+    runs = [len(list(run)) for id, run in groupby(ids[0].tolist()) if id == image_id]
+    return tuple(runs) if len(runs) == images else (None,) * images
 
 
 def _image_sizes(tensors: Mapping[str, Tensor], images: int, patch: object) -> tuple[tuple[int, int] | None, ...]:

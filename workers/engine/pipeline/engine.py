@@ -13,7 +13,9 @@ from typing import Any
 
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
+from workers.engine.model.image_sizes import fit_of
 from workers.engine.model.loading import eos_ids, load
+from workers.engine.model.video_processor import video_fit
 from workers.engine.model_engine import Loaded, ModelEngine
 from workers.engine.pipeline.batcher import Batcher, Encoded
 from workers.engine.pipeline.encoding import Encoder, ModelInputs
@@ -47,6 +49,8 @@ class PipelineEngine(ModelEngine):
     def open(self) -> Loaded:
         replica = Replica(self.settings, self._microbatch, self._load)
         replica.warm_up()
+        self.fit = fit_of(replica.pipe.processor.image_processor)
+        self.video_fit = video_fit(replica.pipe.processor)
         return Loaded(replica.pipe, partial(replica.serve, self._batcher))
 
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[ModelInputs]:

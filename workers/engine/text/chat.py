@@ -9,9 +9,11 @@ from jinja2 import TemplateError
 
 from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
+from workers.engine.image import RGBImage
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.text.special_tokens import SpecialTokens
 from workers.engine.text.thoughts import opens_thought
+from workers.engine.video import Video
 
 #: no tokenizer exceeds it; refuses a text that is far too long before it is tokenized, which takes seconds
 _MAX_CHARACTERS_PER_TOKEN = 128
@@ -42,7 +44,8 @@ class ChatEncoder(ABC, Generic[Inputs]):
     def encode(self, prompt: Prompt) -> Inputs:
         """Make the engine's inputs of a prompt. Raises PromptTooLong, InvalidJob or EngineError."""
         characters = sum(len(part) for turn in prompt.turns for part in turn.parts if isinstance(part, str))
-        self._check_fits("at least ", characters // _MAX_CHARACTERS_PER_TOKEN, prompt.params.max_new_tokens)
+        if (at_least := characters // _MAX_CHARACTERS_PER_TOKEN) + prompt.params.max_new_tokens > self._slot_tokens:
+            raise self._too_long(f"at least {at_least}", prompt)
         try:
             inputs = self.process([self._message(turn) for turn in prompt.turns], prompt)
             tokens = self.count_tokens(inputs)
@@ -58,7 +61,11 @@ class ChatEncoder(ABC, Generic[Inputs]):
         except Exception as error:
             # processors raise many kinds of errors, and their messages may contain the user's text
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
-        self._check_fits("", tokens, prompt.params.max_new_tokens)
+        if (excess := tokens + prompt.params.max_new_tokens - self._slot_tokens) > 0:
+            needed = self._slot_tokens + excess
+            too_long = self._too_long(str(tokens), prompt, f" by {excess}; VQA_SLOT_TOKENS={needed} would hold them")
+            too_long.excess, too_long.limit = excess, self._slot_tokens
+            raise too_long
         return inputs
 
     def guide(self, prompt: Prompt) -> Guide | None:
@@ -73,17 +80,18 @@ class ChatEncoder(ABC, Generic[Inputs]):
         assert self._guides is not None
         return self._guides.guide(prompt.params.grammar)
 
-    def _check_fits(self, at_least: str, prompt_tokens: int, max_new_tokens: int) -> None:
-        if prompt_tokens + max_new_tokens > self._slot_tokens:
-            raise PromptTooLong(
-                f"{at_least}{prompt_tokens} prompt tokens and max_new_tokens={max_new_tokens} exceed the "
-                f"{self._slot_tokens} tokens of a slot (VQA_SLOT_TOKENS)"
-            )
+    def _too_long(self, tokens: str, prompt: Prompt, by: str = "") -> PromptTooLong:
+        return PromptTooLong(
+            f"{tokens} prompt tokens and max_new_tokens={prompt.params.max_new_tokens} exceed the {self._slot_tokens} "
+            f"tokens of a slot (VQA_SLOT_TOKENS){by}"
+        )
 
     def _message(self, turn: Turn) -> dict[str, Any]:
         content: list[dict[str, Any]] = []
         for part in turn.parts:
-            if not isinstance(part, str):
+            if isinstance(part, Video):
+                content.append({"type": "video", "video": [frame.pil for frame in part.frames]})
+            elif isinstance(part, RGBImage):
                 content.append({"type": "image", "image": part.pil})
             elif content and content[-1]["type"] == "text":
                 # joined before escaping: a special token could be split over two parts

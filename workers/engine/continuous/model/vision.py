@@ -100,16 +100,19 @@ class VisionTower:
         return self._ops.add_layer_norm(delta, x, norm.weight, norm.bias, norm.eps)
 
     def _patches(self, images: Sequence[ImageSpan]) -> Tensor:
-        pixels = upload_bytes([image.pixels for image in images], self._weight.device)
-        return torch.cat([self._patches_of(image, part) for image, part in zip(images, pixels, strict=True)])
+        frames = iter(upload_bytes([frame for image in images for frame in image.pixels], self._weight.device))
+        return torch.cat([self._patches_of(image, [next(frames) for _ in image.pixels]) for image in images])
 
-    def _patches_of(self, image: ImageSpan, pixels: Tensor) -> Tensor:
-        """Return (patches, values of a patch), merged patches together; both frames of a patch are the same image."""
+    def _patches_of(self, image: ImageSpan, frames: Sequence[Tensor]) -> Tensor:
+        """Return (patches, values of a patch), merged patches together; a single frame is both of each patch."""
+        flat = torch.stack([self._in_patches(image, frame) for frame in frames], dim=5)
+        return flat.expand(*flat.shape[:5], self._frames, *flat.shape[6:]).reshape(image.patches, -1)
+
+    def _in_patches(self, image: ImageSpan, pixels: Tensor) -> Tensor:
         values = (pixels.view(-1, 3).float() * self._scale - self._mean) / self._std
         patch, merge = self._patch, self._merge
         blocks = values.view(image.rows // merge, merge, patch, image.columns // merge, merge, patch, 3)
-        flat = blocks.permute(0, 3, 1, 4, 6, 2, 5).to(self._weight.dtype)
-        return flat.unsqueeze(5).expand(*flat.shape[:5], self._frames, patch, patch).reshape(image.patches, -1)
+        return blocks.permute(0, 3, 1, 4, 6, 2, 5).to(self._weight.dtype)
 
     def _grid(self, rows: int, columns: int) -> PatchGrid:
         found = self._grids.pop((rows, columns), None) or self._make_grid(rows, columns)

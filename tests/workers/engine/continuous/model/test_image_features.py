@@ -13,7 +13,7 @@ EACH = 2 * 4 * 3 * 4
 
 
 def image(digest: str) -> ImageSpan:
-    return ImageSpan(b"", 4, 4, 1, 4, digest)
+    return ImageSpan((b"",), 4, 4, 1, 4, digest)
 
 
 class Tower:

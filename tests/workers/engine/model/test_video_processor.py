@@ -1,0 +1,188 @@
+"""Videos become the numbers that transformers' own processor makes of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+
+from tests.worker_process import TINY
+from tests.workers.engine.conftest import image, make_prompt
+from tests.workers.engine.videos import noise, scaled, transformers_own, video
+from vqa.errors import InvalidJob
+from vqa.images.video_fit import VideoFit
+from workers.engine.base import Turn
+from workers.engine.model.loading import load
+from workers.engine.model.video_processor import video_fit
+from workers.engine.pipeline.encoding import Encoder
+from workers.engine.settings import EngineSettings
+from workers.engine.video import Video
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Any:
+    return load(EngineSettings(model=str(TINY)))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    frames=st.integers(2, 256),
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    least=st.integers(1, 200_000),
+    most=st.integers(200_000, 30_000_000),
+)
+def test_sizes_are_those_of_smart_resize(frames: int, width: int, height: int, least: int, most: int) -> None:
+    try:
+        expected = smart_resize(frames, height, width, 2, 32, least, most)
+    except (ValueError, ZeroDivisionError):
+        # too long and narrow, which is refused before
+        return
+
+    assert VideoFit(32, least, most).for_frames(frames).size(width, height) == expected[::-1]
+
+
+@settings(deadline=None, max_examples=100)
+@given(frames=st.integers(2, 64), width=st.integers(20, 999), height=st.integers(20, 999), cap=st.integers(4, 999))
+def test_the_limit_of_a_frame_is_that_of_transformers(
+    bundled: Any, frames: int, width: int, height: int, cap: int
+) -> None:
+    # a processor whose frames are capped counts patches of 16 x 16
+    size = {"shortest_edge": 4096, "longest_edge": 25_165_824}
+    how = {"cap_pixels_per_frame": True, "max_video_tokens": cap, "size": size}
+    own = transformers_own(bundled.processor, str(TINY), torchvision=False, **how).video_processor
+    fit = VideoFit(32, 4096, 25_165_824).for_frames(frames, cap * 32 * 32)
+
+    patches = own.get_num_of_video_patches(frames, height, width)
+
+    assert patches == -(-frames // 2) * math.prod(fit.size(width, height)) // 256
+
+
+def torchvision_is_there() -> bool:
+    return importlib.util.find_spec("torchvision") is not None
+
+
+@pytest.mark.parametrize(
+    "torchvision",
+    [
+        pytest.param(False, id="all but torchvision"),
+        pytest.param(
+            True, marks=pytest.mark.skipif(not torchvision_is_there(), reason="needs torchvision"), id="torchvision"
+        ),
+    ],
+)
+@pytest.mark.parametrize("counts", [(4,), (5,), (2, 7), (64,)], ids=str)
+def test_a_prompt_becomes_the_numbers_that_transformers_makes_of_it(
+    counts: tuple[int, ...], torchvision: bool, bundled: Any
+) -> None:
+    fit = video_fit(bundled.processor)
+    assert fit is not None
+    raw = [[noise(100 * number + frame) for frame in range(count)] for number, count in enumerate(counts)]
+    videos = [scaled(fit, frames) for frames in raw]
+    parts: list[Any] = ["first ", image(1)]
+    for each in videos:
+        parts += [each, " and "]
+    prompt = make_prompt("a", (Turn("user", (*parts, "what happens?")),), 4)
+
+    made = Encoder(bundled, 4096).encode(prompt).tensors
+
+    own = transformers_own(bundled.processor, str(TINY), torchvision)
+    expected = by_transformers(own, prompt, raw)
+    assert made.keys() == expected.keys()
+    for name, tensor in made.items():
+        # torchvision's filter and Pillow's differ in the last bit of some pixels
+        atol = 2.1 / 255 if torchvision and name == "pixel_values_videos" else 1e-6
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=atol, check_dtype=True)
+
+
+def by_transformers(own: Any, prompt: Any, raw: list[list[Any]]) -> dict[str, Any]:
+    """The inputs that transformers makes of the frames as they were before they were scaled, at 3 a second."""
+    videos = iter(raw)
+    content = [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "video", "video": next(videos)}
+        if isinstance(part, Video)
+        else {"type": "image", "image": part.pil}
+        for part in prompt.turns[0].parts
+    ]
+    metadata = [
+        {"fps": 3.0, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)} for frames in raw
+    ]
+    made = own.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={
+            "videos_kwargs": {"video_metadata": metadata, "do_sample_frames": False, "cap_pixels_per_frame": False}
+        },
+    )
+    return dict(made)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_video_has_a_time_for_each_two_frames(frames: int, bundled: Any) -> None:
+    prompt = make_prompt("a", (Turn("user", (video(bundled.processor, frames), "?")),), 4)
+
+    made = Encoder(bundled, 4096).encode(prompt).tensors
+
+    text = bundled.tokenizer.decode(made["input_ids"][0])
+    assert text.count(" seconds>") == -(-frames // 2) == made["video_grid_thw"][0, 0].item()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pixels"), [(16, 16 * 2 * 1024), (4096, 65_536)], ids=["the setting's", "the model's"]
+)
+def test_a_video_has_at_most_the_tokens_of_the_worker(tokens: int, pixels: int) -> None:
+    pipe: Any = load(EngineSettings(model=str(TINY), max_image_tokens=4, high_image_tokens=tokens))
+
+    fit = video_fit(pipe.processor)
+
+    assert fit is not None
+    assert fit.max_pixels == pixels
+
+
+def test_a_video_takes_at_most_three_quarters_of_a_slot() -> None:
+    pipe: Any = load(EngineSettings(model=str(TINY), slot_tokens=64))
+
+    fit = video_fit(pipe.processor)
+
+    assert fit is not None
+    assert fit.max_pixels == 48 * 2 * 1024 or fit.max_pixels == 65_536
+
+
+def test_a_model_without_videos_says_so(bundled: Any) -> None:
+    seen = video(bundled.processor, 2)
+    pipe: ImageTextToTextPipeline = load(EngineSettings(model=str(TINY)))
+    processor: Any = pipe.processor
+    processor.video_processor = None
+
+    with pytest.raises(InvalidJob, match="takes no videos; send frames as images"):
+        Encoder(pipe, 4096).encode(make_prompt("a", (Turn("user", (seen,)),), 4))
+
+
+def test_a_template_without_a_place_for_videos_is_told(tmp_path: Path) -> None:
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    template = "{% for m in messages %}{% for c in m['content'] %}{{ c.get('text', '') }}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    pipe = load(EngineSettings(model=str(folder)))
+    seen = video(pipe.processor, 2)
+
+    with pytest.raises(InvalidJob):
+        Encoder(pipe, 4096).encode(make_prompt("a", (Turn("user", ("what?", seen)),), 4))
+
+
+def test_frames_of_several_sizes_are_refused() -> None:
+    with pytest.raises(InvalidJob, match="frame 2 has another"):
+        Video((image(0), image(1)), (0.0, 1.0))
