@@ -19,6 +19,7 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from vqa.address import Address
 from vqa.errors import SettingsError
+from vqa.images.limits import FileLimits
 from vqa.images.stores.url import check_url
 from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
 
@@ -39,6 +40,7 @@ _OTHER_NAMES = """
     VQA_GATEWAY_OPEN VQA_GATEWAY_PORT VQA_GATEWAY_PROCESSES VQA_GATEWAY_TEST_MODELS VQA_GATEWAY_WEBHOOK_PRIVATE
     VQA_GATEWAY_WEBHOOK_SECRET
     VQA_FETCH_BUCKETS VQA_FETCH_FIRST_BYTE_S VQA_FETCH_HOSTS VQA_FETCH_PRIVATE VQA_FETCH_ROOTS VQA_FETCH_TIMEOUT_S
+    VQA_FILTER_ACTIONS VQA_FILTER_LISTS VQA_FILTER_QUESTIONS VQA_LABEL
     VQA_FILES_MAX_BYTES VQA_FILES_TOTAL_BYTES VQA_FILES_TTL_S VQA_FILES_URL
 """
 
@@ -175,7 +177,7 @@ class QueueSettings(Settings):
     )
     pdf: bool = Field(
         default=False,
-        description="1 takes PDF files, whose pages become images; needs `pip install 'vqa-queue[pdf]'` where workers run",
+        description="1 takes PDF files, whose pages become images; needs `pip install 'vqa-queue[pdf]'` for workers",
     )
     wait_replicas: int = Field(
         default=0,
@@ -230,6 +232,13 @@ class QueueSettings(Settings):
     @property
     def address(self) -> Address:
         return Address.parse(self.redis_url)
+
+    @property
+    def image_limits(self) -> FileLimits:
+        """Which files of images are refused by their header."""
+        return FileLimits(
+            self.image_max_bytes, self.image_max_pixels, self.image_max_aspect, self.image_max_pages, self.pdf
+        )
 
     @property
     def limits(self) -> Limits:

@@ -19,6 +19,7 @@ from vqa.images.source import read_image
 from vqa.images.stores.contents import StoreFull
 from vqa.job import ImageSource, Lane
 from vqa.ledger.batches import Batches, BatchState
+from vqa.message import is_url
 
 #: seconds that an image stored by a client is kept
 STORED_TTL_S = 86_400
@@ -161,8 +162,8 @@ class ImagesResource:
         Over HTTP only the tenant's callers can use it. Raises BadImage, and QueueFull if Redis or the folder of images
         is full.
         """
-        data, settings = read_image(image), self._queue.settings
-        stored = StoredImage.describe(data, tenant, ttl_s, settings.image_max_bytes, settings.image_max_pixels)
+        data, settings = self._content(image), self._queue.settings
+        stored = StoredImage.describe(data, tenant, ttl_s, settings.image_limits)
         with self._queue.redis_errors():
             try:
                 store(self._queue.redis, self._queue.images, stored, data)
@@ -171,6 +172,14 @@ class ImagesResource:
             except StoreFull as error:
                 raise QueueFull(str(error)) from None
         return stored
+
+    def _content(self, image: ImageSource) -> bytes:
+        reader = self._queue.reader
+        if isinstance(image, str) and is_url(image):
+            reader.check(image)
+            return reader.read(image)
+        reader.check_source(image)
+        return read_image(image)
 
     def retrieve(self, id: str) -> StoredImage:
         """Return the description of a stored image. Raises ImageMissing."""

@@ -18,7 +18,8 @@ from redis import Redis
 
 from producer.ids import new_id
 from vqa.errors import ImageMissing
-from vqa.images.file import open_image
+from vqa.images.file import read_header
+from vqa.images.limits import FileLimits
 from vqa.images.store import ImageStore, reference
 
 PREFIX = "img"
@@ -40,7 +41,7 @@ class StoredImage:
     reference: str
     #: size of the file
     bytes: int
-    #: pixels, as the header says
+    #: pixels, as the header says; 0 for a PDF document
     width: int
     height: int
     #: as Pillow names it: JPEG, PNG, ...
@@ -50,12 +51,12 @@ class StoredImage:
     expires_at: int
 
     @classmethod
-    def describe(cls, data: _Content, tenant: str | None, ttl_s: int, max_bytes: int, max_pixels: int) -> Self:
+    def describe(cls, data: _Content, tenant: str | None, ttl_s: int, limits: FileLimits) -> Self:
         """Check the image's header and give it an id that belongs to the tenant. Raises BadImage.
 
         Takes a millisecond per few megabytes; an event loop calls it in a thread.
         """
-        image = open_image(data, max_bytes, max_pixels)
+        image = read_header(data, limits)
         now = int(time.time())
         return cls(
             new_id(PREFIX, tenant),
@@ -63,7 +64,7 @@ class StoredImage:
             len(data),
             image.width,
             image.height,
-            image.format or "",
+            image.format,
             now,
             now + ttl_s,
         )

@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from vqa.errors import BadImage
+from vqa.images.formats import HEIF, NAMES, PDF, Format, format_of
+from vqa.images.heif import heif_size
 from vqa.images.kind import kind
-from vqa.images.png import SIGNATURE, without_texts
+from vqa.images.limits import FileLimits
+from vqa.images.pages import choose_pages
+from vqa.images.png import without_texts
+from vqa.images.tiff import page_places
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-#: formats that workers decode, by Pillow's names
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-
-#: how JPEG and BMP start: they are single images; the further ones of a phone's JPEG are previews and depth maps
-_SINGLE = (b"\xff\xd8", b"BM")
+#: formats whose files may be animations
+_ANIMATIONS = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
 
 
-def open_image(data: bytes, max_bytes: int, max_pixels: int, name: str = "", max_aspect: int = 200) -> ImageFile:
-    """Open the image in `data` without decoding its pixels; messages of errors start with `name`.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a file says."""
 
-    Raises BadImage if it is no image in a supported format, or has more bytes or pixels than allowed, or if its longer
-    side is over `max_aspect` times the shorter.
+    #: as Pillow names it: JPEG, PNG, ..., or PDF
+    format: str
+    #: of the first image, in pixels; 0 for a PDF document
+    width: int
+    height: int
+
+
+def read_header(
+    data: bytes, limits: FileLimits | None = None, name: str = "", pages: tuple[int, int] | None = None
+) -> Header:
+    """Check a file as a producer does: no pixels are decoded, and HEIC and PDF need no extra.
+
+    `pages` are the first and last that are asked for, from 1. Messages of errors start with `name`. Raises BadImage if
+    it is no image in a supported format, or over the limits. Workers check it again, and the pages of a PDF document.
     """
-    if len(data) > max_bytes:
-        raise BadImage(
-            f"{_of(name)}the image has {len(data):,} bytes; the limit is {max_bytes:,} (VQA_IMAGE_MAX_BYTES)"
-        )
-    image = open_header(data, name)
-    check_size(*image.size, max_pixels, max_aspect, name)
+    try:
+        return _read_header(data, limits, pages)
+    except BadImage as error:
+        raise BadImage(f"{name}: {error}" if name else str(error)) from None
+
+
+def open_image(data: bytes, limits: FileLimits) -> ImageFile:
+    """Open the image in `data` without decoding its pixels. Raises BadImage, as `read_header` does."""
+    limits.check_bytes(len(data))
+    image = _open(data, _known(data))
+    limits.check_size(*image.size)
     return image
-
-
-def check_size(width: int, height: int, max_pixels: int, max_aspect: int, name: str = "") -> None:
-    """Raise BadImage if an image of this size is not allowed."""
-    if width * height > max_pixels:
-        raise BadImage(
-            f"{_of(name)}the image has {width} x {height} pixels; the limit is {max_pixels:,} (VQA_IMAGE_MAX_PIXELS)"
-        )
-    if max(width, height) > max_aspect * min(width, height):
-        raise BadImage(
-            f"{_of(name)}the image is {width} x {height}; no side may be over {max_aspect} times the other "
-            "(VQA_IMAGE_MAX_ASPECT)"
-        )
 
 
 def frame_count(data: bytes) -> int:
@@ -54,29 +62,14 @@ def frame_count(data: bytes) -> int:
 
     A model sees only the first, unless the file is shown as a video.
     """
-    if data.startswith(_SINGLE):
+    format = format_of(data)
+    if format is None or format.name not in _ANIMATIONS:
         return 1
     try:
-        image = open_header(data, "")
-        return 1 if image.format == "TIFF" else int(getattr(image, "n_frames", 1))
+        return int(getattr(_open(data, format), "n_frames", 1))
     except Exception:
-        # no image, or what follows the first frame is damaged: Pillow's readers raise all kinds of exceptions
+        # what follows the first frame is damaged: Pillow's readers raise all kinds of exceptions
         return 1
-
-
-def open_header(data: bytes, name: str) -> ImageFile:
-    """Open the image in `data`, whatever its size; messages of errors start with `name`. Raises BadImage."""
-    if not data:
-        raise BadImage(f"{_of(name)}the file is empty" if name else "the image is empty: it has 0 bytes")
-    try:
-        return Image.open(io.BytesIO(without_texts(data) if data.startswith(SIGNATURE) else data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadImage(f"{_of(name)}not an image in one of the formats {', '.join(FORMATS)}{kind(data)}") from None
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Pillow's readers raise all kinds of exceptions on a damaged header
-        raise BadImage(f"{_of(name)}the image's header cannot be read: {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:
@@ -84,5 +77,41 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _of(name: str) -> str:
-    return f"{name}: " if name else ""
+def _read_header(data: bytes, limits: FileLimits | None, pages: tuple[int, int] | None) -> Header:
+    if limits is not None:
+        limits.check_bytes(len(data))
+    format = _known(data)
+    if format is PDF:
+        if limits is not None:
+            limits.check_pdf()
+        return Header("PDF", 0, 0)
+    width, height = heif_size(data) if format is HEIF else _open(data, format).size
+    if limits is not None:
+        limits.check_size(width, height)
+        choose_pages(page_places(data) if format.name == "TIFF" else iter([0]), pages, limits.max_pages)
+    return Header(format.name, width, height)
+
+
+def _known(data: bytes) -> Format:
+    if not data:
+        raise BadImage("the file is empty: it has 0 bytes")
+    format = format_of(data)
+    if format is None:
+        raise BadImage(f"not an image in one of the formats {NAMES}{kind(data)}")
+    return format
+
+
+def _open(data: bytes, format: Format) -> ImageFile:
+    """Open an image with the reader of its format alone."""
+    format.load()
+    if format.name == "PNG":
+        data = without_texts(data)
+    try:
+        return Image.open(io.BytesIO(data), formats=(format.name,))
+    except UnidentifiedImageError:
+        raise BadImage(f"not an image in one of the formats {NAMES}{kind(data)}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's readers raise all kinds of exceptions on a damaged header
+        raise BadImage(f"the header of the {format.name} image cannot be read: {reason(error)}") from None

@@ -10,13 +10,15 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 #: by their first bytes
 _KINDS = (
-    (rb"\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]|MM\0[*+]", "damaged, or of a kind that Pillow cannot read"),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image"),
-    (rb"....ftypavi", "an AVIF image"),
-    (rb"....ftyp", "a video"),
-    (rb"\0\0\0\x0cjP|\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (
+        rb"\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|II[*+]|MM\0[*+]|....ftyp(hei|hev|avi|mif1|msf1)|"
+        rb"\0\0\0\x0cjP|\xff\x4f\xff\x51",
+        "damaged, or of a kind that Pillow cannot read",
+    ),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "a video"),
     (rb"\xff\x0a|\0\0\0\x0cJXL", "a JPEG XL image"),
-    (rb"%PDF", "a PDF document"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document"),
+    (rb"\0\0[\1\2]\0", "an icon"),
     (rb"PK\x03\x04", "a ZIP archive"),
     (rb"\s*<", "a text such as SVG or HTML"),
 )

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from vqa.errors import BadImage
-from vqa.images.file import open_header
+from vqa.images.file import read_header
 from vqa.images.pil_image import encode
 
 
@@ -58,5 +58,5 @@ def _read_open(file: Any) -> bytes:
 
 
 def _checked(data: bytes, name: str) -> bytes:
-    open_header(data, name)
+    read_header(data, name=name)
     return data

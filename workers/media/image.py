@@ -15,7 +15,7 @@ from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
-from vqa.images.file import check_size, frame_count, open_image, reason
+from vqa.images.file import frame_count, open_image, reason
 from vqa.images.orientation import orientation
 from vqa.images.pages import choose_pages
 from vqa.images.tiff import page_places
@@ -62,7 +62,7 @@ class ImageSource:
     def __init__(self, data: bytes, limits: ImageLimits, request: ImageRequest) -> None:
         """Read the headers of all pages. Raises BadImage."""
         self._data, self._limits = data, limits
-        self._image = open_image(data, limits.max_bytes, limits.max_pixels, max_aspect=limits.max_aspect)
+        self._image = open_image(data, limits.file)
         try:
             found = page_places(data) if self._image.format == "TIFF" else iter([0])
             self._pages = choose_pages(found, request.pages, limits.max_pages)
@@ -116,7 +116,7 @@ class ImageSource:
         image = self._image
         if image.format == "TIFF":
             image.seek(place)
-            check_size(*image.size, self._limits.max_pixels, self._limits.max_aspect)
+            self._limits.file.check_size(*image.size)
         plain = image.format != "WEBP" and image.mode in _PLAIN_MODES and "transparency" not in image.info
         return _PLAIN_BYTES_PER_PIXEL if plain else BYTES_PER_PIXEL, image.width, image.height
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from vqa.images.fit import Fit
+from vqa.images.limits import FileLimits
 
 if TYPE_CHECKING:
     from vqa.settings import QueueSettings
@@ -67,6 +68,11 @@ class ImageLimits:
             return self
         useful = min(self.useful_pixels, request.max_pixels)
         return replace(self, useful_pixels=useful, fit=self.fit and self.fit.capped(request.max_pixels))
+
+    @property
+    def file(self) -> FileLimits:
+        """The limits that a file's header shows."""
+        return FileLimits(self.max_bytes, self.max_pixels, self.max_aspect, self.max_pages, self.pdf)
 
     @property
     def memory_bytes(self) -> int:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from vqa.errors import BadImage, NotReady, SettingsError
-from vqa.images.file import open_image
+from vqa.images.file import read_header
 from vqa.images.source import read_image
 from vqa.settings import PREFIX, QueueSettings
 from workers.cards import card_environment, requested_cards
@@ -155,7 +155,7 @@ def _images(names: Sequence[str]) -> list[str]:
     if not paths:
         raise BadImage(f"there is no image in {', '.join(names)}")
     for path in paths:
-        open_image(read_image(path), limits.image_max_bytes, limits.image_max_pixels, path)
+        read_header(read_image(path), limits.image_limits, path)
     return paths
 
 

@@ -1,27 +1,32 @@
-"""Builds the job of a chat request: checks its images and its fields. For threads; no I/O."""
+"""Builds the job of a chat request: checks its images and its fields. For threads; no I/O.
+
+A request whose images have to be fetched first is `Unfetched`, which `ChatHandler.ready` turns into its job.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from producer.client.submission import PreparedJob
+from producer.gateway.caller_images import CallerImages
 from producer.gateway.chat.echo_models import refuse_structured
 from producer.gateway.errors import InvalidRequest
 from producer.gateway.http.body import parse_json
 from producer.ids import is_owner
+from producer.images.content import check_content
+from producer.images.locations import checked_url
+from producer.images.parts import all_sources, video_files, with_sources
 from producer.images.stored import PREFIX
-from producer.openai.chat_messages import ResolveUrl
 from producer.openai.chat_request import ChatRequest, parse_body
 from vqa.errors import ImageMissing, InvalidJob
 from vqa.images.data_url import from_data_url
-from vqa.images.file import open_image
 from vqa.images.store import reference
 from vqa.images.stored_id import is_stored_id
 from vqa.job import Job
+from vqa.message import is_url
 from vqa.settings import QueueSettings
 
 SHORTEST_TIMEOUT_S = 1
@@ -34,7 +39,7 @@ _PLACE = re.compile(r"([a-z_]+(?:\.[a-z_]+|\.\d+)*): ")
 #: a job's fields by their names in a body
 _BODY_NAMES: Mapping[str, str] = {
     "max_new_tokens": "max_tokens",
-    **{name: f"vqa.{name}" for name in ("lane", "timeout_s", "reuse")},
+    **{name: f"vqa.{name}" for name in ("lane", "timeout_s", "reuse", "max_image_tokens", "shrink_images")},
 }
 
 
@@ -47,6 +52,8 @@ class ChatJob:
     model: str | None
     include_usage: bool = False
     webhook_url: str | None = None
+    #: where its images were fetched from, by their references
+    urls: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -62,6 +69,17 @@ class ChatJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfetched:
+    """A request that becomes a job once its images have been fetched."""
+
+    request: ChatRequest
+    #: URLs, and whether each may be a video
+    urls: Mapping[str, bool]
+    #: the job's fields by their names in the request
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class JobBuilder:
     """Builds the job of one request. Methods raise InvalidRequest, BadImage or ImageMissing."""
 
@@ -70,44 +88,78 @@ class JobBuilder:
     #: W3C traceparent
     trace: str | None
     settings: QueueSettings
+    images: CallerImages
 
-    def from_json(self, body: bytes) -> ChatJob:
+    def from_json(self, body: bytes) -> ChatJob | Unfetched:
         """Build the job of a chat-completions body."""
         return self.from_document(parse_json(body))
 
-    def from_document(self, document: Any) -> ChatJob:
+    def from_document(self, document: Any) -> ChatJob | Unfetched:
         """Build the job of a chat-completions body that has been parsed."""
-        try:
-            return checked_timeout(self.from_request(parse_body(document, stored_or_inline(self.tenant))))
-        except InvalidJob as error:
-            raise as_invalid_request(error, _BODY_NAMES) from None
+        return self.build(lambda: parse_body(document, self.resolve), _BODY_NAMES)
 
-    def from_request(self, request: ChatRequest) -> ChatJob:
-        """Build the job of a request whose images are data: URLs, ids of stored images, or bytes. Raises InvalidJob."""
+    def build(self, parse: Callable[[], ChatRequest], names: Mapping[str, str]) -> ChatJob | Unfetched:
+        """Build the job of what `parse` returns; `names` are those of the job's fields in the request."""
+        try:
+            request = parse()
+            if urls := self.urls(request):
+                return Unfetched(request, urls, names)
+            return checked_timeout(self.from_request(request, {}))
+        except InvalidJob as error:
+            raise as_invalid_request(error, names) from None
+
+    def with_images(self, found: Unfetched, images: Mapping[str, bytes]) -> ChatJob:
+        """Build the job of a request whose images, by URL, are there."""
+        try:
+            return checked_timeout(self.from_request(found.request, images))
+        except InvalidJob as error:
+            raise as_invalid_request(error, found.names) from None
+
+    def resolve(self, url: str) -> str:
+        """Return the source of an image URL of the caller. Raises InvalidJob, BadImage or ImageMissing."""
+        return caller_source(url, self.tenant, self.images.check)
+
+    def urls(self, request: ChatRequest) -> dict[str, bool]:
+        """Return the URLs to fetch before the request becomes a job, and whether each may be a video."""
+        messages = request.fields["messages"]
+        videos = video_files(messages)
+        urls = (each for each in all_sources(messages) if isinstance(each, str) and _is_fetched(each))
+        return {url: url in videos for url in urls if not self.images.is_left(url)}
+
+    def from_request(self, request: ChatRequest, fetched: Mapping[str, bytes]) -> ChatJob:
+        """Build the job of a request whose images are there: data: URLs, stored, as bytes, or `fetched`.
+
+        Raises InvalidJob.
+        """
+        messages = request.fields["messages"]
+        videos = video_files(messages)
+        names: dict[str | bytes, str] = {}
         images: dict[str, bytes] = {}
-        named = partial(self._name, {}, images)
-        messages = [
-            {**message, "content": [named(part) if part["type"] == "image" else part for part in message["content"]]}
-            for message in request.fields["messages"]
-        ]
-        job = Job(**{**request.fields, "messages": messages, "id": self.id, "tenant": self.tenant})
+        for source in all_sources(messages):
+            data = _content(source, fetched)
+            if data is not None:
+                check_content(data, self.settings, video=source in videos)
+                names[source] = reference(data)
+                images[names[source]] = data
+        fields = {**request.fields, "messages": with_sources(messages, names), "id": self.id, "tenant": self.tenant}
+        job = Job(**fields)
         refuse_structured(request.model, job)
         prepared = PreparedJob(job, images, request.stream, self.trace)
-        return ChatJob(prepared, request.model, request.include_usage, request.webhook_url)
+        urls = {names[url]: url for url in fetched}
+        return ChatJob(prepared, request.model, request.include_usage, request.webhook_url, urls)
 
-    def _name(
-        self, names: dict[str | bytes, str], images: dict[str, bytes], part: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """Return an image's part with the image's name; add the bytes to `images`."""
-        source: str | bytes = part["image"]
-        if isinstance(source, str) and is_stored_id(source):
-            return part
-        if source not in names:
-            data = from_data_url(source) if isinstance(source, str) else source
-            open_image(data, self.settings.image_max_bytes, self.settings.image_max_pixels)
-            names[source] = reference(data)
-            images[names[source]] = data
-        return {**part, "image": names[source]}
+
+def _is_fetched(source: str) -> bool:
+    return is_url(source) or source[:5].lower() == "file:"
+
+
+def _content(source: str | bytes, fetched: Mapping[str, bytes]) -> bytes | None:
+    """Return the bytes at a source; None for one that stays in the job."""
+    if isinstance(source, bytes):
+        return source
+    if source[:5].lower() == "data:":
+        return from_data_url(source)
+    return fetched.get(source)
 
 
 def checked_timeout(chat: ChatJob) -> ChatJob:
@@ -117,28 +169,27 @@ def checked_timeout(chat: ChatJob) -> ChatJob:
     return chat
 
 
-def stored_or_inline(tenant: str | None) -> ResolveUrl:
-    """Return what reads image URLs of a caller: data: URLs, and ids of images that the tenant has stored.
+def caller_source(url: str, tenant: str | None, check: Callable[[str], None]) -> str:
+    """Return the source of a caller's image URL: data:, an image that the tenant has stored, or one to fetch.
 
-    The raw references and file: URLs of `vqa submit` would reach others' images and the gateway's own files.
+    `check` refuses URLs by raising BadImage. The raw references of `vqa submit` would reach others' images.
     """
-
-    def resolve(url: str) -> str:
-        if url[:5].lower() == "data:":
-            return url
-        if is_stored_id(url):
-            if not is_owner(url, PREFIX, tenant):
-                # as for an id that has expired, so that nobody learns which ids others have
-                raise ImageMissing(f"image {url} is unknown or has expired; store it again")
-            return url
-        if found := _SCHEME.match(url):
-            raise InvalidJob(
-                f"{found[1].lower()}: URLs are not supported; send the image as a data: URL, "
-                "or store it with POST /v1/images and name its id"
-            )
-        raise InvalidJob("an image URL is a data: URL, or a stored image's id, img_...")
-
-    return resolve
+    if url[:5].lower() == "data:":
+        return url
+    if is_stored_id(url):
+        if not is_owner(url, PREFIX, tenant):
+            # as for an id that has expired, so that nobody learns which ids others have
+            raise ImageMissing(f"image {url} is unknown or has expired; store it again")
+        return url
+    if _is_fetched(url):
+        check(checked_url(url))
+        return url
+    if found := _SCHEME.match(url):
+        raise InvalidJob(
+            f"{found[1].lower()}: URLs are not supported; send the image as a data: or https: URL, "
+            "or store it with POST /v1/images and name its id"
+        )
+    raise InvalidJob("an image URL is a data: or https: URL, or a stored image's id, img_...")
 
 
 def as_invalid_request(error: InvalidJob, names: Mapping[str, str]) -> InvalidRequest:

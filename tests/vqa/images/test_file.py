@@ -7,6 +7,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from vqa import BadImage
-from vqa.images.file import frame_count, open_image
+from vqa.images.file import Header, frame_count, open_image, read_header
+from vqa.images.limits import FileLimits
 from vqa.images.png import SIGNATURE, without_texts
 from vqa.images.source import read_image
 
 RED = Image.new("RGB", (40, 30), "red")
-LIMITS = (20 * 2**20, 10**6)
+LIMITS = FileLimits(20 * 2**20, 10**6)
 
 
 def encoded(image: Image.Image, format: str, **how: Any) -> bytes:
@@ -79,15 +81,16 @@ def test_a_closed_file_is_refused() -> None:
 
 OTHERS = {
     "a.jpg": (b"", "the file is empty"),
-    "b.jpg": (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC"),
+    "b.jpg": (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC image cannot be read: it says no size"),
     "c.png": (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
-    "d.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-    "e.png": (b"%PDF-1.7", "PDF"),
+    "d.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    "e.png": (b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript"),
     "f.jpg": (b"<!DOCTYPE html><html>", "HTML"),
     "g.svg": (b"\n <svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
     "h.png": (b"PK\x03\x04....", "ZIP"),
     "i.png": (b"\x89PNG\r\n\x1a\n" + bytes(40), "header|damaged"),
     "j.jpg": (b"no image", "not an image in one of the formats JPEG"),
+    "l.ico": (b"\0\0\1\0\1\0", "an icon"),
     "k.mp4": (b"\0\0\0\x1cftypisom\0\0\0\0", "video"),
 }
 
@@ -105,16 +108,22 @@ def test_a_file_that_is_no_image_is_refused_by_its_name_and_what_it_is(
                 read_image(source)
 
 
+def test_a_pdf_document_is_taken_where_a_setting_says_so() -> None:
+    with pytest.raises(BadImage, match="VQA_PDF=1"):
+        read_header(b"%PDF-1.7", LIMITS)
+    assert read_header(b"%PDF-1.7", replace(LIMITS, pdf=True)) == Header("PDF", 0, 0)
+
+
 def test_no_bytes_are_called_empty() -> None:
     with pytest.raises(BadImage, match="empty"):
-        open_image(b"", *LIMITS)
+        open_image(b"", LIMITS)
 
 
 def test_a_limit_is_told_with_the_name() -> None:
     with pytest.raises(BadImage, match=r"^red\.png: the image has .*VQA_IMAGE_MAX_BYTES"):
-        open_image(encoded(RED, "PNG"), 10, 10**6, "red.png")
+        read_header(encoded(RED, "PNG"), FileLimits(10, 10**6), "red.png")
     with pytest.raises(BadImage, match=r"^red\.png: the image has 40 x 30 .*VQA_IMAGE_MAX_PIXELS"):
-        open_image(encoded(RED, "PNG"), 10**6, 100, "red.png")
+        read_header(encoded(RED, "PNG"), FileLimits(10**6, 100), "red.png")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +223,7 @@ def tiff_of(bits: int, channels: int, sample_format: int) -> bytes:
 )
 def test_a_tiff_file_of_pixels_that_pillow_does_not_read_is_told_with_what_to_do(data: bytes, words: str) -> None:
     with pytest.raises(BadImage, match=words):
-        open_image(data, *LIMITS)
+        open_image(data, LIMITS)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
@@ -253,7 +262,7 @@ PROFILE = b"Raw profile type exif\0\0" + LONG
 def test_a_png_file_with_long_texts_or_a_long_profile_is_its_pixels(text: bytes, at_end: bool) -> None:
     if at_end and b"iCCP" in text:
         return
-    image = open_image(with_chunks([text], at_end), *LIMITS)
+    image = open_image(with_chunks([text], at_end), LIMITS)
 
     assert image.getpixel((3, 3)) == (255, 0, 0)
 
@@ -265,7 +274,7 @@ def test_what_a_png_file_says_of_its_orientation_and_colours_is_kept() -> None:
     info.add_text("Comment", "of no use")
     data = encoded(RED, "PNG", pnginfo=info, icc_profile=b"a profile")
 
-    kept = open_image(data, *LIMITS).info
+    kept = open_image(data, LIMITS).info
 
     assert kept.keys() >= {"Raw profile type exif", "xmp", "icc_profile"}
     assert "Comment" not in kept
