@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
 class Outgoing(BaseModel):
@@ -60,8 +60,13 @@ class SeenImage(Outgoing):
     height: int | None = None
     source_width: int
     source_height: int
-    #: pages or frames in the file, of which the model saw the first
+    #: frames of the animation in the file, of which the model saw the first
     frames: int = 1
+    #: which page of the file it is, from 1, and how many pages the file has
+    page: int = 1
+    pages: int = 1
+    #: that the image had in the prompt; None if unknown
+    tokens: int | None = None
 
 
 class Answer(Outgoing):
@@ -69,7 +74,8 @@ class Answer(Outgoing):
 
     id: str
     text: str
-    #: `stop`: end of text or a stop string; `length`: max_new_tokens was reached
+    #: `stop`: end of text or a stop string; `length`: max_new_tokens was reached; `content_filter`: the worker's word
+    #: filter refused the text, which is empty, or ends before the first such word if it was streamed
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
@@ -86,5 +92,9 @@ class Answer(Outgoing):
     attempt: int
     #: the answer of an earlier job with the same question was reused: text, usage, model and worker are that job's
     reused: bool = False
+    #: categories of the worker's word filter whose words the answer had, or the question; see docs/filter.md
+    filtered: tuple[str, ...] = ()
+    #: the notice that the answer is made by a machine (VQA_LABEL), which also ends the text of an unstructured answer
+    label: str | None = None
     #: error of the previous attempt, as `Class: message`
     last_error: str | None = None

@@ -42,8 +42,9 @@ def model_identity(settings: EngineSettings) -> str:
     """Return a key for everything that changes the model's answers; a local folder counts by its content."""
     folder = Path(settings.model)
     model = _hash_folder(folder) if folder.is_dir() else settings.model
-    parts = [settings.engine, model, settings.revision, settings.quant, settings.dtype, settings.max_image_tokens]
-    return json.dumps(parts)
+    # images are shrunk to what a slot holds, if their job allows it
+    images = (settings.max_image_tokens, settings.high_image_tokens, settings.slot_tokens)
+    return json.dumps([settings.engine, model, settings.revision, settings.quant, settings.dtype, *images])
 
 
 def _hash_folder(folder: Path) -> str:

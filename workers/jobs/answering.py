@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded, InvalidJob, PromptTooLong
+from vqa.images.fit import Fit
 from vqa.images.pages import page_range
 from vqa.images.store import ImageStore
 from vqa.job import Job
@@ -21,6 +22,7 @@ from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
 from workers.jobs.leases import Leases
 from workers.jobs.shrinking import Images, Requests, explain, smaller_requests
+from workers.jobs.text_buffer import OnShow
 from workers.jobs.text_writer import OnText, TextWriter
 from workers.media.pool import DecoderPool, Fetch
 from workers.media.request import ImageRequest
@@ -59,6 +61,8 @@ class Answering:
     answered: threading.Event = field(default_factory=threading.Event)
     #: the most of an image, by detail
     tokens: ImageTokens = field(default_factory=ImageTokens)
+    #: what filters a job's text while it is generated
+    on_show: Callable[[Job], OnShow | None] = lambda job: None
 
     def answer(self, job: Job, lease: Lease, started: float) -> Answer:
         """Answer a leased job; the attempt `started` at that monotonic time.
@@ -66,7 +70,7 @@ class Answering:
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
         requests = {part: self._request(part, job) for part in job.images()}
-        with self.texts.writing(lease) as on_text:
+        with self.texts.writing(lease, self.on_show(job)) as on_text:
             attempt = _Attempt(job, lease, started, self.store.get, on_text)
             return self._decode_and_answer(attempt, requests, _MOST_SHRINKS * job.shrink_images)
 
@@ -119,7 +123,7 @@ class Answering:
             text=completion.text,
             parsed=job.parse(completion.text),
             reasoning=completion.reasoning,
-            images=_seen(prompt.images, completion.image_sizes),
+            images=_seen(prompt.images, completion, self.engine.fit),
             finish_reason=completion.finish_reason,
             usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
             timings=Timings(
@@ -162,9 +166,11 @@ def _parts(part: TextPart | ImagePart | VideoPart, images: Images) -> Sequence[s
     return images[part]
 
 
-def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -> tuple[SeenImage, ...]:
+def _seen(images: Sequence[RGBImage], completion: Completion, fit: Fit | None) -> tuple[SeenImage, ...]:
+    unknown = (None,) * len(images)
     # an engine without a model sees none
-    known = sizes or (None,) * len(images)
+    sizes = completion.image_sizes or unknown
+    tokens = completion.image_tokens or tuple(fit.tokens(*size) if fit and size else None for size in sizes)
     return tuple(
         SeenImage(
             width=size and size[0],
@@ -172,6 +178,9 @@ def _seen(images: Sequence[RGBImage], sizes: Sequence[tuple[int, int] | None]) -
             source_width=image.source_width,
             source_height=image.source_height,
             frames=image.frames,
+            page=image.page,
+            pages=image.pages,
+            tokens=count,
         )
-        for image, size in zip(images, known, strict=True)
+        for image, size, count in zip(images, sizes, tokens, strict=True)
     )

@@ -106,4 +106,7 @@ def test_a_model_in_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     assert len({model_identity(settings) for settings in (a_name, *others)}) == 1 + len(others)
 
 
-_OTHER: dict[str, Any] = {"revision": "v2", "quant": "int4", "dtype": "float32", "max_image_tokens": 500}
+_OTHER: dict[str, Any] = {
+    **{"revision": "v2", "quant": "int4", "dtype": "float32"},
+    **{"max_image_tokens": 500, "high_image_tokens": 2000, "slot_tokens": 2000},
+}

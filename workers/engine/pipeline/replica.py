@@ -45,7 +45,7 @@ class _Row(Generation):
     def __init__(self, encoded: Encoded, tokenizer: Any, eos_ids: Collection[int], thinks: bool) -> None:
         inputs = encoded.inputs
         about = (inputs.prompt_tokens, tokenizer, eos_ids, inputs.guide, inputs.image_sizes)
-        super().__init__(encoded.pending, *about, thinks=thinks)
+        super().__init__(encoded.pending, *about, thinks=thinks, image_tokens=inputs.image_tokens)
         self.inputs = inputs
 
 

@@ -81,6 +81,7 @@ class Generation:
         image_sizes: tuple[tuple[int, int] | None, ...] = (),
         *,
         thinks: bool = False,
+        image_tokens: tuple[int | None, ...] = (),
     ) -> None:
         """`guide` must be the one that restricts the choice of these tokens.
 
@@ -91,7 +92,7 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
-        self._image_sizes = image_sizes
+        self._image_sizes, self._image_tokens = image_sizes, image_tokens
         self._thinks = thinks and guide is None
         self._special_ids = frozenset(tokenizer.all_special_ids)
         if self._thinks:
@@ -149,8 +150,8 @@ class Generation:
             self.pending.fail(AnswerTooLong(f"the structured answer exceeds {limit}; cut off, it would not parse"))
             return
         reasoning, text = self._finish()
-        completion = Completion(text, reason, self.prompt_tokens, self._count, reasoning, self._image_sizes)
-        self.pending.answer(completion)
+        seen = (self._image_sizes, self._image_tokens)
+        self.pending.answer(Completion(text, reason, self.prompt_tokens, self._count, reasoning, *seen))
 
     def _finish(self) -> tuple[str | None, str]:
         """Return the thought, if there is one, and the text; send what is left of the text."""

@@ -40,7 +40,8 @@ def test_it_is_a_pipeline_without_torchvision(dense_model: Path) -> None:
 
 
 def test_images_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_model: Path) -> None:
-    capped, as_it_is = loaded(dense_model, max_image_tokens=16), loaded(dense_model, max_image_tokens=1024)
+    capped = loaded(dense_model, max_image_tokens=4, high_image_tokens=16)
+    as_it_is = loaded(dense_model, max_image_tokens=1024)
 
     assert capped.image_processor.size["longest_edge"] == 16 * 32 * 32
     assert as_it_is.image_processor.size["longest_edge"] == 256 * 256
@@ -50,7 +51,8 @@ def test_images_are_capped_and_the_checkpoints_own_cap_is_never_raised(dense_mod
 def test_a_capped_image_becomes_no_more_tokens(starting: Starting) -> None:
     prompt = make_prompt("a", (Turn("user", (RGBImage.from_pil(Image.new("RGB", (900, 700))), "")),), 1)
 
-    tokens = [starting(max_image_tokens=cap).submit(prompt).result(SOON).prompt_tokens for cap in (4, 16)]
+    capped = [starting(max_image_tokens=4, high_image_tokens=cap) for cap in (4, 16)]
+    tokens = [engine.submit(prompt).result(SOON).prompt_tokens for engine in capped]
 
     assert 8 <= tokens[1] - tokens[0] <= 12
 
