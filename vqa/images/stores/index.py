@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain, islice
 from typing import Any, Literal, cast
@@ -41,6 +41,11 @@ class Index:
             for (name, _), state in zip(page, cast(list[bytes], self._run("keep", *arguments)), strict=True):
                 found[name] = cast(State, state.decode())
         return found
+
+    def known(self, references: Sequence[str]) -> list[str]:
+        """Return those of the images that are entered, and not being deleted."""
+        scores = self._redis.zmscore(IMAGES, list(references)) if references else []
+        return [name for name, score in zip(references, scores, strict=True) if score is not None]
 
     def claim(self, limit: int) -> tuple[int, list[str]]:
         """Claim up to `limit` images for deletion; return the claim's time in ms, and the references."""

@@ -71,7 +71,16 @@ class IndexedContents:
         found = dict(zip(references, _all(lambda name: self._blobs.get(blob_name(name)), references), strict=True))
         missing = [name for name, data in found.items() if data is None]
         found |= zip(missing, self._in_redis.read(missing), strict=True)
+        self._require_unknown([name for name in missing if found[name] is None])
         return [found[name] for name in references]
+
+    def _require_unknown(self, missing: Sequence[str]) -> None:
+        """Raise StoreUnavailable if one should be there: a job is accepted only after its images are stored."""
+        if self._index.known(missing):
+            raise StoreUnavailable(
+                "an image that its producer has stored is not in this process's folder or bucket; check that producers "
+                "and workers have the same VQA_IMAGES_URL, and that a shared folder is mounted"
+            )
 
     def sizes(self, references: Sequence[str]) -> Mapping[str, int | None]:
         sizes = dict(zip(references, _all(self._size, references), strict=True))

@@ -93,6 +93,14 @@ def test_a_folder_that_is_not_mounted_is_an_outage_and_no_missing_image(store: I
     assert store.get(NAME) == DATA
 
 
+def test_an_image_that_another_folder_has_is_an_outage(redis: Redis, store: ImageStore, tmp_path: Path) -> None:
+    name = store.put(DATA, 60)
+    elsewhere = ImageStore.open(redis, (tmp_path / "elsewhere").as_uri(), 3600)
+    with pytest.raises(ImageUnavailable, match="the same VQA_IMAGES_URL"):
+        elsewhere.get(name)
+    assert elsewhere.sizes([name]) == {name: None}
+
+
 def test_a_full_disk_is_named_and_leaves_no_file(
     store: ImageStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,36 +88,33 @@ def test_an_image_that_is_put_while_it_is_deleted_survives(redis: Redis, tmp_pat
     assert not redis.exists(GOING)
 
 
-def test_no_image_of_an_accepted_job_is_lost_however_writers_and_sweeps_meet(
+def test_no_image_that_is_put_again_is_lost_whenever_sweeps_come(
     redis: Redis, store: ImageStore, folder: Folder, index: Index
 ) -> None:
-    contents = [b"%d" % number for number in range(20)]
-    names = [reference(data) for data in contents]
     stop = threading.Event()
-    lost: list[str] = []
 
     def sweeps() -> None:
         while not stop.is_set():
             sweep(index, folder)
 
-    def writes(seed: int) -> None:
-        chance = random.Random(seed)
-        for _ in range(60):
-            chosen = chance.sample(range(20), 5)
-            # half of them are due at once
-            timeouts = {names[number]: float(chance.choice((0, 60))) for number in chosen}
-            store.write({names[number]: contents[number] for number in chosen}, timeouts)
-            lost.extend(name for name, timeout in timeouts.items() if timeout and not store.sizes([name])[name])
+    def writes(seed: int) -> list[str]:
+        chance, kept = random.Random(seed), []
+        for number in range(20):
+            contents = [b"%d %d %d" % (seed, number, each) for each in range(4)]
+            store.put_many(contents, 0)
+            # the sweeps are deleting them
+            time.sleep(chance.random() * 0.003)
+            kept += store.put_many(contents, 60).values()
+        return kept
 
-    with ThreadPoolExecutor(5) as pool:
+    with ThreadPoolExecutor(4) as pool:
         sweepers = [pool.submit(sweeps) for _ in range(2)]
-        writers = [pool.submit(writes, seed) for seed in (1, 2, 3)]
-        for writer in writers:
-            writer.result(60)
+        kept = [name for names in pool.map(writes, (1, 2)) for name in names]
         stop.set()
         for sweeper in sweepers:
             sweeper.result(60)
-    assert lost == []
+    assert len(kept) == 160
+    assert [name for name, size in store.sizes(kept).items() if size is None] == []
 
 
 def test_a_deletion_whose_janitor_was_killed_is_done_by_another(
