@@ -11,31 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from PIL import Image
-from PIL.Image import Transpose
-from PIL.ImageFile import ImageFile
 
 from vqa.errors import BadImage, EngineError
+from vqa.images.colour import to_srgb
 from vqa.images.file import frame_count, open_image, reason
-from vqa.images.orientation import orientation
 from vqa.images.pages import choose_pages
 from vqa.images.tiff import page_places
-from workers.media.colour import to_grey_or_rgb, to_srgb
+from vqa.images.upright import upright
 from workers.media.limits import BYTES_PER_PIXEL, OVERSAMPLING, ImageLimits
+from workers.media.readers import prepare_reader
 from workers.media.request import ImageRequest
 
 #: of an image without transparency and with 8 bits per channel; measured: 13. WebP's reader needs more
 _PLAIN_BYTES_PER_PIXEL, _PLAIN_MODES = 16, frozenset({"1", "L", "P", "RGB"})
-
-#: how to set an image upright, by its orientation in EXIF
-_TURNS = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +50,7 @@ class ImageSource:
     def __init__(self, data: bytes, limits: ImageLimits, request: ImageRequest) -> None:
         """Read the headers of all pages. Raises BadImage."""
         self._data, self._limits = data, limits
+        prepare_reader(data)
         self._image = open_image(data, limits.file)
         try:
             found = page_places(data) if self._image.format == "TIFF" else iter([0])
@@ -100,7 +89,7 @@ class ImageSource:
         for page, place in self._pages:
             try:
                 self._open(place)
-                whole = _upright(self._image)
+                whole = upright(self._image)
                 scaled = to_srgb(_scale(whole, self._limits), self._image.info.get("icc_profile"))
             except MemoryError:
                 raise EngineError("the machine ran out of memory while decoding an image") from None
@@ -119,14 +108,6 @@ class ImageSource:
             self._limits.file.check_size(*image.size)
         plain = image.format != "WEBP" and image.mode in _PLAIN_MODES and "transparency" not in image.info
         return _PLAIN_BYTES_PER_PIXEL if plain else BYTES_PER_PIXEL, image.width, image.height
-
-
-def _upright(image: ImageFile) -> Image.Image:
-    """Return the whole image, upright, in the mode in which it is scaled."""
-    image.load()
-    whole = to_grey_or_rgb(image)
-    turn = _TURNS.get(orientation(image))
-    return whole.transpose(turn) if turn is not None else whole
 
 
 def _scale(image: Image.Image, limits: ImageLimits) -> Image.Image:

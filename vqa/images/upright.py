@@ -1,0 +1,32 @@
+"""Decodes an image's pixels, upright: in a worker's child process, and where a producer shrinks its own images."""
+
+from __future__ import annotations
+
+from PIL import Image
+from PIL.Image import Transpose
+from PIL.ImageFile import ImageFile
+
+from vqa.images.colour import to_grey_or_rgb
+from vqa.images.orientation import orientation
+
+#: how to set an image upright, by its orientation in EXIF
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+
+def upright(image: ImageFile) -> Image.Image:
+    """Return the whole image, upright, in the mode in which it is scaled (`to_grey_or_rgb`).
+
+    Pillow's readers raise all kinds of exceptions on damaged data.
+    """
+    image.load()
+    whole = to_grey_or_rgb(image)
+    turn = _TURNS.get(orientation(image))
+    return whole.transpose(turn) if turn is not None else whole
