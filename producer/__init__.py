@@ -40,6 +40,7 @@ __all__ = [
     "NotReady",
     "PermanentError",
     "PromptTooLong",
+    "QuestionRefused",
     "QueueFull",
     "QueueUnavailable",
     "RetryPolicy",

@@ -11,6 +11,7 @@
     │   ├── ImageMissing          its image is not, or no longer, in the image store
     │   ├── PromptTooLong         more tokens than a slot holds
     │   ├── AnswerTooLong         a structured answer that does not fit max_new_tokens
+    │   ├── QuestionRefused       it has words that the worker's filter refuses
     │   ├── DeadlineExceeded      its timeout ran out while it waited or ran
     │   ├── Cancelled             it was cancelled
     │   └── JobGivenUp            all its attempts failed; it is kept as a dead letter
@@ -94,6 +95,15 @@ class PromptTooLong(PermanentError):
 
 class AnswerTooLong(PermanentError):
     """A structured answer does not fit max_new_tokens, so that it does not parse, or holds values too large to read."""
+
+
+class QuestionRefused(PermanentError):
+    """The question has words that the worker's filter refuses; the message names their categories."""
+
+    @classmethod
+    def code(cls) -> str:
+        # the code that clients of OpenAI's and Azure's APIs look for
+        return "content_filter"
 
 
 class DeadlineExceeded(PermanentError):

@@ -60,6 +60,8 @@ def _supervise(name: str | None) -> int:
     from workers.cards import requested_cards
     from workers.engine.echo.settings import EchoSettings
     from workers.engine.settings import EngineSettings
+    from workers.filter.lists import Lists
+    from workers.filter.settings import FilterSettings
     from workers.log import set_up_logging
     from workers.process.janitor import Janitor
     from workers.process.preconditions import require_packages
@@ -75,6 +77,9 @@ def _supervise(name: str | None) -> int:
         engine_settings = EngineSettings()
         # workers read these settings; a wrong value is reported before they start
         EchoSettings()
+        filter_settings = FilterSettings()
+        if filter_settings.paths:
+            Lists(filter_settings)
         require_packages(engine_settings)
         workers = requested_cards(settings.cards)
         for cards in workers:

@@ -18,12 +18,14 @@ from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import FlowerSettings, QueueSettings, Settings
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.settings import EngineSettings
+from workers.filter.settings import FilterSettings
 from workers.settings import WorkerSettings
 
 CLASSES: dict[str, type[Settings]] = {
     "Queue": QueueSettings,
     "Worker": WorkerSettings,
     "Engine": EngineSettings,
+    "Filter": FilterSettings,
     "Gateway": GatewaySettings,
     "Files": FilesSettings,
     "Fetching": FetchSettings,

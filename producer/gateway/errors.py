@@ -20,8 +20,11 @@ _STATUS: Mapping[type[VQAError], int] = {
     errors.InvalidJob: 400,
     errors.BadImage: 400,
     errors.ImageMissing: 400,
+    # it may be there when the request is sent again, as OpenAI's clients do
+    errors.ImageUnavailable: 503,
     errors.PromptTooLong: 400,
     errors.AnswerTooLong: 400,
+    errors.QuestionRefused: 400,
     # of a request that waits, or a batch's row: Redis has lost the job, and clients may send it again
     errors.UnknownJob: 500,
     errors.UnknownBatch: 404,

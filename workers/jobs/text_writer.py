@@ -21,7 +21,7 @@ from vqa.error_replies import describe, is_temporary, is_wrong_type
 from vqa.ledger.commands import REPLY_TTL_MS
 from vqa.ledger.records import Lease
 from vqa.ledger.text_stream import STREAM_TTL_MS, Portion, stream_key
-from workers.jobs.text_buffer import Buffer
+from workers.jobs.text_buffer import Buffer, OnShow
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +70,15 @@ class TextWriter:
             self._thread.join(_JOIN_S)
 
     @contextmanager
-    def writing(self, lease: Lease) -> Iterator[OnText | None]:
-        """Give the prompt's `on_text`; None if nobody streams the job.
+    def writing(self, lease: Lease, on_show: OnShow | None = None) -> Iterator[OnText | None]:
+        """Give the prompt's `on_text`; None if nobody streams the job. Only what `on_show` returns is written.
 
         What is not written at the end is dropped: the outcome is about to follow, and has it.
         """
         if not lease.header.stream:
             yield None
             return
-        buffer = Buffer(lease)
+        buffer = Buffer(lease, on_show)
         try:
             yield partial(self._append, buffer)
         finally:

@@ -28,14 +28,19 @@ from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
+from workers.filter.lists import Lists
+from workers.filter.settings import FilterSettings
 from workers.inbox.accept import Acceptance
 from workers.inbox.reader import InboxReader
 from workers.inbox.stream import InboxStream
 from workers.jobs.answer_cache import AnswerCache, model_identity
+from workers.jobs.answer_filter import AnswerFilter
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
 from workers.jobs.foreign import ForeignJobs
+from workers.jobs.label import Label
 from workers.jobs.leases import Leases
+from workers.jobs.middleware import AttemptMiddleware
 from workers.jobs.recent_answers import RecentAnswers
 from workers.jobs.text_writer import TextWriter
 from workers.media.limits import ImageLimits
@@ -73,6 +78,8 @@ class Worker:
         )
         self._engine_settings = EngineSettings()
         self.settings = WorkerSettings()
+        self._filter_settings = FilterSettings()
+        self._lists = Lists(self._filter_settings) if self._filter_settings.paths else None
         self.link = SupervisorLink()
         self._redis = connect(settings, _RETRY_S)
         self.janitor = Janitor(self._redis, app, settings)
@@ -175,14 +182,24 @@ class Worker:
         if engine.fit is not None:
             about["fit"] = tokens.about(engine.fit)
         recent = RecentAnswers()
-        leases = Leases(connect(hasty, retry_s=0), self.name, settings.lease_s, about, recent.figures)
+        words = AnswerFilter(self._lists, self._filter_settings.filter_questions)
+        leases = Leases(
+            connect(hasty, retry_s=0),
+            self.name,
+            settings.lease_s,
+            about,
+            lambda: {**recent.figures(), **words.figures()},
+        )
         texts = TextWriter(connect(hasty, retry_s=0))
         cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
         limits = ImageLimits.from_settings(settings, own.max_image_pixels, engine.fit)
         media = DecoderPool(self.settings.decoders, limits, threads=self.threads)
         print(media.plan, flush=True)
-        answering = Answering(self.name, store, media, engine, leases, texts, FirstAnswer(self.link), tokens)
-        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [recent, cache])
+        first = FirstAnswer(self.link)
+        answering = Answering(self.name, store, media, engine, leases, texts, first, tokens, words.shown)
+        # reused answers are counted, labelled and filtered, too
+        middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]
+        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, middleware)
 
     def _make_inbox(self, foreign_jobs: ForeignJobs) -> InboxReader:
         # a connection of its own, since reading waits for new entries; each round is tried again as a whole

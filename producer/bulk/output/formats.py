@@ -88,12 +88,15 @@ class OpenAIFormat:
 class ShortFormat:
     """One flat object per row."""
 
-    _FIELDS = frozenset({"finish_reason", "usage", "timings", "model", "parsed", "reasoning", "images", "reused"})
+    _FIELDS = frozenset(
+        {"finish_reason", "usage", "timings", "model", "parsed", "reasoning", "images", "reused", "filtered", "label"}
+    )
 
     def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
         fields = answer.model_dump(mode="json", include=set(self._FIELDS), exclude_none=True)
-        if not answer.reused:
-            del fields["reused"]
+        for name in ("reused", "filtered"):
+            if not fields[name]:
+                del fields[name]
         return {"id": custom_id, "answer": answer.text} | fields | {"worker": answer.worker, "job": answer.id}
 
     def failure(self, id: str, custom_id: str | None, failure: Failure) -> dict[str, Any]:

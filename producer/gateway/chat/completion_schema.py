@@ -38,6 +38,8 @@ class AnswerDetails(BaseModel):
     worker: str = Field(examples=["card0@gpu1"])
     attempt: int = Field(description="number of the attempt that succeeded, from 1")
     reused: bool = Field(description="an earlier answer to the same question was reused")
+    filtered: list[str] = Field(default=[], description="categories of the word filter whose words were found")
+    label: str | None = Field(default=None, description="the notice that the answer is made by a machine")
 
 
 class ChatCompletion(BaseModel):

@@ -1,0 +1,100 @@
+"""The word filter around a job: what of its question is refused, and of its answer masked, flagged or refused."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from vqa.answer import Answer
+from vqa.errors import QuestionRefused
+from vqa.job import Job
+from vqa.ledger.records import Lease
+from vqa.message import TextPart
+from vqa.results import Outcome
+from workers.filter.lists import Lists
+from workers.filter.stream import StreamFilter
+from workers.filter.structured import filter_structured
+from workers.filter.word_filter import Filtered, WordFilter
+from workers.jobs.text_buffer import OnShow
+
+#: categories that the worker's entry in the list of workers counts; more would make each renewal of leases larger
+_MOST_COUNTED = 50
+
+
+class AnswerFilter:
+    """Middleware that filters each answer, a reused one included if it is outside of the answer cache."""
+
+    def __init__(self, lists: Lists | None, questions: bool) -> None:
+        """`questions` says whether questions are filtered, too. Without `lists`, nothing is."""
+        self._lists = lists
+        self._questions = questions
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        #: `words`: the filter of the job that the thread answers, the same from its question to its answer
+        self._thread = threading.local()
+
+    def before(self, job: Job, lease: Lease) -> Answer | None:
+        """Raises QuestionRefused."""
+        if self._lists is None:
+            return None
+        words = self._thread.words = self._lists.current()
+        if self._questions:
+            found = self._of_question(words, job)
+            # a masked question would be another one, so nobody is asked it
+            if refused := [category for category in found if words.actions.of(category) != "flag"]:
+                self._count(found)
+                raise QuestionRefused(
+                    f"the question has words of the category {', '.join(refused)}, which are not answered"
+                )
+        return None
+
+    def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
+        if self._lists is None or not isinstance(outcome, Answer):
+            return outcome
+        words: WordFilter = self._thread.words
+        text, thought = _filtered(words, job, outcome.text), words.apply(outcome.reasoning or "")
+        asked = self._of_question(words, job) if self._questions else ()
+        categories = tuple(sorted({*text.categories, *thought.categories, *asked}))
+        if not categories:
+            return outcome
+        self._count(categories)
+        update: dict[str, Any] = {"filtered": categories}
+        if text.refused_at is not None:
+            # who reads the text as it is generated has seen some of what comes before the word
+            shown = text.text[: text.refused_at] if lease.header.stream else ""
+            update |= {"text": shown, "reasoning": None, "parsed": None, "finish_reason": "content_filter"}
+        else:
+            # a thought that is refused is left out
+            update |= {"text": text.text, "reasoning": None if thought.refused_at is not None else thought.text or None}
+            if text.text != outcome.text:
+                update["parsed"] = job.parse(text.text)
+        return outcome.model_copy(update=update)
+
+    def shown(self, job: Job) -> OnShow | None:
+        """Return what filters the job's text while it is generated; called by the thread that answers the job.
+
+        Nothing of a structured answer is shown before its end: a part of it cannot be told from what is refused.
+        """
+        if self._lists is None:
+            return None
+        return StreamFilter(self._thread.words).push if job.grammar is None else lambda piece: ""
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many answers and refused questions had words of each category, for the list of workers."""
+        with self._lock:
+            return {"filtered": dict(self._counts.most_common(_MOST_COUNTED))} if self._counts else {}
+
+    def _count(self, categories: Iterable[str]) -> None:
+        with self._lock:
+            self._counts.update(categories)
+
+    def _of_question(self, words: WordFilter, job: Job) -> tuple[str, ...]:
+        texts = (part.text for message in job.messages for part in message.content if isinstance(part, TextPart))
+        return tuple(sorted({category for text in texts for category in words.apply(text).categories}))
+
+
+def _filtered(words: WordFilter, job: Job, text: str) -> Filtered:
+    structure = job.response_format
+    return words.apply(text) if structure is None else filter_structured(words, structure, text)
