@@ -14,7 +14,7 @@ from vqa.fetch.magic import is_visual
 from vqa.fetch.response import no_visual, too_large
 
 #: RFC 8089, with no host but this machine
-_FORM = re.compile(r"file:(?://(?:localhost)?)?(/[^?#]*)", re.IGNORECASE)
+_FORM = re.compile(r"file:(?://(?:localhost)?)?(/(?!/)[^?#]*)", re.IGNORECASE)
 
 _NAME = "the file"
 

@@ -21,21 +21,26 @@ class Transient(Exception):
         self.retry_after_s = retry_after_s
 
 
-async def with_retries(attempt: Callable[[], Awaitable[bytes]], timeout_s: float) -> bytes:
-    """Return what `attempt` returns. Raises what it raises, but ImageUnavailable instead of the last Transient.
+async def with_retries(attempt: Callable[[], Awaitable[bytes]], timeout_s: float, late: str) -> bytes:
+    """Return what `attempt` returns, within `timeout_s` seconds.
 
-    A pause that would not end before `timeout_s` seconds have passed, a server's Retry-After included, ends the
-    attempts.
+    Raises what it raises, but ImageUnavailable instead of Transient once the attempts or the time are used up: a pause
+    that would not end in time, a server's Retry-After included, is not begun. Without a Transient it says `late`.
     """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout_s
-    for number in range(1, _ATTEMPTS + 1):
-        try:
-            return await attempt()
-        except Transient as error:
-            pause_s = _PAUSE_S * 2 ** (number - 1) * random.uniform(0.5, 1)
-            pause_s = max(pause_s, error.retry_after_s or 0)
-            if number == _ATTEMPTS or loop.time() + pause_s >= until:
-                raise ImageUnavailable(str(error)) from None
-        await asyncio.sleep(pause_s)
-    raise AssertionError("the last attempt returns or raises")
+    until = asyncio.get_running_loop().time() + timeout_s
+    said = late
+    try:
+        async with asyncio.timeout_at(until):
+            for number in range(1, _ATTEMPTS + 1):
+                try:
+                    return await attempt()
+                except Transient as error:
+                    said = str(error)
+                    pause_s = _PAUSE_S * 2 ** (number - 1) * random.uniform(0.5, 1)
+                    pause_s = max(pause_s, error.retry_after_s or 0)
+                if number == _ATTEMPTS or asyncio.get_running_loop().time() + pause_s >= until:
+                    break
+                await asyncio.sleep(pause_s)
+    except TimeoutError:
+        pass
+    raise ImageUnavailable(said)

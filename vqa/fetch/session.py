@@ -96,19 +96,12 @@ class Session:
     async def _fetch(self, url: str) -> bytes:
         address = self._rules.parse(url)
         name = _name(address)
+        late = f"{name}: the image is not fetched within {self._timeout_s:g} s (VQA_FETCH_TIMEOUT_S)"
         try:
             async with self._places.place(name, self._timeout_s):
-                return await self._within_time(name, address)
+                return await with_retries(partial(self._attempt, address), self._timeout_s, late)
         except TimeoutError:
             raise ImageUnavailable(f"{name}: too many images are fetched from there, or at all, at once") from None
-
-    async def _within_time(self, name: str, address: Address) -> bytes:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await with_retries(partial(self._attempt, address), self._timeout_s)
-        except TimeoutError:
-            limit = f"{self._timeout_s:g} s (VQA_FETCH_TIMEOUT_S)"
-            raise ImageUnavailable(f"{name}: the image is not fetched within {limit}") from None
 
     async def _attempt(self, address: Address) -> bytes:
         if isinstance(address, FilePath):
