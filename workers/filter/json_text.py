@@ -10,8 +10,6 @@ from dataclasses import dataclass
 #: a string, and the colon after it if it is a property's name
 _STRING = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?', re.DOTALL)
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 
 @dataclass(frozen=True, slots=True)
 class JsonString:
@@ -32,5 +30,4 @@ def strings(text: str) -> Iterator[JsonString]:
 
 def quoted(value: str) -> str:
     """Write a string as JSON, with escapes only where it needs them."""
-    # half a surrogate pair cannot be encoded
-    return json.dumps(value, ensure_ascii=_SURROGATE.search(value) is not None)
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,105 @@
+"""The filter's and the label's middleware: what they do with questions and with answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqa import Answer, Job, QuestionRefused
+from vqa.answer import Timings, Usage
+from vqa.ledger.records import Header, Lease
+from workers.filter.lists import Lists
+from workers.filter.settings import FilterSettings
+from workers.jobs import middleware
+from workers.jobs.answer_filter import AnswerFilter
+from workers.jobs.label import Label
+
+ACTIONS = "masked=mask,flagged=flag,refused=refuse"
+JOB = Job(messages=[{"role": "user", "content": "Is it bad?"}])
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Lists:
+    (tmp_path / "words").write_text("bad\tmasked\nbrand\tflagged\nworst\trefused\n")
+    return Lists(FilterSettings(filter_lists=str(tmp_path / "words"), filter_actions=ACTIONS))
+
+
+def ask(
+    policy: Any, text: str, reasoning: str | None = None, job: Job = JOB, stream: bool = False, parsed: Any = None
+) -> Answer:
+    """Run an attempt that is answered with `text`."""
+    usage, timings = Usage(prompt_tokens=5, completion_tokens=1), Timings(queued_s=0, media_s=0, engine_s=1, total_s=1)
+
+    def answer(job: Job, lease: Lease) -> Answer:
+        about = {"usage": usage, "timings": timings, "model": "m", "worker": "w", "attempt": 1}
+        return Answer(id="a", text=text, reasoning=reasoning, parsed=parsed, finish_reason="stop", **about)
+
+    header = Header("leased", "bulk", 0, 0, 1, 0, stream=stream)
+    outcome = middleware.run([policy], job, Lease("a", "token", header, b"", 0), answer)
+    assert isinstance(outcome, Answer)
+    return outcome
+
+
+def test_answers_are_masked_flagged_and_refused(lists: Lists) -> None:
+    policy = AnswerFilter(lists, questions=False)
+    clean, masked = ask(policy, "fine", "so be it"), ask(policy, "a bad brand", "a bad thought")
+    refused, seen = ask(policy, "a bad brand, the worst", "thought"), ask(policy, "a bad, worst", stream=True)
+    assert (clean.text, clean.reasoning, clean.filtered, clean.finish_reason) == ("fine", "so be it", (), "stop")
+    assert (masked.text, masked.reasoning) == ("a ███ brand", "a ███ thought")
+    assert (masked.filtered, masked.finish_reason) == (("flagged", "masked"), "stop")
+    assert (refused.text, refused.reasoning, refused.finish_reason) == ("", None, "content_filter")
+    assert refused.filtered == ("flagged", "masked", "refused")
+    assert refused.usage.completion_tokens == 1
+    # its client has read some of it
+    assert (seen.text, seen.finish_reason) == ("a ███, ", "content_filter")
+    assert policy.figures() == {"filtered": {"masked": 3, "flagged": 2, "refused": 2}}
+
+
+def test_a_thought_that_is_refused_is_left_out(lists: Lists) -> None:
+    answer = ask(AnswerFilter(lists, questions=False), "fine", "the worst thought")
+    assert (answer.text, answer.reasoning, answer.filtered) == ("fine", None, ("refused",))
+    assert answer.finish_reason == "stop"
+
+
+def test_structured_answers_are_parsed_again(lists: Lists) -> None:
+    policy = AnswerFilter(lists, questions=False)
+    job = Job(messages=JOB.messages, response_format={"type": "json_object"})
+    answer = ask(policy, '{"x": "bad"}', job=job, parsed={"x": "bad"}, stream=True)
+    assert (answer.text, answer.parsed) == ('{"x": "███"}', {"x": "███"})
+    refused = ask(policy, '{"bad": 1}', job=job, parsed={"bad": 1}, stream=True)
+    assert (refused.text, refused.parsed, refused.finish_reason) == ("", None, "content_filter")
+
+
+@pytest.mark.parametrize(
+    ("question", "category"),
+    [pytest.param("Is it BAD?", "masked", id="masked"), pytest.param("w o r s t", "refused", id="refused")],
+)
+def test_a_question_with_words_that_would_not_be_shown_is_refused(lists: Lists, question: str, category: str) -> None:
+    policy = AnswerFilter(lists, questions=True)
+    job = Job(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}])
+    with pytest.raises(QuestionRefused, match=f"that is not answered: {category}$") as caught:
+        ask(policy, "fine", job=job)
+    assert caught.value.code() == "content_filter"
+    assert policy.figures() == {"filtered": {category: 1}}
+
+
+def test_a_question_is_flagged_in_its_answer(lists: Lists) -> None:
+    job = Job(messages=[{"role": "user", "content": "Which brand?"}])
+    assert ask(AnswerFilter(lists, questions=True), "fine", job=job).filtered == ("flagged",)
+    assert ask(AnswerFilter(lists, questions=False), "fine", job=job).filtered == ()
+
+
+def test_without_lists_nothing_changes() -> None:
+    policy = AnswerFilter(None, questions=False)
+    assert ask(policy, "bad").text == "bad"
+    assert (policy.shown(JOB), policy.figures()) == (None, {})
+
+
+def test_a_label_ends_texts_and_leaves_structured_answers_valid() -> None:
+    policy = Label("Made by a machine.")
+    labelled = ask(policy, "red")
+    assert (labelled.text, labelled.label) == ("red\n\nMade by a machine.", "Made by a machine.")
+    choice = Job(messages=JOB.messages, response_format={"type": "choice", "choices": ["red"]})
+    assert (ask(policy, "red", job=choice).text, ask(policy, "red", job=choice).label) == ("red", policy.text)
+    assert ask(policy, "").text == ""
+    assert (ask(Label(None), "red").text, ask(Label(None), "red").label) == ("red", None)
