@@ -13,13 +13,13 @@ from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded, InvalidJob, PromptTooLong
 from vqa.images.fit import Fit
 from vqa.images.pages import page_range
-from vqa.images.store import ImageStore
 from vqa.job import Job
 from vqa.ledger.records import Lease
 from vqa.message import ImagePart, TextPart, VideoPart
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
+from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
 from workers.jobs.shrinking import Images, Requests, explain, smaller_requests
 from workers.jobs.text_buffer import OnShow
@@ -52,7 +52,7 @@ class Answering:
     """Answers jobs; one instance per process, shared by its threads."""
 
     worker: str
-    store: ImageStore
+    images: ImageSource
     media: DecoderPool
     engine: Engine
     leases: Leases
@@ -70,8 +70,11 @@ class Answering:
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
         requests = {part: self._request(part, job) for part in job.images()}
-        with self.texts.writing(lease, self.on_show(job)) as on_text:
-            attempt = _Attempt(job, lease, started, self.store.get, on_text)
+        with (
+            self.images.opened(job.contents(), started + lease.remaining_s) as fetch,
+            self.texts.writing(lease, self.on_show(job)) as on_text,
+        ):
+            attempt = _Attempt(job, lease, started, fetch, on_text)
             return self._decode_and_answer(attempt, requests, _MOST_SHRINKS * job.shrink_images)
 
     def _decode_and_answer(self, attempt: _Attempt, requests: Requests, shrinks: int) -> Answer:

@@ -13,6 +13,8 @@ from redis.exceptions import RedisError
 from vqa.connection import connect
 from vqa.error_replies import describe
 from vqa.errors import NotReady
+from vqa.fetch.fetcher import Fetcher
+from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
@@ -38,6 +40,7 @@ from workers.jobs.answer_filter import AnswerFilter
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
 from workers.jobs.foreign import ForeignJobs
+from workers.jobs.image_source import ImageSource
 from workers.jobs.label import Label
 from workers.jobs.leases import Leases
 from workers.jobs.middleware import AttemptMiddleware
@@ -78,6 +81,7 @@ class Worker:
         )
         self._engine_settings = EngineSettings()
         self.settings = WorkerSettings()
+        self._fetcher = Fetcher(FetchSettings(), settings.image_max_bytes)
         self._filter_settings = FilterSettings()
         self._lists = Lists(self._filter_settings) if self._filter_settings.paths else None
         self.link = SupervisorLink()
@@ -146,6 +150,7 @@ class Worker:
             self.attempts.leases.stop()
             self.engine.stop()
             self.attempts.answering.texts.stop()
+            self.attempts.answering.images.close()
             self.attempts.answering.media.close()
 
     def _stall(self) -> Stall | None:
@@ -196,7 +201,8 @@ class Worker:
         media = DecoderPool(self.settings.decoders, limits, threads=self.threads)
         print(media.plan, flush=True)
         first = FirstAnswer(self.link)
-        answering = Answering(self.name, store, media, engine, leases, texts, first, tokens, words.shown)
+        images = ImageSource(store, self._fetcher, settings.image_max_bytes)
+        answering = Answering(self.name, images, media, engine, leases, texts, first, tokens, words.shown)
         # reused answers are counted, labelled and filtered, too
         middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, middleware)

@@ -10,6 +10,8 @@ from redis import Redis
 
 from vqa.answer import Answer, Timings, Usage
 from vqa.errors import JobGivenUp
+from vqa.fetch.fetcher import Fetcher
+from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
 from vqa.job import Job, RetryPolicy
 from vqa.ledger.closing import Closing
@@ -22,6 +24,7 @@ from workers.engine.base import Engine
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts, Delayed
 from workers.jobs.foreign import ForeignJobs
+from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
 from workers.jobs.text_writer import TextWriter
 from workers.media.pool import DecoderPool
@@ -68,7 +71,8 @@ def ledger(redis: Redis) -> Ledger:
 def make_attempts(redis: Redis, app: Celery, settings: QueueSettings, policy: Policy) -> Attempts:
     closing, store = Closing(app, Ledger(redis), 60), ImageStore(redis)
     leases = Leases(redis, "worker", 9, {})
-    answering = Answering("worker", store, cast(DecoderPool, None), cast(Engine, None), leases, TextWriter(redis))
+    images = ImageSource(store, Fetcher(FetchSettings(), 1), 1)
+    answering = Answering("worker", images, cast(DecoderPool, None), cast(Engine, None), leases, TextWriter(redis))
     return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [policy])
 
 
