@@ -24,7 +24,7 @@ from vqa.errors import InvalidJob, UnsupportedVersion
 from vqa.frozen_model import Frozen, explain, names_of
 from vqa.images.source import read_image
 from vqa.images.stored_id import is_stored_id
-from vqa.message import MOST_FRAMES, ImagePart, Message, TextPart, VideoPart, is_url
+from vqa.message import MOST_FRAMES, Detail, ImagePart, Message, TextPart, VideoPart, is_url
 from vqa.response_format import (
     ChoiceFormat,
     JsonObjectFormat,
@@ -76,6 +76,9 @@ ID_PATTERN = r"^[A-Za-z0-9._:@+-]{1,128}$"
 #: the name of a batch or a tenant
 NAME_PATTERN = r"^[A-Za-z0-9._@+-]{1,64}$"
 
+#: fields of `AboutFields` that are the part's
+_OF_PART = frozenset({"detail", "pages", "video", "fps", "max_frames"})
+
 ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
 
@@ -98,6 +101,18 @@ class JobFields(TypedDict, total=False):
     max_image_tokens: int | None
     shrink_images: bool
     metadata: Mapping[str, str]
+
+
+class AboutFields(JobFields, total=False):
+    """The fields of a `Job`, and those of the part that shows its image or video."""
+
+    detail: Detail
+    #: of a TIFF or PDF file: `3`, or `2-5`
+    pages: str | None
+    #: whether it is a video, shown as frames, and how these are sampled
+    video: bool
+    fps: float | None
+    max_frames: int | None
 
 
 class Job(Frozen):
@@ -187,17 +202,20 @@ class Job(Frozen):
             raise InvalidJob(explain(error, _NAMES)) from None
 
     @classmethod
-    def about(cls, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Self:
-        """Create a job of one image and one question. Raises BadImage or InvalidJob.
+    def about(cls, image: ImageSource, question: str, **fields: Unpack[AboutFields]) -> Self:
+        """Create a job of one image, or with `video=True` of one video, and one question. Raises BadImage, InvalidJob.
 
         A string is a path, a URL to fetch, or the id of a stored image (img_...) unless a file has that name.
         """
         if isinstance(question, str) and not question.strip():
             raise InvalidJob("question: it is empty")
         named = isinstance(image, str) and (is_url(image) or (is_stored_id(image) and not Path(image).exists()))
-        content = image if named else read_image(cast(Any, image))
-        parts = ({"type": "image", "image": content}, {"type": "text", "text": question})
-        return cls(messages=({"role": "user", "content": parts},), **fields)
+        how = {name: value for name, value in fields.items() if name in _OF_PART}
+        kind = "video" if how.pop("video", False) else "image"
+        content = image if named else read_image(cast(Any, image), video=kind == "video")
+        parts = ({"type": kind, kind: content, **how}, {"type": "text", "text": question})
+        own = {name: value for name, value in fields.items() if name not in _OF_PART}
+        return cls(messages=({"role": "user", "content": parts},), **own)
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Self:

@@ -32,6 +32,9 @@ MOST_URL = 8192
 #: frames of one video, all of which are in a worker's memory at the same time
 MOST_FRAMES = 256
 
+#: of a choice of pages
+PAGES_PATTERN = r"^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$"
+
 #: how large an image is seen: `low` at most 256 tokens, `auto` as the worker's VQA_MAX_IMAGE_TOKENS says, `high` as its
 #: VQA_HIGH_IMAGE_TOKENS says
 Detail = Literal["low", "auto", "high"]
@@ -90,7 +93,7 @@ class ImagePart(Frozen):
     image: ImageContent
     detail: Detail = "auto"
     #: pages of a TIFF or PDF file that are shown, from 1: `3`, or `2-5`; None for all
-    pages: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$")
+    pages: str | None = Field(default=None, pattern=PAGES_PATTERN)
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

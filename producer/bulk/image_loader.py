@@ -1,24 +1,32 @@
-"""Read-ahead of rows' images: a few threads read and check them, each image once."""
+"""Read-ahead of rows' images: threads read, fetch and check them, each image once."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
-from producer.images.locations import is_named
-from producer.images.read import read_file, source_size
-from producer.inputs import Row, image_sources
+from producer.images.parts import Use, source_uses
+from producer.images.read import source_size
+from producer.images.reader import ImageReader
+from producer.inputs import Row
 from vqa.errors import VQAError
-from vqa.images.data_url import from_data_url
-from vqa.images.file import frame_count, open_image
+from vqa.images.file import frame_count
 from vqa.images.store import reference
-from vqa.settings import QueueSettings
+from vqa.message import is_url
 
-_THREADS = 8
+#: for files, which are nearly always there at once, and for URLs, where a thread waits for a server
+_THREADS, _FETCHES = 8, 32
+
+#: what a URL's image counts until it is there
+_URL_BYTES = 2**20
+
+#: a source, and how its rows show it
+_Wanted = tuple[str, Use]
 
 #: limits of the read-ahead: rows, and bytes of their images
 ROWS_AHEAD = 256
@@ -43,18 +51,19 @@ class PendingRow:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRow:
-    """A row whose images have been read."""
+    """A row whose images have been read; URLs that are left to the worker have been checked."""
 
     id: str
     row: Row
-    #: by source, without images that the row names by reference
+    #: by source, without images that stay in the job as the row names them
     images: Mapping[str, LoadedImage]
     #: why an image cannot be used; then `images` is empty
     error: VQAError | None = None
 
     def parts_unseen(self) -> list[str]:
-        """Name the images with more pages or frames than the first, which alone is asked about."""
-        counts = {source: frame_count(image.data) for source, image in self.images.items()}
+        """Name the animated images, of which only the first frame is asked about."""
+        uses = source_uses(self.row.fields["messages"])
+        counts = {source: frame_count(image.data) for source, image in self.images.items() if not uses[source].video}
         return [
             f"{os.path.basename(source) if source.startswith('file:') else 'an image'} (the first of {count:,})"
             for source, count in counts.items()
@@ -70,6 +79,7 @@ class LoadedRow:
 @dataclass(slots=True)
 class _Reading:
     future: Future[LoadedImage]
+    #: roughly; of a URL's image exact once it is there
     size: int
     #: rows that wait for this image
     rows: int = 0
@@ -78,60 +88,74 @@ class _Reading:
 class ImageLoader:
     """Reads images in threads; a context manager that stops them."""
 
-    def __init__(self, settings: QueueSettings, rows_ahead: int = ROWS_AHEAD) -> None:
-        self._settings = settings
+    def __init__(self, reader: ImageReader, rows_ahead: int = ROWS_AHEAD) -> None:
+        self._reader = reader
         self._rows_ahead = rows_ahead
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-images")
-        self._readings: dict[str, _Reading] = {}
+        self._files = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-images")
+        self._urls = ThreadPoolExecutor(_FETCHES, thread_name_prefix="vqa-fetches")
+        self._readings: dict[_Wanted, _Reading] = {}
+        #: of all readings; threads that fetch correct it
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._files.shutdown(wait=False, cancel_futures=True)
+        self._urls.shutdown(wait=False, cancel_futures=True)
 
     def load(self, rows: Iterable[PendingRow]) -> Iterator[LoadedRow]:
         """Yield the rows in order, with their images."""
-        waiting: deque[tuple[PendingRow, list[str]]] = deque()
+        waiting: deque[tuple[PendingRow, list[_Wanted], VQAError | None]] = deque()
         for pending in rows:
-            waiting.append((pending, self._start(pending.row)))
+            waiting.append((pending, *self._start(pending.row)))
             while waiting and (len(waiting) >= self._rows_ahead or self._bytes >= BYTES_AHEAD):
                 yield self._collect(*waiting.popleft())
         while waiting:
             yield self._collect(*waiting.popleft())
 
-    def _start(self, row: Row) -> list[str]:
-        sources = [source for source in image_sources(row) if not is_named(source)]
-        for source in sources:
-            reading = self._readings.get(source)
+    def _start(self, row: Row) -> tuple[list[_Wanted], VQAError | None]:
+        """Start to read the row's images; return what is read, or nothing and why one of them may not be read."""
+        found = source_uses(row.fields["messages"])
+        try:
+            for source in found:
+                self._reader.check(source)
+        except VQAError as error:
+            return [], error
+        wanted = [(source, use) for source, use in found.items() if not self._reader.is_left(source)]
+        for source, use in wanted:
+            reading = self._readings.get((source, use))
             if reading is None:
-                size = source_size(source)
-                reading = _Reading(self._pool.submit(self._read, source), size)
-                self._readings[source] = reading
-                self._bytes += size
+                pool = self._urls if is_url(source) else self._files
+                reading = _Reading(Future(), _URL_BYTES if is_url(source) else source_size(source))
+                self._readings[source, use] = reading
+                self._add(reading.size)
+                reading.future = pool.submit(self._read, source, use, reading)
             reading.rows += 1
-        return sources
+        return wanted, None
 
-    def _collect(self, pending: PendingRow, sources: list[str]) -> LoadedRow:
+    def _collect(self, pending: PendingRow, wanted: list[_Wanted], error: VQAError | None) -> LoadedRow:
         images: dict[str, LoadedImage] = {}
-        error: VQAError | None = None
-        for source in sources:
-            reading = self._readings[source]
+        for source, use in wanted:
+            reading = self._readings[source, use]
             try:
                 images[source] = reading.future.result()
             except VQAError as why:
                 error = error or why
             reading.rows -= 1
             if not reading.rows:
-                del self._readings[source]
-                self._bytes -= reading.size
+                del self._readings[source, use]
+                self._add(-reading.size)
         return LoadedRow(pending.id, pending.row, {} if error else images, error)
 
-    def _read(self, source: str) -> LoadedImage:
-        max_bytes = self._settings.image_max_bytes
-        path = source.removeprefix("file:")
-        named = path != source
-        data = read_file(path, max_bytes) if named else from_data_url(source)
-        open_image(data, max_bytes, self._settings.image_max_pixels, path[:200] if named else "")
+    def _read(self, source: str, use: Use, reading: _Reading) -> LoadedImage:
+        data = self._reader.read(source, use)
+        if is_url(source):
+            self._add(len(data) - reading.size)
+            reading.size = len(data)
         return LoadedImage(reference(data), data)
+
+    def _add(self, size: int) -> None:
+        with self._lock:
+            self._bytes += size

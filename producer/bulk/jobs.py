@@ -15,9 +15,9 @@ from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
 from producer.client.submission import PreparedJob
-from producer.images.locations import is_named
+from producer.images.reader import is_named
 from producer.inputs import BadRow, Row, image_sources, read_rows
-from vqa.errors import BadImage, ImageMissing, InvalidJob, VQAError
+from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, VQAError
 from vqa.images.stored_id import is_stored_id
 from vqa.ledger.batches import EXPIRED_CODE
 
@@ -56,6 +56,8 @@ class JobBuilder:
         self.open: dict[str, OpenRow] = {}
         #: lines that were read as part of rows that cannot be read
         self._swallowed = 0
+        #: rows without a line, because an image could not be fetched for the moment
+        self.unavailable = 0
 
     def _unfinished(self) -> Iterator[PendingRow | BadRow]:
         for row in read_rows(self._plan.source):
@@ -114,6 +116,10 @@ class JobBuilder:
             row, id = loaded.row, loaded.id
             try:
                 job = self._job(loaded)
+            except ImageUnavailable as error:
+                _report(row.number, error)
+                self._set_aside(id, row, error)
+                continue
             except VQAError as error:
                 _report(row.number, error)
                 self._fail(id, row.custom_id, Failure(error.code(), str(error), row.number, bad_row=True))
@@ -124,6 +130,13 @@ class JobBuilder:
             else:
                 self._clear_last_run(id)
                 yield job
+
+    def _set_aside(self, id: str, row: Row, error: ImageUnavailable) -> None:
+        """Leave the row to the next run, which sends rows without a line; write a failure if there cannot be one."""
+        if self._writer.resumable:
+            self.unavailable += 1
+        else:
+            self._fail(id, row.custom_id, Failure(error.code(), str(error), row.number, bad_row=True))
 
     def _fail(self, id: str, custom_id: str | None, failure: Failure) -> None:
         self._writer.write_failure(id, custom_id, failure)

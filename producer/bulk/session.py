@@ -26,7 +26,8 @@ class Session:
         self.output = open_output(plan, self.client, stack)
         self.writer = self.output.writer
         self.reporter = stack.enter_context(BatchReporter(self.writer.batch, self.client))
-        images = stack.enter_context(ImageLoader(self.client.settings, 1 if plan.piped else ROWS_AHEAD))
+        rows_ahead = 1 if plan.piped else ROWS_AHEAD
+        images = stack.enter_context(ImageLoader(self.client.queue.reader, rows_ahead))
         self.builder = JobBuilder(plan, self.client, self.writer, self.reporter, images)
 
     def fails_strict(self) -> bool:

@@ -14,6 +14,7 @@ from producer.bulk.output.formats import Failure
 from producer.bulk.plan import Plan
 from producer.bulk.session import Session
 from producer.bulk.summary import progress_bar, summary_lines
+from producer.client.url_images import UrlImages
 from producer.client.waiters import Window
 from producer.process import NOT_ALL, TEMPORARY, USAGE, Stopped
 from vqa.answer import Answer
@@ -96,7 +97,7 @@ class _Run:
             self._output.sidecar.write(replace(self._output.record, slots=self._slots))
 
     def _send(self, rows: Iterable[PendingRow]) -> None:
-        window = Window(self._builder.build(rows), self._max_in_flight())
+        window = Window(self._builder.build(rows), self._max_in_flight(), UrlImages(self._client.queue.reader))
         for outcomes in self._client.rounds(window):
             for id, outcome in outcomes:
                 self._write(id, outcome)
@@ -165,5 +166,9 @@ class _Run:
                 print(line, file=sys.stderr)
         if self._lost:
             print(f"vqa: Redis lost {self._lost:,} rows; run the same command again to send them", file=sys.stderr)
+            return TEMPORARY
+        if waiting := self._builder.unavailable:
+            why = "have an image that could not be fetched for the moment"
+            print(f"vqa: {waiting:,} rows {why}; run the same command again to send them", file=sys.stderr)
             return TEMPORARY
         return NOT_ALL if totals.failed else 0

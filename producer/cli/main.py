@@ -17,12 +17,15 @@ from producer.cli.options import (
     CONTEXT,
     AsJson,
     Choice,
+    Detail,
     Lane,
     LaneName,
+    MaxImageTokens,
     MaxNewTokens,
     RedisUrl,
     Schema,
     Seed,
+    ShrinkImages,
     Temperature,
     TopP,
     job_fields,
@@ -77,7 +80,7 @@ def first_steps(
 
 @app.command()
 def ask(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file, or - for stdin.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or URL, or - for stdin.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -85,6 +88,13 @@ def ask(
     seed: Seed = None,
     schema: Schema = None,
     choice: Choice = None,
+    detail: Detail = None,
+    max_image_tokens: MaxImageTokens = None,
+    shrink_images: ShrinkImages = False,
+    pages: Annotated[str | None, typer.Option(help="Pages of a TIFF or PDF file: 3, or 2-5.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="IMAGE is a video, shown as frames.")] = False,
+    fps: Annotated[float | None, typer.Option(min=0.001, help="With --video: frames to show of each second.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="With --video: most frames to show.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job expires.")] = None,
     lane: Lane = LaneName.interactive,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
@@ -93,9 +103,11 @@ def ask(
 ) -> None:
     """Ask one question about one image and wait for the answer.
 
-    With --stream, Ctrl-C cancels the job.
+    With --stream, Ctrl-C cancels the job. A URL is fetched where VQA_FETCH_HOSTS or VQA_FETCH_BUCKETS allows it.
 
     Example: vqa ask cat.jpg "What is on the mat?"
+
+    Example: vqa ask contract.tif "Who signed it?" --pages 2-3 --detail high
     """
     from producer.cli.stream import ask as ask_streamed
     from producer.client.client import Client
@@ -111,13 +123,28 @@ def ask(
         seed=seed,
         timeout_s=timeout,
         response_format=response_format(schema, choice),
+        detail=detail and detail.value,
+        max_image_tokens=max_image_tokens,
+        shrink_images=shrink_images or None,
+        pages=pages,
+        video=video or None,
+        fps=fps,
+        max_frames=max_frames,
     )
+    if not video and (fps or max_frames):
+        raise typer.BadParameter("needs --video", param_hint="--fps" if fps else "--max-frames")
+    if video and pages:
+        raise typer.BadParameter("cannot be used with --video", param_hint="--pages")
     with Client() as client:
+        if image != "-":
+            client.images.check(image)
         job = Job.about(sys.stdin.buffer if image == "-" else image, question, **fields)
         answer = ask_streamed(client, job) if stream else client.answer(client.submit(job))
     for seen in answer.images:
         if seen.frames > 1:
-            print(f"vqa: {image}: the model saw the first of {seen.frames} pages or frames", file=sys.stderr)
+            # the query of a URL may be a signature
+            name = image.partition("?")[0]
+            print(f"vqa: {name}: the model saw the first of {seen.frames} frames; --video shows more", file=sys.stderr)
     if not stream:
         print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
 
@@ -268,14 +295,14 @@ def main() -> None:
 
 def _report(error: Exception) -> int:
     """Print an expected error and return the exit status; raise any other."""
-    from vqa.errors import QueueFull, QueueUnavailable, SettingsError, VQAError
+    from vqa.errors import ImageUnavailable, QueueFull, QueueUnavailable, SettingsError, VQAError
 
     if not isinstance(error, VQAError | OSError):
         raise error
     print(f"vqa: {type(error).__name__}: {error}", file=sys.stderr)
     if isinstance(error, SettingsError):
         return USAGE
-    return TEMPORARY if isinstance(error, QueueUnavailable | QueueFull) else 1
+    return TEMPORARY if isinstance(error, QueueUnavailable | QueueFull | ImageUnavailable) else 1
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ class LaneName(StrEnum):
     bulk = "bulk"
 
 
+class DetailName(StrEnum):
+    low = "low"
+    auto = "auto"
+    high = "high"
+
+
 def _set_redis_url(url: str | None) -> None:
     if url is not None:
         os.environ["VQA_REDIS_URL"] = url
@@ -39,6 +45,13 @@ Schema = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="JSON schema that the answer must satisfy.")
 ]
 Choice = Annotated[list[str] | None, typer.Option(help="Allowed answer; repeatable, and not together with --schema.")]
+Detail = Annotated[DetailName | None, typer.Option(help="How large images are seen; auto by default.")]
+MaxImageTokens = Annotated[
+    int | None, typer.Option(min=4, help="Most tokens per image; the worker's setting by default.")
+]
+ShrinkImages = Annotated[
+    bool, typer.Option("--shrink-images", help="Show images smaller if they would not fit.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="File for the answers; stdout by default.")

@@ -12,13 +12,16 @@ import typer
 from producer.cli.options import (
     AsJson,
     Choice,
+    Detail,
     Lane,
     LaneName,
+    MaxImageTokens,
     MaxNewTokens,
     Output,
     RedisUrl,
     Schema,
     Seed,
+    ShrinkImages,
     Temperature,
     TopP,
     job_fields,
@@ -74,6 +77,13 @@ def submit(
     id_column: Annotated[str, typer.Option(help="Table column with the ids.")] = "id",
     image_column: Annotated[str, typer.Option(help="Table column with the images.")] = "image",
     question_column: Annotated[str, typer.Option(help="Table column with the questions.")] = "question",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Table column that is a field of its row: detail, pages, video, fps, frames, times_s, max_frames, "
+            "max_image_tokens or shrink_images; repeatable."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Send nothing if a row is invalid, or would be asked about in part.")
     ] = False,
@@ -103,6 +113,9 @@ def submit(
     seed: Seed = None,
     schema: Schema = None,
     choice: Choice = None,
+    detail: Detail = None,
+    max_image_tokens: MaxImageTokens = None,
+    shrink_images: ShrinkImages = False,
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Price for the cost in the summary, in any currency.")
     ] = None,
@@ -131,13 +144,16 @@ def submit(
         "top_p": top_p,
         "seed": seed,
         "response_format": response_format(schema, choice),
+        "max_image_tokens": max_image_tokens,
+        "shrink_images": shrink_images or None,
     }
     source = detect_source(
         inputs,
         form=form.value,
         questions=question or (),
-        columns=Columns(id_column, image_column, question_column),
+        columns=Columns(id_column, image_column, question_column, tuple(column or ())),
         defaults={name: value for name, value in answer.items() if value is not None},
+        detail=detail.value if detail else None,
     )
     plan = Plan(
         source=source,

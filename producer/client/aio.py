@@ -17,10 +17,12 @@ from producer.client.resources import DeprecatedMethods
 from producer.client.states import JobState, answer_of
 from producer.client.submission import PreparedJob, chunks
 from producer.client.threads import InThread, Threads
+from producer.client.url_images import UrlImages, urls_of
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
-from vqa.job import ImageSource, Job, JobFields, Lane
+from vqa.fetch.settings import FetchSettings
+from vqa.job import AboutFields, ImageSource, Job, Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -36,9 +38,15 @@ class AsyncClient(DeprecatedMethods):
     waiting in two at once raises RuntimeError.
     """
 
-    def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings | None = None,
+        *,
+        fetch_settings: FetchSettings | None = None,
+        **overrides: Any,
+    ) -> None:
         given = settings.model_dump() if settings else {}
-        self._queue = JobQueue(QueueSettings(**(given | overrides)))
+        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings)
         self._threads = Threads()
         self._replies = AsyncReplyReader(self._queue, self._threads)
         self._withdrawals = Withdrawals(self._queue)
@@ -69,12 +77,14 @@ class AsyncClient(DeprecatedMethods):
     def settings(self) -> QueueSettings:
         return self._queue.settings
 
-    async def ask(self, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Answer:
+    async def ask(self, image: ImageSource, question: str, **fields: Unpack[AboutFields]) -> Answer:
+        await self._threads.image(self._queue.reader.check_source, image)
         job = await self._threads.image(Job.about, image, question, **fields)
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job, *, trace: str | None = None) -> str:
-        await self._threads.short(self._queue.submit, job, trace=trace)
+        in_thread = self._threads.fetch if urls_of([PreparedJob(job)]) else self._threads.short
+        await in_thread(self._queue.submit, job, trace=trace)
         return job.id
 
     def stream(self, job: Job, *, trace: str | None = None) -> AsyncAnswerStream:
@@ -86,13 +96,14 @@ class AsyncClient(DeprecatedMethods):
 
         The job is submitted when the stream is entered or first awaited. Leaving it early cancels the job.
         """
-        submit = partial(self._threads.start_short, self._queue.submit, job, stream=True, trace=trace)
+        start = self._threads.start_fetch if urls_of([PreparedJob(job)]) else self._threads.start_short
+        submit = partial(start, self._queue.submit, job, stream=True, trace=trace)
         return AsyncAnswerStream(self._queue, self._replies, self._withdrawals, job.id, submit)
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Do as `Client.submit_many`; a wait for capacity occupies no thread."""
         ids: list[str] = []
-        all_chunks, backoff = chunks(jobs), Backoff()
+        all_chunks, backoff = UrlImages(self._queue.reader).ready(chunks(jobs)), Backoff()
         with self._threads.own() as in_thread:
             while rest := await in_thread(_next, all_chunks):
                 ids += [job.id for job in rest]
@@ -104,13 +115,16 @@ class AsyncClient(DeprecatedMethods):
         return ids
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
-        window, backoff = Window(jobs, in_flight), Backoff()
+        images = UrlImages(self._queue.reader, collects=True)
+        window, backoff = Window(jobs, in_flight, images), Backoff()
         with self._replies.waiting() as waiter, self._threads.own() as in_thread:
             while waiter.pending or not window.done:
                 while chunk := await in_thread(window.due, len(waiter.pending)):
                     await self._offer(in_thread, chunk, window, backoff, waiter)
                     if window.slow:
                         break
+                for failure in images.take_failures():
+                    yield failure
                 if waiter.pending or not window.done:
                     await self._replies.wait_until(waiter, window.until())
                 for pair in arrived(self._queue.backend, waiter):

@@ -13,6 +13,7 @@ from typing import Any
 
 from producer.client.job_queue import JobQueue
 from producer.client.submission import PreparedJob, chunks
+from producer.client.url_images import UrlImages
 from vqa.answer import Answer
 from vqa.errors import InvalidJob, QueueFull, UnknownBatch
 from vqa.job import Job, Lane
@@ -200,7 +201,7 @@ def upload(queue: JobQueue, batch: str, jobs: Iterable[tuple[str, Job | Prepared
             yield job
 
     try:
-        for chunk in chunks(named()):
+        for chunk in UrlImages(queue.reader).ready(chunks(named())):
             offered = queue.submit_chunk(chunk)
             if offered.error:
                 raise QueueFull(f"after {total:,} rows: {offered.error}; no row of the batch was left on the queue")

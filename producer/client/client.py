@@ -14,10 +14,12 @@ from producer.client.resources import BatchesResource, DeadLettersResource, Depr
 from producer.client.states import JobState, answer_of
 from producer.client.streams import AnswerStream
 from producer.client.submission import PreparedJob
+from producer.client.url_images import UrlImages
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from producer.client.withdrawals import Withdrawals
 from vqa.answer import Answer
-from vqa.job import ImageSource, Job, JobFields, Lane
+from vqa.fetch.settings import FetchSettings
+from vqa.job import AboutFields, ImageSource, Job, Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -31,11 +33,20 @@ class Client(DeprecatedMethods):
 
     Settings come from `VQA_` variables unless given, as an object or by name: `Client(redis_url="redis://...")`. Every
     method raises QueueUnavailable if Redis does not answer.
+
+    An image may be a URL where a setting allows it (VQA_FETCH_HOSTS, VQA_FETCH_BUCKETS): it is fetched when its job is
+    submitted, which raises BadImage, or ImageUnavailable if another attempt may succeed.
     """
 
-    def __init__(self, settings: QueueSettings | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings | None = None,
+        *,
+        fetch_settings: FetchSettings | None = None,
+        **overrides: Any,
+    ) -> None:
         given = settings.model_dump() if settings else {}
-        self._queue = JobQueue(QueueSettings(**(given | overrides)))
+        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings)
         self._replies = ReplyReader(self._queue)
         self._withdrawals = Withdrawals(self._queue)
         self.batches = BatchesResource(self._queue, self.answers)
@@ -62,12 +73,14 @@ class Client(DeprecatedMethods):
     def settings(self) -> QueueSettings:
         return self._queue.settings
 
-    def ask(self, image: ImageSource, question: str, **fields: Unpack[JobFields]) -> Answer:
+    def ask(self, image: ImageSource, question: str, **fields: Unpack[AboutFields]) -> Answer:
         """Submit one question about an image and wait for its answer.
 
-        `fields` are fields of the job: timeout_s, max_new_tokens, lane, ... Raises the error that the job failed with;
+        `fields` are fields of the job (timeout_s, max_new_tokens, lane, ...) and of the image (detail, pages), or with
+        video=True of a video (fps, max_frames). Raises the error that the job failed with;
         DeadlineExceeded soon after its timeout, even if no worker is up.
         """
+        self._queue.reader.check_source(image)
         return self.answer(self.submit(Job.about(image, question, **fields)))
 
     def submit(self, job: Job, *, trace: str | None = None) -> str:
@@ -110,10 +123,11 @@ class Client(DeprecatedMethods):
     def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> Iterator[tuple[str, Outcome]]:
         """Submit jobs and yield (id, outcome) as they end, with at most `in_flight` open at once.
 
-        Jobs are read on demand, so the iterable may be endless. Each ends by its deadline at the latest. Waits while
-        the queue is full, and for up to redis_timeout_s while Redis is unreachable.
+        Jobs are read on demand, so the iterable may be endless. Each ends by its deadline at the latest; one whose
+        image cannot be fetched from its URL with that error. Waits while the queue is full, and for up to
+        redis_timeout_s while Redis is unreachable.
         """
-        for outcomes in self._rounds(Window(jobs, in_flight)):
+        for outcomes in self._rounds(Window(jobs, in_flight, UrlImages(self._queue.reader, collects=True))):
             yield from outcomes
 
     def _rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
@@ -125,6 +139,7 @@ class Client(DeprecatedMethods):
                     self._offer(chunk, window, backoff, waiter)
                     if window.slow:
                         break
+                yield list(window.images.take_failures())
                 if waiter.pending or not window.done:
                     self._replies.wait_until(waiter, window.until())
                 yield list(arrived(self._queue.backend, waiter))

@@ -27,11 +27,14 @@ from producer.client.states import (
     unknown,
 )
 from producer.client.submission import PreparedJob, chunks, prepare, stored_ids
+from producer.client.url_images import UrlImages
 from producer.client.waiters import closed
+from producer.images.reader import ImageReader
 from producer.images.stored import resolve
 from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
+from vqa.fetch.settings import FetchSettings
 from vqa.forks import restart_in_children
 from vqa.images.store import ImageStore
 from vqa.images.stores.contents import StoreFull
@@ -50,8 +53,10 @@ log = logging.getLogger(__name__)
 class JobQueue:
     """Submits, looks up and cancels jobs. Unless noted, methods raise QueueUnavailable if Redis fails."""
 
-    def __init__(self, settings: QueueSettings) -> None:
+    def __init__(self, settings: QueueSettings, fetch: FetchSettings | None = None) -> None:
         self.settings = settings
+        #: of images that jobs name by URL
+        self.reader = ImageReader(settings, fetch)
         #: set before anything is closed
         self.closing = threading.Event()
         self.start()
@@ -77,6 +82,7 @@ class JobQueue:
     def close(self) -> None:
         """Close the connections, without a word to Redis, which may be silent; an unread reply list expires."""
         self.closing.set()
+        self.reader.close()
         self.redis.close()
         self._app.close()
 
@@ -99,8 +105,9 @@ class JobQueue:
             raise
 
     def submit(self, job: Job, stream: bool = False, trace: str | None = None) -> None:
-        """Put a job on the queue. Raises QueueFull, and InvalidJob if the trace is none."""
-        offered = self.submit_chunk([PreparedJob(job, stream=stream, trace=trace)])
+        """Put a job on the queue, with its images fetched. Raises QueueFull, and InvalidJob if the trace is none."""
+        [ready] = UrlImages(self.reader).ready([[PreparedJob(job, stream=stream, trace=trace)]])
+        offered = self.submit_chunk(ready)
         if offered.error:
             raise offered.error
 
@@ -113,7 +120,7 @@ class JobQueue:
         """Submit in chunks, waiting while the queue is full; return the ids in order."""
         ids: list[str] = []
         backoff = Backoff()
-        for chunk in chunks(jobs):
+        for chunk in UrlImages(self.reader).ready(chunks(jobs)):
             ids += [job.id for job in chunk]
             rest: Sequence[PreparedJob] = chunk
             while rest:

@@ -173,13 +173,18 @@ class ImagesResource:
                 raise QueueFull(str(error)) from None
         return stored
 
-    def _content(self, image: ImageSource) -> bytes:
+    def check(self, image: ImageSource) -> None:
+        """Raise BadImage for a path that VQA_FETCH_ROOTS does not allow, where it is set, or a URL that may not be."""
         reader = self._queue.reader
         if isinstance(image, str) and is_url(image):
             reader.check(image)
-            return reader.read(image)
-        reader.check_source(image)
-        return read_image(image)
+        else:
+            reader.check_source(image)
+
+    def _content(self, image: ImageSource) -> bytes:
+        reader = self._queue.reader
+        self.check(image)
+        return reader.read(image) if isinstance(image, str) and is_url(image) else read_image(image)
 
     def retrieve(self, id: str) -> StoredImage:
         """Return the description of a stored image. Raises ImageMissing."""

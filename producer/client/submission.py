@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from producer.images.content import check_content
+from producer.images.parts import Use, job_uses
 from vqa.errors import BadImage, ImageMissing, InvalidJob
-from vqa.images.file import open_image
 from vqa.images.store import ImageStore, reference
 from vqa.images.stored_id import is_stored_id
 from vqa.job import Job, Lane
 from vqa.ledger.commands import Command, accept_command
+from vqa.message import is_url
 from vqa.settings import QueueSettings
 
 #: jobs, and bytes of images, in one round trip
@@ -53,7 +55,8 @@ class PreparedJob:
 
     def upload_bytes(self) -> int:
         """Return about how many bytes of images are sent with the job."""
-        return sum(map(len, self.job.contents())) + sum(map(len, self.images.values()))
+        own = sum(len(image) for image in self.job.contents() if isinstance(image, bytes))
+        return own + sum(map(len, self.images.values()))
 
     def with_references(self, references: Mapping[str, str]) -> Self:
         """Return the job with the ids of stored images replaced by their references."""
@@ -89,10 +92,13 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
     for prepared in jobs:
         job = settings.resolved(prepared.job)
         timeout_s = settings.job_timeout_s(job)
-        images = list(job.contents())
-        for image in images:
+        images = job_uses(job)
+        for image, use in images.items():
+            if isinstance(image, str) and is_url(image):
+                # for the worker to fetch
+                continue
             if isinstance(image, bytes) and image not in names:
-                names[image] = _checked_reference(job.id, image, settings)
+                names[image] = _checked_reference(job.id, image, settings, use)
                 submission.contents[names[image]] = image
             name = names[image] if isinstance(image, bytes) else image
             submission.keep_s[name] = max(timeout_s, submission.keep_s.get(name, 0))
@@ -110,9 +116,9 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
     return submission
 
 
-def _checked_reference(id: str, data: bytes, settings: QueueSettings) -> str:
+def _checked_reference(id: str, data: bytes, settings: QueueSettings, use: Use) -> str:
     try:
-        open_image(data, settings.image_max_bytes, settings.image_max_pixels)
+        check_content(data, settings, use)
     except BadImage as error:
         raise BadImage(f"job {id}: {error}") from None
     return reference(data)

@@ -16,6 +16,9 @@ T = TypeVar("T")
 #: short exchanges with Redis that run at once, and images that are read at once
 _THREADS = 4
 
+#: jobs whose images are fetched at once
+_FETCHES = 32
+
 _NAME = "vqa-producer"
 
 
@@ -37,12 +40,14 @@ class Threads:
         """Make new executors; a forked child calls it again, because it has none of the threads."""
         self._short = ThreadPoolExecutor(_THREADS, _NAME)
         self._images = ThreadPoolExecutor(_THREADS, f"{_NAME}-images")
+        self._fetches = ThreadPoolExecutor(_FETCHES, f"{_NAME}-fetches")
 
     def close(self) -> None:
         """Let calls in progress end by themselves, and start no others."""
         self._closed = True
         self._short.shutdown(wait=False)
         self._images.shutdown(wait=False)
+        self._fetches.shutdown(wait=False)
 
     async def short(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run one exchange with Redis."""
@@ -52,6 +57,15 @@ class Threads:
         """Start one exchange with Redis, which goes on even if nobody waits for it."""
         self._check_open()
         return self._short.submit(partial(function, *args, **kwargs))
+
+    async def fetch(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run an exchange before which images are fetched from servers that may be slow."""
+        return await self._run(self._fetches, function, *args, **kwargs)
+
+    def start_fetch(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+        """Start such an exchange, which goes on even if nobody waits for it."""
+        self._check_open()
+        return self._fetches.submit(partial(function, *args, **kwargs))
 
     async def image(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Read or encode an image: its file may be slow, and too many at once take much memory."""

@@ -13,6 +13,7 @@ from celery.backends.base import Backend
 from producer.client.cursor import Cursor, Entry
 from producer.client.states import Found, outcome_of, still_open
 from producer.client.submission import CHUNK, CHUNK_WAIT_S, PreparedJob, chunks
+from producer.client.url_images import UrlImages
 from vqa.job import Job
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -35,11 +36,13 @@ LOOK = 2000
 class Window:
     """Limits how many jobs are open: a chunk is due while fewer than `in_flight` are; no job is read before that."""
 
-    def __init__(self, jobs: Iterable[Job | PreparedJob], in_flight: int) -> None:
+    def __init__(self, jobs: Iterable[Job | PreparedJob], in_flight: int, images: UrlImages) -> None:
+        """`images` fetches what the jobs name by URL, and collects the failures."""
+        self.images = images
         self._chunk_size = min(CHUNK, max(1, in_flight // 4))
         jobs = iter(jobs)
         # the first job goes alone: the second may be slow to come
-        self._chunks = chain(chunks(islice(jobs, 1)), chunks(jobs, self._chunk_size))
+        self._chunks = images.ready(chain(chunks(islice(jobs, 1)), chunks(jobs, self._chunk_size)))
         self._in_flight = in_flight
         self._exhausted = False
         self._held: Sequence[PreparedJob] = ()
@@ -62,10 +65,10 @@ class Window:
         if self._exhausted or open_jobs > self._in_flight - self._chunk_size:
             return ()
         started = time.monotonic()
-        chunk = next(self._chunks, [])
+        chunk = next(self._chunks, None)
         self.slow = time.monotonic() - started >= CHUNK_WAIT_S
-        self._exhausted = not chunk
-        return chunk
+        self._exhausted = chunk is None
+        return chunk or ()
 
     def widen(self, in_flight: int) -> None:
         self._in_flight = in_flight

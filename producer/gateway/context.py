@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from fastapi import Depends, Request
 from producer.gateway.access.access import open_access
 from producer.gateway.access.admission import Admission
 from producer.gateway.access.key_ring import KeyRing
+from producer.gateway.caller_images import CallerImages
 from producer.gateway.client import GatewayClient
 from producer.gateway.files.files import Files
 from producer.gateway.readiness import Readiness
 from producer.gateway.webhooks.webhooks import Webhooks, open_webhooks
+from producer.images.reader import ImageReader
 from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.settings import QueueSettings
@@ -37,6 +40,7 @@ class Context:
     readiness: Readiness
     files: Files
     webhooks: Webhooks
+    images: CallerImages
 
 
 @asynccontextmanager
@@ -51,6 +55,7 @@ async def open_context(
         open_webhooks(client, settings) as webhooks,
     ):
         connection = connect_async(queue_settings)
+        images = CallerImages(queue_settings, settings, ImageReader(queue_settings))
         try:
             files = Files(connection, files_settings)
             yield Context(
@@ -64,9 +69,11 @@ async def open_context(
                 readiness=readiness,
                 files=files,
                 webhooks=webhooks,
+                images=images,
             )
         finally:
             await connection.aclose()
+            await asyncio.to_thread(images.close)
 
 
 # async, or FastAPI would call it in a thread

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from vqa.job import Job
+from vqa.message import PAGES_PATTERN, ImagePart, VideoPart
 
 #: a part of a message, such as {"type": "image", "image": SOURCE}, or {"type": "video", "frames": [SOURCE, ...]}
 Part = Mapping[str, Any]
@@ -19,20 +24,54 @@ def part_sources(part: Part) -> Iterator[Any]:
             yield part["video"]
 
 
-def message_parts(messages: Iterable[Mapping[str, Any]]) -> Iterator[Part]:
-    """Yield the parts of all messages, whose contents are lists of parts."""
-    return (part for message in messages for part in message["content"])
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How messages show what is at a source."""
+
+    #: as an image: the pages of each part, None for all; as a frame: None
+    pages: frozenset[str | None] = frozenset()
+    #: as the file of a video
+    video: bool = False
+
+    def __or__(self, other: Use) -> Use:
+        return Use(self.pages | other.pages, self.video or other.video)
 
 
-def all_sources(messages: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
-    """Return the sources in order, without repetitions."""
-    return tuple(dict.fromkeys(source for part in message_parts(messages) for source in part_sources(part)))
+#: of an image whose pages nobody chose
+IMAGE = Use(frozenset({None}))
+VIDEO = Use(video=True)
 
 
-def video_files(messages: Iterable[Mapping[str, Any]]) -> frozenset[Any]:
-    """Return the sources that are files of videos."""
-    parts = message_parts(messages)
-    return frozenset(part["video"] for part in parts if part["type"] == "video" and part.get("video") is not None)
+def source_uses(messages: Iterable[Mapping[str, Any]]) -> dict[Any, Use]:
+    """Return the sources in order, without repetitions, and how they are shown."""
+    found: dict[Any, Use] = {}
+    for part in (part for message in messages for part in message["content"]):
+        for source in part_sources(part):
+            found[source] = found.get(source, Use()) | _use(part, part.get("video") == source)
+    return found
+
+
+def job_uses(job: Job) -> dict[bytes | str, Use]:
+    """Return the images of a job, as bytes or by name, and how they are shown."""
+    found: dict[bytes | str, Use] = {}
+    for part in (part for message in job.messages for part in message.visuals()):
+        for source in part.contents:
+            use = VIDEO if isinstance(part, VideoPart) and part.video is not None else _of_pages(part)
+            found[source] = found.get(source, Use()) | use
+    return found
+
+
+def _use(part: Part, is_file: bool) -> Use:
+    if part["type"] == "video":
+        return VIDEO if is_file else IMAGE
+    pages = part.get("pages")
+    # a wrong choice is told when the job is made
+    is_valid = isinstance(pages, str) and re.fullmatch(PAGES_PATTERN, pages)
+    return Use(frozenset({pages if is_valid else None}))
+
+
+def _of_pages(part: ImagePart | VideoPart) -> Use:
+    return Use(frozenset({part.pages})) if isinstance(part, ImagePart) else IMAGE
 
 
 def with_sources(messages: Iterable[Mapping[str, Any]], contents: Mapping[Any, Any]) -> list[dict[str, Any]]:

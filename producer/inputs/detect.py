@@ -21,9 +21,11 @@ from producer.inputs.folders import IMAGE_SUFFIXES, cannot_decode, fixed_folder,
 from producer.inputs.jsonl import MAX_LINE_BYTES, json_object
 from producer.inputs.row import JOB_FIELDS, question_messages
 from producer.inputs.source import DEFAULT_COLUMNS, Columns, Source
+from producer.inputs.visuals import FIELD_COLUMNS
 from vqa.errors import InvalidJob, SettingsError
 from vqa.frozen_model import shown
 from vqa.job import Job
+from vqa.message import Detail
 
 FormOrAuto = Form | Literal["auto"]
 
@@ -40,6 +42,7 @@ def detect_source(
     questions: Sequence[str] = (),
     columns: Columns = DEFAULT_COLUMNS,
     defaults: Mapping[str, Any] | None = None,
+    detail: Detail | None = None,
 ) -> Source:
     """Return the source that the options name. Raises SettingsError if it cannot be read, or options conflict."""
     plain = _plain(defaults or {})
@@ -50,7 +53,11 @@ def detect_source(
         raise SettingsError("images need a question: --question 'What is on it?'")
     if questions and detected in ("openai", "short"):
         raise SettingsError("--question is for images and tables; rows of JSON Lines files have their own questions")
-    return Source(detected, all_inputs, tuple(questions), columns, plain)
+    if columns.fields and detected not in ("csv", "parquet"):
+        raise SettingsError("--column is for tables; rows of JSON Lines files have fields of their own")
+    if unknown := sorted(set(columns.fields) - FIELD_COLUMNS):
+        raise SettingsError(f"--column {shown(unknown[0])}: there are {', '.join(sorted(FIELD_COLUMNS))}")
+    return Source(detected, all_inputs, tuple(questions), columns, plain, detail)
 
 
 def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:

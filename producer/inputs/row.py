@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from producer.images.parts import all_sources, with_sources
+from producer.images.parts import source_uses, with_sources
 from vqa.errors import InvalidJob, VQAError
 from vqa.job import Job
 
@@ -69,7 +69,7 @@ class BadRow:
 
 def image_sources(row: Row) -> tuple[str, ...]:
     """Return the sources of the row's images, frames and video files in order, without repetitions."""
-    return all_sources(row.fields["messages"])
+    return tuple(source_uses(row.fields["messages"]))
 
 
 def _file_stamp(source: str) -> tuple[int, int] | tuple[()]:

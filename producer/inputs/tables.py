@@ -24,9 +24,6 @@ _JSON_COLUMNS: Mapping[str, str] = {
     "shrink_images": "true or false",
 }
 
-#: columns that `--column` may name
-FIELD_COLUMNS = frozenset({"video", "frames", "detail", "pages", *_JSON_COLUMNS})
-
 #: Parquet records in memory at once; each may hold an image
 _PARQUET_BATCH = 64
 

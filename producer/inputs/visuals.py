@@ -20,6 +20,9 @@ _VIDEO_FIELDS: Final = frozenset({"detail", "fps", "max_frames", "times_s"})
 #: fields of a row that shape its part; others are the job's
 PART_FIELDS: Final = _IMAGE_FIELDS | _VIDEO_FIELDS
 
+#: fields of a row that a column of a table may be
+FIELD_COLUMNS: Final = PART_FIELDS | {"video", "frames", "max_image_tokens", "shrink_images"}
+
 #: fields of a row, of which it has one
 SOURCE_FIELDS: Final = ("image", "images", "video", "frames")
 

@@ -38,7 +38,7 @@ def image_part(value: object, place: str, resolve: ResolveUrl) -> dict[str, Any]
     """Return the part of an `image_url` object. Raises InvalidJob, BadImage."""
     image = as_object(value, place)
     refuse_unknown(image, {"url", "detail", "pages"} | _IMAGE_TYPE, place)
-    part: dict[str, Any] = {"type": "image", "image": resolve(_url(image, place)), **_detail(image, place)}
+    part: dict[str, Any] = {"type": "image", "image": resolve(_url(image, place)), **parse_detail(image, place)}
     return part | ({"pages": image["pages"]} if "pages" in image else {})
 
 
@@ -46,7 +46,7 @@ def video_url_part(value: object, place: str, resolve: ResolveUrl, defaults: Map
     """Return the part of a `video_url` object; `defaults` are for fields that it lacks. Raises InvalidJob, BadImage."""
     own = as_object(value, place)
     refuse_unknown(own, {"url", "detail"} | VIDEO_FIELDS, place)
-    url, detail = _url(own, place), _detail(own, place)
+    url, detail = _url(own, place), parse_detail(own, place)
     video = _checked_numbers({**defaults, **own}, place)
     if url[: len(_FRAMES)].lower() == _FRAMES:
         return {"type": "video", **_frames(url[len(_FRAMES) :], video, place), **detail}
@@ -65,7 +65,7 @@ def video_url_part(value: object, place: str, resolve: ResolveUrl, defaults: Map
 def video_part(part: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict[str, Any]:
     """Return the part of our own form: `frames` or `video` are URLs. Raises InvalidJob, BadImage."""
     refuse_unknown(part, {"type", "frames", "times_s", "video", "fps", "max_frames", "detail"}, place)
-    found = {name: field for name, field in part.items() if name != "detail"} | _detail(part, place)
+    found = {name: field for name, field in part.items() if name != "detail"} | parse_detail(part, place)
     if "frames" in part:
         frames = part["frames"]
         if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
@@ -121,11 +121,11 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _detail(fields: Mapping[str, Any], place: str) -> dict[str, str]:
+def parse_detail(fields: Mapping[str, Any], place: str) -> dict[str, str]:
     """Return the part's field `detail`, nothing for the default."""
     wanted = fields.get("detail", "auto")
     if not isinstance(wanted, str) or wanted not in _DETAILS:
-        raise InvalidJob(f"{place}.detail: must be auto, low, high or original")
+        raise InvalidJob(f"{place}{'.' if place else ''}detail: must be auto, low, high or original")
     return {} if _DETAILS[wanted] == "auto" else {"detail": _DETAILS[wanted]}
 
 

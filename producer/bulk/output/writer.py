@@ -17,13 +17,13 @@ from producer.bulk.output.finished_rows import FinishedRows
 from producer.bulk.output.formats import Failure, LineFormat, LineSummary, encode, parse_line
 from producer.bulk.output.totals import Totals
 from vqa.answer import Answer
-from vqa.errors import BadImage, ImageMissing, InvalidJob, JobGivenUp
+from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, JobGivenUp
 
 #: outcomes of the last lines of a killed run may still be in Redis: that run had no time to delete them
 _MAX_RECENT = 5000
 
 #: codes of rows that may have failed before a worker saw them
-_NEVER_RAN = frozenset({BadImage.code(), InvalidJob.code(), ImageMissing.code()})
+_NEVER_RAN = frozenset({BadImage.code(), InvalidJob.code(), ImageMissing.code(), ImageUnavailable.code()})
 
 
 class ResultWriter:

@@ -151,7 +151,7 @@ async def open_batches(context: Context) -> AsyncIterator[BatchService]:
     queue.reply_list = ""
     leases = Leases(context.redis)
     registry = BatchRegistry(context.redis, leases)
-    tools = Tools(registry, context.files, queue, context.admission, context.settings)
+    tools = Tools(registry, context.files, queue, context.admission, context.settings, context.images)
     service = BatchService(context.redis, tools, leases, context.webhooks)
     running = asyncio.create_task(service.run())
     try:

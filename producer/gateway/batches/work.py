@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -16,16 +16,20 @@ from producer.client.job_queue import JobQueue
 from producer.client.states import GRACE_MS
 from producer.gateway.access.admission import Admission
 from producer.gateway.batches.lease import Lease
-from producer.gateway.batches.lines import Line, line_pages
+from producer.gateway.batches.lines import line_pages
 from producer.gateway.batches.output_files import FileKind, output_file_id
 from producer.gateway.batches.record import LineError, Progress, SavedBatch
 from producer.gateway.batches.registry import BatchRegistry
-from producer.gateway.batches.rows import BatchRow, RowReader
+from producer.gateway.batches.rows import BatchRow, ReadRow, RowReader
 from producer.gateway.batches.submitter import Submitter
 from producer.gateway.batches.validation import InputCheck
+from producer.gateway.caller_images import CallerImages
 from producer.gateway.errors import NotFound
 from producer.gateway.files.files import Files
+from producer.gateway.tasks import end_tasks
 from producer.ids import owner_tag
+from producer.images.parts import Use
+from vqa.errors import BadImage, ImageUnavailable
 from vqa.gateway_settings import GatewaySettings
 from vqa.ledger.batches import Batches, BatchState
 from vqa.ledger.records import Unreadable
@@ -34,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: seconds between two looks at a batch whose rows are all on the queue
 LOOK_S = 1.0
+#: seconds between two looks at the lease while images are fetched
+_KEEP_S = 1.0
 #: seconds for which open jobs are cancelled before the lease is renewed
 _CANCEL_S = 2.0
 #: seconds; with less time left, a row expires instead of becoming a job
@@ -51,6 +57,7 @@ class Tools:
     queue: JobQueue
     admission: Admission
     settings: GatewaySettings
+    images: CallerImages
 
 
 class BatchWork:
@@ -131,21 +138,23 @@ class BatchWork:
     async def _submit(self, saved: SavedBatch) -> None:
         """Submit the rest of the input; return early if the batch was stopped."""
         done = saved.progress
-        reader = RowReader(saved.record, self._tools.settings, self._tools.queue.settings)
+        reader = RowReader(saved.record, self._tools.settings, self._tools.queue.settings, self._tools.images)
         file = await self._tools.files.get(saved.record.input_file_id)
         async for page in line_pages(self._tools.files.content(file, done.offset), done.offset, done.line):
-            submitted = await self._submit_page(saved, reader, page, done)
-            if submitted is None:
-                return
-            done = submitted
+            for group in await asyncio.to_thread(reader.read, page, done.rows):
+                submitted = await self._submit_group(saved, reader, group, done)
+                if submitted is None:
+                    return
+                done = submitted
         await asyncio.to_thread(self._seal, saved.id, done)
         await self._tools.registry.save_progress(saved.id, replace(done, sealed=True))
 
-    async def _submit_page(
-        self, saved: SavedBatch, reader: RowReader, page: Sequence[Line], done: Progress
+    async def _submit_group(
+        self, saved: SavedBatch, reader: RowReader, group: Sequence[ReadRow], done: Progress
     ) -> Progress | None:
-        """Submit a page, waiting while the queue is full; return the progress, or None if the batch was stopped."""
+        """Submit rows, waiting while the queue is full; return the progress, or None if the batch was stopped."""
         submitter, backoff = Submitter(self._tools.queue, saved.record), Backoff()
+        images = await self._images(saved, group)
         rows: list[BatchRow] = []
         rest: list[BatchRow] = []
         while not rows or rest:
@@ -154,7 +163,7 @@ class BatchWork:
             if left_s is None:
                 return None
             if not rows:
-                rows = rest = await asyncio.to_thread(reader.read, page, done.rows, max(left_s, _MIN_TIMEOUT_S))
+                rows = rest = await asyncio.to_thread(reader.build, group, max(left_s, _MIN_TIMEOUT_S), images)
             if left_s < _MIN_TIMEOUT_S:
                 await asyncio.to_thread(submitter.expire, rest)
                 break
@@ -166,9 +175,30 @@ class BatchWork:
         await asyncio.to_thread(submitter.record, done.rows, rows, bad)
         if bad and not done.bad:
             await self._list_file(saved, "errors")
-        done = replace(done, offset=page[-1].end, line=page[-1].number, rows=done.rows + len(rows), bad=dict(bad))
+        last = group[-1].line
+        done = replace(done, offset=last.end, line=last.number, rows=done.rows + len(rows), bad=dict(bad))
         await self._tools.registry.save_progress(saved.id, done)
         return done
+
+    async def _images(
+        self, saved: SavedBatch, group: Sequence[ReadRow]
+    ) -> Mapping[str, bytes | BadImage | ImageUnavailable]:
+        """Fetch the images that the rows name by URL, keeping the lease meanwhile."""
+        urls: dict[str, Use] = {}
+        for each in group:
+            for url, use in each.urls.items():
+                urls[url] = urls.get(url, use) | use
+        if not urls:
+            return {}
+        images = self._tools.images
+        fetching = asyncio.create_task(images.fetch_each(urls, saved.record.key_id, images.timeout_s({"lane": "bulk"})))
+        try:
+            while not fetching.done():
+                await asyncio.wait({fetching}, timeout=_KEEP_S)
+                await self._lease.keep()
+            return fetching.result()
+        finally:
+            await end_tasks(fetching)
 
     def _left_s(self, id: str) -> float | None:
         """Return the seconds until the batch expires, on Redis's clock; None if it takes no more rows."""

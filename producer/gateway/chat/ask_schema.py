@@ -9,7 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from producer.gateway.chat.completion_schema import AnswerDetails, CompletionUsage
 from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
-from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, Stop, Stops, Temperature, inlined_schema
+from producer.gateway.chat.request_schema import (
+    EXAMPLE_IMAGE,
+    IMAGE_PATTERN,
+    Detail,
+    Stop,
+    Stops,
+    Temperature,
+    inlined_schema,
+)
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, FinishReason
 from vqa.job import LONGEST_TIMEOUT_S, Lane
@@ -46,7 +54,7 @@ class AskBody(BaseModel):
     )
 
     image: Image | Annotated[list[Image], Field(min_length=1)] = Field(
-        description="data: URLs, or ids of stored images"
+        description="data: URLs, ids of stored images, or https: URLs of hosts that are allowed"
     )
     question: str = Field(pattern=r"\S", max_length=1_000_000)
     system: str | None = Field(default=None, max_length=1_000_000, description="instructions before the question")
@@ -60,6 +68,9 @@ class AskBody(BaseModel):
     lane: Lane | None = None
     timeout_s: float | None = Field(default=None, ge=SHORTEST_TIMEOUT_S, le=LONGEST_TIMEOUT_S)
     reuse: bool | None = None
+    detail: Detail | None = Field(default=None, description="how large the images are seen; auto by default")
+    max_image_tokens: int | None = Field(default=None, ge=4, le=16_384)
+    shrink_images: bool | None = None
 
 
 def form_schema() -> dict[str, Any]:
@@ -74,7 +85,7 @@ def form_schema() -> dict[str, Any]:
         "type": "array",
         "items": {"type": "string", "format": "binary"},
         "minItems": 1,
-        "description": "files; also data: URLs or ids of stored images, as text",
+        "description": "files; also URLs or ids of stored images, as text",
     }
     stop = {"type": "string", "maxLength": 256}
     schema["properties"]["stop"] = {

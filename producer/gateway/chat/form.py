@@ -9,13 +9,14 @@ from typing import Any, Final
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from producer.gateway.chat.job_builder import ChatJob, JobBuilder, as_invalid_request, checked_timeout, stored_or_inline
+from producer.gateway.chat.job_builder import ChatJob, JobBuilder, Unfetched, as_invalid_request
 from producer.gateway.errors import InvalidRequest, UnsupportedType
 from producer.gateway.http.body import parse_json
 from producer.gateway.http.connection import media_type, read_json_bytes, while_sending
 from producer.gateway.http.forms import check_form
 from producer.openai.chat_fields import require_number
 from producer.openai.chat_request import ChatRequest
+from producer.openai.media_parts import ResolveUrl, parse_detail
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
 from vqa.job import MOST_IMAGES
@@ -29,12 +30,14 @@ _MOST_FIELDS, _MOST_BYTES = 100, 4 * 2**20
 _JOB_FIELDS: Final[Mapping[str, str]] = {
     "max_tokens": "max_new_tokens",
     **{name: name for name in ("temperature", "top_p", "seed", "stop", "response_format")},
-    **{name: name for name in ("lane", "timeout_s", "reuse")},
+    **{name: name for name in ("lane", "timeout_s", "reuse", "max_image_tokens", "shrink_images")},
 }
 
-_FIELDS = frozenset({"image", "question", "system", "model", *_JOB_FIELDS})
+_FIELDS = frozenset({"image", "question", "system", "model", "detail", *_JOB_FIELDS})
 
-_NUMBERS = frozenset({"max_tokens", "temperature", "top_p", "seed", "timeout_s"})
+_NUMBERS = frozenset({"max_tokens", "temperature", "top_p", "seed", "timeout_s", "max_image_tokens"})
+
+_FLAGS = ("reuse", "shrink_images")
 
 #: fields that may be given more than once
 _LISTS = frozenset({"image", "stop"})
@@ -42,7 +45,7 @@ _LISTS = frozenset({"image", "stop"})
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields of a question; `image` is a list of file contents, data: URLs and ids of stored images."""
+    """The fields of a question; `image` is a list of file contents, URLs and ids of stored images."""
 
     fields: Mapping[str, Any]
 
@@ -75,27 +78,24 @@ class Form:
             raise as_invalid_request(error, {}) from None
         return cls(fields)
 
-    def job(self, builder: JobBuilder) -> ChatJob:
+    def job(self, builder: JobBuilder) -> ChatJob | Unfetched:
         """Build the job; for threads. Raises InvalidRequest, BadImage or ImageMissing."""
-        try:
-            return checked_timeout(builder.from_request(self._request(builder.tenant)))
-        except InvalidJob as error:
-            raise as_invalid_request(error, {"max_new_tokens": "max_tokens"}) from None
+        return builder.build(lambda: self._request(builder.resolve), {"max_new_tokens": "max_tokens"})
 
-    def _request(self, tenant: str | None) -> ChatRequest:
+    def _request(self, resolve: ResolveUrl) -> ChatRequest:
         fields = dict(self.fields)
-        if not isinstance(fields.get("reuse", False), bool):
-            raise InvalidJob("reuse: must be true or false")
+        for name in _FLAGS:
+            if not isinstance(fields.get(name, False), bool):
+                raise InvalidJob(f"{name}: must be true or false")
         if unknown := sorted(fields.keys() - _FIELDS):
             raise InvalidJob(f"{shown(unknown[0])}: unknown field; there are {', '.join(sorted(_FIELDS))}")
         question, system, model = (_text(fields, name) for name in ("question", "system", "model"))
         if not question.strip():
             raise InvalidJob("question: it is missing or empty")
         if not fields.get("image"):
-            raise InvalidJob("image: send a file, a data: URL or the id of a stored image")
-        resolve = stored_or_inline(tenant)
+            raise InvalidJob("image: send a file, a URL or the id of a stored image")
         images = [resolve(image) if isinstance(image, str) else image for image in fields["image"]]
-        parts = [{"type": "image", "image": image} for image in images]
+        parts = [{"type": "image", "image": image, **parse_detail(fields, "")} for image in images]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
@@ -129,9 +129,10 @@ async def _read_form(request: Request) -> dict[str, Any]:
     request._form = None
     if "response_format" in fields:
         fields["response_format"] = parse_json(fields["response_format"].encode())
-    if "reuse" in fields:
-        # as written: pydantic would read yes, on and 1, too
-        fields["reuse"] = {"true": True, "false": False}.get(fields["reuse"].lower(), fields["reuse"])
+    for name in _FLAGS:
+        if name in fields:
+            # as written: pydantic would read yes, on and 1, too
+            fields[name] = {"true": True, "false": False}.get(fields[name].lower(), fields[name])
     return fields
 
 

@@ -12,7 +12,7 @@ from producer.gateway.chat.admitted_request import AdmittedRequest
 from producer.gateway.chat.echo_models import TEST_MODELS
 from producer.gateway.chat.event_stream import EventStream
 from producer.gateway.chat.idempotency import id_of_key
-from producer.gateway.chat.job_builder import ChatJob, JobBuilder
+from producer.gateway.chat.job_builder import ChatJob, JobBuilder, Unfetched
 from producer.gateway.chat.job_object import PREFIX, JobObject, read_job
 from producer.gateway.context import Context
 from producer.gateway.errors import error_response
@@ -43,7 +43,20 @@ class ChatHandler:
         """Return the builder of the request's job."""
         tenant = self._caller.tenant
         id = id_of_key(PREFIX, tenant, self._key) if self._key else new_id(PREFIX, tenant)
-        return JobBuilder(id, tenant, self._request.state.trace, self._context.queue_settings)
+        context = self._context
+        return JobBuilder(id, tenant, self._request.state.trace, context.queue_settings, context.images)
+
+    async def ready(self, builder: JobBuilder, found: ChatJob | Unfetched) -> ChatJob:
+        """Return the request's job, once its images have been fetched if it names some by URL.
+
+        Raises BadImage, ImageUnavailable, InvalidRequest or ClientGone.
+        """
+        if isinstance(found, ChatJob):
+            return found
+        timeout_s = self._context.images.timeout_s(found.request.fields)
+        fetching = self._context.images.fetch(found.urls, self._caller.key_id, timeout_s)
+        images = await unless_gone(self._request, fetching)
+        return await self._context.client.in_thread(builder.with_images, found, images)
 
     async def reply(self, chat: ChatJob, render: RenderAnswer) -> Response:
         """Ask, and return the response as the request wants it: whole, streamed, or the job alone.

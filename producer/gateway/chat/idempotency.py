@@ -30,7 +30,9 @@ async def is_repeated(context: Context, chat: ChatJob) -> bool:
     """
     job = chat.job
     kept_s = context.queue_settings.job_timeout_s(job) + context.queue_settings.result_ttl_s
-    document = job.model_copy(update={"id": ""}).to_json() + (chat.model or "").encode()
+    # what is at a URL may change between two requests
+    asked = job.with_images(chat.urls) if chat.urls else job
+    document = asked.model_copy(update={"id": ""}).to_json() + (chat.model or "").encode()
     digest = hashlib.sha256(document).hexdigest().encode()
     with redis_errors(context.queue_settings):
         found = await context.redis.set(f"vqa:request:{chat.id}", digest, nx=True, get=True, ex=round(kept_s))

@@ -18,7 +18,7 @@ from producer.gateway.http.body import parse_json
 from producer.ids import is_owner
 from producer.images.content import check_content
 from producer.images.locations import checked_url
-from producer.images.parts import all_sources, video_files, with_sources
+from producer.images.parts import Use, source_uses, with_sources
 from producer.images.stored import PREFIX
 from producer.openai.chat_request import ChatRequest, parse_body
 from vqa.errors import ImageMissing, InvalidJob
@@ -73,8 +73,8 @@ class Unfetched:
     """A request that becomes a job once its images have been fetched."""
 
     request: ChatRequest
-    #: URLs, and whether each may be a video
-    urls: Mapping[str, bool]
+    #: URLs, and how each is shown
+    urls: Mapping[str, Use]
     #: the job's fields by their names in the request
     names: Mapping[str, str]
 
@@ -119,12 +119,11 @@ class JobBuilder:
         """Return the source of an image URL of the caller. Raises InvalidJob, BadImage or ImageMissing."""
         return caller_source(url, self.tenant, self.images.check)
 
-    def urls(self, request: ChatRequest) -> dict[str, bool]:
-        """Return the URLs to fetch before the request becomes a job, and whether each may be a video."""
-        messages = request.fields["messages"]
-        videos = video_files(messages)
-        urls = (each for each in all_sources(messages) if isinstance(each, str) and _is_fetched(each))
-        return {url: url in videos for url in urls if not self.images.is_left(url)}
+    def urls(self, request: ChatRequest) -> dict[str, Use]:
+        """Return the URLs to fetch before the request becomes a job, and how each is shown."""
+        uses = source_uses(request.fields["messages"])
+        urls = (each for each in uses if isinstance(each, str) and _is_fetched(each))
+        return {url: uses[url] for url in urls if not self.images.is_left(url)}
 
     def from_request(self, request: ChatRequest, fetched: Mapping[str, bytes]) -> ChatJob:
         """Build the job of a request whose images are there: data: URLs, stored, as bytes, or `fetched`.
@@ -132,13 +131,12 @@ class JobBuilder:
         Raises InvalidJob.
         """
         messages = request.fields["messages"]
-        videos = video_files(messages)
         names: dict[str | bytes, str] = {}
         images: dict[str, bytes] = {}
-        for source in all_sources(messages):
+        for source, use in source_uses(messages).items():
             data = _content(source, fetched)
             if data is not None:
-                check_content(data, self.settings, video=source in videos)
+                check_content(data, self.settings, use)
                 names[source] = reference(data)
                 images[names[source]] = data
         fields = {**request.fields, "messages": with_sources(messages, names), "id": self.id, "tenant": self.tenant}

@@ -11,6 +11,7 @@ from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
 from producer.openai.chat_fields import FIXED, IGNORED
 from vqa.job import LONGEST_TIMEOUT_S, Lane
+from vqa.message import MOST_FRAMES, PAGES_PATTERN
 
 #: eight by eight pixels, dark red
 EXAMPLE_IMAGE = (
@@ -19,10 +20,10 @@ EXAMPLE_IMAGE = (
 )
 
 
-#: of data: URLs
-DATA_PATTERN = "^[Dd][Aa][Tt][Aa]:"
+#: of URLs; `file:` works where VQA_FETCH_ROOTS is set
+URL_PATTERN = "^[Dd][Aa][Tt][Aa]:|^([Hh][Tt][Tt][Pp][Ss]?|[Ss]3|[Gg][Ss]|[Aa][Zz]|[Oo][Ss][Ss])://|^[Ff][Ii][Ll][Ee]:"
 #: of these, and of ids of stored images
-IMAGE_PATTERN = f"{DATA_PATTERN}|^img_"
+IMAGE_PATTERN = f"{URL_PATTERN}|^img_"
 
 #: any field may be null, which counts as missing
 _NO_OTHERS: JsonDict = {"additionalProperties": {"type": "null"}}
@@ -34,6 +35,11 @@ class _Part(BaseModel):
     model_config = ConfigDict(json_schema_extra=_NO_OTHERS)
 
 
+#: original is high
+Detail = Literal["auto", "low", "high", "original", ""]
+_DETAIL = "how large it is seen; auto by default"
+
+
 class TextPart(_Part):
     type: Literal["text"]
     text: str = Field(max_length=1_000_000)
@@ -43,10 +49,15 @@ class TextPart(_Part):
 class ImageUrl(_Part):
     url: str = Field(
         pattern=IMAGE_PATTERN,
-        description="data:image/TYPE;base64,..., or the id of a stored image",
+        description="data:image/TYPE;base64,..., the id of a stored image, or an https: URL of a host that is allowed",
         examples=[EXAMPLE_IMAGE],
     )
-    detail: Literal["auto", "low", "high", "original", ""] | None = Field(default=None, description=_NO_EFFECT)
+    detail: Detail | None = Field(default=None, description=_DETAIL)
+    pages: str | None = Field(
+        default=None,
+        pattern=PAGES_PATTERN,
+        description="pages of a TIFF or PDF, from 1: 3, or 2-5; all by default",
+    )
     format: Any = Field(default=None, description=_NO_EFFECT)
     mime_type: Any = Field(default=None, description=_NO_EFFECT)
     MimeType: Any = Field(default=None, description=_NO_EFFECT)
@@ -58,7 +69,62 @@ class ImagePart(_Part):
     cache_control: Any = Field(default=None, description=_NO_EFFECT)
 
 
-Parts = Annotated[list[TextPart | ImagePart], Field(min_length=1)]
+class VideoFields(_Part):
+    """vLLM's fields."""
+
+    fps: float | None = Field(
+        default=None, gt=0, le=240, description="frames a second: of given frames, or to sample from a file"
+    )
+    num_frames: Literal[-1] | Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = Field(
+        default=None, description="most frames; of given ones the first"
+    )
+    frames_indices: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="of each given frame in the video, for its time: index / fps"
+    )
+    total_num_frames: int | None = Field(default=None, ge=1, description="frames of the video, with duration for fps")
+    duration: float | None = Field(default=None, gt=0, lt=1e9, description="seconds")
+
+
+class VideoUrl(VideoFields):
+    url: str = Field(
+        pattern=IMAGE_PATTERN,
+        description="frames as data:video/jpeg;base64,A,B,C; or a file, as of an image: an animated GIF or WebP, or "
+        "another video where the workers read videos",
+    )
+    detail: Detail | None = Field(default=None, description=_DETAIL)
+
+
+class VideoUrlPart(_Part):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+    cache_control: Any = Field(default=None, description=_NO_EFFECT)
+
+
+VideoSource = Annotated[str, Field(pattern=IMAGE_PATTERN)]
+
+
+class VideoPart(_Part):
+    """Frames with their times, or a file."""
+
+    type: Literal["video"]
+    frames: Annotated[list[VideoSource], Field(min_length=1, max_length=MOST_FRAMES)] | None = None
+    times_s: list[Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="seconds from the start, one for each frame, rising"
+    )
+    video: VideoSource | None = Field(default=None, description="a file, instead of frames")
+    fps: float | None = Field(default=None, gt=0, le=240, description="of frames without times, or to sample; 2")
+    max_frames: int | None = Field(default=None, ge=1, le=MOST_FRAMES, description="most frames to sample")
+    detail: Detail | None = Field(default=None, description=_DETAIL)
+    cache_control: Any = Field(default=None, description=_NO_EFFECT)
+
+
+class MediaOptions(_Part):
+    """As vLLM reads it."""
+
+    video: VideoFields | None = Field(default=None, description="for all videos of the messages")
+
+
+Parts = Annotated[list[TextPart | ImagePart | VideoUrlPart | VideoPart], Field(min_length=1)]
 
 
 Nothing = Annotated[list[None], Field(max_length=0)] | None
@@ -104,6 +170,12 @@ class VqaOptions(_Part):
     reuse: bool | None = Field(
         default=None, description="an earlier answer to the same question may be given; only with temperature 0"
     )
+    max_image_tokens: int | None = Field(
+        default=None, ge=4, le=16_384, description="most tokens of an image or frame; the workers' setting by default"
+    )
+    shrink_images: bool | None = Field(
+        default=None, description="images are shown smaller if the prompt would be too long otherwise"
+    )
     webhook: WebhookUrl | None = Field(
         default=None, description="called when the job has ended, signed as Standard Webhooks"
     )
@@ -146,6 +218,7 @@ class ChatRequestBody(_Part):
     stop: Stop | Stops | None = None
     response_format: ResponseFormat | None = None
     metadata: dict[str, str] | None = None
+    media_io_kwargs: MediaOptions | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     vqa: VqaOptions | None = None

@@ -49,7 +49,8 @@ async def ask(
     """
     handler = ChatHandler(request, context, caller, prefer, idempotency_key)
     # no variable holds the form while the answer is waited for
-    chat = await context.client.in_thread((await Form.read(request)).job, handler.builder())
+    builder = handler.builder()
+    chat = await handler.ready(builder, await context.client.in_thread((await Form.read(request)).job, builder))
     accepted = request.headers.get("accept", "")
     return await handler.reply(chat, _render_text if _wants_text(accepted) else _render)
 

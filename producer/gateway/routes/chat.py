@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.chat.completion_schema import ChatCompletion
 from producer.gateway.chat.handler import ChatHandler
-from producer.gateway.chat.job_builder import ChatJob, JobBuilder
+from producer.gateway.chat.job_builder import ChatJob, JobBuilder, Unfetched
 from producer.gateway.chat.job_object import JobObject
 from producer.gateway.chat.request_schema import chat_schema
 from producer.gateway.context import Context, ContextDep
@@ -75,16 +75,18 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a chat that may contain images, as OpenAI's API does, whole or as a stream.
 
-    An image is a `data:` URL or the id of a stored image. If the client leaves before the end, its job is cancelled,
-    unless the request has an Idempotency-Key.
+    An image is a `data:` URL, the id of a stored image, or an `https:` URL of a host that the gateway allows; a video
+    is a list of frames or a file. If the client leaves before the end, its job is cancelled, unless the request has an
+    Idempotency-Key.
     """
     handler = ChatHandler(request, context, caller, prefer, idempotency_key)
+    builder = handler.builder()
     # no variable holds the body while the answer is waited for
-    chat = await _build(context, handler.builder(), await read_json_bytes(request))
+    chat = await handler.ready(builder, await _build(context, builder, await read_json_bytes(request)))
     return await handler.reply(chat, _render)
 
 
-async def _build(context: Context, builder: JobBuilder, body: bytes) -> ChatJob:
+async def _build(context: Context, builder: JobBuilder, body: bytes) -> ChatJob | Unfetched:
     """Build the job in a thread, unless that takes less time than changing threads, as for most text questions."""
     document: Any = parse_json(body) if len(body) <= _SMALL_BYTES else None
     # a schema of a few bytes may take 100 ms to check

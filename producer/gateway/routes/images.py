@@ -10,19 +10,22 @@ from starlette.datastructures import UploadFile
 
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.access.caller import Caller
-from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, URL_PATTERN
 from producer.gateway.client import GatewayClient
-from producer.gateway.context import ContextDep
+from producer.gateway.context import Context, ContextDep
 from producer.gateway.errors import InvalidRequest, NotFound, UnsupportedType
 from producer.gateway.http.body import parse_json
-from producer.gateway.http.connection import media_type, while_sending
+from producer.gateway.http.connection import media_type, unless_gone, while_sending
 from producer.gateway.http.forms import check_form
 from producer.gateway.openapi.error_schema import error_responses
 from producer.ids import is_owner
+from producer.images.locations import checked_url
+from producer.images.parts import IMAGE
 from producer.images.stored import PREFIX, StoredImage
 from vqa.errors import ImageMissing
 from vqa.images.data_url import from_data_url
 from vqa.images.stored_id import is_stored_id
+from vqa.message import is_url
 
 router = APIRouter(tags=["images"], dependencies=[BEARER])
 
@@ -73,7 +76,7 @@ class DeletedImage(BaseModel):
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "The image as a form's field `file`, as the body itself, or as a data: URL in JSON.",
+        "description": "The image as a form's field `file`, as the body itself, or as a data: or https: URL in JSON.",
         "content": {
             _MULTIPART: {
                 "schema": {
@@ -89,8 +92,8 @@ _BODY = {
                     "properties": {
                         "image": {
                             "type": "string",
-                            "pattern": DATA_PATTERN,
-                            "description": "data:image/TYPE;base64,...",
+                            "pattern": URL_PATTERN,
+                            "description": "data:image/TYPE;base64,..., or an https: URL of a host that is allowed",
                         }
                     },
                     "required": ["image"],
@@ -110,7 +113,7 @@ _BODY = {
 )
 async def store_image(request: Request, context: ContextDep, caller: CallerDep) -> ImageObject:
     """Store an image once, to ask about it many times by its id."""
-    data = await _image(request, context.client)
+    data = await _image(request, context, caller)
     ttl_s = context.settings.image_ttl_s
     return ImageObject.from_stored(await context.client.images.upload(data, ttl_s=ttl_s, tenant=caller.tenant))
 
@@ -143,13 +146,27 @@ def _not_found() -> NotFound:
     return NotFound("no such image, or it has expired", param="image_id", code="image_missing")
 
 
-async def _image(request: Request, client: GatewayClient) -> bytes:
-    """Return the bytes of the image in a request. Raises InvalidRequest, UnsupportedType, ClientGone or BadImage."""
+async def _image(request: Request, context: Context, caller: Caller) -> bytes:
+    """Return the bytes of the image in a request.
+
+    Raises InvalidRequest, UnsupportedType, ClientGone, BadImage or ImageUnavailable.
+    """
     with while_sending("the image"):
-        return await _read(request, media_type(request), client)
+        found = await _read(request, media_type(request), context.client)
+    if isinstance(found, bytes):
+        return found
+    context.images.check(found)
+    if context.images.is_left(found):
+        raise InvalidRequest(
+            "image: this gateway leaves URLs to the workers (VQA_FETCH=worker); name it where you ask", param="image"
+        )
+    timeout_s = context.images.timeout_s({})
+    fetching = context.images.fetch({found: IMAGE}, caller.key_id, timeout_s)
+    return (await unless_gone(request, fetching))[found]
 
 
-async def _read(request: Request, kind: str, client: GatewayClient) -> bytes:
+async def _read(request: Request, kind: str, client: GatewayClient) -> bytes | str:
+    """Return the image, or its URL."""
     if kind == _MULTIPART:
         await check_form(request, _MOST_FIELDS)
         async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
@@ -162,15 +179,17 @@ async def _read(request: Request, kind: str, client: GatewayClient) -> bytes:
     if kind.startswith(_RAW):
         return await request.body()
     raise UnsupportedType(
-        f"Content-Type: send the image as {_MULTIPART} (field `file`), as image/TYPE, or as {_JSON} with a data: URL"
+        f"Content-Type: send the image as {_MULTIPART} (field `file`), as image/TYPE, or its URL as {_JSON}"
     )
 
 
-def _image_in_json(body: bytes) -> bytes:
+def _image_in_json(body: bytes) -> bytes | str:
     document = parse_json(body)
     image = document.get("image") if isinstance(document, dict) else None
     if not isinstance(image, str):
         raise InvalidRequest('image: a string is required: {"image": "data:image/TYPE;base64,..."}', param="image")
-    if image[:5].lower() != "data:":
-        raise InvalidRequest("image: must be a data: URL; other URLs are not fetched", param="image")
-    return from_data_url(image)
+    if image[:5].lower() == "data:":
+        return from_data_url(image)
+    if not is_url(image) and image[:5].lower() != "file:":
+        raise InvalidRequest("image: must be a data: or https: URL", param="image")
+    return checked_url(image)

@@ -46,12 +46,12 @@ def test_a_image_may_come_from_stdin(vqa: Vqa, echoing: None, questions: Path) -
     assert json.loads(piped.stdout)["text"] == "From stdin?"
 
 
-def test_pages_that_the_model_did_not_see_are_told(vqa: Vqa, answering: Callable[..., None], questions: Path) -> None:
+def test_frames_that_the_model_did_not_see_are_told(vqa: Vqa, answering: Callable[..., None], questions: Path) -> None:
     seen = SeenImage(source_width=40, source_height=30, frames=3)
     answering(lambda job, lease: echo(job, lease).model_copy(update={"images": (seen,)}))
     asked = vqa("ask", questions.parent / "teal.png", "What colour?")
     assert (asked.returncode, asked.stdout) == (0, "What colour?\n")
-    assert re.fullmatch(r"vqa: .*teal\.png: the model saw the first of 3 pages or frames\n", asked.stderr)
+    assert re.fullmatch(r"vqa: .*teal\.png: the model saw the first of 3 frames; --video shows more\n", asked.stderr)
 
 
 def test_a_reader_that_leaves_is_no_traceback(environment: dict[str, str], echoing: None, questions: Path) -> None:

@@ -5,9 +5,17 @@ from hypothesis import strategies as st
 
 from producer import Job
 from producer.client.submission import PreparedJob
+from producer.client.url_images import UrlImages
 from producer.client.waiters import LOOK, Waiter, Waiters, Window
+from producer.images.reader import ImageReader
+from vqa.settings import QueueSettings
 
 ids = st.lists(st.sampled_from("abcdefgh"), max_size=12)
+
+
+def no_images() -> UrlImages:
+    """For jobs that name none by URL."""
+    return UrlImages(ImageReader(QueueSettings()))
 
 
 @given(asked=st.lists(ids, min_size=1, max_size=4), ended=st.lists(ids, max_size=6))
@@ -59,7 +67,7 @@ def test_a_window_never_holds_more_than_it_may_and_lets_all_through_in_order(
     in_flight: int, number: int, ends: list[int], refusals: list[int]
 ) -> None:
     jobs = [Job(id=f"q{each}", messages=[{"role": "user", "content": "?"}]) for each in range(number)]
-    window = Window(iter(jobs), in_flight)
+    window = Window(iter(jobs), in_flight, no_images())
     still_open = 0
     through: list[str] = []
     while still_open or not window.done:
@@ -76,7 +84,7 @@ def test_a_window_never_holds_more_than_it_may_and_lets_all_through_in_order(
 
 def test_what_is_held_is_due_after_its_pause_and_before_anything_else() -> None:
     jobs = [PreparedJob(Job(messages=[{"role": "user", "content": "?"}])) for _ in range(5)]
-    window = Window(jobs, in_flight=100)
+    window = Window(jobs, 100, no_images())
     assert window.due(0) == jobs[:1]
     window.hold(jobs[:1], pause_s=1000)
     assert window.due(0) == ()

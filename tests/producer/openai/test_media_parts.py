@@ -112,5 +112,5 @@ def test_what_cannot_be_done_is_refused_by_name(part: dict[str, Any], reason: st
 
 
 def test_only_videos_are_read_by_the_bodys_media_fields() -> None:
-    with pytest.raises(InvalidJob, match="media_io_kwargs.image: not supported"):
+    with pytest.raises(InvalidJob, match=r"media_io_kwargs\.image: not supported"):
         parse_body({"messages": [{"role": "user", "content": "?"}], "media_io_kwargs": {"image": {}}}, lambda url: url)

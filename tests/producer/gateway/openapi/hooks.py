@@ -18,7 +18,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.transport.serialization import Binary
 
 from producer.gateway.batches.request import WEBHOOK_URL
-from producer.gateway.chat.request_schema import DATA_PATTERN, EXAMPLE_IMAGE, IMAGE_PATTERN
+from producer.gateway.chat.request_schema import EXAMPLE_IMAGE, IMAGE_PATTERN, URL_PATTERN
 from tests.producer.gateway.chat_bodies import image_bytes, image_url
 
 #: environment variable with the id of an uploaded file
@@ -40,6 +40,8 @@ _BEYOND_SCHEMAS = {
     ("invalid_job", "image"),
     # fields that exclude each other
     ("invalid_job", None),
+    # a video with frames and a file, or with other times than frames
+    ("invalid_job", "messages"),
     # white space of another standard
     ("invalid_job", "question"),
     # a JSON schema that is none, has no grammar or only long answers; choices with such white space
@@ -61,7 +63,7 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
             for name in names:
                 media["schema"]["properties"].pop(name, None)
     for each in _objects(raw_schema):
-        if each.get("pattern") in (DATA_PATTERN, IMAGE_PATTERN):
+        if each.get("pattern") in (URL_PATTERN, IMAGE_PATTERN):
             del each["pattern"]
             each["format"] = "vqa-image"
         if isinstance(file := each.get("input_file_id"), dict) and FILE in os.environ:
