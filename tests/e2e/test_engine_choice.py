@@ -33,10 +33,11 @@ def test_a_worker_says_which_engine_it_takes_and_why(
     answer = client.ask(Image.new("RGB", (1000, 500), "red"), "what colour is the background?", timeout_s=WAIT_S)
     log = worker.log.read_text()
     assert said in log
-    assert "images are seen at up to 64 tokens (VQA_MAX_IMAGE_TOKENS); the model's own limit is 64" in log
+    assert "images are seen at up to 64 tokens (VQA_MAX_IMAGE_TOKENS), with detail low 64, high 64 " in log
+    assert "the model's own limits are 4 to 64 tokens of 32 x 32 pixels, its filter is bicubic" in log
     assert answer.text
     # of 65,536 pixels
-    assert answer.images == (SeenImage(width=352, height=160, source_width=1000, source_height=500),)
+    assert answer.images == (SeenImage(width=352, height=160, source_width=1000, source_height=500, tokens=55),)
 
 
 @pytest.mark.timeout(180)

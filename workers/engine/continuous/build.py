@@ -9,10 +9,7 @@ from typing import Any
 import torch
 
 from vqa.errors import NotReady
-from vqa.images.fit import Fit
-from workers.engine.base import SamplingParams
 from workers.engine.continuous.block_manager import BlockManager
-from workers.engine.continuous.encode import fit_of, mrope_positions
 from workers.engine.continuous.lengths import COMMON
 from workers.engine.continuous.loop import Loop
 from workers.engine.continuous.model.image_features import ImageFeatures
@@ -22,11 +19,12 @@ from workers.engine.continuous.model.weights import LanguageWeights, language_we
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.prefill import Prefill
-from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.continuous.scheduler import Scheduler
-from workers.engine.continuous.sequence import Chunk, Sequence
+from workers.engine.continuous.trial_prompts import TrialPrompts
+from workers.engine.detail import ImageTokens
 from workers.engine.fair_share import Reserve
 from workers.engine.model.footprint import free_memory
+from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings
 from workers.engine.text.thoughts import knows_thoughts
@@ -67,26 +65,6 @@ def kv_cache_bytes(device: torch.device, trial: Callable[[], int], sampling_elem
     return int(free - 1.15 * peak - sampling_elements * _SAMPLING_BYTES - kept_bytes - _MARGIN_BYTES)
 
 
-def largest_prefill(tokens: int, fit: Fit, patch: int, merge: int, block_size: int) -> list[Chunk]:
-    """Return chunks of `tokens` tokens and one image more, nearly all of them tokens of images of the largest size.
-
-    One image more, because a chunk may begin and end within an image.
-    """
-    side = int(fit.max_pixels**0.5) // fit.factor * fit.factor
-    rows = side // patch
-    chunks: list[Chunk] = []
-    used = 0
-    while sum(chunk.stop for chunk in chunks[1:]) < tokens:
-        image = ImageSpan((bytes(side * side * 3),), rows, rows, 1, (rows // merge) ** 2, str(used))
-        count = image.tokens + 2
-        positions = mrope_positions(count, [(1, rows // merge, rows // merge)])
-        request = Request(torch.zeros(count, dtype=torch.int64), positions, (image,), SamplingParams(1))
-        blocks = tuple(range(used, used - (-count // block_size)))
-        used += len(blocks)
-        chunks.append(Chunk(Sequence(count, 1, request=request, slot=0, blocks=blocks), 0, count))
-    return chunks
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
     """The parts of an engine that are used from outside."""
@@ -109,12 +87,16 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
         return language, Prefill(language, features, ops, vision.deepstack_layers)
 
     def trial() -> int:
-        fit = fit_of(processor)
-        chunks = largest_prefill(settings.prefill_tokens, fit, processor.patch_size, processor.merge_size, size)
-        language, prefill = language_and_prefill(sum(len(chunk.sequence.blocks) for chunk in chunks), reuse_bytes=0)
+        fit, tokens = read_fit(processor), settings.prefill_tokens
+        sizes = (processor.patch_size, processor.merge_size, size)
+        largest = TrialPrompts(fit, *sizes).largest(tokens)
+        usual = TrialPrompts(ImageTokens.from_settings(settings).usual_fit(fit), *sizes).whole(tokens)
+        blocks = max(sum(len(chunk.sequence.blocks) for chunk in chunks) for chunks in (largest, usual))
+        language, prefill = language_and_prefill(blocks, reuse_bytes=0)
+        prefill.run(largest)
         # until its lengths are planned for: cuDNN's very first plan takes a second, in which no prompt should wait
-        for _ in range(1 + -(-COMMON // len(chunks))):
-            prefill.run(chunks)
+        for _ in range(1 + -(-COMMON // len(usual))):
+            prefill.run(usual)
         return language.cache.nbytes
 
     block_manager = _block_manager(trial, weights, settings, slots)

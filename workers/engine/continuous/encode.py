@@ -12,19 +12,16 @@ from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
 from vqa.errors import InvalidJob, NotReady
-from vqa.images.fit import Fit
 from workers.engine.base import Prompt, SamplingParams
 from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import RGBImage
+from workers.engine.model.image_sizes import QWEN_PROCESSOR, read_fit
 from workers.engine.model.video_processor import VALUES, FrameProcessor, metadata, video_fit
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.video import NO_VIDEOS, Video
 
 log = logging.getLogger(__name__)
-
-#: name of the image processor's class, for all backends, in transformers
-_PROCESSOR = "Qwen2VLImageProcessor"
 
 
 def mrope_positions(count: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -58,7 +55,7 @@ class RequestEncoder(ChatEncoder[Request]):
 
     def __init__(self, processor: Any, slot_tokens: int, guides: Guides | None = None) -> None:
         super().__init__(processor, slot_tokens, guides)
-        self._factor = fit_of(processor.image_processor).factor
+        self._factor = read_fit(processor.image_processor).factor
         self._patch = int(processor.image_processor.patch_size)
         self._merge = int(processor.image_processor.merge_size)
         self._temporal = int(processor.image_processor.temporal_patch_size)
@@ -132,22 +129,14 @@ class RequestEncoder(ChatEncoder[Request]):
         return ImageSpan(pixels, rows, columns, start, rows * columns // self._merge**2, digest)
 
 
-def fit_of(image_processor: Any) -> Fit:
-    """Return how a Qwen-VL image processor scales images."""
-    size = image_processor.size
-    factor = int(image_processor.patch_size) * int(image_processor.merge_size)
-    resample = int(image_processor.resample)
-    return Fit(factor, min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]), resample=resample)
-
-
 def check_image_processor(image_processor: Any, vision: Any) -> None:
     """Raise NotReady if images cannot be processed as this processor says; `vision` is the tower's config.
 
     What else it says is heeded: sizes, filter, rescaling and normalization.
     """
     kind = type(image_processor).__name__
-    if not kind.startswith(_PROCESSOR):
-        raise _unsupported(f"image_processor_type={kind}", _PROCESSOR)
+    if not kind.startswith(QWEN_PROCESSOR):
+        raise _unsupported(f"image_processor_type={kind}", QWEN_PROCESSOR)
     size = dict(image_processor.size or {})
     if not {"shortest_edge", "longest_edge"} <= {name for name, value in size.items() if value}:
         raise _unsupported(f"size={size}", "one with shortest_edge and longest_edge")

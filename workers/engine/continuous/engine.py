@@ -12,9 +12,10 @@ from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady
 from workers.engine.continuous.build import Built, build
-from workers.engine.continuous.encode import RequestEncoder, check_image_processor, fit_of, require_alike
+from workers.engine.continuous.encode import RequestEncoder, check_image_processor, require_alike
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.stats import Stats
+from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import eos_ids, load
 from workers.engine.model.video_processor import video_fit
 from workers.engine.model_engine import Loaded, ModelEngine, warm_up
@@ -53,7 +54,7 @@ class ContinuousEngine(ModelEngine):
     def open(self) -> Loaded:
         pipe: Any = self._load(self.settings)
         check_image_processor(pipe.processor.image_processor, pipe.model.config.vision_config)
-        self.fit = fit_of(pipe.processor.image_processor)
+        self.fit = read_fit(pipe.processor.image_processor)
         require_alike(pipe.processor)
         self.video_fit = video_fit(pipe.processor)
         self._built = self._build(pipe)

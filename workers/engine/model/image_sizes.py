@@ -21,12 +21,16 @@ _FILTERS = {filter.value: filter.name.lower() for filter in Image.Resampling}
 
 
 def fit_of(image_processor: Any) -> Fit | None:
-    """Return how a Qwen-VL image processor scales images; None for another kind, or one that does not scale."""
+    """Return how an image processor scales images; None if it is not Qwen-VL's, or does not scale them."""
     if not type(image_processor).__name__.startswith(QWEN_PROCESSOR) or not image_processor.do_resize:
         return None
     size = dict(image_processor.size or {})
-    if not size.get("shortest_edge") or not size.get("longest_edge"):
-        return None
+    return read_fit(image_processor) if size.get("shortest_edge") and size.get("longest_edge") else None
+
+
+def read_fit(image_processor: Any) -> Fit:
+    """Return how a Qwen-VL image processor scales images."""
+    size = image_processor.size
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
     resample = int(image_processor.resample)
     return Fit(factor, min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]), resample=resample)

@@ -13,9 +13,10 @@ from tests.workers.engine.conftest import SPECIAL, image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench
 from vqa.errors import InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
-from workers.engine.continuous.encode import RequestEncoder, fit_of
+from workers.engine.continuous.encode import RequestEncoder
 from workers.engine.continuous.requests import Request
 from workers.engine.image import RGBImage
+from workers.engine.model.image_sizes import read_fit
 from workers.engine.pipeline.encoding import Encoder, ModelInputs
 
 words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
@@ -82,7 +83,7 @@ def test_so_it_does_for_the_bundled_model(bundled_bench: Bench, images: int, tex
 @example(width=4000, height=20)
 @example(width=65, height=33)
 def test_a_image_scaled_to_the_models_size_is_taken_as_it_is(bundled_bench: Bench, width: int, height: int) -> None:
-    size = fit_of(bundled_bench.pipe.processor.image_processor).size(width, height)
+    size = read_fit(bundled_bench.pipe.processor.image_processor).size(width, height)
     scaled = RGBImage.from_pil(Image.new("RGB", size, "red"))
 
     (span,) = bundled_bench.request(make_prompt("a", (Turn("user", (scaled,)),), 4)).images

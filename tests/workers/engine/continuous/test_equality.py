@@ -13,8 +13,8 @@ from tests.workers.engine.conftest import image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
 from training.questions import held_out
 from workers.engine.base import Prompt, Turn
-from workers.engine.continuous.encode import fit_of
 from workers.engine.image import RGBImage
+from workers.engine.model.image_sizes import read_fit
 
 #: tokens of an answer at most
 MOST = 20
@@ -105,7 +105,7 @@ def test_so_they_are_when_there_is_room_for_one_at_a_time(bench: Bench) -> None:
 
 
 def test_the_bundled_model_answers_as_generate_does(bundled_bench: Bench) -> None:
-    fit = fit_of(bundled_bench.pipe.processor.image_processor)
+    fit = read_fit(bundled_bench.pipe.processor.image_processor)
     draw = random.Random(3)
     items = list(held_out(24))
     images = [RGBImage.from_pil(item.image.resize(fit.size(*item.image.size))) for item in items]

@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoTokenizer, GenerationConfig
 
 from tests.workers.engine.conftest import IMAGES, TEXT, VISION, Starting, answers, ask
+from tests.workers.engine.model.test_loading import build_llava
 from vqa.errors import NotReady
 from workers.engine.model.loading import load
 from workers.engine.model.processor import without_videos
@@ -100,13 +101,51 @@ def test_a_processor_that_cannot_do_without_torchvision_says_so(dense_model: Pat
         load(EngineSettings(model=str(copy)))
 
 
-def test_the_limit_of_image_tokens_is_told_beside_the_models_own(
+def test_the_limits_of_image_tokens_are_told_beside_the_models_own(
     dense_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "workers.engine.model.processor")
+    caplog.set_level(logging.INFO, "workers.engine.model.image_sizes")
 
-    for tokens in (16, 1024):
-        load(EngineSettings(model=str(dense_model), max_image_tokens=tokens))
+    for usual, high in ((16, 32), (16, 4096), (1024, 4096)):
+        load(EngineSettings(model=str(dense_model), max_image_tokens=usual, high_image_tokens=high))
 
-    told = "images are seen at up to {} tokens (VQA_MAX_IMAGE_TOKENS); the model's own limit is 64"
-    assert [record.message for record in caplog.records] == [told.format(16), told.format(64)]
+    told = (
+        "images are seen at up to {} tokens (VQA_MAX_IMAGE_TOKENS), with detail low {}, high {} "
+        "(VQA_HIGH_IMAGE_TOKENS); the model's own limits are 4 to 64 tokens of 32 x 32 pixels, its filter is bicubic"
+    )
+    assert [record.message for record in caplog.records] == [
+        told.format(16, 16, 32),
+        told.format(16, 16, 64),
+        told.format(64, 64, 64),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "enough"),
+    [
+        ({"slot_tokens": 512}, "WARNING", "an image of 64 (detail auto)"),
+        ({"slot_tokens": 540, "max_image_tokens": 16}, "INFO", "(detail high)"),
+    ],
+    ids=["auto", "high"],
+)
+def test_a_slot_that_is_too_small_for_one_image_is_told_with_the_number_to_set(
+    dense_model: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, int], level: str, enough: str
+) -> None:
+    caplog.set_level(logging.INFO, "workers.engine.model.image_sizes")
+
+    load(EngineSettings(model=str(dense_model), **settings))
+
+    said = caplog.records[-1]
+    assert said.levelname == level
+    assert enough in said.message
+    assert "VQA_SLOT_TOKENS=576 is enough" in said.message
+
+
+def test_a_model_that_cuts_its_images_says_that_detail_has_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "workers.engine.model.image_sizes")
+
+    load(EngineSettings(model=str(build_llava(tmp_path))))
+
+    assert "`detail` has no effect" in caplog.text

@@ -13,8 +13,8 @@ from tests.workers.engine.conftest import build_model, image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes
 from vqa.errors import NotReady
 from workers.engine.base import Turn
-from workers.engine.continuous.encode import fit_of
 from workers.engine.continuous.engine import ContinuousEngine
+from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import load
 from workers.engine.settings import EngineSettings
 
@@ -76,7 +76,7 @@ def test_sizes_and_filter_of_the_image_processor_are_those_to_which_images_are_s
 ) -> None:
     model = processed(dense_model, tmp_path, resample=2, min_pixels=128 * 128, max_pixels=192 * 192)
 
-    fit = fit_of(load(EngineSettings(model=str(model))).image_processor)
+    fit = read_fit(load(EngineSettings(model=str(model))).image_processor)
 
     assert (fit.resample, fit.min_pixels, fit.max_pixels) == (2, 128 * 128, 192 * 192)
 
