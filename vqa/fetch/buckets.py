@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
@@ -20,7 +21,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config, S3Store, from_url
+from obstore.store import S3Store, from_url
 
 from vqa.errors import BadImage
 from vqa.fetch.magic import HEAD, is_visual
@@ -28,8 +29,16 @@ from vqa.fetch.prefixes import ObjectAddress
 from vqa.fetch.response import no_visual, too_large
 from vqa.fetch.retry import Transient
 
+if TYPE_CHECKING:
+    # in the library's stubs only
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
+
 #: one request's own repeats are few: whoever calls this repeats it, too
 _RETRIES: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=20)}
+
+
+#: process in which obstore's threads run
+_runtime_pid: int | None = None
 
 
 class BucketImages:
@@ -47,7 +56,7 @@ class BucketImages:
         """
         try:
             return await self._read(address)
-        except NotFoundError:
+        except (NotFoundError, FileNotFoundError):
             raise BadImage(f"{address}: there is no such object") from None
         except (PermissionDeniedError, UnauthenticatedError):
             raise BadImage(f"{address}: the credentials of this process do not allow reading the object") from None
@@ -57,6 +66,7 @@ class BucketImages:
             raise Transient(f"{address}: the object store does not answer as it should") from None
 
     async def _read(self, address: ObjectAddress) -> bytes:
+        _require_same_process(address)
         found = await obstore.get_async(self._store(address), address.key)
         if found.meta["size"] > self._max_bytes:
             raise too_large(str(address), self._max_bytes)
@@ -79,14 +89,28 @@ class BucketImages:
         return self._stores[known]
 
     def _open(self, address: ObjectAddress) -> ObjectStore:
-        options: ClientConfig = {
-            "timeout": f"{self._timeout_s:g}s",
-            "connect_timeout": f"{min(10.0, self._timeout_s):g}s",
-        }
+        limit, connect = (f"{round(seconds * 1000)}ms" for seconds in (self._timeout_s, min(10.0, self._timeout_s)))
+        options: ClientConfig = {"timeout": limit, "connect_timeout": connect, "allow_http": _allows_http(os.environ)}
         if address.scheme == "oss":
             config = oss_config(address.bucket, os.environ)
+            options["allow_http"] = str(config.get("endpoint", "")).startswith("http://")
             return S3Store(address.bucket, config=config, client_options=options, retry_config=_RETRIES)
         return from_url(str(address), client_options=options, retry_config=_RETRIES)
+
+
+def _require_same_process(address: ObjectAddress) -> None:
+    """Raise BadImage in a child that was forked after obstore's threads started: it has none, and would wait."""
+    global _runtime_pid
+    if _runtime_pid is None:
+        _runtime_pid = os.getpid()
+    elif _runtime_pid != os.getpid():
+        raise BadImage(f"{address}: object stores cannot be read in a process forked after their first use")
+
+
+def _allows_http(environment: Mapping[str, str]) -> bool:
+    # obstore reads these itself, but not if it is given other options
+    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+    return any(environment.get(name, "").lower() in ("1", "true") for name in names)
 
 
 def oss_config(bucket: str, environment: Mapping[str, str]) -> S3Config:

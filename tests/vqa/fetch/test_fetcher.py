@@ -158,6 +158,7 @@ def test_closing_ends_what_is_under_way(make_fetcher: MakeFetcher) -> None:
         fetcher.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_fetches_with_a_thread_of_its_own(make_fetcher: MakeFetcher) -> None:
     site = Site()
     with served(site):

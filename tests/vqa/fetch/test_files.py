@@ -74,6 +74,7 @@ def test_only_regular_image_files_within_the_limit_are_read(make_fetcher: MakeFe
             assert name not in str(refused.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere_else(folder: Path) -> None:
     """Swap a folder and a link to the outside while it is read: each time it is the inside's file, or refused."""
     secret, link, place = folder.parent / "outside", folder / "link", folder / "place"

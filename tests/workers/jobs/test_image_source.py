@@ -1,0 +1,105 @@
+"""Where a job's images come from: the store, or the URLs that the worker's settings allow."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from redis import Redis
+
+from tests.vqa.fetch.site import PNG, Site, repeats, response, says, served
+from vqa.errors import BadImage, DeadlineExceeded, ImageMissing, ImageUnavailable
+from vqa.fetch.fetcher import Fetcher
+from vqa.fetch.settings import FetchSettings
+from vqa.images.store import ImageStore
+from workers.jobs.image_source import ImageSource
+
+LIMIT = 10_000
+
+
+@pytest.fixture
+def store(redis: Redis) -> ImageStore:
+    return ImageStore(redis)
+
+
+@pytest.fixture
+def source(store: ImageStore) -> Iterator[ImageSource]:
+    settings = FetchSettings(hosts="http://127.0.0.1:*", private=True, timeout_s=5, first_byte_s=5)
+    with closing(ImageSource(store, Fetcher(settings, LIMIT), LIMIT)) as source:
+        yield source
+
+
+def test_names_are_read_from_the_store_and_urls_are_fetched(source: ImageSource, store: ImageStore) -> None:
+    site = Site()
+    stored = store.put(b"stored", 60)
+    with served(site):
+        url = f"http://127.0.0.1:{site.port}/a.png"
+        with source.opened([stored, url, b"bytes", url], time.monotonic() + 30) as fetch:
+            assert (fetch(stored), fetch(url), fetch(url)) == (b"stored", PNG, PNG)
+            with pytest.raises(ImageMissing):
+                fetch("sha256:" + "0" * 64)
+        assert len(site.requests) == 1
+        # the next job gets what is there then
+        site.replies = [says(response(PNG + b"2"))]
+        with source.opened([url], time.monotonic() + 30) as fetch:
+            assert fetch(url) == PNG + b"2"
+
+
+def test_a_jobs_urls_are_fetched_side_by_side(source: ImageSource) -> None:
+    async def slow(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        await says(response())(head, writer)
+
+    site = Site(slow)
+    with served(site):
+        urls = [f"http://127.0.0.1:{site.port}/{number}" for number in range(6)]
+        with source.opened(urls, time.monotonic() + 30) as fetch:
+            assert [fetch(url) for url in urls] == [PNG] * 6
+    assert site.peak == 6
+
+
+def test_one_bad_url_fails_the_job_without_waiting_for_the_others(source: ImageSource) -> None:
+    slow, bad = Site(repeats(response(Content_Length="5000"), b"", 0.05)), Site(says(response(b"", "404 x", None)))
+    with served(slow, bad):
+        started = time.monotonic()
+        with (
+            pytest.raises(BadImage, match="HTTP 404"),
+            source.opened([f"http://127.0.0.1:{site.port}/" for site in (slow, bad)], time.monotonic() + 30),
+        ):
+            pass
+        assert time.monotonic() - started < 3
+
+
+def test_the_jobs_deadline_ends_the_wait(source: ImageSource) -> None:
+    site = Site(repeats(b"", b"", 0.05))
+    with served(site):
+        opened = source.opened([f"http://127.0.0.1:{site.port}/"], time.monotonic() + 0.1)
+        with pytest.raises(DeadlineExceeded, match="while its images were fetched"):
+            opened.__enter__()
+
+
+def test_without_a_setting_the_url_is_refused_and_the_setting_named(store: ImageStore) -> None:
+    with closing(ImageSource(store, Fetcher(FetchSettings(), LIMIT), LIMIT)) as source:
+        for url in ("https://images.example/a.png", "http://127.0.0.1/"):
+            with pytest.raises(BadImage, match="VQA_FETCH_HOSTS"):
+                source.opened([url], time.monotonic() + 30).__enter__()
+        with pytest.raises(BadImage, match="VQA_FETCH_BUCKETS"):
+            source.opened(["s3://bucket/a.png"], time.monotonic() + 30).__enter__()
+
+
+def test_images_of_one_job_have_a_limit_together(source: ImageSource) -> None:
+    site = Site(says(response(PNG + bytes(8000))))
+    with served(site):
+        urls = [f"http://127.0.0.1:{site.port}/{number}" for number in range(80)]
+        with pytest.raises(BadImage, match=r"over 640,000 bytes in all.*VQA_IMAGE_MAX_BYTES"):
+            source.opened(urls, time.monotonic() + 30).__enter__()
+        # what was held is free again
+        with source.opened(urls[:60], time.monotonic() + 30) as fetch:
+            assert len(fetch(urls[0])) == len(PNG) + 8000
+
+
+def test_closing_ends_the_wait(source: ImageSource) -> None:
+    source.close()
+    with pytest.raises(ImageUnavailable, match="stopping"):
+        source.opened(["http://127.0.0.1:1/"], time.monotonic() + 30).__enter__()
