@@ -175,6 +175,12 @@ class QueueSettings(Settings):
         le=256,
         description="most images of a job, each page of its files counted; not the frames of videos",
     )
+    video_max_frames: int = Field(
+        default=64,
+        ge=1,
+        le=256,
+        description="most frames of a video: more that a job gives are refused, and so many are sampled of a file",
+    )
     pdf: bool = Field(
         default=False,
         description="1 takes PDF files, whose pages become images; needs `pip install 'vqa-queue[pdf]'` for workers",

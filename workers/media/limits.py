@@ -64,10 +64,21 @@ class ImageLimits:
 
     def for_request(self, request: ImageRequest) -> ImageLimits:
         """Return these limits with the request's own on the pixels of an image."""
+        if request.frame is not None:
+            return replace(self, fit=request.frame)
         if request.max_pixels is None:
             return self
         useful = min(self.useful_pixels, request.max_pixels)
         return replace(self, useful_pixels=useful, fit=self.fit and self.fit.capped(request.max_pixels))
+
+    def pixel_bytes(self, request: ImageRequest, count: int) -> int:
+        """Return the most that the pixels of the images of a request take."""
+        if request.video is not None:
+            # all frames together have so many, however many they are
+            return 3 * request.video.fit.max_pixels
+        if request.frame is not None:
+            return 3 * request.frame.max_pixels // request.frame.frames
+        return count * self.for_request(request).image_bytes
 
     @property
     def file(self) -> FileLimits:

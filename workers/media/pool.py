@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import starmap
 from queue import LifoQueue
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
@@ -66,13 +67,13 @@ class DecoderPool:
     ) -> Iterator[list[Images]]:
         """Decode as `decode` does, and hold memory for the images until the context ends.
 
-        A file counts as one image. If files turn out to have more, memory for all is waited for, and all are decoded
-        again: a job that waited for more while it holds some could wait for ever.
+        A file counts as one image, and a video as all that it may have. If files turn out to have more, memory for all
+        is waited for, and all are decoded again: a job that waited for more while it holds some could wait for ever.
         """
-        counts = [1] * len(requests)
+        counts = [request.video.max_frames if request.video else 1 for request in requests]
         with self._holding(requests, counts, deadline):
             images, found = self._decode_all(requests, deadline, fetch, counts)
-            if found == counts:
+            if all(number <= count for number, count in zip(found, counts, strict=True)):
                 yield images
                 return
             del images
@@ -103,8 +104,7 @@ class DecoderPool:
         self, requests: Sequence[ImageRequest], counts: Sequence[int], deadline: float
     ) -> AbstractContextManager[None]:
         """Wait until there is memory for the pixels of so many images of each file, and hold it."""
-        sizes = (self._limits.for_request(request).image_bytes for request in requests)
-        amount = sum(count * size for count, size in zip(counts, sizes, strict=True))
+        amount = sum(starmap(self._limits.pixel_bytes, zip(requests, counts, strict=True)))
         return self._pixels.holding(amount, deadline) if amount else nullcontext()
 
     def _decode_all(
@@ -130,7 +130,11 @@ class DecoderPool:
                 future.cancel()
 
     def _check_count(self, requests: Sequence[ImageRequest], found: Sequence[int]) -> None:
-        images = sum(number for request, number in zip(requests, found, strict=True) if request.video is None)
+        images = sum(
+            number
+            for request, number in zip(requests, found, strict=True)
+            if request.video is None and request.frame is None
+        )
         if images > self._limits.max_images:
             raise BadImage(
                 f"the job has {images} images, each page counted; the limit is {self._limits.max_images} "

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from vqa.images.video_fit import FrameFit, VideoFit
+
 
 @dataclass(frozen=True, slots=True)
 class VideoSampling:
@@ -15,6 +17,8 @@ class VideoSampling:
     fps: float
     #: if the video has more at that rate, so many are taken evenly
     max_frames: int
+    #: how the model scales the frames
+    fit: VideoFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class ImageRequest:
     pages: tuple[int, int] | None = None
     #: sample the file as a video; None for an image, which is the first frame of an animation
     video: VideoSampling | None = None
+    #: the file is a frame of a video, and is scaled as it says; None for an image of its own
+    frame: FrameFit | None = None
 
     def with_content(self, content: bytes) -> Self:
         return replace(self, content=content)
@@ -41,5 +47,6 @@ class ImageRequest:
     @classmethod
     def from_options(cls, content: bytes, options: Mapping[str, Any]) -> Self:
         """Invert `options`."""
-        pages, video = options["pages"], options["video"]
-        return cls(content, options["max_pixels"], pages and tuple(pages), video and VideoSampling(**video))
+        pages, video, frame = options["pages"], options["video"], options["frame"]
+        sampling = video and VideoSampling(**{**video, "fit": VideoFit(**video["fit"])})
+        return cls(content, options["max_pixels"], pages and tuple(pages), sampling, frame and FrameFit(**frame))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor, smart_resize
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
+from transformers.video_utils import VideoMetadata
 
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import image, make_prompt
 from tests.workers.engine.videos import noise, scaled, transformers_own, video
 from vqa.errors import InvalidJob
-from vqa.images.video_fit import VideoFit
+from vqa.images.video_fit import QWEN3_VL, VideoFit
 from workers.engine.base import Turn
 from workers.engine.model.loading import load
 from workers.engine.model.video_processor import video_fit
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
 from workers.engine.video import Video
+from workers.media.request import VideoSampling
+from workers.media.sampling import MIN_FRAMES, choose_frames
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +190,23 @@ def test_a_template_without_a_place_for_videos_is_told(tmp_path: Path) -> None:
 def test_frames_of_several_sizes_are_refused() -> None:
     with pytest.raises(InvalidJob, match="frame 2 has another"):
         Video((image(0), image(1)), (0.0, 1.0))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    total=st.integers(1, 3000),
+    rate=st.integers(1, 60),
+    fps=st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.0]),
+    most=st.integers(4, 64),
+)
+def test_of_even_frames_those_are_taken_that_transformers_takes(total: int, rate: int, fps: float, most: int) -> None:
+    own: Any = Qwen3VLVideoProcessor(max_frames=most, min_frames=MIN_FRAMES)
+    expected = own.sample_frames(VideoMetadata(total, fps=float(rate)), fps=fps).tolist()
+
+    made = choose_frames([number / rate for number in range(total)], total / rate, VideoSampling(fps, most, QWEN3_VL))
+
+    assert len(made) == len(expected)
+    # of a time half way between two frames, either
+    assert all(abs(one - other) <= 1 for one, other in zip(made, expected, strict=True))
+    spaces = {after - before for before, after in pairwise(made)}
+    assert not spaces or max(spaces) - min(spaces) <= 2
