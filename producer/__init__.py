@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from producer.client.dead_letters import DeadLetter
     from producer.client.states import JobState
     from producer.client.streams import AnswerStream, TextPiece
+    from producer.images.shrink import Shrink
     from vqa import *
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "QueueUnavailable",
     "RetryPolicy",
     "SettingsError",
+    "Shrink",
     "TextPart",
     "TextPiece",
     "Timings",
@@ -65,6 +67,7 @@ _OWN = {
     "Client": "producer.client.client",
     "DeadLetter": "producer.client.dead_letters",
     "JobState": "producer.client.states",
+    "Shrink": "producer.images.shrink",
     "TextPiece": "producer.client.streams",
 }
 

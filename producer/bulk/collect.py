@@ -92,7 +92,7 @@ def _write(writer: ResultWriter, results: Iterable[Result], quiet: bool, among_a
                     open += 1
                 if writer.due:
                     writer.commit()
-                show(writer.totals.answered + writer.totals.failed, writer.totals.failed)
+                show(writer.totals.answered + writer.totals.failed, writer.totals.failed, 0)
         finally:
             writer.commit()
     return open

@@ -45,7 +45,7 @@ def detach(plan: Plan) -> int:
         session.reporter.seal()
     print(batch)
     if not plan.quiet:
-        for line in session.builder.left_out():
+        for line in session.notes():
             print(f"vqa: {line}", file=sys.stderr)
         rest = f", {not_sent:,} were not sent" if not_sent else ""
         print(f"vqa: {sent:,} rows are on the queue{rest}; vqa collect {batch} -o OUT", file=sys.stderr)

@@ -98,7 +98,7 @@ class JobBuilder:
                     count += 1
                     _report(row.number, row.error)
 
-        for loaded in self._images.load(valid()):
+        for loaded in self._images.load(valid(), checks=True):
             if (error := loaded.error or _job_error(loaded) or _partial(loaded)) is not None:
                 count += 1
                 _report(loaded.row.number, error)

@@ -16,6 +16,7 @@ from producer.bulk.output.codec import codec_for
 from producer.bulk.output.formats import LineFormat, OpenAIFormat, ShortFormat
 from producer.bulk.output.sidecar import BatchRecord, Sidecar
 from producer.bulk.output.writer import ResultWriter, ResumableWriter
+from producer.images.shrink import Shrink
 from producer.inputs import Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.job import Job
@@ -39,6 +40,8 @@ class Plan:
     #: price of a GPU hour, for the summary
     price: float | None = None
     quiet: bool = False
+    #: how images are scaled before they are stored, if they are
+    shrink: Shrink | None = None
     #: defaults for fields of a job that do not affect its answer, so that the runs of one batch may differ in them
     delivery: Mapping[str, Any] = field(default_factory=dict)
 

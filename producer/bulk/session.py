@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from producer.bulk.batch import BatchReporter, BulkClient
 from producer.bulk.image_loader import ROWS_AHEAD, ImageLoader
 from producer.bulk.jobs import JobBuilder
 from producer.bulk.plan import Plan, open_output
+from producer.images.shrinker import Shrinker
 from vqa.errors import SettingsError
 
 
@@ -27,8 +29,17 @@ class Session:
         self.writer = self.output.writer
         self.reporter = stack.enter_context(BatchReporter(self.writer.batch, self.client))
         rows_ahead = 1 if plan.piped else ROWS_AHEAD
-        images = stack.enter_context(ImageLoader(self.client.queue.reader, rows_ahead))
+        self.shrinker: Shrinker | None = None
+        if plan.shrink is not None:
+            self.shrinker = Shrinker(plan.shrink, self.client.settings.image_limits, self.client.workers)
+        images = stack.enter_context(ImageLoader(self.client.queue.reader, rows_ahead, self.shrinker))
         self.builder = JobBuilder(plan, self.client, self.writer, self.reporter, images)
+
+    def notes(self) -> Iterator[str]:
+        """Say what the summary has to add about the rows' images, and what was not asked about."""
+        if self.shrinker is not None:
+            yield str(self.shrinker.saved)
+        yield from self.builder.left_out()
 
     def fails_strict(self) -> bool:
         """With --strict, read the whole input and report rows that are invalid or would be asked in part."""

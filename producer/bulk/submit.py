@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
@@ -13,7 +13,7 @@ from producer.bulk.image_loader import PendingRow
 from producer.bulk.output.formats import Failure
 from producer.bulk.plan import Plan
 from producer.bulk.session import Session
-from producer.bulk.summary import progress_bar, summary_lines
+from producer.bulk.summary import Progress, progress_bar, summary_lines
 from producer.client.url_images import UrlImages
 from producer.client.waiters import Window
 from producer.process import NOT_ALL, TEMPORARY, USAGE, Stopped
@@ -56,7 +56,7 @@ def submit(plan: Plan) -> int:
 class _Run:
     """One run, from the first row to the last outcome."""
 
-    def __init__(self, session: Session, show: Callable[[int, int], None]) -> None:
+    def __init__(self, session: Session, show: Progress) -> None:
         self._session = session
         self._plan = session.plan
         self._client = session.client
@@ -105,7 +105,8 @@ class _Run:
                 self._writer.commit()
                 self._delete_outcomes()
             totals = self._writer.totals
-            self._show(totals.answered + totals.failed, totals.failed)
+            saved = self._session.shrinker.saved.bytes if self._session.shrinker else 0
+            self._show(totals.answered + totals.failed, totals.failed, saved)
             self._reporter.tick()
             if time.monotonic() - self._workers_checked >= _WORKERS_INTERVAL_S:
                 window.widen(self._max_in_flight())
@@ -162,7 +163,7 @@ class _Run:
             seconds = time.monotonic() - self._started
             for line in summary_lines(totals, self._writer.earlier, seconds, self._slots, self._plan.price):
                 print(line, file=sys.stderr)
-            for line in self._builder.left_out():
+            for line in self._session.notes():
                 print(line, file=sys.stderr)
         if self._lost:
             print(f"vqa: Redis lost {self._lost:,} rows; run the same command again to send them", file=sys.stderr)

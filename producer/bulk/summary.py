@@ -8,25 +8,34 @@ from contextlib import contextmanager
 
 from producer.bulk.output.totals import Totals
 
+#: shows the numbers of finished and failed rows, and of bytes saved
+Progress = Callable[[int, int, int], None]
+
 
 @contextmanager
-def progress_bar(quiet: bool, among_answers: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows the numbers of finished and failed rows.
+def progress_bar(quiet: bool, among_answers: bool) -> Iterator[Progress]:
+    """Yield a function that shows the numbers of finished and failed rows, and of bytes saved by shrinking images.
 
     Nothing is shown if `quiet`, if stderr is not a terminal, or if answers are printed to the same terminal.
     """
     if quiet or not sys.stderr.isatty() or (among_answers and sys.stdout.isatty()):
-        yield lambda done, failed: None
+        yield lambda done, failed, saved: None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (
+        rich.SpinnerColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("done", total=None)
 
-        def show(done: int, failed: int) -> None:
-            progress.update(task, completed=done, description=f"done, {failed:,} failed" if failed else "done")
+        def show(done: int, failed: int, saved: int) -> None:
+            words = ("done", f"{failed:,} failed" if failed else "", f"{saved / 1e6:,.0f} MB saved" if saved else "")
+            progress.update(task, completed=done, description=", ".join(filter(None, words)))
 
         yield show
 

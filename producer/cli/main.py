@@ -26,10 +26,14 @@ from producer.cli.options import (
     Schema,
     Seed,
     ShrinkImages,
+    ShrinkQuality,
+    Shrinks,
+    ShrinkTokens,
     Temperature,
     TopP,
     job_fields,
     response_format,
+    shrink_option,
 )
 from producer.cli.submit import app as bulk
 from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
@@ -91,6 +95,9 @@ def ask(
     detail: Detail = None,
     max_image_tokens: MaxImageTokens = None,
     shrink_images: ShrinkImages = False,
+    shrink: Shrinks = False,
+    shrink_tokens: ShrinkTokens = None,
+    shrink_quality: ShrinkQuality = None,
     pages: Annotated[str | None, typer.Option(help="Pages of a TIFF or PDF file: 3, or 2-5.")] = None,
     video: Annotated[bool, typer.Option("--video", help="IMAGE is a video, shown as frames.")] = False,
     fps: Annotated[float | None, typer.Option(min=0.001, help="With --video: frames to show of each second.")] = None,
@@ -135,7 +142,7 @@ def ask(
         raise typer.BadParameter("needs --video", param_hint="--fps" if fps else "--max-frames")
     if video and pages:
         raise typer.BadParameter("cannot be used with --video", param_hint="--pages")
-    with Client() as client:
+    with Client(shrink=shrink_option(shrink, shrink_tokens, shrink_quality) or False) as client:
         if image != "-":
             client.images.check(image)
         job = Job.about(sys.stdin.buffer if image == "-" else image, question, **fields)

@@ -6,9 +6,12 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from producer.images.shrink import Shrink
 
 #: inherited by every command of an app
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -49,13 +52,29 @@ Detail = Annotated[DetailName | None, typer.Option(help="How large images are se
 MaxImageTokens = Annotated[
     int | None, typer.Option(min=4, help="Most tokens per image; the worker's setting by default.")
 ]
-ShrinkImages = Annotated[
-    bool, typer.Option("--shrink-images", help="Show images smaller if they would not fit.")
+ShrinkImages = Annotated[bool, typer.Option("--shrink-images", help="Show images smaller if they would not fit.")]
+Shrinks = Annotated[bool, typer.Option("--shrink", help="Scale images to what the model sees before they are stored.")]
+ShrinkTokens = Annotated[
+    int | None, typer.Option(min=4, max=16_384, help="With --shrink: tokens per image, if workers cannot be asked.")
+]
+ShrinkQuality = Annotated[
+    int | None, typer.Option(min=1, max=100, help="With --shrink: store JPEG of this quality; lossless by default.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="File for the answers; stdout by default.")
 ]
+
+
+def shrink_option(shrinks: bool, tokens: int | None, quality: int | None) -> Shrink | None:
+    """Return how images are shrunk, if they are. Raises typer.BadParameter."""
+    if not shrinks:
+        if tokens or quality:
+            raise typer.BadParameter("needs --shrink", param_hint="--shrink-tokens" if tokens else "--shrink-quality")
+        return None
+    from producer.images.shrink import Shrink
+
+    return Shrink(tokens, quality)
 
 
 def response_format(schema: Path | None, choices: list[str] | None) -> dict[str, object] | None:

@@ -22,10 +22,14 @@ from producer.cli.options import (
     Schema,
     Seed,
     ShrinkImages,
+    ShrinkQuality,
+    Shrinks,
+    ShrinkTokens,
     Temperature,
     TopP,
     job_fields,
     response_format,
+    shrink_option,
 )
 
 app = typer.Typer()
@@ -116,6 +120,9 @@ def submit(
     detail: Detail = None,
     max_image_tokens: MaxImageTokens = None,
     shrink_images: ShrinkImages = False,
+    shrink: Shrinks = False,
+    shrink_tokens: ShrinkTokens = None,
+    shrink_quality: ShrinkQuality = None,
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Price for the cost in the summary, in any currency.")
     ] = None,
@@ -166,6 +173,7 @@ def submit(
         within_s=within,
         price=price_per_gpu_hour,
         quiet=quiet,
+        shrink=shrink_option(shrink, shrink_tokens, shrink_quality),
         delivery=job_fields(lane, tenant=tenant, timeout_s=timeout, reuse=reuse or None),
     )
     raise typer.Exit(send(plan) if detach else run(plan))

@@ -20,6 +20,7 @@ from producer.client.threads import InThread, Threads
 from producer.client.url_images import UrlImages, urls_of
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from producer.client.withdrawals import Withdrawals
+from producer.images.shrink import Shrink
 from vqa.answer import Answer
 from vqa.fetch.settings import FetchSettings
 from vqa.job import AboutFields, ImageSource, Job, Lane
@@ -43,10 +44,11 @@ class AsyncClient(DeprecatedMethods):
         settings: QueueSettings | None = None,
         *,
         fetch_settings: FetchSettings | None = None,
+        shrink: Shrink | bool = False,
         **overrides: Any,
     ) -> None:
         given = settings.model_dump() if settings else {}
-        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings)
+        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings, Shrink.parse(shrink))
         self._threads = Threads()
         self._replies = AsyncReplyReader(self._queue, self._threads)
         self._withdrawals = Withdrawals(self._queue)
@@ -83,9 +85,13 @@ class AsyncClient(DeprecatedMethods):
         return await self.answer(await self.submit(job))
 
     async def submit(self, job: Job, *, trace: str | None = None) -> str:
-        in_thread = self._threads.fetch if urls_of([PreparedJob(job)]) else self._threads.short
+        in_thread = self._threads.fetch if self._is_slow(job) else self._threads.short
         await in_thread(self._queue.submit, job, trace=trace)
         return job.id
+
+    def _is_slow(self, job: Job) -> bool:
+        """Whether images are fetched, or decoded, before the job is submitted."""
+        return bool(self._queue.reader.shrinker or urls_of([PreparedJob(job)]))
 
     def stream(self, job: Job, *, trace: str | None = None) -> AsyncAnswerStream:
         """Return the job's answer as an asynchronous iterator of pieces of text, read while it is generated.
@@ -96,7 +102,7 @@ class AsyncClient(DeprecatedMethods):
 
         The job is submitted when the stream is entered or first awaited. Leaving it early cancels the job.
         """
-        start = self._threads.start_fetch if urls_of([PreparedJob(job)]) else self._threads.start_short
+        start = self._threads.start_fetch if self._is_slow(job) else self._threads.start_short
         submit = partial(start, self._queue.submit, job, stream=True, trace=trace)
         return AsyncAnswerStream(self._queue, self._replies, self._withdrawals, job.id, submit)
 

@@ -17,6 +17,7 @@ from producer.client.submission import PreparedJob
 from producer.client.url_images import UrlImages
 from producer.client.waiters import Waiter, Window, arrived, remaining
 from producer.client.withdrawals import Withdrawals
+from producer.images.shrink import Shrink
 from vqa.answer import Answer
 from vqa.fetch.settings import FetchSettings
 from vqa.job import AboutFields, ImageSource, Job, Lane
@@ -36,6 +37,9 @@ class Client(DeprecatedMethods):
 
     An image may be a URL where a setting allows it (VQA_FETCH_HOSTS, VQA_FETCH_BUCKETS): it is fetched when its job is
     submitted, which raises BadImage, or ImageUnavailable if another attempt may succeed.
+
+    With `shrink=True`, images in files and bytes are scaled to what the model will see before they are stored, without
+    a change of what it sees; `shrink=Shrink(quality=95)` stores JPEG, which is smaller. See docs/images.md.
     """
 
     def __init__(
@@ -43,10 +47,11 @@ class Client(DeprecatedMethods):
         settings: QueueSettings | None = None,
         *,
         fetch_settings: FetchSettings | None = None,
+        shrink: Shrink | bool = False,
         **overrides: Any,
     ) -> None:
         given = settings.model_dump() if settings else {}
-        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings)
+        self._queue = JobQueue(QueueSettings(**(given | overrides)), fetch_settings, Shrink.parse(shrink))
         self._replies = ReplyReader(self._queue)
         self._withdrawals = Withdrawals(self._queue)
         self.batches = BatchesResource(self._queue, self.answers)

@@ -30,6 +30,8 @@ from producer.client.submission import PreparedJob, chunks, prepare, stored_ids
 from producer.client.url_images import UrlImages
 from producer.client.waiters import closed
 from producer.images.reader import ImageReader
+from producer.images.shrink import Shrink
+from producer.images.shrinker import Shrinker
 from producer.images.stored import resolve
 from vqa.celery import make_app, wake
 from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
@@ -53,10 +55,14 @@ log = logging.getLogger(__name__)
 class JobQueue:
     """Submits, looks up and cancels jobs. Unless noted, methods raise QueueUnavailable if Redis fails."""
 
-    def __init__(self, settings: QueueSettings, fetch: FetchSettings | None = None) -> None:
+    def __init__(
+        self, settings: QueueSettings, fetch: FetchSettings | None = None, shrink: Shrink | None = None
+    ) -> None:
         self.settings = settings
         #: of images that jobs name by URL
         self.reader = ImageReader(settings, fetch)
+        if shrink is not None:
+            self.reader.shrinker = Shrinker(shrink, settings.image_limits, self.workers)
         #: set before anything is closed
         self.closing = threading.Event()
         self.start()

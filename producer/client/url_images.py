@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
+from producer.client.shrinking import shrink_jobs
 from producer.client.submission import PreparedJob
 from producer.images.parts import Use, job_uses
 from producer.images.reader import ImageReader
@@ -26,6 +27,7 @@ _AT_ONCE = 16
 
 #: seconds for which an image that was stored is not fetched again; the store keeps it for longer
 _FRESH_S = 600.0
+_NEVER = ("", -_FRESH_S)
 #: images that are remembered
 _MOST_KNOWN = 10_000
 
@@ -60,7 +62,8 @@ class UrlImages:
         """
         for chunk in chunks:
             for part in self._parts(chunk):
-                yield self._fetched(part)
+                fetched = self._fetched(part)
+                yield shrink_jobs(fetched, shrinker) if (shrinker := self._reader.shrinker) else fetched
 
     def _parts(self, jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
         part: list[PreparedJob] = []
@@ -105,7 +108,7 @@ class UrlImages:
     ) -> dict[str, bytes]:
         """Return the images that are not known, by URL; add what failed to `errors`."""
         now = time.monotonic()
-        wanted = [url for url in urls if now - self._known.get(url, ("", -_FRESH_S))[1] >= _FRESH_S]
+        wanted = [url for url in urls if self._reader.shrinker or now - self._known.get(url, _NEVER)[1] >= _FRESH_S]
         uses: dict[bytes | str, Use] = {}
         for each in part:
             for image, use in job_uses(each.job).items():

@@ -22,6 +22,7 @@ from producer.images.content import check_content
 from producer.images.locations import resolve_path
 from producer.images.parts import IMAGE, Use
 from producer.images.read import read_file
+from producer.images.shrinker import Shrinker
 from vqa.fetch.files import read_below
 from vqa.fetch.settings import FetchSettings
 from vqa.forks import restart_in_children
@@ -50,6 +51,8 @@ class ImageReader:
         self._settings = settings
         self.fetch_settings = fetch or FetchSettings()
         self._fetcher: Fetcher | None = None
+        #: of the images of jobs that are submitted, if they are to be no larger than they will be seen
+        self.shrinker: Shrinker | None = None
         self.start()
         restart_in_children(self)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from vqa.errors import BadImage
 from vqa.images.colour import to_srgb
 from vqa.images.file import frame_count, open_image
 from vqa.images.fit import Fit
@@ -37,6 +37,11 @@ class Shrink:
     #: JPEG's, from 1 to 100; None: without loss, so that the model sees the same pixels
     quality: int | None = None
 
+    @classmethod
+    def parse(cls, shrink: Shrink | bool) -> Shrink | None:
+        """Return how to shrink, with defaults for True; None for not at all."""
+        return cls() if shrink is True else shrink or None
+
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""
         if self.tokens is not None and not 4 <= self.tokens <= 16_384:
@@ -55,23 +60,24 @@ def shrunk(data: bytes, fit: Fit, limits: FileLimits, quality: int | None = None
         image = _single(data, limits)
         if image is None:
             return data
-        whole = upright(image)
-        size = fit.size(*whole.size)
-        # to enlarge it is the worker's part
-        if size[0] * size[1] >= whole.width * whole.height:
+        # to enlarge it is the worker's part; a turned image has as many pixels
+        width, height = fit.size(*image.size)
+        if width * height >= image.width * image.height:
             return data
-        scaled = to_srgb(whole.resize(size, Image.Resampling(fit.resample)), image.info.get("icc_profile"))
-        encoded = _encode(scaled, quality)
-    except (BadImage, MemoryError):
-        return data
+        whole = upright(image)
+        scaled = whole.resize(fit.size(*whole.size), Image.Resampling(fit.resample))
+        encoded = _encode(to_srgb(scaled, image.info.get("icc_profile")), quality)
     except Exception:
-        # Pillow's readers raise all kinds of exceptions on damaged data; its worker says what is wrong
+        # its worker says what is wrong; Pillow's readers raise all kinds of exceptions on damaged data
         return data
     return encoded if len(encoded) < len(data) else data
 
 
-def _single(data: bytes, limits: FileLimits) -> Image.Image | None:
-    """Return the file's only image, opened; None if it has several, or must be read by something else."""
+def _single(data: bytes, limits: FileLimits) -> ImageFile | None:
+    """Return the file's only image, opened; None if it has several, or must be read by something else.
+
+    Raises BadImage.
+    """
     format = format_of(data)
     if format is None or format.name in _LEFT or frame_count(data) > 1:
         return None

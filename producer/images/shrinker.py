@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from producer.images.parts import Use
 from producer.images.shrink import Shrink, shrunk
 from vqa.errors import QueueUnavailable
+from vqa.forks import restart_in_children
 from vqa.images.fit import Fit
 from vqa.images.limits import FileLimits
 from vqa.ledger.records import WorkerInfo
@@ -70,6 +70,18 @@ class Saved:
     before: int = 0
     after: int = 0
 
+    @property
+    def bytes(self) -> int:
+        """Bytes that were not stored."""
+        return self.before - self.after
+
+    def __str__(self) -> str:
+        return f"{self.images:,} images shrunk: {_megabytes(self.after)} stored instead of {_megabytes(self.before)}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
 
 class Shrinker:
     """Shrinks images, in any number of threads; as many at once as the machine has cores."""
@@ -81,20 +93,19 @@ class Shrinker:
         self._sight: Sight | None = None
         self._looked = -_FRESH_S
         self._warned = False
+        self.saved = Saved()
+        self.start()
+        restart_in_children(self)
+
+    def start(self) -> None:
+        """Make new locks: a forked child calls it again, since threads that it has not may hold the parent's."""
         self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._lock = threading.Lock()
-        self.saved = Saved()
 
-    def fit(self, use: Use, max_image_tokens: int | None) -> Fit | None:
-        """Return the sizes for an image that is shown so; None if it has to stay as it is.
-
-        It stays if it is shown as a video or a frame of one, with a choice of pages, or in several details.
-        """
-        if use.video or use.pages != {None} or len(use.details) != 1:
-            return None
-        [detail] = use.details
-        sight = None if detail is None else self.sight()
-        return None if sight is None or detail is None else sight.at(detail, max_image_tokens)
+    def fit(self, detail: Detail, max_image_tokens: int | None) -> Fit | None:
+        """Return the sizes at which an image is seen; None, and a line in the log, if they are not known."""
+        sight = self._current()
+        return None if sight is None else sight.at(detail, max_image_tokens)
 
     def shrink(self, data: bytes, fit: Fit) -> bytes:
         """Return the image at the size at which it will be seen, or as it is (`shrunk`)."""
@@ -107,8 +118,7 @@ class Shrinker:
                 self.saved.after += len(smaller)
         return smaller
 
-    def sight(self) -> Sight | None:
-        """Return how large images are seen; None, and a line in the log, if that is not known."""
+    def _current(self) -> Sight | None:
         with self._lock:
             if time.monotonic() - self._looked >= _FRESH_S:
                 self._look()
