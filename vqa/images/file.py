@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,34 @@ from PIL import Image, UnidentifiedImageError
 
 from vqa.errors import BadImage
 from vqa.images.formats import HEIF, NAMES, PDF, Format, format_of
+from vqa.images.gif import gif_frames
 from vqa.images.heif import heif_size
+from vqa.images.jpeg import without_metadata
 from vqa.images.kind import kind
 from vqa.images.limits import FileLimits
 from vqa.images.pages import choose_pages
 from vqa.images.png import without_texts
-from vqa.images.tiff import page_places
+from vqa.images.tiff import check_directory, page_places
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 #: formats whose files may be animations
 _ANIMATIONS = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
+
+
+def _checked_tiff(data: bytes) -> bytes:
+    check_directory(data)
+    return data
+
+
+#: what is done to files before Pillow sees them, as it takes seconds or much memory for headers that are made for that;
+#: raises BadImage
+_PREPARED: dict[str, Callable[[bytes], bytes]] = {
+    "JPEG": without_metadata,
+    "PNG": without_texts,
+    "TIFF": _checked_tiff,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,8 @@ def frame_count(data: bytes) -> int:
     format = format_of(data)
     if format is None or format.name not in _ANIMATIONS:
         return 1
+    if format.name == "GIF":
+        return gif_frames(data)
     try:
         return int(getattr(_open(data, format), "n_frames", 1))
     except Exception:
@@ -104,12 +123,12 @@ def _known(data: bytes) -> Format:
 def _open(data: bytes, format: Format) -> ImageFile:
     """Open an image with the reader of its format alone."""
     format.load()
-    if format.name == "PNG":
-        data = without_texts(data)
+    if format.name in _PREPARED:
+        data = _PREPARED[format.name](data)
     try:
         return Image.open(io.BytesIO(data), formats=(format.name,))
     except UnidentifiedImageError:
-        raise BadImage(f"not an image in one of the formats {NAMES}{kind(data)}") from None
+        raise BadImage(f"the {format.name} image cannot be read{kind(data)}") from None
     except MemoryError:
         raise
     except Exception as error:
