@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import aclosing
@@ -13,12 +14,13 @@ from urllib.parse import urljoin
 import httpcore2
 
 from vqa.errors import BadImage
+from vqa.fetch.failures import FAILURES, translated
 from vqa.fetch.magic import HEAD, is_visual
 from vqa.fetch.response import check_headers, check_status, header, is_redirect, no_visual, too_large
 from vqa.fetch.retry import Transient
 from vqa.fetch.url import WebAddress, parse_web_address
 from vqa.net.bounded import BoundedBackend, BoundedStream
-from vqa.net.guarded import AddressRefused, GuardedBackend
+from vqa.net.guarded import GuardedBackend
 
 _MOST_REDIRECTS = 3
 
@@ -38,16 +40,8 @@ _HEADERS = [
     ("Accept-Encoding", "identity"),
 ]
 
-#: what goes wrong below HTTP, and in it
-_FAILURES = (
-    httpcore2.NetworkError,
-    httpcore2.TimeoutException,
-    httpcore2.ProtocolError,
-    httpcore2.UnsupportedProtocol,
-    httpcore2.ConnectionNotAvailable,
-    ssl.SSLError,
-    OSError,
-)
+# at this level it would log headers, and so the addresses of redirects
+logging.getLogger("httpcore2").setLevel(logging.INFO)
 
 
 class WebImages:
@@ -91,11 +85,8 @@ class WebImages:
                 if isinstance(found, bytes):
                     return found
                 current = self._redirected(name, current, found)
-        except AddressRefused:
-            how = "has" if current is address else "redirects to a host with"
-            raise BadImage(f"{name}: the host {how} an address that is not public (VQA_FETCH_PRIVATE)") from None
-        except _FAILURES as error:
-            raise _failure(name, error) from None
+        except FAILURES as error:
+            raise translated(name, error, redirected=current is not address) from None
         raise BadImage(f"{name}: the server redirects more than {_MOST_REDIRECTS} times")
 
     async def close(self) -> None:
@@ -162,22 +153,3 @@ class WebImages:
 def _allow(stream: Any, left: int) -> None:
     if isinstance(stream, BoundedStream):
         stream.allow(left)
-
-
-def _failure(name: str, error: Exception) -> Exception:
-    """Return our own error: the library's may quote addresses, and what the server has sent."""
-    if _is_certificate(error):
-        return BadImage(f"{name}: the server's certificate is not valid for this host, or not trusted")
-    if isinstance(error, httpcore2.ConnectTimeout | httpcore2.ConnectError):
-        return Transient(f"{name}: the host cannot be resolved or connected to")
-    if isinstance(error, httpcore2.ProtocolError):
-        return Transient(f"{name}: the server's response is not valid HTTP, or ends too early")
-    return Transient(f"{name}: the connection fails")
-
-
-def _is_certificate(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -9,6 +9,10 @@ from typing import Any
 from httpcore2 import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream, ReadError
 
 
+class ResponseTooLong(ReadError):
+    """All bytes that may be read are read."""
+
+
 class BoundedBackend(AsyncNetworkBackend):
     """Another backend's network, of which each connection reads at most `max_bytes`."""
 
@@ -48,9 +52,9 @@ class BoundedStream(AsyncNetworkStream):
         self._left = left
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Raises ReadError after the last byte that may be read."""
+        """Raises ResponseTooLong after the last byte that may be read."""
         if not self._left:
-            raise ReadError("the response is too long")
+            raise ResponseTooLong("the response is too long")
         data = await self._stream.read(min(max_bytes, self._left), timeout)
         self._left -= len(data)
         return data
