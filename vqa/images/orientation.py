@@ -27,7 +27,7 @@ def orientation(image: Image.Image) -> int:
     EXIF comes before XMP. No other tag is read, so that nonsense in it does no harm. A TIFF image is upright: Pillow
     turns it as it loads it.
     """
-    for found in (_of_exif(_exif(image)), _of_xmp(image)):
+    for found in (exif_orientation(_exif(image)), _of_xmp(image)):
         if found is not None and 1 <= found <= 8:
             return found
     return 1
@@ -44,8 +44,8 @@ def _exif(image: Image.Image) -> bytes:
         return b""
 
 
-def _of_exif(exif: bytes) -> int | None:
-    """Return the orientation in EXIF's first directory (TIFF 6.0, section 2)."""
+def exif_orientation(exif: bytes) -> int | None:
+    """Return the orientation in EXIF's first directory (TIFF 6.0, section 2), which may be nonsense; None without."""
     tiff = exif[6:] if exif.startswith(b"Exif\0\0") else exif
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "")
     try:

@@ -6,11 +6,16 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from vqa.errors import BadImage
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 #: texts that may say which side of the image is up
 _KEPT_TEXTS = frozenset({b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+
+#: chunks of a file; writers make them of 8 KiB, and 20 MB have room for 1.7 million, of which each takes time
+_MOST_CHUNKS = 10_000
 
 #: Pillow's limit for a text or colour profile; it refuses the whole image for a longer one
 _MAX_INFLATED = 2**20
@@ -20,7 +25,8 @@ def without_texts(data: bytes) -> bytes:
     """Return a PNG file without its texts and without a colour profile of over 1 MiB.
 
     The texts that may contain the orientation stay. Workflows, renderings and whole documents are stored as texts, and
-    Pillow refuses the image for their size. Damaged files are returned as they are.
+    Pillow refuses the image for their size. Damaged files are returned as they are. Raises BadImage for more chunks
+    than any honest file has.
     """
     try:
         dropped = list(_dropped(data))
@@ -37,8 +43,10 @@ def _dropped(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where each chunk to drop starts and ends."""
     # one of each text and one profile, so that a thousand of them are not inflated
     kept: set[bytes] = set()
-    at = len(SIGNATURE)
+    at, chunks = len(SIGNATURE), 0
     while at < len(data):
+        if (chunks := chunks + 1) > _MOST_CHUNKS:
+            raise BadImage(f"the PNG image has over {_MOST_CHUNKS:,} chunks")
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + length + 12
         if kind in _TEXTS or kind == b"iCCP":

@@ -294,3 +294,8 @@ def test_texts_are_taken_out_of_anything(rest: bytes, cut: int) -> None:
     assert without_texts(png[:cut]) is not None
     assert without_texts(SIGNATURE + rest) is not None
     assert len(without_texts(png)) <= len(png)
+
+
+def test_more_chunks_than_any_png_file_has_are_refused() -> None:
+    with pytest.raises(BadImage, match=r"over 10,000 chunks"):
+        read_header(with_chunks([chunk(b"tEXt", b"a\0b")] * 10_000))

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vqa.errors import BadImage
+from vqa.images.file import read_header
 from vqa.images.tiff import MOST_PAGES, page_places
 
 
@@ -60,3 +62,30 @@ def test_damage_ends_the_pages(rest: bytes, cut: int, at: int) -> None:
     data = tiff(3)
     for damaged in (data[:cut], data[:at] + rest + data[at + len(rest) :], b"II*\0" + rest, b"MM\0+" + rest):
         assert list(page_places(damaged))
+
+
+def _directory(order: str, big: bool, tags: list[tuple[int, int]]) -> bytes:
+    """A file whose first directory claims so many values for each tag; the values themselves are missing."""
+    count, entry = ("Q", "HHQQ") if big else ("H", "HHII")
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}H", 43 if big else 42)
+    start += struct.pack(f"{order}HHQ", 8, 0, 16) if big else struct.pack(f"{order}I", 8)
+    entries = b"".join(struct.pack(order + entry, tag, 4, values, 0) for tag, values in tags)
+    return start + struct.pack(order + count, len(tags)) + entries + bytes(8)
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["tiff", "big"])
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big-endian"])
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ([(254 + number, 1) for number in range(2000)], "has 2,000 tags; at most 1,000"),
+        ([(256, 1), (273, 1_000_000)], "has 1,000,000 strips or tiles; at most 20,000"),
+        ([(256, 1), (324, 20_001)], "has 20,001 strips or tiles"),
+    ],
+    ids=["tags", "strips", "tiles"],
+)
+def test_more_tags_and_strips_than_any_image_has_are_refused_before_they_are_read(
+    order: str, big: bool, tags: list[tuple[int, int]], message: str
+) -> None:
+    with pytest.raises(BadImage, match=message):
+        read_header(_directory(order, big, tags))
