@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from vqa.images.formats import PDF, format_of
+from workers.media.document import PdfSource
 from workers.media.image import Decoded, ImageSource
 from workers.media.limits import ImageLimits
 from workers.media.request import ImageRequest
@@ -32,7 +34,7 @@ class Source(Protocol):
 def open_source(data: bytes, limits: ImageLimits, request: ImageRequest) -> Source:
     """Open the file that a request is about; `limits` are those of the request. Raises BadImage."""
     if request.video is None:
-        return ImageSource(data, limits, request)
+        return PdfSource(data, limits, request) if format_of(data) is PDF else ImageSource(data, limits, request)
     # only now, as few jobs have videos and a decoder starts in a tenth of a second
     from workers.media.video import open_video
 
