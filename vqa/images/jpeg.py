@@ -13,7 +13,8 @@ from vqa.images.orientation import exif_orientation
 #: a marker after any bytes that belong to no segment; Pillow would read them one by one, 2 MB in a second
 _MARKER = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)
 
-_APP0, _APP1, _APP2, _APP14, _START_OF_SCAN = 0xE0, 0xE1, 0xE2, 0xEE, 0xDA
+#: below the first there are no markers
+_FIRST, _START_OF_SCAN, _APP0, _APP1, _APP2, _APP14 = 0xC0, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 
 #: markers that a segment with a length follows: tables and frames, metadata, comments
 _WITH_LENGTH = frozenset({*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDB, 0xF0), 0xFE})
@@ -36,7 +37,8 @@ def without_metadata(data: bytes) -> bytes:
         start, marker = found.end() - 2, found[1][0]
         length = int.from_bytes(data[start + 2 : start + 4], "big")
         at = start + 2
-        if marker == _START_OF_SCAN or (marker in _WITH_LENGTH and (length < 2 or start + 2 + length > len(data))):
+        cut = marker in _WITH_LENGTH and not 2 <= length <= len(data) - start - 2
+        if marker == _START_OF_SCAN or 0 < marker < _FIRST or cut:
             return b"".join([*parts, data[start:]])
         if marker in _WITH_LENGTH:
             at += length
