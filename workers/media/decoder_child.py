@@ -12,6 +12,7 @@ closed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -112,14 +113,24 @@ def _set_up(limits_fields: dict[str, Any]) -> ImageLimits:
     assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
     limits = ImageLimits.from_dict(limits_fields)
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
-    # Pillow warns of each damaged tag
-    warnings.simplefilter("ignore")
+    _silence()
     # a core file would contain a user's image
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         # when the machine runs out of memory, the kernel kills this process before the one with the model
         score.write("1000")
     return limits
+
+
+def _silence() -> None:
+    """Drop what readers say of damaged files; an exception of this program is still printed."""
+    # Pillow warns of each damaged tag
+    warnings.simplefilter("ignore")
+    logging.disable()
+    # libtiff prints a line for each damaged row: 178,000 in one file
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _open(memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -430,3 +430,17 @@ def test_a_parent_that_is_killed_leaves_no_child_idle_or_at_work(slow: bytes, tm
 
     wait_until(lambda: is_gone(idle))
     wait_until(lambda: is_gone(working))
+
+
+def test_what_a_reader_says_of_damage_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (400, 300)).save(buffer, "TIFF", compression="group4", strip_size=10**6)
+    data = bytearray(buffer.getvalue())
+    data[8:200] = bytes(7 * at % 256 for at in range(192))
+    decoder = Decoder(LIMITS)
+    for _ in range(2):
+        with suppress(BadImage):
+            decoder.decode(bytes(data))
+    decoder.close()
+
+    assert capfd.readouterr() == ("", "")
