@@ -10,6 +10,10 @@ from vqa.output import protect_output
 #: loggers that add a traceback to warnings after which they go on: a rejected message, an unreadable broadcast
 _VERBOSE = ("celery.app.trace", "kombu.transport.redis")
 
+#: loggers that write at level DEBUG what users wrote: jobs inside of messages, headers of servers of images, texts in
+#: images
+_QUIET = ("celery.pool", "httpcore2", "PIL")
+
 
 def set_up_logging(level: str) -> None:
     """Set up logging; call it once per process, before anything is logged."""
@@ -19,6 +23,8 @@ def set_up_logging(level: str) -> None:
     # logs remote control commands that it does not know, which anybody may send
     logging.getLogger("celery.worker.pidbox").addFilter(_remove_traceback)
     logging.getLogger("py.warnings").addFilter(_is_useful)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {socket.gethostname()} %(name)s: %(message)s")
 
 
