@@ -16,6 +16,7 @@ from producer.client.dead_letters import DeadLetters
 from producer.client.outage import unavailable
 from producer.monitor.checks import Finding, findings
 from producer.monitor.damage import damaged, wrong_types
+from producer.monitor.images import image_store
 from producer.monitor.probe import run_probe
 from vqa.celery import make_app
 from vqa.connection import REDIS_ERRORS, connect
@@ -71,6 +72,7 @@ def _report(repair: bool) -> Iterator[Finding]:
                 return
             yield from damaged(redis)
             yield from findings(run_probe(redis, settings, dead), settings)
+            yield from image_store(redis, settings)
     except REDIS_ERRORS as error:
         yield Finding("redis", "wrong", str(unavailable(error, settings)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from redis import Redis
 
 from producer import Client
@@ -313,3 +314,17 @@ def test_replication_that_nobody_waits_for_is_worth_a_note(
             assert doctor()[1]["replication"] == [("ok", "replicas connected: 1")]
         wait_until(lambda: redis.info("replication")["min_slaves_good_slaves"] == 0, "the replica is gone")
         assert any("Redis refuses writes (NOREPLICAS)" in said for said in wrong(doctor()[1]))
+
+
+@pytest.mark.usefixtures("up")
+def test_a_folder_of_images_is_looked_at(doctor: Examine, redis: Redis, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    status, report = doctor(VQA_IMAGES_URL=folder.as_uri())
+    assert (status, wrong(report)) == (1, [f"images: there is no folder {folder} (VQA_IMAGES_URL)"])
+    assert not folder.exists()
+
+    with Client() as client:
+        client.images.upload(Image.new("RGB", (64, 48)))
+    assert doctor()[1]["images"] == [("ok", "kept in VQA_IMAGES_URL: 1")]
+    redis.zadd("vqa:images", {"sha256:" + "0" * 64: 1})
+    assert doctor()[1]["images"] == [("note", "kept in VQA_IMAGES_URL: 2; the time of 1 of them is over")]

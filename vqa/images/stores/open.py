@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
-
 from redis import Redis
 
 from vqa.errors import SettingsError
@@ -13,7 +11,7 @@ from vqa.images.stores.folder import Folder
 from vqa.images.stores.index import DELETION_S
 from vqa.images.stores.indexed_contents import IndexedContents
 from vqa.images.stores.redis_contents import RedisContents
-from vqa.images.stores.url import check_url
+from vqa.images.stores.url import check_url, local_folder
 
 
 def open_contents(redis: Redis, url: str | None) -> Contents:
@@ -27,9 +25,8 @@ def open_blobs(url: str) -> Blobs:
         check_url(url)
     except ValueError as error:
         raise SettingsError(f"VQA_IMAGES_URL: {error}") from None
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Folder(unquote(parts.path))
+    if (folder := local_folder(url)) is not None:
+        return Folder(folder)
     from vqa.images.stores.bucket import Bucket
 
     # so that a deletion ends long before its claim is stale

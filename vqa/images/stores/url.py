@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _BUCKETS = ("s3", "gs", "az")
 
@@ -14,3 +14,9 @@ def check_url(url: str) -> None:
         return
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ValueError("must be file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
+
+
+def local_folder(url: str) -> str | None:
+    """Return the path of a file: URL; None for a bucket."""
+    parts = urlsplit(url)
+    return unquote(parts.path) if parts.scheme == "file" else None
