@@ -69,6 +69,19 @@ class SeenImage(Outgoing):
     tokens: int | None = None
 
 
+class SeenVideo(Outgoing):
+    """A video of a job: what the model saw of it, and what was sent. Sizes are in pixels, upright."""
+
+    #: that were shown: all that were sent, or those that were sampled from a file
+    frames: int
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    #: in the prompt, without those of the times
+    tokens: int
+
+
 class Answer(Outgoing):
     """The answer to a job."""
 
@@ -85,6 +98,8 @@ class Answer(Outgoing):
     reasoning: str | None = None
     #: the job's images in order, one that is shown twice also here
     images: tuple[SeenImage, ...] = ()
+    #: the job's videos in order
+    videos: tuple[SeenVideo, ...] = ()
     model: str
     #: Celery node name of the worker, for example card0@host
     worker: str

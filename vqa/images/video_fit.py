@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vqa.images.fit import Fit, _down, _up
 
@@ -37,6 +37,11 @@ class FrameFit(Fit):
             grow = math.sqrt(self.min_pixels / (self.frames * width * height))
             return _up(width * grow, factor), _up(height * grow, factor)
         return fitted_width, fitted_height
+
+    def with_frame_pixels(self, pixels: int) -> FrameFit:
+        """Return the fit of the same video with frames of at most so many pixels."""
+        most = min(self.max_pixels, pixels * self.frames)
+        return replace(self, max_pixels=most, min_pixels=min(self.min_pixels, most))
 
 
 @dataclass(frozen=True, slots=True)

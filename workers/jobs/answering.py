@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
-from vqa.errors import DeadlineExceeded, InvalidJob, PromptTooLong
+from vqa.errors import DeadlineExceeded, PromptTooLong
 from vqa.images.fit import Fit
 from vqa.images.pages import page_range
 from vqa.job import Job
@@ -19,11 +20,13 @@ from vqa.message import ImagePart, TextPart, VideoPart
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
+from workers.engine.video import Video
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
-from workers.jobs.shrinking import Images, Requests, explain, smaller_requests
+from workers.jobs.shrinking import Images, Requests, explain, image_tokens, smaller_requests
 from workers.jobs.text_buffer import OnShow
 from workers.jobs.text_writer import OnText, TextWriter
+from workers.jobs.videos import VideoRequests, Videos, VideoTokens, requests_for, seen_video, smaller_videos, video_of
 from workers.media.pool import DecoderPool, Fetch
 from workers.media.request import ImageRequest
 
@@ -61,6 +64,8 @@ class Answering:
     answered: threading.Event = field(default_factory=threading.Event)
     #: the most of an image, by detail
     tokens: ImageTokens = field(default_factory=ImageTokens)
+    #: VQA_VIDEO_MAX_FRAMES
+    video_max_frames: int = 64
     #: what filters a job's text while it is generated
     on_show: Callable[[Job], OnShow | None] = lambda job: None
 
@@ -70,45 +75,62 @@ class Answering:
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
         requests = {part: self._request(part, job) for part in job.images()}
+        videos = {part: self._video_requests(part, job) for part in job.videos()}
         with (
             self.images.opened(job.contents(), started + lease.remaining_s) as fetch,
             self.texts.writing(lease, self.on_show(job)) as on_text,
         ):
             attempt = _Attempt(job, lease, started, fetch, on_text)
-            return self._decode_and_answer(attempt, requests, _MOST_SHRINKS * job.shrink_images)
+            return self._decode_and_answer(attempt, requests, videos, _MOST_SHRINKS * job.shrink_images)
 
-    def _decode_and_answer(self, attempt: _Attempt, requests: Requests, shrinks: int) -> Answer:
+    def _decode_and_answer(
+        self, attempt: _Attempt, requests: Requests, video_requests: VideoRequests, shrinks: int
+    ) -> Answer:
         """Answer with the images of these requests, or with smaller ones, which are tried up to `shrinks` times."""
         job, fit = attempt.job, self.engine.fit
-        with self._decoded(attempt, requests) as images:
+        with self._decoded(attempt, requests, video_requests) as (images, videos):
             try:
-                return self._answer(attempt, images)
+                return self._answer(attempt, images, videos)
             except PromptTooLong as error:
-                smaller = smaller_requests(requests, job, images, fit, error) if shrinks else None
-                if smaller is None:
-                    raise explain(error, job, images, fit) from None
+                tokens = VideoTokens.count(job, videos, self.engine.video_fit)
+                own, scale = tokens.divide(error, image_tokens(job, images, fit) if fit else 0)
+                smaller = smaller_requests(requests, job, images, fit, own) if shrinks else None
+                smaller_frames = smaller_videos(video_requests, videos, scale)
+                if smaller is None or smaller_frames is None:
+                    raise explain(tokens.explain(error), job, images, fit) from None
         # the larger images are not held while a job waits for memory for the smaller ones, or it might wait for ever
-        del images
-        return self._decode_and_answer(attempt, smaller, shrinks - 1)
+        del images, videos
+        return self._decode_and_answer(attempt, smaller, smaller_frames, shrinks - 1)
 
     @contextmanager
-    def _decoded(self, attempt: _Attempt, requests: Requests) -> Iterator[Images]:
+    def _decoded(
+        self, attempt: _Attempt, requests: Requests, video_requests: VideoRequests
+    ) -> Iterator[tuple[Images, Videos]]:
         # each distinct image is decoded once
-        distinct = list(dict.fromkeys(requests.values()))
+        distinct = list(dict.fromkeys([*requests.values(), *chain.from_iterable(video_requests.values())]))
         with self.media.decoded(distinct, attempt.deadline, attempt.fetch) as decoded:
-            by_request = dict(zip(distinct, decoded, strict=True))
-            yield {part: by_request[request] for part, request in requests.items()}
+            found = dict(zip(distinct, decoded, strict=True))
+            videos = {
+                part: video_of(part, [image for request in some for image in found[request]])
+                for part, some in video_requests.items()
+            }
+            yield {part: found[request] for part, request in requests.items()}, videos
 
     def _request(self, part: ImagePart, job: Job) -> ImageRequest:
         """Raises InvalidJob."""
         fit, tokens = self.engine.fit, self.tokens.most(part.detail, job.max_image_tokens)
         return ImageRequest(part.image, tokens * fit.factor**2 if fit else None, page_range(part.pages))
 
-    def _answer(self, attempt: _Attempt, images: Images) -> Answer:
+    def _video_requests(self, part: VideoPart, job: Job) -> tuple[ImageRequest, ...]:
+        """Raises InvalidJob."""
+        frame_tokens = self.tokens.most(part.detail, job.max_image_tokens)
+        return requests_for(part, self.engine.video_fit, self.video_max_frames, frame_tokens)
+
+    def _answer(self, attempt: _Attempt, images: Images, videos: Videos) -> Answer:
         job, lease, started = attempt.job, attempt.lease, attempt.started
         prompt = Prompt(
             id=lease.id,
-            turns=_turns(job, images),
+            turns=_turns(job, images, videos),
             params=SamplingParams(job.max_new_tokens, job.temperature, job.top_p, job.seed, job.stop, job.grammar),
             lane=lease.header.lane,
             deadline=attempt.deadline,
@@ -127,6 +149,7 @@ class Answering:
             parsed=job.parse(completion.text),
             reasoning=completion.reasoning,
             images=_seen(prompt.images, completion, self.engine.fit),
+            videos=tuple(seen_video(video, fit) for video in prompt.videos if (fit := self.engine.video_fit)),
             finish_reason=completion.finish_reason,
             usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
             timings=Timings(
@@ -154,19 +177,17 @@ class Answering:
             raise DeadlineExceeded("the job's timeout ran out while it was being answered") from None
 
 
-def _turns(job: Job, images: Images) -> tuple[Turn, ...]:
+def _turns(job: Job, images: Images, videos: Videos) -> tuple[Turn, ...]:
     return tuple(
-        Turn(message.role, tuple(each for part in message.content for each in _parts(part, images)))
+        Turn(message.role, tuple(each for part in message.content for each in _parts(part, images, videos)))
         for message in job.messages
     )
 
 
-def _parts(part: TextPart | ImagePart | VideoPart, images: Images) -> Sequence[str | RGBImage]:
+def _parts(part: TextPart | ImagePart | VideoPart, images: Images, videos: Videos) -> Sequence[str | RGBImage | Video]:
     if isinstance(part, TextPart):
         return (part.text,)
-    if isinstance(part, VideoPart):
-        raise InvalidJob("this worker does not take videos")
-    return images[part]
+    return (videos[part],) if isinstance(part, VideoPart) else images[part]
 
 
 def _seen(images: Sequence[RGBImage], completion: Completion, fit: Fit | None) -> tuple[SeenImage, ...]:

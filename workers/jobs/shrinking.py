@@ -27,7 +27,7 @@ def smaller_requests(
     """
     if fit is None or error.excess is None:
         return None
-    room = _tokens(job, images, fit) - error.excess
+    room = image_tokens(job, images, fit) - error.excess
     scale = even_scale(list(_shown(job, images)), fit, room)
     if scale is None:
         return None
@@ -41,7 +41,7 @@ def explain(error: PromptTooLong, job: Job, images: Images, fit: Fit | None) -> 
     """Return the error of a prompt that was not or cannot be shrunk, with what its images have to do with it."""
     if error.excess is None or not images or fit is None:
         return error
-    tokens = _tokens(job, images, fit)
+    tokens = image_tokens(job, images, fit)
     message = f"{error}; {sum(1 for _ in _shown(job, images))} images take {tokens} of them"
     bound = even_bound(list(_shown(job, images)), fit, tokens - error.excess)
     if bound is None:
@@ -66,5 +66,6 @@ def _most_pixels(images: Iterable[RGBImage]) -> int:
     return max(image.width * image.height for image in images)
 
 
-def _tokens(job: Job, images: Images, fit: Fit) -> int:
+def image_tokens(job: Job, images: Images, fit: Fit) -> int:
+    """Return how many tokens the images have in the prompt."""
     return sum(fit.tokens(image.width, image.height) for part in job.images() for image in images[part])

@@ -202,7 +202,8 @@ class Worker:
         print(media.plan, flush=True)
         first = FirstAnswer(self.link)
         images = ImageSource(store, self._fetcher, settings.image_max_bytes)
-        answering = Answering(self.name, images, media, engine, leases, texts, first, tokens, words.shown)
+        how = (first, tokens, settings.video_max_frames, words.shown)
+        answering = Answering(self.name, images, media, engine, leases, texts, *how)
         # reused answers are counted, labelled and filtered, too
         middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]
         return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, middleware)
