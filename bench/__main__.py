@@ -69,6 +69,12 @@ def _bulk() -> list[Row]:
     return bulk.rows()
 
 
+def _filter() -> list[Row]:
+    from bench import filter
+
+    return filter.rows()
+
+
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "queue": _queue,
     "ledger": _ledger,
@@ -79,6 +85,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "engine": _engine,
     "bulk": _bulk,
     "gateway": _gateway,
+    "filter": _filter,
 }
 
 

@@ -259,7 +259,8 @@ def ask_as_another_app(site: Site) -> list[str]:
     ]
     app.send_task("vqa.unknown", [WORD], queue="bulk")
     with connect(QueueSettings(redis_url=site.url)) as redis:
-        redis.lpush("bulk", WORD.encode(), json.dumps({"body": WORD, "headers": {"task": "vqa.answer", "id": "1"}, "properties": {}}))
+        broken = {"body": WORD, "headers": {"task": "vqa.answer", "id": "1"}, "properties": {}}
+        redis.lpush("bulk", WORD.encode(), json.dumps(broken))
         until(lambda: all(redis.exists(f"celery-task-meta-{id}") for id in sent))
     app.backend.result_consumer.stop()
     app.backend.client.connection_pool.disconnect()
