@@ -13,7 +13,7 @@ from itertools import islice
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from vqa.images.colour import to_srgb
+from vqa.images.colour import as_rgb
 from vqa.images.file import frame_count, open_image
 from vqa.images.fit import Fit
 from vqa.images.formats import format_of
@@ -66,7 +66,7 @@ def shrunk(data: bytes, fit: Fit, limits: FileLimits, quality: int | None = None
             return data
         whole = upright(image)
         scaled = whole.resize(fit.size(*whole.size), Image.Resampling(fit.resample))
-        encoded = _encode(to_srgb(scaled, image.info.get("icc_profile")), quality)
+        encoded = _encode(as_rgb(scaled), quality)
     except Exception:
         # its worker says what is wrong; Pillow's readers raise all kinds of exceptions on damaged data
         return data

@@ -36,10 +36,17 @@ def to_grey_or_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image of mode L, RGB or CMYK in sRGB; a profile that is damaged or of other colours is ignored."""
+    """Return an image of mode L, RGB or CMYK in sRGB, as L or RGB. A profile that is damaged or of others is ignored.
+
+    This comes before scaling: in another colour space, a filter gives other colours, by 1 to 4 of 255 on average.
+    """
     converted = _by_profile(image, profile) if profile else None
+    return converted or (as_rgb(image) if image.mode == "CMYK" else image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
     # converting copies the image
-    return converted or (image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:

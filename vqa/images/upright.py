@@ -6,7 +6,7 @@ from PIL import Image
 from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
-from vqa.images.colour import to_grey_or_rgb
+from vqa.images.colour import to_grey_or_rgb, to_srgb
 from vqa.images.orientation import orientation
 
 #: how to set an image upright, by its orientation in EXIF
@@ -22,11 +22,11 @@ _TURNS = {
 
 
 def upright(image: ImageFile) -> Image.Image:
-    """Return the whole image, upright, in the mode in which it is scaled (`to_grey_or_rgb`).
+    """Return the whole image, upright, in sRGB, as grey (L) or RGB.
 
     Pillow's readers raise all kinds of exceptions on damaged data.
     """
     image.load()
-    whole = to_grey_or_rgb(image)
+    whole = to_srgb(to_grey_or_rgb(image), image.info.get("icc_profile"))
     turn = _TURNS.get(orientation(image))
     return whole.transpose(turn) if turn is not None else whole

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from vqa.errors import BadImage, EngineError
-from vqa.images.colour import to_srgb
+from vqa.images.colour import as_rgb
 from vqa.images.file import open_image, reason
 from vqa.images.png import SIGNATURE
 from vqa.images.upright import upright
@@ -60,7 +60,7 @@ class AnimationSource:
             try:
                 image.seek(number + self._first)
                 whole = upright(image)
-                scaled = to_srgb(scale_frame(whole, self._fit), image.info.get("icc_profile"))
+                scaled = as_rgb(scale_frame(whole, self._fit))
             except MemoryError:
                 raise EngineError("the machine ran out of memory while decoding a video") from None
             except Exception as error:

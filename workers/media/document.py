@@ -70,7 +70,8 @@ class PdfSource:
             except (RuntimeError, ValueError) as error:
                 # pypdfium2's error for a damaged page is a RuntimeError
                 raise BadImage(f"page {number} of the PDF document cannot be rendered: {error}") from None
-            yield Decoded(image, *(max(1, round(side)) for side in points), page=number, pages=self._total)
+            width, height = (max(1, round(side)) for side in points)
+            yield Decoded(image, width, height, page=number, pages=self._total)
 
     def _size(self, number: int, width: float, height: float) -> tuple[int, int]:
         """Return the size at which the model sees most of a page; without a fit, its processor scales it down."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vqa.errors import BadImage, EngineError
-from vqa.images.colour import to_srgb
+from vqa.images.colour import as_rgb
 from vqa.images.file import frame_count, open_image, reason
 from vqa.images.pages import choose_pages
 from vqa.images.tiff import page_places
@@ -96,7 +96,7 @@ class ImageSource:
             try:
                 self._open(place)
                 whole = upright(self._image)
-                scaled = to_srgb(_scale(whole, self._limits), self._image.info.get("icc_profile"))
+                scaled = as_rgb(_scale(whole, self._limits))
             except MemoryError:
                 raise EngineError("the machine ran out of memory while decoding an image") from None
             except BadImage:
