@@ -17,7 +17,7 @@ from torch import Tensor
 from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
 from tests.worker_process import TINY
-from tests.workers.engine.conftest import build_model, make_prompt
+from tests.workers.engine.conftest import IMAGES, ask, build_model, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
 from tests.workers.engine.continuous.test_equality import PROMPTS, expected
 from training.questions import held_out
@@ -36,6 +36,7 @@ from workers.engine.continuous.ops.base import Heads, Spans
 from workers.engine.continuous.requests import Request
 from workers.engine.continuous.sequence import Chunk
 from workers.engine.continuous.transfer import spans_of
+from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
 from workers.engine.pipeline.engine import PipelineEngine
@@ -410,6 +411,54 @@ def test_a_prompt_in_chunks_gets_the_logits_that_it_gets_whole(bundled_exact: Be
             assert error_of(first_logits(bench, runner, several, *cuts), whole) < most
 
 
+@pytest.fixture
+def large_model(tmp_path: Path) -> Path:
+    """A random model that may see images of 16,384 tokens."""
+    folder = build_model(tmp_path / "large", experts=False)
+    size = {"shortest_edge": 64 * 64, "longest_edge": 4096 * 4096}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**IMAGES, "size": size}))
+    return folder
+
+
+def large_bench(folder: Path, dtype: Any) -> Bench:
+    bench = bench_of(folder, dtype)
+    bench.encoder._slot_tokens = bench._reference._slot_tokens = 8192
+    return bench
+
+
+def large_prompts() -> list[Prompt]:
+    """One of an image of 4096 tokens, between two of small ones."""
+    noise = Image.frombytes("RGB", (128, 128), random.Random(1).randbytes(128 * 128 * 3)).resize((2048, 2048))
+    large = make_prompt("large", (Turn("user", (RGBImage.from_pil(noise), "what is it?")),), 6)
+    return [ask(0, max_new_tokens=6), large, ask(1, max_new_tokens=6)]
+
+
+@pytest.mark.parametrize("prefill_tokens", [1000, 8192])
+def test_in_float32_an_image_of_4096_tokens_beside_small_ones_is_answered_as_by_generate(
+    large_model: Path, prefill_tokens: int
+) -> None:
+    bench, prompts = large_bench(large_model, "float32"), large_prompts()
+
+    sizes = Sizes(slots=3, blocks=100, block_size=BLOCK, prefill_tokens=prefill_tokens)
+    made = bench.answer(sizes, {0: prompts})
+
+    assert made["large"].prompt_tokens > 4096
+    assert {id: each.text for id, each in made.items()} == {p.id: expected(bench, p)[0] for p in prompts}
+
+
+def test_in_bfloat16_the_logits_of_an_image_of_4096_tokens_differ_by_rounding(large_model: Path) -> None:
+    exact, rounded = large_bench(large_model, "bfloat16"), large_bench(large_model, "bfloat16")
+    exact.pipe.model.float()
+    prompt = large_prompts()[1]
+    runner = rounded.loop(Sizes(slots=1, blocks=80, block_size=BLOCK))._runner
+    wanted, theirs = first_logits_of_model(exact, prompt), first_logits_of_model(rounded, prompt)
+
+    for cuts in ((), (1000, 2000, 3000, 4000)):
+        ours = error_of(first_logits(rounded, runner, prompt, *cuts), wanted)
+        print(f"relative error of the first logits: {ours:.4f}, of the model's own: {error_of(theirs, wanted):.4f}")
+        assert ours < max(3e-2, 1.5 * error_of(theirs, wanted))
+
+
 def test_a_small_prefill_by_a_graph_is_that_without(bundled_rounded: Bench) -> None:
     prompts = [prompt for prompt, _ in questions(8, fit_of_bundled())]
     words = make_prompt("words", (Turn("user", ("what?",)),), 4)
@@ -610,18 +659,23 @@ def test_it_never_runs_out_of_memory(
 
 
 def mixed_prompts(count: int, fit: Fit) -> list[Prompt]:
-    """Of 1 to 4 images of 64 to 2000 pixels a side, and 8 to 200 new tokens."""
+    """Of 1 to 4 images of 64 to 2000 pixels a side, one of them at times of high detail, and 8 to 200 new tokens."""
     draw = random.Random(5)
+    usual = ImageTokens().usual_fit(fit)
 
-    def drawn_image() -> RGBImage:
+    def drawn_image(fit: Fit) -> RGBImage:
         size = fit.size(draw.randint(64, 2000), draw.randint(64, 2000))
         noise = Image.frombytes("RGB", (32, 32), draw.randbytes(32 * 32 * 3))
         return RGBImage.from_pil(noise.resize(size))
 
+    def drawn_images(number: int) -> list[RGBImage]:
+        first = drawn_image(usual if number % 8 else fit)
+        return [first, *(drawn_image(usual) for _ in range(draw.randint(0, 3)))]
+
     return [
         make_prompt(
             f"{number}",
-            (Turn("user", (*(drawn_image() for _ in range(draw.randint(1, 4))), "what? " * draw.randint(1, 100))),),
+            (Turn("user", (*drawn_images(number), "what? " * draw.randint(1, 100))),),
             draw.randint(8, 200),
             temperature=draw.choice([0.0, 1.0]),
             top_p=draw.choice([1.0, 0.9]),

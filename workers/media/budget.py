@@ -34,9 +34,10 @@ class MediaPlan:
     @classmethod
     def create(cls, processes: int, threads: int, limits: ImageLimits) -> MediaPlan:
         """Plan for a worker with so many task threads."""
-        images = max(limits.max_images, _THREAD_IMAGES * threads)
         encoded = fetchers(processes) * limits.max_bytes
-        return cls(processes, encoded, limits.decoding_bytes, images * limits.image_bytes)
+        # all that one job may have, and usual images for the threads
+        pixels = max(limits.max_images * limits.image_bytes, _THREAD_IMAGES * threads * limits.usual_image_bytes)
+        return cls(processes, encoded, limits.decoding_bytes, pixels)
 
     def __str__(self) -> str:
         return (

@@ -30,9 +30,9 @@ class ImageLimits:
 
     max_bytes: int
     max_pixels: int
-    #: the most that the model sees of an image
+    #: the most that the model sees of an image, unless its job asks for more
     useful_pixels: int
-    #: the exact size at which the model sees an image; if None, the engine's image processor resizes it
+    #: the exact size at which the model sees an image, at most; if None, the engine's image processor resizes it
     fit: Fit | None = None
     #: of one file
     max_pages: int = 16
@@ -94,6 +94,11 @@ class ImageLimits:
     def image_bytes(self) -> int:
         """The most that the pixels of a decoded image take."""
         return 3 * (self.fit.max_pixels if self.fit else self.useful_pixels * OVERSAMPLING**2)
+
+    @property
+    def usual_image_bytes(self) -> int:
+        """The most that the pixels of an image take whose job does not ask for a higher detail."""
+        return 3 * min(self.fit.max_pixels, self.useful_pixels) if self.fit else self.image_bytes
 
     @property
     def decoding_bytes(self) -> int:

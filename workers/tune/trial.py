@@ -15,6 +15,7 @@ from typing import Self
 
 from vqa.settings import QueueSettings
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
+from workers.engine.detail import ImageTokens
 from workers.engine.settings import EngineSettings
 from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
@@ -67,7 +68,9 @@ class Trial:
     def __enter__(self) -> Self:
         # after a crash, the waiting threads get EngineError from the futures of their prompts
         self.engine.start(lambda error, ids: None)
-        limits = ImageLimits.from_settings(QueueSettings(), self._settings.max_image_pixels, self.engine.fit)
+        tokens, fit = ImageTokens.from_settings(self._settings), self.engine.fit
+        usual = fit and tokens.usual_fit(fit)
+        limits = ImageLimits.from_settings(QueueSettings(), self._settings.max_image_pixels, usual)
         try:
             self._decoders = DecoderPool(WorkerSettings().decoders, limits)
         except BaseException:

@@ -67,3 +67,10 @@ def test_the_plan_says_how_much_a_worker_holds() -> None:
     plan = MediaPlan.create(2, threads=20, limits=ImageLimits(20 * 2**20, 50_000_000, 2**20, Fit(32, 4096, 2**20)))
 
     assert str(plan) == "images: at most 80 MiB encoded, 1,565 MiB while decoded by 2 processes, 240 MiB decoded"
+
+
+@pytest.mark.parametrize(("threads", "mib"), [(20, 64 * 12), (160, 4 * 160 * 3)])
+def test_the_plan_holds_one_job_of_the_highest_detail_and_usual_images_for_the_threads(threads: int, mib: int) -> None:
+    limits = ImageLimits(20 * 2**20, 50_000_000, 2**20, Fit(32, 4096, 2**22))
+
+    assert MediaPlan.create(2, threads, limits).pixel_bytes == mib * 2**20
