@@ -8,7 +8,7 @@ from typing import Any
 from vqa.answer import Answer
 
 #: fields of an answer that a chat completion has no place for
-EXTRA = frozenset({"timings", "worker", "attempt", "reused", "parsed", "images", "filtered", "label"})
+EXTRA = frozenset({"timings", "worker", "attempt", "reused", "parsed", "images", "videos", "filtered", "label"})
 
 
 def chat_completion(answer: Answer) -> dict[str, Any]:

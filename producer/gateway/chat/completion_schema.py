@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vqa.answer import FinishReason, SeenImage, Timings
+from vqa.answer import FinishReason, SeenImage, SeenVideo, Timings
 
 
 class CompletionUsage(BaseModel):
@@ -34,6 +34,7 @@ class AnswerDetails(BaseModel):
 
     parsed: Any = Field(default=None, description="the value of a structured answer")
     images: list[SeenImage] = Field(description="the images in order, and the size in which the model saw each")
+    videos: list[SeenVideo] = Field(default=[], description="the videos in order, and how the model saw each")
     timings: Timings
     worker: str = Field(examples=["card0@gpu1"])
     attempt: int = Field(description="number of the attempt that succeeded, from 1")
