@@ -187,6 +187,18 @@ def test_without_settings_nothing_is_fetched_and_the_setting_is_named() -> None:
     fetcher.close()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "[::1]", "localhost", "a.localhost"])
+def test_a_host_of_the_inside_is_refused_before_anything_is_sent(host: str) -> None:
+    url = f"http://{host}/"
+    with (
+        closing(Fetcher(FetchSettings(hosts="http://*"), 10)) as fetcher,
+        pytest.raises(BadImage, match="VQA_FETCH_PRIVATE"),
+    ):
+        fetcher.check(url)
+    with closing(Fetcher(FetchSettings(hosts="http://*", private=True), 10)) as fetcher:
+        fetcher.check(url)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

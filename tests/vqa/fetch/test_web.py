@@ -180,6 +180,17 @@ def test_a_port_that_nobody_listens_on_is_unavailable(make_fetcher: MakeFetcher)
         make_fetcher("http://127.0.0.1:9", timeout_s=0.2).fetch("http://127.0.0.1:9/")
 
 
+def test_the_limit_of_headers_is_that_of_each_response_on_a_connection(make_fetcher: MakeFetcher) -> None:
+    long = says(response(X="x" * 80_000))
+    site = Site(says(response()), long)
+    with served(site):
+        fetcher, url = make_fetcher("http://127.0.0.1:*"), f"http://127.0.0.1:{site.port}/"
+        assert fetcher.fetch(url) == PNG
+        with pytest.raises(BadImage, match="headers without end"):
+            fetcher.fetch(url)
+    assert site.connections == 1
+
+
 def test_nothing_of_an_address_is_logged(make_fetcher: MakeFetcher, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     site = Site(redirect("/secret-b"), says(response(Set_Cookie="secret-c")))
