@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,9 @@ from rich.markup import escape
 from rich.progress import track
 
 from producer.client.client import Client
+from producer.demo import image_server
 from producer.demo.child import Child
+from producer.demo.image_server import ImageServer
 from producer.demo.processes import Processes, await_ready
 from producer.demo.questions import Example, read_examples, table
 from producer.demo.redis_server import EmbeddedRedis
@@ -79,7 +81,13 @@ class Demo:
         jobs = [Job.about(example.image, example.question, timeout_s=JOB_S) for example in examples]
         with ExitStack() as stack:
             settings, flowers = self._settings(stack), flower_settings()
-            client = stack.enter_context(Client(settings))
+            images = self._serve_images(stack)
+            if images is not None:
+                # the same image, as somebody would ask about one on the web
+                first = f"{images.url}/{examples[0].image.name}"
+                jobs[0] = Job.about(first, examples[0].question, timeout_s=JOB_S)
+            fetch_settings = images.fetch_settings if images else None
+            client = stack.enter_context(Client(settings, fetch_settings=fetch_settings))
             processes = stack.enter_context(Processes(GRACE_S))
             try:
                 # beside the worker's model, which takes longer to load
@@ -87,7 +95,8 @@ class Demo:
                 shown = start_flower(processes, settings.redis_url, flowers)
                 worker = self._start_worker(processes, settings, client)
                 page, flower_page = self._wait(gateway), self._wait(shown)
-                outcomes = self._ask(client, jobs)
+                with images.trusted() if images else nullcontext():
+                    outcomes = self._ask(client, jobs)
                 all_right = self._show(list(zip(examples, outcomes, strict=True)))
                 self.done = True
                 if not exit_after:
@@ -99,12 +108,22 @@ class Demo:
             return 0 if all_right else 1
 
     def _settings(self, stack: ExitStack) -> QueueSettings:
-        settings = QueueSettings()
+        # the demo itself fetches the image that it serves
+        settings = QueueSettings(fetch="producer")
         if os.environ.get("VQA_REDIS_URL"):
             return settings
         url = stack.enter_context(EmbeddedRedis()).url
         self._info.print("Redis: started, for the time of the demo")
         return settings.model_copy(update={"redis_url": url})
+
+    def _serve_images(self, stack: ExitStack) -> ImageServer | None:
+        """Start a server of the example images; return None if nothing can be fetched from it."""
+        if not image_server.installed():
+            self._say("Images: from files alone; one of them comes over https with pip install 'vqa-queue[fetch]'")
+            return None
+        server = stack.enter_context(image_server.image_server(CHECKOUT / "examples" / "images"))
+        self._say(f"Images: one of them is fetched from {server.url}")
+        return server
 
     def _start_worker(self, processes: Processes, settings: QueueSettings, client: Client) -> Child:
         # a shared Redis may have other workers
