@@ -33,6 +33,7 @@ __all__ = [
     "EngineError",
     "ImageMissing",
     "ImagePart",
+    "ImageUnavailable",
     "InvalidJob",
     "Job",
     "JobGivenUp",
@@ -56,6 +57,7 @@ __all__ = [
     "UnsupportedVersion",
     "Usage",
     "VQAError",
+    "VideoPart",
 ]
 
 #: names defined in this package; all others come from `vqa`

@@ -16,6 +16,7 @@ from PIL import Image
 from redis import Redis
 
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
+from tests.producer.image_host import Identity, ImageHost, image_host
 from vqa.celery import make_app, publish_promoted
 from vqa.connection import connect
 from vqa.job import LANES
@@ -153,6 +154,26 @@ def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), "teal").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    return Identity(tmp_path_factory.mktemp("identity"))
+
+
+@pytest.fixture
+def host(identity: Identity, png: bytes) -> Iterator[ImageHost]:
+    """Has the image `png` under any name, until it is told to reply otherwise."""
+    with image_host(identity, png) as host:
+        yield host
+
+
+@pytest.fixture
+def allowed_host(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> ImageHost:
+    """May be fetched from, in this process and in those that it starts."""
+    for name, value in host.variables.items():
+        monkeypatch.setenv(name, value)
+    return host
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import RetryPolicy, SettingsError
-from producer.inputs import BadRow, Row, detect_source, read_rows
+from producer.inputs import BadRow, Columns, Row, detect_source, read_rows
 
 SHORT = json.dumps({"id": "a", "image": "a.png", "question": "?"})
 OPENAI = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}})
@@ -130,3 +130,13 @@ def test_a_rows_digest_follows_what_is_asked_and_the_file_but_not_its_place(tmp_
     png.unlink()
     changed.append(digest({"id": "a", "question": "?", "seed": 1}))
     assert len({first, *changed}) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [("rows.csv", "colour", "--column colour: there are detail, "), ("rows.jsonl", "detail", "--column is for tables")],
+)
+def test_a_column_that_is_no_field_is_refused(tmp_path: Path, name: str, column: str, said: str) -> None:
+    (tmp_path / name).write_text("id,image,question,colour\n" if name == "rows.csv" else '{"id": "a"}\n')
+    with pytest.raises(SettingsError, match=said):
+        detect_source([str(tmp_path / name)], columns=Columns(fields=(column,)))

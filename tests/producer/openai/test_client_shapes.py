@@ -13,9 +13,12 @@ from jsonschema_rs import validator_for
 from openai.lib._parsing._completions import type_to_response_format_param
 from pydantic import BaseModel
 
+from producer.gateway.caller_images import CallerImages
 from producer.gateway.chat.job_builder import ChatJob, JobBuilder
 from producer.gateway.chat.request_schema import chat_schema
 from producer.ids import new_id
+from producer.images.reader import ImageReader
+from vqa.gateway_settings import GatewaySettings
 from vqa.settings import QueueSettings
 
 
@@ -248,8 +251,12 @@ def build(png: bytes) -> Any:
     image = "data:image/png;base64," + base64.b64encode(png).decode()
 
     def build(body: dict[str, Any]) -> ChatJob:
-        builder = JobBuilder(new_id("chatcmpl", None), None, None, QueueSettings())
-        return builder.from_json(json.dumps(body).replace('"IMAGE"', json.dumps(image)).encode())
+        settings = QueueSettings()
+        images = CallerImages(settings, GatewaySettings(), ImageReader(settings))
+        builder = JobBuilder(new_id("chatcmpl", None), None, None, settings, images)
+        found = builder.from_json(json.dumps(body).replace('"IMAGE"', json.dumps(image)).encode())
+        assert isinstance(found, ChatJob)
+        return found
 
     return build
 
