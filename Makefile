@@ -74,8 +74,9 @@ bench: $(STAMP) ## answers a second, and how long they take
 chaos: $(STAMP) ## jobs under kills, hangs and partitions, up to an hour; CHAOS=short takes three minutes, ARGS='--seed 7'
 	@$(BIN)/python -W error -m tests.chaos $(if $(filter short,$(CHAOS)),--short) $(ARGS)
 
-fuzz: $(STAMP) ## thousands of requests drawn from the gateway's OpenAPI document; ARGS='--seed 7' repeats a run
-	@$(BIN)/python -W error -m tests.producer.gateway.openapi $(ARGS)
+fuzz: $(STAMP) ## the gateway's API and bad images; ARGS='--seed 7' repeats a run, ARGS='--images 5000' makes so many images and leaves out the API
+	@$(if $(findstring --images,$(ARGS)),,$(BIN)/python -W error -m tests.producer.gateway.openapi $(ARGS))
+	@$(BIN)/python -m tests.corpus $(ARGS)
 
 clean: ## remove what was made here, the virtual environment included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -57,6 +57,12 @@ def _engine() -> list[Row]:
     return engine_share.rows()
 
 
+def _media() -> list[Row]:
+    from bench import media
+
+    return media.rows()
+
+
 def _gateway() -> list[Row]:
     from bench.gateway import run
 
@@ -83,6 +89,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "replicas": _replicas,
     "lanes": _lanes,
     "engine": _engine,
+    "media": _media,
     "bulk": _bulk,
     "gateway": _gateway,
     "filter": _filter,
