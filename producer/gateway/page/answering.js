@@ -18,6 +18,11 @@ export async function answer(entry, image, question, model, signal) {
   }
 }
 
+const ENDINGS = {
+  length: "Cut off: the answer reached its longest length",
+  content_filter: "Held back by the word filter",
+};
+
 function isGone(error) {
   return error instanceof Failure && (error.status === 404 || error.code === "image_missing");
 }
@@ -39,5 +44,5 @@ async function stream(entry, image, question, model, signal) {
     if (choice?.delta?.content) entry.append(choice.delta.content);
     reason = choice?.finish_reason ?? reason;
   }
-  entry.end(reason === "length" ? "Cut off: the answer reached its longest length" : "", answeredBy);
+  entry.end(ENDINGS[reason] ?? "", answeredBy);
 }
