@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Self, cast
 
 from redis import Redis
@@ -84,6 +85,7 @@ class ImageStore:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job again")
             if reference(data) != name:
                 # kept, it would be in the way of the right one
-                self._contents.delete(name)
+                with suppress(StoreUnavailable):
+                    self._contents.delete(name)
                 raise ImageMissing(f"image {name[:19]}... was overwritten in the image store; submit the job again")
         return cast(list[bytes], found)
