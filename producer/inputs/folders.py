@@ -15,13 +15,18 @@ from producer.inputs.source import Source
 from producer.inputs.visuals import image_parts
 from vqa.errors import BadImage, InvalidJob, SettingsError, VQAError
 
-#: suffixes of image formats that workers decode
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+#: suffixes of files that workers decode; of PDF where VQA_PDF=1
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+        *(".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".pdf"),
+    }
+)
 
 #: suffixes of image formats that workers do not decode
 FOREIGN_SUFFIXES = frozenset(
     {
-        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".psd", ".pdf", ".eps"),
+        *(".jxl", ".svg", ".psd", ".eps"),
         *(".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pcx", ".ico", ".exr", ".hdr", ".dds", ".dcm"),
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
     }

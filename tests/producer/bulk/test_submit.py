@@ -27,6 +27,7 @@ from tests.producer.bulk.conftest import (
     write,
 )
 from tests.producer.conftest import echo
+from vqa.images.formats import NAMES
 from vqa.ledger.commands import outcome_key
 
 Echoes = Callable[..., Any]
@@ -176,18 +177,17 @@ def test_what_was_not_asked_about_is_counted_in_the_summary(
 def test_files_that_are_no_images_are_told_for_what_they_are(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
     echoes()
     (tmp_path / "p").mkdir()
-    for name, data in {"a.jpg": b"", "b.jpg": b"<html>", "c.jpg": b"%PDF-1.7", "d.heic": b""}.items():
+    for name, data in {"a.jpg": b"", "b.jpg": b"<html>", "c.jpg": b"%PDF-1.7", "d.tga": b""}.items():
         (tmp_path / "p" / name).write_bytes(data)
     done = submit("p", "--question", "?", "-o", "out.jsonl")
     assert done.returncode == 3
     told = [line["error"]["message"] for line in lines(tmp_path / "out.errors.jsonl")]
     folder = tmp_path / "p"
     assert sorted(told) == [
-        f"{folder}/a.jpg: the file is empty",
-        f"{folder}/b.jpg: not an image in one of the formats JPEG, PNG, WEBP, GIF, BMP, TIFF "
-        "(it is a text such as SVG or HTML)",
-        f"{folder}/c.jpg: not an image in one of the formats JPEG, PNG, WEBP, GIF, BMP, TIFF (it is a PDF document)",
-        "d.heic: HEIC files cannot be read; convert it: magick d.heic d.jpg",
+        f"{folder}/a.jpg: the file is empty: it has 0 bytes",
+        f"{folder}/b.jpg: not an image in one of the formats {NAMES} (it is a text such as SVG or HTML)",
+        f"{folder}/c.jpg: a PDF document: PDF files are not taken here (VQA_PDF=1 takes them)",
+        "d.tga: TGA files cannot be read; convert it: magick d.tga d.jpg",
     ]
 
 
