@@ -14,6 +14,7 @@ from tests.workers.engine.conftest import SPECIAL, ask, image, make_prompt
 from vqa.errors import InvalidJob
 from workers.engine.base import Turn
 from workers.engine.image import RGBImage
+from workers.engine.model.image_sizes import fit_of
 from workers.engine.model.loading import load
 from workers.engine.pipeline.encoding import Encoder
 from workers.engine.settings import EngineSettings
@@ -114,3 +115,27 @@ def test_the_processors_words_are_not_told(encoder: Encoder, pipe: Any, monkeypa
 
     with pytest.raises(InvalidJob, match=r"\(ValueError\)"):
         encoder.encode(ask(0))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 40), (900, 20), (33, 65)], ids=str)
+def test_an_image_that_its_job_made_smaller_is_taken_as_a_processor_with_that_limit_takes_the_whole(
+    dense_model: Path, encoder: Encoder, pipe: Any, size: tuple[int, int]
+) -> None:
+    """A job with max_image_tokens=9, and a worker with VQA_MAX_IMAGE_TOKENS=9 that lets transformers scale."""
+    whole = Image.effect_noise(size, 80).convert("RGB")
+    fit = fit_of(pipe.processor.image_processor)
+    assert fit is not None
+    scaled = whole.resize(fit.capped(9 * 1024).size(*size), Image.Resampling.BICUBIC)
+    limited = Encoder(
+        load(EngineSettings(model=str(dense_model), max_image_tokens=9, high_image_tokens=9)), slot_tokens=4096
+    )
+
+    ours, theirs = (
+        each.encode(make_prompt("a", (Turn("user", (RGBImage.from_pil(taken), "what?")),), 1))
+        for each, taken in ((encoder, scaled), (limited, whole))
+    )
+
+    assert ours.image_sizes == theirs.image_sizes == (scaled.size,)
+    assert ours.image_tokens == theirs.image_tokens == (fit.tokens(*scaled.size),)
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(tensor, theirs.tensors[name]) for name, tensor in ours.tensors.items())
