@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -197,6 +198,23 @@ def test_a_host_of_the_inside_is_refused_before_anything_is_sent(host: str) -> N
         fetcher.check(url)
     with closing(Fetcher(FetchSettings(hosts="http://*", private=True), 10)) as fetcher:
         fetcher.check(url)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "package", "module"),
+    [("hosts", "*", "httpcore2", "web"), ("buckets", "s3://bucket", "obstore", "buckets")],
+    ids=["hosts", "buckets"],
+)
+def test_without_the_extra_the_setting_and_the_package_are_named(
+    monkeypatch: pytest.MonkeyPatch, field: str, value: str, package: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"vqa.fetch.{module}", raising=False)
+    with pytest.raises(
+        SettingsError, match=rf"^VQA_FETCH_{field.upper()} needs the package {package}.*vqa-queue\[fetch\]"
+    ):
+        Fetcher(FetchSettings(**{field: value}), 10)
+    Fetcher(FetchSettings(), 10).close()
 
 
 @pytest.mark.parametrize(
