@@ -15,7 +15,7 @@ from vqa.errors import InvalidJob, NotReady
 from workers.engine.base import Prompt, SamplingParams
 from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import RGBImage
-from workers.engine.model.image_sizes import QWEN_PROCESSOR, read_fit
+from workers.engine.model.image_sizes import FILTERS, QWEN_PROCESSOR, read_fit
 from workers.engine.model.video_processor import VALUES, FrameProcessor, metadata, video_fit
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
@@ -142,6 +142,12 @@ def check_image_processor(image_processor: Any, vision: Any) -> None:
         raise _unsupported(f"size={size}", "one with shortest_edge and longest_edge")
     if not image_processor.do_resize:
         raise _unsupported("do_resize=false", "true")
+    if image_processor.resample not in FILTERS:
+        raise _unsupported(f"resample={image_processor.resample}", f"a filter of Pillow's, 0 to {max(FILTERS)}")
+    used = {"rescale_factor": "do_rescale", "image_mean": "do_normalize", "image_std": "do_normalize"}
+    for name, does in used.items():
+        if getattr(image_processor, does) and getattr(image_processor, name) is None:
+            raise _unsupported(f"{name}=null", f"one for {does}=true")
     patches = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": None}
     for name, other in patches.items():
         given, needed = getattr(image_processor, name, None), getattr(vision, other or name)

@@ -17,12 +17,14 @@ log = logging.getLogger(__name__)
 QWEN_PROCESSOR = "Qwen2VLImageProcessor"
 
 #: Pillow's names of its filters
-_FILTERS = {filter.value: filter.name.lower() for filter in Image.Resampling}
+FILTERS = {filter.value: filter.name.lower() for filter in Image.Resampling}
 
 
 def fit_of(image_processor: Any) -> Fit | None:
     """Return how an image processor scales images; None if it is not Qwen-VL's, or does not scale them."""
     if not type(image_processor).__name__.startswith(QWEN_PROCESSOR) or not image_processor.do_resize:
+        return None
+    if image_processor.resample not in FILTERS:
         return None
     size = dict(image_processor.size or {})
     return read_fit(image_processor) if size.get("shortest_edge") and size.get("longest_edge") else None
@@ -67,7 +69,7 @@ def _log_limits(own: Fit, settings: EngineSettings) -> None:
         "images are seen at up to %s tokens (VQA_MAX_IMAGE_TOKENS), with detail low %s, high %s "
         "(VQA_HIGH_IMAGE_TOKENS); the model's own limits are %s to %s tokens of %d x %d pixels, its filter is %s",
         *(f"{each:,}" for each in (auto, low, high, own.min_pixels // token, own.max_pixels // token)),
-        *(own.factor, own.factor, _FILTERS.get(own.resample, own.resample)),
+        *(own.factor, own.factor, FILTERS.get(own.resample, own.resample)),
     )
     for detail, most, level in (("auto", auto, logging.WARNING), ("high", high, logging.INFO)):
         if most + TEXT_TOKENS > settings.slot_tokens:

@@ -13,6 +13,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from vqa.images.video_fit import VideoFit
+from workers.engine.model.image_sizes import FILTERS
 from workers.engine.settings import EngineSettings
 from workers.engine.video import Video
 
@@ -91,6 +92,8 @@ def _objection(own: Any) -> str:
     size = {name for name, value in dict(own.size or {}).items() if value}
     if not {"shortest_edge", "longest_edge"} <= size:
         return f"size={dict(own.size or {})}, not one with shortest_edge and longest_edge"
+    if own.resample not in FILTERS:
+        return f"resample={own.resample}, no filter of Pillow's"
     return "" if own.do_resize else "do_resize=false"
 
 

@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.workers.engine.conftest import build_model, image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes
@@ -81,6 +83,22 @@ def test_sizes_and_filter_of_the_image_processor_are_those_to_which_images_are_s
     assert (fit.resample, fit.min_pixels, fit.max_pixels) == (2, 128 * 128, 192 * 192)
 
 
+@pytest.mark.parametrize("filter", list(Image.Resampling), ids=lambda filter: filter.name.lower())
+def test_images_are_scaled_by_the_filter_of_the_image_processor(
+    filter: Image.Resampling, dense_model: Path, tmp_path: Path
+) -> None:
+    model = processed(dense_model, tmp_path, resample=filter.value)
+    theirs = load(EngineSettings(model=str(model))).image_processor
+    fit = read_fit(theirs)
+    whole = Image.merge("RGB", [Image.effect_noise((300, 420), 60)] * 3)
+
+    values = np.moveaxis(np.asarray(whole), -1, 0)
+    scaled = theirs.resize(values, size=theirs.size, resample=theirs.resample, factor=fit.factor)
+
+    ours = whole.resize(fit.size(*whole.size), Image.Resampling(fit.resample))
+    assert np.array_equal(np.moveaxis(scaled, 0, -1), np.asarray(ours))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -90,6 +108,16 @@ def test_sizes_and_filter_of_the_image_processor_are_those_to_which_images_are_s
         ({"temporal_patch_size": 1}, "temporal_patch_size=1; .* needs 2, as"),
         ({"image_processor_type": "CLIPImageProcessor"}, "CLIPImageProcessor.*; .* needs Qwen2VLImageProcessor"),
         ({"size": {"height": 64, "width": 64}}, "size=.*; .* needs one with shortest_edge and longest_edge"),
+        ({"size": {"min_pixels": 4096, "max_pixels": 65536}}, "size=.*max_pixels.*; .* needs one with shortest_edge"),
+        ({"resample": None}, "resample=None; .* needs a filter of Pillow's, 0 to"),
+        ({"resample": 99}, "resample=99; .* needs a filter of Pillow's, 0 to"),
+        ({"rescale_factor": None}, "rescale_factor=null; .* needs one for do_rescale=true"),
+        ({"image_mean": None}, "image_mean=null; .* needs one for do_normalize=true"),
+        ({"image_std": None}, "image_std=null; .* needs one for do_normalize=true"),
+    ],
+    ids=[
+        *("do_resize", "patch_size", "merge_size", "temporal_patch_size", "image_processor_type", "sides"),
+        *("size of pixels", "no filter", "unknown filter", "rescale_factor", "image_mean", "image_std"),
     ],
 )
 def test_what_cannot_be_heeded_is_refused_by_name_at_the_start(
