@@ -63,7 +63,7 @@ def main() -> int:
     faulty = sum(bool(verdict.faults) for verdict in found)
     cpu_s = sum(verdict.use.cpu_s for verdict in found)
     console.print(
-        f"{len(found)} files by {len(makers())} makers, seed {given.seed}, {cpu_s:,.0f} s of processor time for decoding: "
+        f"{len(found)} files by {len(makers())} makers, seed {given.seed}, {cpu_s:,.0f} s of processor time: "
         f"{faulty} ended as none may"
     )
     return 1 if faulty else 0
