@@ -45,7 +45,9 @@ class AnswerFilter:
             # a masked question would be another one, so nobody is asked it
             if refused := [category for category in found if words.actions.of(category) != "flag"]:
                 self._count(found)
-                raise QuestionRefused(f"the question has words of a category that is not answered: {', '.join(refused)}")
+                raise QuestionRefused(
+                    f"the question has words of a category that is not answered: {', '.join(refused)}"
+                )
         return None
 
     def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
