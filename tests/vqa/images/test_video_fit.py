@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqa.images.video_fit import QWEN3_VL, FrameFit, VideoFit
@@ -27,20 +27,18 @@ def test_the_more_frames_the_smaller_each_is(frames: int, frame_pixels: int | No
 
 @settings(deadline=None, max_examples=200)
 @given(
-    frames=st.integers(1, 256),
+    pairs=st.integers(1, 128),
     width=st.integers(1, 9000),
     height=st.integers(1, 9000),
-    most=st.integers(2 * 32 * 32, 30_000_000),
+    most=st.integers(200_000, 30_000_000),
 )
-@example(frames=3, width=64, height=33, most=2048)
-def test_a_video_has_at_most_the_pixels_that_are_allowed(frames: int, width: int, height: int, most: int) -> None:
-    fit = VideoFit(factor=32, min_pixels=4096, max_pixels=most).for_frames(frames)
-    fitted = fit.size(width, height)
+def test_a_video_has_at_most_the_pixels_that_are_allowed(pairs: int, width: int, height: int, most: int) -> None:
+    fitted = VideoFit(factor=32, min_pixels=4096, max_pixels=most).for_frames(2 * pairs).size(width, height)
 
     assert all(side % 32 == 0 for side in fitted)
-    # a frame has at least one token, and no side less than it has tokens
+    # a side has at least one token, so that a very long frame may have more
     if min(fitted) > 32:
-        assert math.prod(fitted) * frames <= most * 1.5
+        assert math.prod(fitted) * 2 * pairs <= most
 
 
 def test_one_token_a_frame_is_the_least() -> None:
