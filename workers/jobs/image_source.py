@@ -17,10 +17,12 @@ from vqa.images.store import ImageStore
 from vqa.message import is_url
 from workers.media.budget import Budget
 
-#: images of the largest size that jobs may be fetching, and as many that they may hold until they are answered
+#: images of the largest size that jobs may hold while their others come, and as many until they are answered; those
+#: that are on the way are the fetcher's
 _IMAGES = 64
 
 _LATE = "the job's timeout ran out while its images were fetched"
+_FULL = "the images that the worker's jobs have fetched by URL take all the memory there is for them"
 
 
 class ImageSource:
@@ -55,25 +57,25 @@ class ImageSource:
     @contextmanager
     def _kept(self, urls: list[str], deadline: float) -> Iterator[Mapping[str, bytes]]:
         with ExitStack() as held:
-            with self._fetching.holding(len(urls) * self._max_bytes, deadline):
-                found = self._fetched(urls, deadline)
+            with ExitStack() as fetching:
+                found = self._fetched(urls, deadline, fetching)
                 # before the other is given back: a job that holds this one waits for neither
                 held.enter_context(self._held.holding(sum(map(len, found.values())), deadline))
             yield found
 
-    def _fetched(self, urls: list[str], deadline: float) -> dict[str, bytes]:
+    def _fetched(self, urls: list[str], deadline: float, held: ExitStack) -> dict[str, bytes]:
         futures: dict[Future[bytes], str] = {}
         try:
             for url in urls:
                 futures[self._fetcher.submit(url)] = url
-            return self._collected(futures, deadline)
+            return self._collected(futures, deadline, held)
         except TimeoutError:
             raise DeadlineExceeded(_LATE) from None
         finally:
             for future in futures:
                 future.cancel()
 
-    def _collected(self, futures: Mapping[Future[bytes], str], deadline: float) -> dict[str, bytes]:
+    def _collected(self, futures: Mapping[Future[bytes], str], deadline: float, held: ExitStack) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         left = self._total
         for future in as_completed(futures, max(0.0, deadline - time.monotonic())):
@@ -84,4 +86,16 @@ class ImageSource:
             if left < 0:
                 limit = f"{_IMAGES} times VQA_IMAGE_MAX_BYTES"
                 raise BadImage(f"the images that the job gives by URL have over {self._total:,} bytes in all ({limit})")
+            # by what has come: a job whose servers are slow takes nothing from others
+            held.enter_context(self._at_once(len(data)))
         return found
+
+    @contextmanager
+    def _at_once(self, count: int) -> Iterator[None]:
+        """Hold so many bytes without waiting for them: jobs that hold some might wait for each other for ever."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._fetching.holding(count, deadline=0.0))
+            except DeadlineExceeded:
+                raise ImageUnavailable(_FULL) from None
+            yield

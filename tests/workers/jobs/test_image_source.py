@@ -1,13 +1,16 @@
 """Where a job's images come from: the store, or the URLs that the worker's settings allow."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 from redis import Redis
 
+from tests.producer.conftest import wait_until
 from tests.vqa.fetch.site import PNG, Site, repeats, response, says, served
 from vqa.errors import BadImage, DeadlineExceeded, ImageMissing, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
@@ -25,7 +28,7 @@ def store(redis: Redis) -> ImageStore:
 
 @pytest.fixture
 def source(store: ImageStore) -> Iterator[ImageSource]:
-    settings = FetchSettings(hosts="http://127.0.0.1:*", private=True, timeout_s=5, first_byte_s=5)
+    settings = FetchSettings(hosts="http://127.0.0.1:*,http://localhost:*", private=True, timeout_s=5, first_byte_s=5)
     with closing(ImageSource(store, Fetcher(settings, LIMIT), LIMIT)) as source:
         yield source
 
@@ -97,6 +100,40 @@ def test_images_of_one_job_have_a_limit_together(source: ImageSource) -> None:
         # what was held is free again
         with source.opened(urls[:60], time.monotonic() + 30) as fetch:
             assert len(fetch(urls[0])) == len(PNG) + 8000
+
+
+def test_a_job_whose_servers_are_slow_takes_no_memory_from_others(source: ImageSource) -> None:
+    slow, fast = Site(repeats(response(Content_Length="5000"), b"", 0.05)), Site()
+    with served(slow, fast), ThreadPoolExecutor(1) as thread:
+        urls = [f"http://127.0.0.1:{slow.port}/{number}" for number in range(64)]
+        waiting = thread.submit(source.opened(urls, time.monotonic() + 1.0).__enter__)
+        wait_until(lambda: slow.running == 6, "the slow server is asked")
+        with source.opened([f"http://localhost:{fast.port}/"], time.monotonic() + 0.5) as fetch:
+            assert fetch(f"http://localhost:{fast.port}/") == PNG
+        with pytest.raises(DeadlineExceeded):
+            waiting.result(timeout=10)
+
+
+def test_what_jobs_hold_while_their_images_come_is_bounded(source: ImageSource) -> None:
+    let_go = threading.Event()
+
+    async def last_is_held(head: bytes, writer: asyncio.StreamWriter) -> None:
+        while b"/held" in head and not let_go.is_set():
+            await asyncio.sleep(0.01)
+        await says(response(PNG + bytes(8000)))(head, writer)
+
+    site = Site(last_is_held)
+    with served(site), ThreadPoolExecutor(2) as threads:
+        urls = [f"http://127.0.0.1:{site.port}/{number}" for number in range(60)]
+        held = f"http://localhost:{site.port}/held"
+        try:
+            first = threads.submit(source.opened([*urls, held], time.monotonic() + 30).__enter__)
+            wait_until(lambda: len(site.requests) == 61, "all but one are there")
+            with pytest.raises(ImageUnavailable, match="memory"):
+                source.opened([f"{url}b" for url in urls], time.monotonic() + 30).__enter__()
+        finally:
+            let_go.set()
+        assert len(first.result(timeout=10)(held)) == len(PNG) + 8000
 
 
 def test_closing_ends_the_wait(source: ImageSource) -> None:
