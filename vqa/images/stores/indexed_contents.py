@@ -40,9 +40,10 @@ class IndexedContents:
         _all(lambda name: self._put(name, contents[name], states[name]), states.keys() & contents.keys())
         named = [name for name in keep_s if name not in contents]
         sizes = dict(zip(named, _all(self._size, named), strict=True))
-        # there, but Redis has lost the index
+        # there, but Redis has lost the index; or being deleted, and gone once they are entered
         lost = [name for name in named if states[name] == "absent" and sizes[name] is not None]
         self._enter(lost, {name: keep_s[name] for name in lost})
+        sizes |= zip(lost, _all(self._size, lost), strict=True)
         elsewhere = {name: keep_s[name] for name in named if sizes[name] is None}
         return {**sizes, **self._in_redis.write({}, elsewhere)}
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,23 @@ def test_an_image_that_is_put_while_it_is_deleted_survives(redis: Redis, tmp_pat
     assert store.get(NAME) == DATA
     assert redis.zcard(IMAGES) == 1
     assert not redis.exists(GOING)
+
+
+def test_an_image_that_is_named_while_it_is_deleted_is_missing_once_it_is_gone(
+    redis: Redis, tmp_path: Path, index: Index
+) -> None:
+    slow = _SlowFolder(str(tmp_path / "images"))
+    store = ImageStore(redis, IndexedContents(redis, slow), margin_s=0)
+    store.put(DATA, 0)
+    with ThreadPoolExecutor(2) as pool:
+        deletion = pool.submit(sweep, index, slow)
+        assert slow.deleting.wait(20)
+        named = pool.submit(store.write, {}, {NAME: 60.0})
+        assert not wait({named}, timeout=0.2).done
+        slow.go_on.set()
+        assert deletion.result(20) == 1
+        # the producer sends it
+        assert named.result(20) == {NAME: None}
 
 
 def test_no_image_that_is_put_again_is_lost_whenever_sweeps_come(
