@@ -59,7 +59,7 @@ def test_rows_that_cannot_be_answered_are_in_the_error_file_alone(batches: Batch
     codes = {id: line["response"]["body"]["error"]["code"] for id, line in errors.items()}
     assert codes == {
         "row-image": "bad_image",
-        "row-path": "invalid_job",
+        "row-path": "bad_image",
         "row-reference": "invalid_job",
         "row-stored": "image_missing",
         "row-another": "image_missing",

@@ -21,6 +21,7 @@ from producer.gateway.batches.record import BatchRecord, SavedBatch
 from producer.gateway.batches.registry import BatchRegistry
 from producer.gateway.batches.runner import Runner
 from producer.gateway.batches.work import Tools
+from producer.gateway.caller_images import CallerImages
 from producer.gateway.files.files import Files
 from producer.gateway.files.upload import Upload
 from producer.ids import new_id
@@ -57,7 +58,9 @@ class Bench:
         self.reader = OutputReader(connection, self.queue.backend)
         admission = Admission(Exchanges(settings))
         test_models = GatewaySettings(test_models=True)
-        self.runner = Runner(Tools(self.registry, self.files, self.queue, admission, test_models), self.leases)
+        images = CallerImages(settings, test_models, self.queue.reader)
+        tools = Tools(self.registry, self.files, self.queue, admission, test_models, images)
+        self.runner = Runner(tools, self.leases)
 
     async def begin(self, rows: list[dict[str, Any]], window_s: int = 3600, **fields: Any) -> str:
         async def body() -> AsyncIterator[bytes]:
