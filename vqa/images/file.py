@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, UnidentifiedImageError
 
 from vqa.errors import BadImage
+from vqa.images.boxes import check_boxes, check_parts
 from vqa.images.formats import HEIF, NAMES, PDF, Format, format_of
 from vqa.images.gif import gif_frames
 from vqa.images.heif import heif_size
@@ -27,18 +28,14 @@ if TYPE_CHECKING:
 _ANIMATIONS = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
 
 
-def _checked_tiff(data: bytes) -> bytes:
-    check_directory(data)
-    return data
-
-
-#: what is done to files before Pillow sees them, as it takes seconds or much memory for headers that are made for that;
-#: raises BadImage
-_PREPARED: dict[str, Callable[[bytes], bytes]] = {
-    "JPEG": without_metadata,
-    "PNG": without_texts,
-    "TIFF": _checked_tiff,
+#: what is done before Pillow sees a file, as headers that are made for it take seconds or much memory; raise BadImage
+_CHECKS: dict[str, Callable[[bytes], None]] = {
+    "TIFF": check_directory,
+    "JPEG2000": check_boxes,
+    "AVIF": check_parts,
+    "HEIF": check_parts,
 }
+_SHORTENED: dict[str, Callable[[bytes], bytes]] = {"JPEG": without_metadata, "PNG": without_texts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +120,10 @@ def _known(data: bytes) -> Format:
 def _open(data: bytes, format: Format) -> ImageFile:
     """Open an image with the reader of its format alone."""
     format.load()
-    if format.name in _PREPARED:
-        data = _PREPARED[format.name](data)
+    if check := _CHECKS.get(format.name):
+        check(data)
+    if shorten := _SHORTENED.get(format.name):
+        data = shorten(data)
     try:
         return Image.open(io.BytesIO(data), formats=(format.name,))
     except UnidentifiedImageError:
