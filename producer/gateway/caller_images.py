@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from producer.gateway.tasks import end_tasks
 from producer.images.parts import Use
 from producer.images.reader import ImageReader
 from vqa.errors import BadImage, ImageUnavailable
 from vqa.gateway_settings import GatewaySettings
+from vqa.job import MOST_IMAGES
+from vqa.message import MOST_FRAMES
 from vqa.settings import QueueSettings
+
+T = TypeVar("T")
 
 #: bytes of images that this process fetches at once: each may have VQA_IMAGE_MAX_BYTES
 _IN_FLIGHT_BYTES = 256 * 2**20
 
 #: images of one API key that are fetched at once; without keys all requests are one caller's
 _OF_ONE_KEY = 4
+
+#: of one request: more images, or frames of videos, no job may have
+_MOST_URLS = MOST_IMAGES + MOST_FRAMES
 
 
 @dataclass(slots=True)
@@ -62,31 +69,41 @@ class CallerImages:
     async def fetch(self, urls: Mapping[str, Use], key_id: str, timeout_s: float) -> dict[str, bytes]:
         """Return the images of one request, given its URLs and how each is shown, within `timeout_s`.
 
-        Raises BadImage; ImageUnavailable if another attempt may succeed.
+        The first that fails ends the others. Raises BadImage; ImageUnavailable if another attempt may succeed.
         """
-        found = await self._gather(urls, key_id, timeout_s)
-        for outcome in found.values():
-            if isinstance(outcome, BadImage | ImageUnavailable):
-                raise outcome
-        images = {url: outcome for url, outcome in found.items() if isinstance(outcome, bytes)}
-        if sum(map(len, images.values())) > self._request_bytes:
-            raise BadImage(
-                f"the images of the request have over {self._request_bytes:,} bytes together "
-                "(VQA_GATEWAY_BODY_MAX_BYTES)"
-            )
-        return images
+        if len(urls) > _MOST_URLS:
+            raise BadImage(f"the request names {len(urls):,} images by URL; a job has at most {_MOST_URLS}")
+        left = self._request_bytes
+
+        async def one(url: str, use: Use, mine: asyncio.Semaphore) -> bytes:
+            nonlocal left
+            data = await self._one(url, use, mine, timeout_s)
+            left -= len(data)
+            if left < 0:
+                limit = f"{self._request_bytes:,} bytes together (VQA_GATEWAY_BODY_MAX_BYTES)"
+                raise BadImage(f"the images of the request have over {limit}")
+            return data
+
+        return await self._gather(urls, key_id, one)
 
     async def fetch_each(
         self, urls: Mapping[str, Use], key_id: str, timeout_s: float
     ) -> dict[str, bytes | BadImage | ImageUnavailable]:
         """Return each image, or why it cannot be fetched."""
-        return await self._gather(urls, key_id, timeout_s)
+
+        async def one(url: str, use: Use, mine: asyncio.Semaphore) -> bytes | BadImage | ImageUnavailable:
+            try:
+                return await self._one(url, use, mine, timeout_s)
+            except (BadImage, ImageUnavailable) as error:
+                return error
+
+        return await self._gather(urls, key_id, one)
 
     async def _gather(
-        self, urls: Mapping[str, Use], key_id: str, timeout_s: float
-    ) -> dict[str, bytes | BadImage | ImageUnavailable]:
+        self, urls: Mapping[str, Use], key_id: str, one: Callable[[str, Use, asyncio.Semaphore], Coroutine[Any, Any, T]]
+    ) -> dict[str, T]:
         async with self._places_of(key_id) as mine:
-            tasks = [asyncio.create_task(self._one(url, use, mine, timeout_s)) for url, use in urls.items()]
+            tasks = [asyncio.create_task(one(url, use, mine)) for url, use in urls.items()]
             try:
                 return dict(zip(urls, await asyncio.gather(*tasks), strict=True))
             finally:
@@ -104,9 +121,7 @@ class CallerImages:
             if not key.users:
                 self._keys.pop(key_id, None)
 
-    async def _one(
-        self, url: str, use: Use, mine: asyncio.Semaphore, timeout_s: float
-    ) -> bytes | BadImage | ImageUnavailable:
+    async def _one(self, url: str, use: Use, mine: asyncio.Semaphore, timeout_s: float) -> bytes:
         end = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(end) as waiting, mine, self._places:
@@ -114,6 +129,4 @@ class CallerImages:
                 left_s = max(0.001, end - asyncio.get_running_loop().time())
                 return await self._reader.fetch(url, left_s, use)
         except TimeoutError:
-            return ImageUnavailable("too many images are fetched at the moment; send the request again later")
-        except (BadImage, ImageUnavailable) as error:
-            return error
+            raise ImageUnavailable("too many images are fetched at the moment; send the request again later") from None

@@ -13,6 +13,7 @@ settings are here, too.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -117,7 +118,8 @@ class ImageReader:
     async def fetch(self, url: str, timeout_s: float | None = None, use: Use = IMAGE) -> bytes:
         """Return the bytes at a URL, or of a `file:` in an allowed folder, for an event loop."""
         data = await self.fetcher.fetch_async(url, timeout_s)
-        check_content(data, self._settings, use)
+        # in a thread: a header may take a second
+        await asyncio.to_thread(check_content, data, self._settings, use)
         return data
 
     def check_source(self, image: object) -> None:

@@ -216,6 +216,31 @@ def test_the_images_of_a_request_are_as_large_together_as_a_body_may_be(
         assert gateway.post("/v1/ask", json=body | {"image": images[0]}, headers=LATER).status_code == 202
 
 
+def test_images_that_follow_the_one_too_many_are_not_fetched(
+    allowed_host: ImageHost, queue_settings: QueueSettings, png: bytes
+) -> None:
+    allowed_host.replies(image(png + bytes(8000)))
+    images = [allowed_host.url(f"{number}.png") for number in range(60)]
+    with TestClient(create_app(queue_settings, GatewaySettings(body_max_bytes=20_000)), "http://localhost") as gateway:
+        reply = gateway.post("/v1/ask", json={"question": "?", "lane": "bulk", "image": images})
+    assert error(reply) == (400, "bad_image")
+    assert "VQA_GATEWAY_BODY_MAX_BYTES" in reply.json()["error"]["message"]
+    assert len(allowed_host.site.requests) < 20
+
+
+def test_more_images_than_a_job_may_have_are_not_fetched(http: httpx2.Client, site: ImageHost) -> None:
+    images = [site.url(f"{number}.png") for number in range(321)]
+    reply = http.post(PATH, json=chat("?", *images, vqa={"lane": "bulk"}))
+    assert error(reply) == (400, "bad_image")
+    assert not site.paths()
+
+
+def test_the_first_image_that_fails_ends_the_others(http: httpx2.Client, site: ImageHost, png: bytes) -> None:
+    site.replies(failing("404 Not Found"), slow(png, 20))
+    images = [site.url(f"{number}.png") for number in range(20)]
+    assert error(http.post(PATH, json=chat("?", *images, vqa={"lane": "bulk"}), timeout=10)) == (400, "bad_image")
+
+
 def test_urls_are_left_to_workers_that_fetch(host: ImageHost, queue_settings: QueueSettings, redis: Redis) -> None:
     settings = queue_settings.model_copy(update={"fetch": "worker"})
     with TestClient(create_app(settings, GatewaySettings()), "http://localhost") as gateway:
