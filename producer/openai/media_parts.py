@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
+from vqa.message import MOST_FRAMES
 
 #: from the URL of an image to the image's source; raises InvalidJob or BadImage
 ResolveUrl = Callable[[str], str]
@@ -26,6 +27,9 @@ _FRAMES = "data:video/jpeg;base64,"
 
 #: frames a second of frames without a rate, as in vLLM
 _FRAMES_FPS = 1.0
+
+#: of the numbers of a video, so that times are finite
+_MOST = 1_000_000_000
 
 #: fields of a video that only frames have; a file says these itself
 _OF_FRAMES = ("frames_indices", "total_num_frames", "duration")
@@ -88,9 +92,12 @@ def video_defaults(value: object, place: str) -> dict[str, Any]:
 
 
 def _frames(payload: str, video: Mapping[str, Any], place: str) -> dict[str, Any]:
-    frames = payload.split(",")
+    # not all of a long list of commas becomes strings
+    frames = payload.split(",", MOST_FRAMES)
     if (most := video.get("num_frames", -1)) > 0:
         frames = frames[:most]
+    if len(frames) > MOST_FRAMES:
+        raise InvalidJob(f"{place}.url: a video has at most {MOST_FRAMES} frames")
     indices = video.get("frames_indices", range(len(frames)))
     if len(indices) != len(frames):
         raise InvalidJob(f"{place}.frames_indices: {len(indices)} indices for {len(frames)} frames")
@@ -107,13 +114,13 @@ def _checked_numbers(video: Mapping[str, Any], place: str) -> dict[str, Any]:
     checked = {name: field for name, field in video.items() if name in VIDEO_FIELDS}
     for name, value in checked.items():
         if name == "frames_indices":
-            if not isinstance(value, list) or not all(_is_whole(index) and index >= 0 for index in value):
-                raise InvalidJob(f"{place}.{name}: must be a list of whole numbers from 0")
+            if not isinstance(value, list) or not all(_is_whole(index) and 0 <= index < _MOST for index in value):
+                raise InvalidJob(f"{place}.{name}: must be a list of whole numbers from 0, below {_MOST:,}")
         elif name in ("total_num_frames", "num_frames"):
-            if not _is_whole(value) or value < -1 or value == 0 or (value < 0 and name != "num_frames"):
-                raise InvalidJob(f"{place}.{name}: must be a whole number from 1")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-            raise InvalidJob(f"{place}.{name}: must be a number over 0")
+            if not _is_whole(value) or not (0 < value < _MOST or (value == -1 and name == "num_frames")):
+                raise InvalidJob(f"{place}.{name}: must be a whole number from 1, below {_MOST:,}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 1 / _MOST < value < _MOST:
+            raise InvalidJob(f"{place}.{name}: must be a number over 0, from {1 / _MOST:g} to {_MOST:g}")
     return checked
 
 

@@ -96,6 +96,13 @@ def test_our_own_form_is_the_jobs() -> None:
         ({"type": "video_url", "video_url": {"url": f"{JPEG}AA,BB", "total_num_frames": 1}}, "there are 2 frames"),
         ({"type": "video_url", "video_url": {"url": JPEG, "num_frames": 0}}, "num_frames: must be a whole number"),
         ({"type": "video_url", "video_url": {"url": JPEG, "fps": "2"}}, "fps: must be a number over 0"),
+        ({"type": "video_url", "video_url": {"url": JPEG, "fps": 5e-324}}, "fps: must be a number over 0, from 1e-09"),
+        ({"type": "video_url", "video_url": {"url": JPEG, "frames_indices": [10**400]}}, "below 1,000,000,000"),
+        (
+            {"type": "video_url", "video_url": {"url": JPEG, "total_num_frames": 10**400, "duration": 1}},
+            "total_num_frames: must be a whole number from 1, below 1,000,000,000",
+        ),
+        ({"type": "video_url", "video_url": {"url": JPEG + 256 * ","}}, "a video has at most 256 frames"),
         ({"type": "video_url", "video_url": {"url": "https://a/b", "duration": 2}}, "duration: only for frames"),
         ({"type": "video_url", "video_url": {"url": "https://a/b", "size": 2}}, "size: not supported"),
         ({"type": "video_url", "video_url": {}}, "video_url.url: must be a string"),
