@@ -30,6 +30,9 @@ _HEADER_BYTES = 32 * 2**20
 #: of this process for a file, beside copies of the file and the images
 _OWN_BYTES = 16 * 2**20
 
+#: programs and libraries that a decoder has mapped: they are resident, and no limit on data counts them
+_PROGRAM_BYTES = 64 * 2**20
+
 #: a file must end this long after the pool's own limit
 _GRACE_S = 15.0
 TIMEOUT_S = 60.0
@@ -99,7 +102,10 @@ class Judge:
             if not isinstance(error, BadImage):
                 faults.append(f"{outcome}: {message}")
             elif "crashed" in message:
-                faults.append(message)
+                # pdfium ends its process where memory is refused; any other end is a fault of a reader
+                outcome = "BadImage (decoder ended)"
+                if not (data.startswith(b"%PDF") and "SIGABRT" in message):
+                    faults.append(message)
         except Exception as error:
             outcome, message = type(error).__name__, str(error)
             faults.append(f"not of our errors: {error!r}")
@@ -110,7 +116,7 @@ class Judge:
             faults.append(f"it takes {use.wall_s:.0f} s")
         if use.own_bytes > 2 * len(data) + images * LIMITS.image_bytes + _OWN_BYTES:
             faults.append(f"this process takes {mib(use.own_bytes)} for {images} images")
-        if use.child_bytes > (most := BASE_BYTES + self._admitted.most):
+        if use.child_bytes > (most := BASE_BYTES + self._admitted.most + _PROGRAM_BYTES):
             faults.append(f"its decoder takes {mib(use.child_bytes)}; it was admitted for {mib(most)}")
 
     def _decode(self, data: bytes) -> tuple[str, ...]:
