@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import accumulate, compress
 
 from vqa.errors import SettingsError
 from workers.filter.folding import Folds, is_separator, joins, split_units
@@ -98,14 +98,13 @@ class _Place:
         if len(self._unit) != len(folded):
             # some units fold to several characters
             self._unit = [number for number, part in enumerate(parts) for _ in part]
+        #: where each unit begins in the text, and the last one ends; None if units are characters
+        self._starts = None if isinstance(units, str) else list(accumulate(map(len, units), initial=0))
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return where the folded characters are in the text."""
         first, after = self._unit[start], self._unit[end - 1] + 1
-        if isinstance(self._units, str):
-            return first, after
-        before = sum(map(len, self._units[:first]))
-        return before, before + sum(map(len, self._units[first:after]))
+        return (first, after) if self._starts is None else (self._starts[first], self._starts[after])
 
     def is_in_word(self, at: int) -> bool:
         """Return whether a word goes on from before the folded character `at` to it."""
