@@ -17,7 +17,7 @@ MASK = "\u2588"
 _IN_PARTS = re.compile("[\u1100-\u11ff\u3099\u309a\uff9e\uff9f]")
 _UNIT = re.compile(
     "[\u1100-\u1112][\u1161-\u1175][\u11a8-\u11c2]?|[\uac00-\ud7a3][\u11a8-\u11c2]"
-    "|[\u3041-\u30ff][\u3099\u309a]|[\uff66-\uff9d][\uff9e\uff9f]|.",
+    "|[\u3041-\u3096\u309d\u309e\u30a1-\u30fa\u30fc-\u30fe][\u3099\u309a]|[\uff66-\uff9d][\uff9e\uff9f]|.",
     re.DOTALL,
 )
 

@@ -6,6 +6,10 @@ from workers.filter.folding import is_separator, joins, split_units
 from workers.filter.matcher import MOST_SEPARATORS
 from workers.filter.word_filter import WordFilter
 
+#: characters held back beyond which nothing more is let through: all are searched again with each piece, and invisible
+#: characters or overlapping words could hold back any number
+MOST_HELD = 4096
+
 
 class StreamFilter:
     """Lets the text through that no later piece can change; what it lets through begins the filtered text."""
@@ -15,12 +19,12 @@ class StreamFilter:
         self._held = ""
         #: whether a letter comes directly before `_held`
         self._after_word = False
-        #: whether a word of a category to refuse has come; nothing is let through after it
-        self.refused = False
+        #: whether nothing more is let through: a word of a category to refuse has come, or MOST_HELD was reached
+        self.ended = False
 
     def push(self, piece: str) -> str:
         """Take the next piece; return the filtered text that can be shown."""
-        if self.refused:
+        if self.ended:
             return ""
         self._held += piece
         matches = self._words.matcher.find(self._held, self._after_word)
@@ -33,9 +37,7 @@ class StreamFilter:
         filtered = self._words.carry_out(self._held[:cut], known)
         self._after_word = self._ends_in_word(cut)
         self._held = self._held[cut:]
-        if filtered.refused_at is None:
-            return filtered.text
-        self.refused = True
+        self.ended = filtered.refused_at is not None or len(self._held) > MOST_HELD
         return filtered.text[: filtered.refused_at]
 
     def _cut(self) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.filter.making import words
-from workers.filter.stream import StreamFilter
+from workers.filter.stream import MOST_HELD, StreamFilter
 
 ENTRIES = {"bad": "a", "worst of all": "b", "*hit*": "a", "坏词": "a", "very bad": "c", "カガ": "a", "stop": "r"}
 FILTER = words(ENTRIES, c="flag", r="refuse")
@@ -36,7 +36,7 @@ def test_what_is_shown_begins_the_filtered_text_for_any_pieces(parts: list[str],
     assert end.startswith("".join(shown))
     # no more is held back than an entry and what may be inside of it
     longest = FILTER.matcher.longest
-    if not stream.refused and whole.refused_at is None and not whole.categories and "\u200b" not in text:
+    if not stream.ended and whole.refused_at is None and not whole.categories and "\u200b" not in text:
         held = text[len("".join(shown)) :]
         assert sum(each.isalnum() for each in held) <= longest + 1
     for so_far in accumulate(shown):
@@ -63,8 +63,16 @@ def test_character_by_character_all_comes_but_the_end(parts: list[str]) -> None:
         pytest.param(["please st", "op, and go on for long", "and on"], ["", "please ", ""], id="refused"),
         pytest.param(["yes    "], ["yes    "], id="many-spaces"),
         pytest.param(["1234567890abc"], ["123"], id="as-many-as-the-longest-entry"),
+        pytest.param(["ba" + "\u200b" * MOST_HELD, "d   ", " go on for long"], ["", "", ""], id="too-many-invisible"),
     ],
 )
 def test_pieces_are_held_back(pieces: list[str], shown: list[str]) -> None:
     stream = StreamFilter(FILTER)
     assert [stream.push(piece) for piece in pieces] == shown
+
+
+def test_a_middle_dot_is_no_part_of_the_sound_mark_after_it() -> None:
+    filter = words(["*・\u309ad*"])
+    stream, pieces = StreamFilter(filter), ("    ・\u309a", "d    ")
+    shown = "".join(map(stream.push, pieces))
+    assert shown == filter.apply("".join(pieces)).text == "    ・██    "
