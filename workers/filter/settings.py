@@ -73,6 +73,13 @@ class FilterSettings(Settings):
     def actions(self) -> Actions:
         return Actions.parse(self.filter_actions)
 
+    @field_validator("filter_lists")
+    @classmethod
+    def _names_files(cls, lists: str) -> str:
+        if lists and not lists.strip(", "):
+            raise ValueError("names no file")
+        return lists
+
     @field_validator("filter_questions")
     @classmethod
     def _has_lists(cls, questions: bool, info: ValidationInfo) -> bool:

@@ -62,6 +62,9 @@ def read_list(path: str) -> WordList:
         content = Path(path).read_bytes()
     except OSError as error:
         raise SettingsError(f"VQA_FILTER_LISTS: {path} cannot be read: {error.strerror}") from None
+    if not content:
+        # a file that is being written; without its entries, words would be shown
+        raise SettingsError(f"VQA_FILTER_LISTS: {path} is empty")
     simplify, lines = False, []
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:

@@ -74,6 +74,20 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         lists(tmp_path / "none.txt")
 
 
+def test_an_empty_file_is_an_error_and_a_file_of_comments_is_not(path: Path) -> None:
+    path.write_text("# none yet\n", encoding="utf-8")
+    assert lists(path).current().matcher.size == 0
+    path.write_bytes(b"")
+    with pytest.raises(SettingsError, match=r"VQA_FILTER_LISTS: .*words\.txt is empty"):
+        lists(path)
+
+
+@pytest.mark.parametrize("names", [",", " , "], ids=["comma", "spaces"])
+def test_lists_that_name_no_file_are_an_error(names: str) -> None:
+    with pytest.raises(SettingsError, match="VQA_FILTER_LISTS: names no file"):
+        FilterSettings(filter_lists=names)
+
+
 def test_an_action_for_a_category_that_no_list_has_is_an_error(path: Path) -> None:
     with pytest.raises(SettingsError, match="VQA_FILTER_ACTIONS: no list has the category violense"):
         lists(path, actions="default=flag,violense=refuse")
