@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from typing import Any
 
 from vqa.answer import Answer
 from vqa.errors import QuestionRefused
 from vqa.job import Job
 from vqa.ledger.records import Lease
-from vqa.message import TextPart
+from vqa.message import Message, TextPart
 from vqa.results import Outcome
 from workers.filter.lists import Lists
 from workers.filter.stream import StreamFilter
@@ -91,8 +92,15 @@ class AnswerFilter:
             self._counts.update(categories)
 
     def _of_question(self, words: WordFilter, job: Job) -> tuple[str, ...]:
-        texts = (part.text for message in job.messages for part in message.content if isinstance(part, TextPart))
-        return tuple(sorted({category for text in texts for category in words.apply(text).categories}))
+        found = (words.apply(text).categories for message in job.messages for text in _texts(message))
+        return tuple(sorted(set(chain.from_iterable(found))))
+
+
+def _texts(message: Message) -> Iterator[str]:
+    """Yield the texts of a message; parts without an image between them are one, as for the model."""
+    for is_text, parts in groupby(message.content, lambda part: isinstance(part, TextPart)):
+        if is_text:
+            yield "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 def _filtered(words: WordFilter, job: Job, text: str) -> Filtered:

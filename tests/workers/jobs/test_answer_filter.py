@@ -83,6 +83,15 @@ def test_a_question_with_words_that_would_not_be_shown_is_refused(lists: Lists, 
     assert policy.figures() == {"filtered": {category: 1}}
 
 
+def test_texts_of_a_question_are_one_unless_an_image_is_between_them(lists: Lists) -> None:
+    first, last = {"type": "text", "text": "ba"}, {"type": "text", "text": "d"}
+    image = {"type": "image", "image": b"pixels"}
+    policy = AnswerFilter(lists, questions=True)
+    with pytest.raises(QuestionRefused):
+        ask(policy, "fine", job=Job(messages=[{"role": "user", "content": [first, last]}]))
+    assert ask(policy, "fine", job=Job(messages=[{"role": "user", "content": [first, image, last]}])).filtered == ()
+
+
 def test_a_question_is_flagged_in_its_answer(lists: Lists) -> None:
     job = Job(messages=[{"role": "user", "content": "Which brand?"}])
     assert ask(AnswerFilter(lists, questions=True), "fine", job=job).filtered == ("flagged",)
