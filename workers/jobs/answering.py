@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from vqa.answer import Answer, SeenImage, Timings, Usage
@@ -77,7 +78,7 @@ class Answering:
         requests = {part: self._request(part, job) for part in job.images()}
         videos = {part: self._video_requests(part, job) for part in job.videos()}
         with (
-            self.images.opened(job.contents(), started + lease.remaining_s) as fetch,
+            self.images.opened(job.contents(), started + lease.remaining_s, partial(self.leases.holds, lease)) as fetch,
             self.texts.writing(lease, self.on_show(job)) as on_text,
         ):
             attempt = _Attempt(job, lease, started, fetch, on_text)

@@ -7,11 +7,11 @@ the decoders never wait for a server, so a slow one delays only the jobs that as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, as_completed
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing, contextmanager
 
-from vqa.errors import BadImage, DeadlineExceeded, ImageUnavailable
+from vqa.errors import BadImage, Cancelled, DeadlineExceeded, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
 from vqa.images.store import ImageStore
 from vqa.message import is_url
@@ -20,6 +20,9 @@ from workers.media.budget import Budget
 #: images of the largest size that jobs may hold while their others come, and as many until they are answered; those
 #: that are on the way are the fetcher's
 _IMAGES = 64
+
+#: seconds between two looks whether a job is still wanted
+_LOOK_S = 0.5
 
 _LATE = "the job's timeout ran out while its images were fetched"
 _FULL = "the images that the worker's jobs have fetched by URL take all the memory there is for them"
@@ -36,17 +39,20 @@ class ImageSource:
         self._fetching, self._held = Budget(self._total), Budget(self._total)
 
     @contextmanager
-    def opened(self, names: Iterable[bytes | str], deadline: float) -> Iterator[Callable[[str], bytes]]:
+    def opened(
+        self, names: Iterable[bytes | str], deadline: float, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Callable[[str], bytes]]:
         """Fetch what a job's URLs among `names` lead to, and return a function from a name to bytes.
 
         The bytes are held until the context ends; `deadline` is a time of `time.monotonic()`. Raises BadImage,
-        ImageUnavailable, DeadlineExceeded, and EngineError once closed. The function raises what ImageStore.get does.
+        ImageUnavailable, DeadlineExceeded, Cancelled soon after the job is not `wanted` any more, and EngineError once
+        closed. The function raises what ImageStore.get does.
         """
         urls = [name for name in dict.fromkeys(names) if isinstance(name, str) and is_url(name)]
         if not urls:
             yield self._store.get
             return
-        with self._kept(urls, deadline) as found:
+        with self._kept(urls, deadline, wanted) as found:
             yield lambda name: found[name] if name in found else self._store.get(name)
 
     def close(self) -> None:
@@ -55,40 +61,48 @@ class ImageSource:
         self._held.close()
 
     @contextmanager
-    def _kept(self, urls: list[str], deadline: float) -> Iterator[Mapping[str, bytes]]:
+    def _kept(self, urls: list[str], deadline: float, wanted: Callable[[], bool]) -> Iterator[Mapping[str, bytes]]:
         with ExitStack() as held:
             with ExitStack() as fetching:
-                found = self._fetched(urls, deadline, fetching)
+                found: dict[str, bytes] = {}
+                with closing(self._fetched(urls, deadline, wanted)) as images:
+                    for url, data in images:
+                        found[url] = data
+                        self._check_total(sum(map(len, found.values())))
+                        # by what has come: a job whose servers are slow takes nothing from others
+                        fetching.enter_context(self._at_once(len(data)))
                 # before the other is given back: a job that holds this one waits for neither
                 held.enter_context(self._held.holding(sum(map(len, found.values())), deadline))
             yield found
 
-    def _fetched(self, urls: list[str], deadline: float, held: ExitStack) -> dict[str, bytes]:
+    def _check_total(self, count: int) -> None:
+        if count > self._total:
+            limit = f"{self._total:,} bytes in all ({_IMAGES} times VQA_IMAGE_MAX_BYTES)"
+            raise BadImage(f"the images that the job gives by URL have over {limit}")
+
+    def _fetched(
+        self, urls: list[str], deadline: float, wanted: Callable[[], bool]
+    ) -> Generator[tuple[str, bytes], None, None]:
+        """Yield the images as they come."""
         futures: dict[Future[bytes], str] = {}
         try:
             for url in urls:
                 futures[self._fetcher.submit(url)] = url
-            return self._collected(futures, deadline, held)
-        except TimeoutError:
-            raise DeadlineExceeded(_LATE) from None
+            waiting = set(futures)
+            while waiting:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise DeadlineExceeded(_LATE)
+                if not wanted():
+                    raise Cancelled("the job was closed while its images were fetched")
+                done, waiting = wait(waiting, min(left_s, _LOOK_S), FIRST_COMPLETED)
+                for future in done:
+                    if future.cancelled():
+                        raise ImageUnavailable("the image is not fetched, as the worker is stopping")
+                    yield futures[future], future.result()
         finally:
             for future in futures:
                 future.cancel()
-
-    def _collected(self, futures: Mapping[Future[bytes], str], deadline: float, held: ExitStack) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        left = self._total
-        for future in as_completed(futures, max(0.0, deadline - time.monotonic())):
-            if future.cancelled():
-                raise ImageUnavailable("the image is not fetched, as the worker is stopping")
-            data = found[futures[future]] = future.result()
-            left -= len(data)
-            if left < 0:
-                limit = f"{_IMAGES} times VQA_IMAGE_MAX_BYTES"
-                raise BadImage(f"the images that the job gives by URL have over {self._total:,} bytes in all ({limit})")
-            # by what has come: a job whose servers are slow takes nothing from others
-            held.enter_context(self._at_once(len(data)))
-        return found
 
     @contextmanager
     def _at_once(self, count: int) -> Iterator[None]:

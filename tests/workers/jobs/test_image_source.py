@@ -12,7 +12,7 @@ from redis import Redis
 
 from tests.producer.conftest import wait_until
 from tests.vqa.fetch.site import PNG, Site, repeats, response, says, served
-from vqa.errors import BadImage, DeadlineExceeded, ImageMissing, ImageUnavailable
+from vqa.errors import BadImage, Cancelled, DeadlineExceeded, ImageMissing, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
@@ -103,14 +103,17 @@ def test_images_of_one_job_have_a_limit_together(source: ImageSource) -> None:
 
 
 def test_a_job_whose_servers_are_slow_takes_no_memory_from_others(source: ImageSource) -> None:
-    slow, fast = Site(repeats(response(Content_Length="5000"), b"", 0.05)), Site()
+    slow, fast = Site(repeats(response(Content_Length="5000"), b"a", 0.05)), Site()
+    gone = threading.Event()
     with served(slow, fast), ThreadPoolExecutor(1) as thread:
         urls = [f"http://127.0.0.1:{slow.port}/{number}" for number in range(64)]
-        waiting = thread.submit(source.opened(urls, time.monotonic() + 1.0).__enter__)
-        wait_until(lambda: slow.running == 6, "the slow server is asked")
-        with source.opened([f"http://localhost:{fast.port}/"], time.monotonic() + 0.5) as fetch:
+        waiting = thread.submit(source.opened(urls, time.monotonic() + 60, lambda: not gone.is_set()).__enter__)
+        wait_until(lambda: slow.running, "the slow server is asked")
+        with source.opened([f"http://localhost:{fast.port}/"], time.monotonic() + 60) as fetch:
             assert fetch(f"http://localhost:{fast.port}/") == PNG
-        with pytest.raises(DeadlineExceeded):
+            assert not waiting.done()
+        gone.set()
+        with pytest.raises(Cancelled):
             waiting.result(timeout=10)
 
 
@@ -134,6 +137,19 @@ def test_what_jobs_hold_while_their_images_come_is_bounded(source: ImageSource) 
         finally:
             let_go.set()
         assert len(first.result(timeout=10)(held)) == len(PNG) + 8000
+
+
+def test_a_job_that_is_not_wanted_any_more_ends_its_fetches(source: ImageSource) -> None:
+    slow = Site(repeats(response(Content_Length="5000"), b"a", 0.05))
+    gone = threading.Event()
+    with served(slow), ThreadPoolExecutor(1) as thread:
+        url = f"http://127.0.0.1:{slow.port}/"
+        waiting = thread.submit(source.opened([url], time.monotonic() + 30, lambda: not gone.is_set()).__enter__)
+        wait_until(lambda: slow.running, "the slow server is asked")
+        gone.set()
+        with pytest.raises(Cancelled):
+            waiting.result(timeout=3)
+        wait_until(lambda: not slow.running, "the connection is closed", timeout_s=3)
 
 
 def test_closing_ends_the_wait(source: ImageSource) -> None:
