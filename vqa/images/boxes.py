@@ -15,6 +15,12 @@ _MOST_BOXES = 1000
 _MOST_BYTES = 16_384
 #: the box with the properties of the parts lies in no other of its kind
 _DEEPEST = 1
+#: bytes of a JPEG 2000 file's box of resolutions, whose boxes take time, too; an honest one has 44
+_MOST_RESOLUTIONS = 256
+
+#: JPEG 2000's markers after which its reader stops: start of a tile, end of the pixels, comment
+_STOPS = (0x90, 0xD9, 0x64)
+
 _PARTS = frozenset({b"iloc", b"iinf", b"iref", b"ipma"})
 
 
@@ -27,16 +33,27 @@ def check_parts(data: bytes) -> None:
 
 
 def check_boxes(data: bytes) -> None:
-    """Raise BadImage if a JPEG 2000 file has more boxes before its pixels than any honest one."""
+    """Raise BadImage if a JPEG 2000 file has more boxes or segments before its pixels than any honest one."""
     if data.startswith(b"\xff\x4f"):
         # without boxes
-        return
+        return _check_segments(data, 2)
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"jp2h":
-            for _ in _boxes(data, start, end):
-                pass
+            for inner, first, last in _boxes(data, start, end):
+                if inner == b"res " and last - first > _MOST_RESOLUTIONS:
+                    raise BadImage(f"the image has resolutions of over {_MOST_RESOLUTIONS:,} bytes")
         elif kind == b"jp2c":
+            return _check_segments(data, start + 2)
+
+
+def _check_segments(data: bytes, at: int) -> None:
+    """Check those of a codestream (ITU-T T.800, annex A), after its first marker."""
+    for _ in range(_MOST_BOXES):
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if at + 4 > len(data) or data[at + 1] in _STOPS or length < 2:
             return
+        at += 2 + length
+    raise BadImage(f"the image has over {_MOST_BOXES:,} segments before its pixels")
 
 
 def _check_parts(data: bytes, at: int, end: int, depth: int = 0) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from vqa.errors import BadImage
 from vqa.images.boxes import check_boxes, check_parts
 from vqa.images.formats import HEIF, NAMES, PDF, Format, format_of
-from vqa.images.gif import gif_frames
+from vqa.images.gif import check_start, gif_frames
 from vqa.images.heif import heif_size
 from vqa.images.jpeg import without_metadata
 from vqa.images.kind import kind
@@ -31,6 +31,7 @@ _ANIMATIONS = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
 #: what is done before Pillow sees a file, as headers that are made for it take seconds or much memory; raise BadImage
 _CHECKS: dict[str, Callable[[bytes], None]] = {
     "TIFF": check_directory,
+    "GIF": check_start,
     "JPEG2000": check_boxes,
     "AVIF": check_parts,
     "HEIF": check_parts,

@@ -6,7 +6,8 @@ import time
 import pytest
 from PIL import Image
 
-from vqa.images.file import frame_count
+from vqa.errors import BadImage
+from vqa.images.file import frame_count, read_header
 from vqa.images.gif import gif_frames
 
 
@@ -37,3 +38,12 @@ def test_a_million_frames_are_not_all_counted() -> None:
 
     assert 10_000 < gif_frames(data) < 1_000_000
     assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize("block", [b"!\xfe\0", b"\0"], ids=["comments", "zeros"])
+def test_blocks_without_end_before_the_first_frame_are_refused_at_once(block: bytes) -> None:
+    started = time.process_time()
+
+    with pytest.raises(BadImage, match="over 100,000 blocks before its first frame"):
+        read_header(b"GIF89a\1\0\1\0\0\0\0" + block * 1_000_000)
+    assert time.process_time() - started < 0.5
