@@ -10,6 +10,9 @@ _BUCKETS = ("s3", "gs", "az")
 def check_url(url: str) -> None:
     """Raise ValueError if images cannot be kept there; no I/O."""
     parts = urlsplit(url)
+    if parts.query or parts.fragment:
+        # they would be left out: another folder
+        raise ValueError("must have %3F for ? and %23 for #")
     if parts.scheme in _BUCKETS and parts.netloc:
         return
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):

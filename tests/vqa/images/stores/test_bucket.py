@@ -55,6 +55,12 @@ def test_other_urls_are_refused(url: str) -> None:
         open_blobs(url)
 
 
+@pytest.mark.parametrize("url", ["file:///images#1", "file:///images?a", "s3://images?a=b"])
+def test_what_would_be_left_out_of_a_path_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"VQA_IMAGES_URL: must have %3F for \? and %23 for #"):
+        open_blobs(url)
+
+
 def test_a_container_without_an_account_is_refused_with_the_reason() -> None:
     with pytest.raises(SettingsError, match=r"VQA_IMAGES_URL: .*Account must be specified"):
         open_blobs("az://images/jobs")
