@@ -73,16 +73,18 @@ class VideoFields(_Part):
     """vLLM's fields."""
 
     fps: float | None = Field(
-        default=None, gt=0, le=240, description="frames a second: of given frames, or to sample from a file"
+        default=None, gt=1e-9, lt=1e9, description="frames a second: of given frames, or to sample from a file"
     )
-    num_frames: Literal[-1] | Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = Field(
+    num_frames: Literal[-1] | Annotated[int, Field(ge=1, lt=1e9)] | None = Field(
         default=None, description="most frames; of given ones the first"
     )
-    frames_indices: list[Annotated[int, Field(ge=0)]] | None = Field(
+    frames_indices: list[Annotated[int, Field(ge=0, lt=1e9)]] | None = Field(
         default=None, description="of each given frame in the video, for its time: index / fps"
     )
-    total_num_frames: int | None = Field(default=None, ge=1, description="frames of the video, with duration for fps")
-    duration: float | None = Field(default=None, gt=0, lt=1e9, description="seconds")
+    total_num_frames: int | None = Field(
+        default=None, ge=1, lt=1e9, description="frames of the video, with duration for fps"
+    )
+    duration: float | None = Field(default=None, gt=1e-9, lt=1e9, description="seconds")
 
 
 class VideoUrl(VideoFields):

@@ -131,30 +131,30 @@ def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path
 def of_pages(*colours: str) -> bytes:
     first, *rest = (Image.new("RGB", (20, 20), colour) for colour in colours)
     buffer = io.BytesIO()
-    first.save(buffer, "TIFF", save_all=True, append_images=rest)
+    first.save(buffer, "GIF", save_all=True, append_images=rest)
     return buffer.getvalue()
 
 
-def test_pages_that_no_row_asks_about_are_counted_and_refused_by_strict(
+def test_frames_that_no_row_asks_about_are_counted_and_refused_by_strict(
     submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
 ) -> None:
     echoes()
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans/a.png").write_bytes(png)
-    (tmp_path / "scans/b.tif").write_bytes(of_pages("red", "green", "blue"))
+    (tmp_path / "scans/b.gif").write_bytes(of_pages("red", "green", "blue"))
     ask = ("scans", "--question", "What is it?", "--question", "What colour?", "-o", "out.jsonl")
     refused = submit(*ask, "--strict")
     assert refused.returncode == 2
     assert refused.stderr.splitlines() == [
-        "vqa: line 2: BadImage: only a part would be asked about: b.tif (the first of 3); split it",
-        "vqa: line 2: BadImage: only a part would be asked about: b.tif (the first of 3); split it",
+        "vqa: line 2: BadImage: only a part would be asked about: b.gif (the first of 3); split it",
+        "vqa: line 2: BadImage: only a part would be asked about: b.gif (the first of 3); split it",
         "vqa: 2 invalid rows; nothing was sent",
     ]
     done = submit(*ask)
     assert done.returncode == 0, done.stderr
     told = re.fullmatch("2 rows were asked about the first page or frame only: (.*)", done.stderr.splitlines()[-1])
     assert told
-    assert set(told[1].split(", ")) == {"b.tif", "b.tif#2"}
+    assert set(told[1].split(", ")) == {"b.gif", "b.gif#2"}
     # a run that was killed has printed nothing: the next one says it
     assert submit(*ask).stderr.splitlines()[-1].startswith("2 rows were asked about the first page or frame only: ")
 
