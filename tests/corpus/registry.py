@@ -13,6 +13,12 @@ Maker = Callable[[Random], bytes]
 DEAR = frozenset(
     {
         "jpeg-scans-repeated-for-megapixels",
+        "pdf-contents-inflating",
+        "pdf-contents-inflating-twice",
+        "pdf-contents-of-a-million-lines",
+        "pdf-contents-of-a-path-of-million-curves",
+        "pdf-forms-in-forms",
+        "pdf-tiling-in-tiny-steps",
         "png-grey-7000x7000-with-alpha",
         "tiff-pages-16-of-49-megapixels",
         "webp-16383x3000-one-colour",
