@@ -21,8 +21,9 @@ from workers.media.request import ImageRequest
 #: those of a worker whose settings are the default ones, with PDF files and the sizes of Qwen3-VL
 LIMITS = ImageLimits(20 * 2**20, 50_000_000, 1024 * 1024, Fit(32, 256 * 256, 1024 * 1024), pdf=True)
 
-#: processor time of the check that producers make; the issue allows 50 ms, and a busy machine is slower
+#: processor time of the check that producers make, the best of some
 HEADER_S = 0.05
+_HEADER_TRIES = 5
 
 #: memory for that check, beside two copies of the file
 _HEADER_BYTES = 32 * 2**20
@@ -80,9 +81,9 @@ class Judge:
         """Open the file as producers do, in this process; return the processor time."""
         took_s = 0.0
         for check in (lambda: read_header(data, LIMITS.file), lambda: frame_count(data)):
-            use = _typed(check, faults)
-            if use.cpu_s > HEADER_S:
-                # whatever else the machine did
+            use, tries = _typed(check, faults), 1
+            # a machine with other work takes longer now and then
+            while use.cpu_s > HEADER_S and (tries := tries + 1) <= _HEADER_TRIES:
                 use = min(use, _typed(check, faults), key=lambda use: use.cpu_s)
             took_s = max(took_s, use.cpu_s)
             if use.own_bytes > 2 * len(data) + _HEADER_BYTES:
