@@ -11,6 +11,7 @@ closed.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -78,6 +79,9 @@ def main(memory: int, timeout_s: int, limits_fields: dict[str, Any]) -> None:
                 with _limited(timeout_s, CPU_S + CPU_S_PER_PIXEL * reply["pixels"], reply["needed"]):
                     reply = _reply(_decode, memory, fields, limits)
             parent.sendall(json.dumps(reply).encode() + b"\n")
+            if "error" in reply or fields["video"]:
+                # FFmpeg's frames, and what an error refers to, are in cycles; the next file needs their memory
+                gc.collect()
 
 
 @contextmanager

@@ -38,6 +38,13 @@ _MOST_PACKETS = 180_000
 #: of a frame at full size: what decoders keep for later frames, and copies on the way to RGB
 _BYTES_PER_PIXEL = 64
 
+#: frames may grow in the course of a video, as in recorded calls, to 1920 x 1088 pixels; decoders allocate them before
+#: their size can be seen here
+_GROWN_PIXELS = 2_088_960
+
+#: decoders round sides up to a multiple, which FFmpeg's `max_pixels` counts
+_ALIGNMENT = 64
+
 #: frames that are decoded for each that is shown, up to which the limit on computing time grows
 _DECODED_PER_FRAME = 4
 
@@ -67,6 +74,8 @@ class FileSource:
             codec = self._stream.codec_context
             self._size: tuple[int, int] = (codec.width, codec.height)
             limits.file.check_size(*self._size)
+            self._most = max(self._size[0] * self._size[1], _GROWN_PIXELS)
+            codec.options = {"max_pixels": str(self._most + _ALIGNMENT * (sum(self._size) + _ALIGNMENT))}
             self._times, self._keys = self._read_times()
         starts_s = [float((time - self._times[0]) * self._stream.time_base) for time in self._times]
         mean_s = starts_s[-1] / max(1, len(starts_s) - 1)
@@ -85,7 +94,7 @@ class FileSource:
 
     @property
     def needed_bytes(self) -> int:
-        return 2 * len(self._data) + _BYTES_PER_PIXEL * self._size[0] * self._size[1] + 3 * self._fit.max_pixels
+        return 2 * len(self._data) + _BYTES_PER_PIXEL * self._most + 3 * self._fit.max_pixels
 
     def images(self) -> Iterator[Decoded]:
         """Decode the frames that are shown, in order. Raises BadImage and EngineError."""

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
-from tests.workers.media.video_files import SIZE, animation, frame, number_of, video_file
+from tests.workers.media.video_files import SIZE, animation, frame, joined, number_of, video_file
 from vqa.errors import BadImage
 from vqa.images.video_fit import QWEN3_VL, VideoFit
 from workers.media.decoder import Decoder
@@ -180,6 +181,29 @@ def decoder() -> Iterator[Decoder]:
 
 def in_child(decoder: Decoder, data: bytes) -> list[float | None]:
     return [image.time_s for image in decoder.decode(data, request=ImageRequest(data, video=TWO_A_SECOND))]
+
+
+def test_a_video_whose_frames_grow_beyond_its_memory_is_refused_at_once(decoder: Decoder) -> None:
+    small = video_file(3, "avi", "mjpeg")
+
+    grown = joined(small, video_file(1, "avi", "mjpeg", size=(1280, 720)))
+    assert in_child(decoder, grown) == [0, 0.1, 0.2, 0.3]
+
+    too_large = joined(small, video_file(1, "avi", "mjpeg", size=(2400, 2400)))
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        in_child(decoder, too_large)
+
+
+def test_the_frames_of_a_video_leave_no_memory_to_the_next_file(decoder: Decoder) -> None:
+    def held_bytes(data: bytes) -> int:
+        in_child(decoder, data)
+        # answered once the memory is free
+        in_child(decoder, animation("GIF", [100], (8, 8)))
+        return int(psutil.Process(decoder.pid).memory_info().data)
+
+    before = held_bytes(video_file(3, "avi", "mjpeg"))
+
+    assert held_bytes(video_file(3, "avi", "mjpeg", size=(3000, 2000))) - before < 40 * 2**20
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])

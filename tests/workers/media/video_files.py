@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from typing import Any
 
 from PIL import Image
@@ -47,4 +48,25 @@ def video_file(
         for number in range(frames):
             file.mux(stream.encode(av.VideoFrame.from_image(frame(number, size))))
         file.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def joined(*files: bytes) -> bytes:
+    """A Matroska file with the frames of these files, which have the same codec, at ten a second."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as joined:
+        into: Any = None
+        frames = 0
+        for data in files:
+            with av.open(io.BytesIO(data)) as file:
+                stream = file.streams.video[0]
+                into = into or joined.add_stream_from_template(stream)
+                for packet in file.demux(stream):
+                    if packet.size:
+                        packet.stream, packet.time_base = into, Fraction(1, 10)
+                        packet.pts = packet.dts = frames
+                        frames += 1
+                        joined.mux(packet)
     return buffer.getvalue()
