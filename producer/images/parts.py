@@ -28,7 +28,7 @@ def part_sources(part: Part) -> Iterator[Any]:
 class Use:
     """How messages show what is at a source."""
 
-    #: as an image: the pages of each part, None for all; as a frame: None
+    #: as an image: the pages of each part, None for all; as the frame of a video: the first
     pages: frozenset[str | None] = frozenset()
     #: as the file of a video
     video: bool = False
@@ -39,6 +39,7 @@ class Use:
 
 #: of an image whose pages nobody chose
 IMAGE = Use(frozenset({None}))
+FRAME = Use(frozenset({"1"}))
 VIDEO = Use(video=True)
 
 
@@ -56,22 +57,23 @@ def job_uses(job: Job) -> dict[bytes | str, Use]:
     found: dict[bytes | str, Use] = {}
     for part in (part for message in job.messages for part in message.visuals()):
         for source in part.contents:
-            use = VIDEO if isinstance(part, VideoPart) and part.video is not None else _of_pages(part)
-            found[source] = found.get(source, Use()) | use
+            found[source] = found.get(source, Use()) | _part_use(part)
     return found
 
 
 def _use(part: Part, is_file: bool) -> Use:
     if part["type"] == "video":
-        return VIDEO if is_file else IMAGE
+        return VIDEO if is_file else FRAME
     pages = part.get("pages")
     # a wrong choice is told when the job is made
     is_valid = isinstance(pages, str) and re.fullmatch(PAGES_PATTERN, pages)
     return Use(frozenset({pages if is_valid else None}))
 
 
-def _of_pages(part: ImagePart | VideoPart) -> Use:
-    return Use(frozenset({part.pages})) if isinstance(part, ImagePart) else IMAGE
+def _part_use(part: ImagePart | VideoPart) -> Use:
+    if isinstance(part, ImagePart):
+        return Use(frozenset({part.pages}))
+    return FRAME if part.video is None else VIDEO
 
 
 def with_sources(messages: Iterable[Mapping[str, Any]], contents: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ class StoredImage:
 
         Takes a millisecond per few megabytes; an event loop calls it in a thread.
         """
-        image = read_header(data, limits)
+        # the pages are chosen by those who ask about the image: however many there are, it has a first
+        image = read_header(data, limits, pages=(1, 1))
         now = int(time.time())
         return cls(
             new_id(PREFIX, tenant),
