@@ -69,8 +69,7 @@ def partial_lines(totals: Totals) -> Iterator[str]:
     if totals.partial:
         more = ", ..." if totals.partial > len(totals.partial_names) else ""
         yield (
-            f"{totals.partial:,} rows were asked about the first page or frame only: "
-            f"{', '.join(totals.partial_names)}{more}"
+            f"{totals.partial:,} rows were asked about the first frame only: {', '.join(totals.partial_names)}{more}"
         )
 
 

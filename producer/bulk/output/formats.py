@@ -44,7 +44,7 @@ class LineSummary:
     reused: bool = False
     #: None of failures that were not read back from a file
     custom_id: str | None = None
-    #: whether an image has more pages or frames than the first, which alone the model saw
+    #: whether an image is an animation, of which the model saw the first frame alone
     is_partial: bool = False
 
     @classmethod

@@ -45,7 +45,7 @@ class Totals:
         #: failed rows by error code
         self.codes: Counter[str] = Counter()
         self.reused = 0
-        #: rows of which the model saw the first page or frame of an image only, and the first of their names
+        #: rows of which the model saw the first frame of an animation only, and the first of their names
         self.partial = 0
         self.partial_names: list[str] = []
         self.tokens_in = 0

@@ -90,18 +90,21 @@ def test_what_is_collected_is_packed_by_its_name(submit: Submit, vqa: Vqa, echoe
     assert codes(tmp_path / "bad.jsonl.zst") == {"long": "prompt_too_long"}
 
 
-def test_pages_that_nobody_asked_about_are_told_where_answers_are_collected(
+def test_frames_that_nobody_asked_about_are_told_where_answers_are_collected(
     submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path
 ) -> None:
     first, second = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
-    first.save(tmp_path / "scan.tif", save_all=True, append_images=[second])
-    batch = submit("scan.tif", "--question", "?", "--detach").stdout.strip()
+    (tmp_path / "both").mkdir()
+    for name in ("clip.gif", "scan.tif"):
+        first.save(tmp_path / "both" / name, save_all=True, append_images=[second])
+    batch = submit("both", "--question", "?", "--detach").stdout.strip()
     echoes()
     collected = vqa("collect", batch, "-o", "out.jsonl")
     assert collected.returncode == 0
     assert collected.stderr.splitlines() == [
-        "1 answered, 0 failed",
-        "1 rows were asked about the first page or frame only: scan.tif",
+        # all pages of the scan are images
+        "2 answered, 0 failed",
+        "1 rows were asked about the first frame only: clip.gif",
     ]
 
 

@@ -128,7 +128,7 @@ def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path
     assert "--strict reads the input twice" in piped.stderr
 
 
-def of_pages(*colours: str) -> bytes:
+def animation(*colours: str) -> bytes:
     first, *rest = (Image.new("RGB", (20, 20), colour) for colour in colours)
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest)
@@ -141,7 +141,7 @@ def test_frames_that_no_row_asks_about_are_counted_and_refused_by_strict(
     echoes()
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans/a.png").write_bytes(png)
-    (tmp_path / "scans/b.gif").write_bytes(of_pages("red", "green", "blue"))
+    (tmp_path / "scans/b.gif").write_bytes(animation("red", "green", "blue"))
     ask = ("scans", "--question", "What is it?", "--question", "What colour?", "-o", "out.jsonl")
     refused = submit(*ask, "--strict")
     assert refused.returncode == 2
@@ -152,11 +152,11 @@ def test_frames_that_no_row_asks_about_are_counted_and_refused_by_strict(
     ]
     done = submit(*ask)
     assert done.returncode == 0, done.stderr
-    told = re.fullmatch("2 rows were asked about the first page or frame only: (.*)", done.stderr.splitlines()[-1])
+    told = re.fullmatch("2 rows were asked about the first frame only: (.*)", done.stderr.splitlines()[-1])
     assert told
     assert set(told[1].split(", ")) == {"b.gif", "b.gif#2"}
     # a run that was killed has printed nothing: the next one says it
-    assert submit(*ask).stderr.splitlines()[-1].startswith("2 rows were asked about the first page or frame only: ")
+    assert submit(*ask).stderr.splitlines()[-1].startswith("2 rows were asked about the first frame only: ")
 
 
 def test_what_was_not_asked_about_is_counted_in_the_summary(

@@ -59,7 +59,7 @@ def test_rows_that_were_asked_about_in_part_are_counted_and_the_first_named() ->
         totals.add(replace(line(2.0), custom_id=f"row-{number}", is_partial=True))
         totals.add(line(2.0))
     named = "row-0, row-1, row-2, row-3, row-4, ..."
-    assert list(partial_lines(totals)) == [f"6 rows were asked about the first page or frame only: {named}"]
+    assert list(partial_lines(totals)) == [f"6 rows were asked about the first frame only: {named}"]
 
 
 def test_a_cpus_seconds_are_not_called_a_gpus() -> None:
