@@ -22,6 +22,8 @@ HEADS = [
     "data:image/png;name=cat.png;charset=utf-8;base64,",
     "data:application/octet-stream;base64,",
     "data:image/svg+xml;base64,",
+    "data:video/mp4;base64,",
+    "data:application/pdf;base64,",
 ]
 
 
@@ -56,7 +58,7 @@ def test_what_is_no_base64_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["data:image/png,abc", "data:text/html;base64,AAEC", "data:image/png;base64", "data:video/mp4;base64,AAEC"]
+    "url", ["data:image/png,abc", "data:text/html;base64,AAEC", "data:image/png;base64", "data:audio/mp3;base64,AAEC"]
 )
 def test_what_is_no_image_is_refused(url: str) -> None:
     with pytest.raises(BadImage, match="must begin with data:image/TYPE;base64,"):
