@@ -155,7 +155,7 @@ class QueueSettings(Settings):
     fetch: Literal["producer", "worker"] = Field(
         default="producer",
         description="who fetches images that are given by URL: the producer, before it submits a job, or the worker. "
-        "Each by its own VQA_FETCH_ settings",
+        "Each by its own settings",
     )
     image_max_bytes: int = Field(default=20 * 2**20, ge=1, description="images with more bytes are refused")
     # Pillow itself refuses more pixels than the upper bound

@@ -13,7 +13,6 @@ from vqa.errors import BadImage
 from vqa.images.file import read_header
 from vqa.images.pil_image import encode
 
-
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 

@@ -97,7 +97,9 @@ def test_a_private_address_is_not_reached_unless_allowed(
         watch(queue_settings, [f"job-{host}"], f"http://{host}:{receiver.port}/")
         client.submit(Job(id=f"job-{host}", messages=[{"role": "user", "content": "?"}]))
         client.cancel(f"job-{host}")
-    wait_until(lambda: gateway.log.read_text().count("not every address of the host is public; again in") == 2, "two attempts")
+    wait_until(
+        lambda: gateway.log.read_text().count("not every address of the host is public; again in") == 2, "two attempts"
+    )
     assert receiver.received == []
     assert redis.zcard(DUE) == 2
 
