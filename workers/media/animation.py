@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from struct import unpack_from
 
 from vqa.errors import BadImage, EngineError
 from vqa.images.colour import as_rgb
@@ -76,8 +77,13 @@ def _of_no_animation(data: bytes) -> Iterator[float]:
 
 
 def _gif_delays_s(data: bytes) -> Iterator[float]:
-    """Yield how long each frame of a GIF stands (GIF89a, sections 18 to 25)."""
+    """Yield how long each frame of a GIF stands (GIF89a, sections 18 to 25).
+
+    Raises BadImage for a frame outside of the screen, which Pillow would enlarge after memory for it is planned.
+    """
     at, delay_s = 13 + _table_bytes(data[10]), 0.0
+    width, height = unpack_from("<2H", data, 6)
+    frames = 0
     # the shortest block is one byte
     while at + 1 < len(data):
         if data[at] == 0x21:
@@ -85,6 +91,14 @@ def _gif_delays_s(data: bytes) -> Iterator[float]:
                 delay_s = int.from_bytes(data[at + 4 : at + 6], "little") / 100
             at = _after_blocks(data, at + 2)
         elif data[at] == 0x2C and at + 10 < len(data):
+            left, top, *size = unpack_from("<4H", data, at + 1)
+            right, bottom = left + size[0], top + size[1]
+            if not frames:
+                # the first one is part of the size that is checked
+                width, height = max(width, right), max(height, bottom)
+            frames += 1
+            if right > width or bottom > height:
+                raise BadImage(f"frame {frames} of the GIF animation reaches beyond its screen of {width} x {height}")
             yield delay_s if delay_s >= _TOO_SHORT_S else _INSTEAD_S
             at, delay_s = _after_blocks(data, at + 11 + _table_bytes(data[at + 9])), 0.0
         else:

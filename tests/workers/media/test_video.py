@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from struct import pack
 from typing import Any
 
 import psutil
@@ -192,6 +193,15 @@ def test_a_video_whose_frames_grow_beyond_its_memory_is_refused_at_once(decoder:
     too_large = joined(small, video_file(1, "avi", "mjpeg", size=(2400, 2400)))
     with pytest.raises(BadImage, match="cannot be decoded"):
         in_child(decoder, too_large)
+
+
+def test_a_gif_whose_frames_outgrow_its_screen_is_refused_at_once(decoder: Decoder) -> None:
+    small = animation("GIF", [100] * 2)
+    # of the second frame, after its control block and its place
+    at = small.rindex(b"\x21\xf9\x04") + 8 + 5
+
+    with pytest.raises(BadImage, match="frame 2 of the GIF animation reaches beyond its screen of 96 x 64"):
+        in_child(decoder, small[:at] + pack("<2H", 20_000, 20_000) + small[at + 4 :])
 
 
 def test_the_frames_of_a_video_leave_no_memory_to_the_next_file(decoder: Decoder) -> None:
