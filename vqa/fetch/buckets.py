@@ -28,6 +28,7 @@ from vqa.fetch.magic import HEAD, is_visual
 from vqa.fetch.prefixes import ObjectAddress
 from vqa.fetch.response import no_visual, too_large
 from vqa.fetch.retry import Transient
+from vqa.object_store import allows_http, runs_here
 
 if TYPE_CHECKING:
     # in the library's stubs only
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 #: one request's own repeats are few: whoever calls this repeats it, too
 _RETRIES: RetryConfig = {"max_retries": 1, "retry_timeout": timedelta(seconds=20)}
-
-
-#: process in which obstore's threads run
-_runtime_pid: int | None = None
 
 
 class BucketImages:
@@ -66,7 +63,8 @@ class BucketImages:
             raise Transient(f"{address}: the object store does not answer as it should") from None
 
     async def _read(self, address: ObjectAddress) -> bytes:
-        _require_same_process(address)
+        if not runs_here():
+            raise BadImage(f"{address}: object stores cannot be read in a process forked after their first use")
         found = await obstore.get_async(self._store(address), address.key)
         if found.meta["size"] > self._max_bytes:
             raise too_large(str(address), self._max_bytes)
@@ -90,27 +88,12 @@ class BucketImages:
 
     def _open(self, address: ObjectAddress) -> ObjectStore:
         limit, connect = (f"{round(seconds * 1000)}ms" for seconds in (self._timeout_s, min(10.0, self._timeout_s)))
-        options: ClientConfig = {"timeout": limit, "connect_timeout": connect, "allow_http": _allows_http(os.environ)}
+        options: ClientConfig = {"timeout": limit, "connect_timeout": connect, "allow_http": allows_http(os.environ)}
         if address.scheme == "oss":
             config = oss_config(address.bucket, os.environ)
             options["allow_http"] = str(config.get("endpoint", "")).startswith("http://")
             return S3Store(address.bucket, config=config, client_options=options, retry_config=_RETRIES)
         return from_url(str(address), client_options=options, retry_config=_RETRIES)
-
-
-def _require_same_process(address: ObjectAddress) -> None:
-    """Raise BadImage in a child that was forked after obstore's threads started: it has none, and would wait."""
-    global _runtime_pid
-    if _runtime_pid is None:
-        _runtime_pid = os.getpid()
-    elif _runtime_pid != os.getpid():
-        raise BadImage(f"{address}: object stores cannot be read in a process forked after their first use")
-
-
-def _allows_http(environment: Mapping[str, str]) -> bool:
-    # obstore reads these itself, but not if it is given other options
-    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
-    return any(environment.get(name, "").lower() in ("1", "true") for name in names)
 
 
 def oss_config(bucket: str, environment: Mapping[str, str]) -> S3Config:

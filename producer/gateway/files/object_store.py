@@ -12,6 +12,7 @@ from obstore.store import ObjectStore, from_url
 from producer.gateway.files.record import FileRecord
 from producer.gateway.files.store import PIECE_BYTES, FileStoreUnavailable, missing
 from vqa.errors import SettingsError
+from vqa.object_store import runs_here
 
 #: bytes of one part of an upload, and parts in progress at once; S3 takes 10,000 parts, so 80 GB
 _PART_BYTES = 8 * 2**20
@@ -70,6 +71,10 @@ class ObjectFileStore:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
+    if not runs_here():
+        raise FileStoreUnavailable(
+            "the store of files (VQA_FILES_URL) cannot be used in a process forked after its first use"
+        )
     try:
         yield
     except BaseError as error:

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from vqa.errors import SettingsError
 from vqa.images.stores.contents import StoreUnavailable
+from vqa.object_store import allows_http, runs_here
 
 try:
     import obstore
@@ -22,13 +23,6 @@ except ImportError:
 
 _CONNECT_S = 5.0
 
-#: obstore reads them, but not if it is given other options; for stores of one's own without TLS
-_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
-
-
-def _allows_http() -> bool:
-    return any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP)
-
 
 class Bucket:
     """Blobs in the bucket of a URL; a request, with its repetitions, takes at most about `timeout_s`.
@@ -36,13 +30,10 @@ class Bucket:
     Raises SettingsError if the URL is not one of a bucket.
     """
 
-    #: process in which obstore's threads run; a child that is forked later has none, and would wait for ever
-    _runtime_pid: int | None = None
-
     def __init__(self, url: str, timeout_s: float) -> None:
         seconds = f"{max(1, round(timeout_s / 2))}s"
         connect = f"{min(_CONNECT_S, max(1, timeout_s / 2)):.0f}s"
-        options = {"timeout": seconds, "connect_timeout": connect, "allow_http": _allows_http()}
+        options = {"timeout": seconds, "connect_timeout": connect, "allow_http": allows_http(os.environ)}
         retry = {"max_retries": 3, "retry_timeout": timedelta(seconds=timeout_s / 2)}
         try:
             self._store = from_url(url, client_options=options, retry_config=retry)  # type: ignore[call-overload]
@@ -74,9 +65,7 @@ class Bucket:
 
     @contextmanager
     def _bucket_errors(self) -> Iterator[None]:
-        if Bucket._runtime_pid is None:
-            Bucket._runtime_pid = os.getpid()
-        elif Bucket._runtime_pid != os.getpid():
+        if not runs_here():
             raise StoreUnavailable(
                 "the bucket of images (VQA_IMAGES_URL) cannot be used in a process forked after its first use; "
                 "make the client after the fork, or start processes by spawn"
