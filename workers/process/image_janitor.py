@@ -63,4 +63,4 @@ class ImageJanitor:
     def _warn(self, said: str) -> None:
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _LOG_EVERY_S
-            log.warning("expired images are not deleted: %s; trying again", said)
+            log.warning("some or all expired images are not deleted: %s; trying again", said)

@@ -81,7 +81,8 @@ class Folder:
     def tidy(self) -> None:
         with _folder_errors(), suppress(FileNotFoundError), os.scandir(self._root / _PARTIAL) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
+                # another's that may not be deleted keeps no others
+                with suppress(FileNotFoundError, PermissionError):
                     if time.time() - entry.stat().st_mtime > _ABANDONED_S:
                         os.unlink(entry.path)
 

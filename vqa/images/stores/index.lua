@@ -36,17 +36,15 @@ function verbs.keep()
   return states
 end
 
--- limit: moves images that are due to the second set, and takes over deletions that somebody began and did not end.
--- Returns when this was, and the references
+-- limit: moves images that are due to the second set, and takes over deletions that somebody began and did not end, or
+-- that failed: these last, so that images that cannot be deleted keep no others. Returns when this was, and the references
 function verbs.claim(limit)
-  local stale = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - STALE, 'LIMIT', 0, limit)
-  local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit - #stale)
-  for _, reference in ipairs(due) do
-    redis.call('ZREM', KEYS[1], reference)
-    table.insert(stale, reference)
-  end
-  for _, reference in ipairs(stale) do redis.call('ZADD', KEYS[2], now, reference) end
-  return {now, stale}
+  local claimed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
+  for _, reference in ipairs(claimed) do redis.call('ZREM', KEYS[1], reference) end
+  local stale = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - STALE, 'LIMIT', 0, limit - #claimed)
+  for _, reference in ipairs(stale) do table.insert(claimed, reference) end
+  for _, reference in ipairs(claimed) do redis.call('ZADD', KEYS[2], now, reference) end
+  return {now, claimed}
 end
 
 -- when it was claimed, reference: whether it is still to be deleted by the caller, who has no more time than half of

@@ -16,6 +16,7 @@ from redis import Redis
 from tests.worker_process import ROOT
 from vqa.images.store import ImageStore, reference
 from vqa.images.stores.blobs import blob_name
+from vqa.images.stores.contents import StoreUnavailable
 from vqa.images.stores.folder import Folder
 from vqa.images.stores.index import DELETION_S, GOING, IMAGES, Index
 from vqa.images.stores.indexed_contents import IndexedContents
@@ -154,6 +155,27 @@ def test_a_writer_does_not_wait_for_a_janitor_that_was_killed(redis: Redis, stor
     assert store.get(NAME) == DATA
     # the janitor was only stopped, and goes on
     assert not index.may_delete(claimed, NAME)
+
+
+def test_images_that_cannot_be_deleted_keep_no_others(
+    redis: Redis, tmp_path: Path, store: ImageStore, folder: Folder, index: Index
+) -> None:
+    stuck = [store.put(b"stuck %d" % number, 0) for number in range(45)]
+    for name in stuck:
+        # in place of the file there is what unlink refuses, whoever runs the test
+        path = tmp_path / "images" / blob_name(name)
+        path.unlink()
+        path.mkdir()
+    # portions in which nothing can be deleted end a sweep, and are tried again after all others
+    for count in (20, 20, 5):
+        with pytest.raises(StoreUnavailable, match=rf"VQA_IMAGES_URL.*\({count} images\)"):
+            sweep(index, folder)
+    _age(redis)
+    others = [store.put(b"other %d" % number, 0) for number in range(30)]
+    with pytest.raises(StoreUnavailable, match=r"\(\d+ images\)"):
+        sweep(index, folder)
+    assert {folder.size(blob_name(name)) for name in others} == {None}
+    assert sorted(name.decode() for name in redis.zrange(GOING, 0, -1)) == sorted(stuck)
 
 
 def _age(redis: Redis) -> None:
