@@ -53,7 +53,7 @@ def _spliced(data: bytes, draw: Random) -> bytes:
     )
 
 
-_DAMAGES: dict[str, Callable[[bytes, Random], bytes]] = {
+DAMAGES: dict[str, Callable[[bytes, Random], bytes]] = {
     "cut": _cut,
     "one-bit": partial(_flipped, most=1),
     "bits": partial(_flipped, most=50),
@@ -68,6 +68,6 @@ def _damaged(draw: Random, name: str, damage: Callable[[bytes, Random], bytes]) 
 
 
 # the damage outside, so that the first files of a round are of all formats
-for _how, _damage in _DAMAGES.items():
+for _how, _damage in DAMAGES.items():
     for _name in valid_files():
         bad(f"{_name}-{_how}")(partial(_damaged, name=_name, damage=_damage))

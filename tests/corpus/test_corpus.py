@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from producer import Client
+from tests.corpus.damage import DAMAGES
 from tests.corpus.judge import LIMITS, Judge
 from tests.corpus.memory import mib, peak_bytes
 from tests.corpus.registry import DEAR, make, makers, names
@@ -44,6 +45,11 @@ def cheap() -> list[str]:
     return [name for name in names() if name.partition("/")[0] not in DEAR]
 
 
+def crafted() -> list[str]:
+    """Return those that are made to harm; damaged ones are tried in the pool."""
+    return [name for name in cheap() if not name.partition("/")[0].endswith(tuple(f"-{how}" for how in DAMAGES))]
+
+
 def test_there_are_over_300_files_in_all_formats_and_a_seed_makes_them_again() -> None:
     assert len(makers()) > 500
     assert {name.partition("-")[0] for name in makers()} >= {"png", "jpeg", "gif", "webp", "tiff", "bmp", "pdf", "avif"}
@@ -63,6 +69,7 @@ def test_each_file_ends_in_images_or_an_error_within_limits(judge: Judge, part: 
     assert faults == []
 
 
+@pytest.mark.timeout(300)
 def test_a_worker_answers_or_refuses_each_file_and_lives_within_its_memory(
     redis: Redis, queue_settings: QueueSettings, start_worker: StartWorker
 ) -> None:
@@ -70,13 +77,13 @@ def test_a_worker_answers_or_refuses_each_file_and_lives_within_its_memory(
     store = ImageStore(redis)
     good = job(store.put(valid_files()["png-rgb"], TIMEOUT_S), "good")
     with Client(queue_settings) as client:
-        files = {name: data for name in cheap() if (data := make(SEED, name).data)}
+        files = {name: data for name in crafted() if (data := make(SEED, name).data)}
         outcomes = dict(client.ask_many(job(store.put(data, TIMEOUT_S), name) for name, data in files.items()))
         assert isinstance(client.answer(client.submit(good)), Answer)
 
     untyped = {id: outcome for id, outcome in outcomes.items() if not isinstance(outcome, Answer | BadImage)}
     assert untyped == {}
-    assert len(outcomes) == len(files)
+    assert len(outcomes) == len(files) > 350
     assert worker.process.poll() is None
     children = {child: peak_bytes(child.pid) for child in psutil.Process(worker.process.pid).children(recursive=True)}
     assert max(children.values()) < BASE_BYTES + LIMITS.decoding_bytes, list(map(mib, children.values()))
