@@ -1,6 +1,8 @@
 """`vqa doctor`: quiet about a healthy queue, plain about what is wrong, and able to mend it by hand."""
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from producer.cli.doctor import examine
 from producer.demo.redis_server import free_port
 from tests.producer.conftest import MakeJob, PlayedWorker, Vqa, wait_until
 from tests.redis_server import RedisServer
+from tests.vqa.images.stores.bucket_server import BucketServer
 from tests.worker_process import StartWorker
 from vqa.celery import make_app
 from vqa.connection import connect
@@ -328,3 +331,39 @@ def test_a_folder_of_images_is_looked_at(doctor: Examine, redis: Redis, tmp_path
     assert doctor()[1]["images"] == [("ok", "kept in VQA_IMAGES_URL: 1")]
     redis.zadd("vqa:images", {"sha256:" + "0" * 64: 1})
     assert doctor()[1]["images"] == [("note", "kept in VQA_IMAGES_URL: 2; the time of 1 of them is over")]
+
+
+@pytest.mark.usefixtures("up")
+def test_a_folder_of_images_that_cannot_be_written_is_wrong(
+    doctor: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    assert doctor(VQA_IMAGES_URL=folder.as_uri())[1]["images"] == [("ok", "kept in VQA_IMAGES_URL: 0")]
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        status, report = doctor()
+    assert status == 1
+    assert "not written or deleted from" in wrong(report)[0]
+    assert "No space left" in wrong(report)[0]
+
+    # what refuses to be written in, whoever runs the test
+    (folder / "partial").rmdir()
+    (folder / "partial").touch()
+    status, report = doctor()
+    assert (status, "VQA_IMAGES_URL" in wrong(report)[0]) == (1, True)
+
+
+@pytest.mark.usefixtures("up")
+def test_a_bucket_of_images_is_left_as_it_was(doctor: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with BucketServer() as bucket:
+        for name, value in bucket.variables.items():
+            monkeypatch.setenv(name, value)
+        assert doctor(VQA_IMAGES_URL="s3://images/jobs")[1]["images"] == [("ok", "kept in VQA_IMAGES_URL: 0")]
+        assert "PUT" in [method for method, _ in bucket.requests]
+        assert not bucket.objects

@@ -60,9 +60,11 @@ class BucketServer:
                     return self.reply(200)
                 if self.command == "POST":
                     # DeleteObjects
-                    for key in re.findall(r"<Key>([^<]+)</Key>", body.decode()):
+                    keys = re.findall(r"<Key>([^<]+)</Key>", body.decode())
+                    for key in keys:
                         bucket.objects.pop(f"{self.path.partition('?')[0]}/{key}", None)
-                    return self.reply(200, b"<DeleteResult></DeleteResult>")
+                    deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+                    return self.reply(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
                 data = bucket.objects.get(self.path)
                 if data is None:
                     return self.reply(404)

@@ -29,6 +29,13 @@ def test_an_image_is_sent_once_under_its_hash(store: ImageStore, bucket: BucketS
     assert bucket.requests == [("PUT", path), ("HEAD", path), ("HEAD", path)]
 
 
+def test_an_image_is_deleted_whether_it_is_there_or_not(store: ImageStore, bucket: BucketServer) -> None:
+    name = store.put(DATA, 60)
+    for _ in range(2):
+        open_blobs("s3://images/jobs").delete(blob_name(name))
+        assert not bucket.objects
+
+
 def test_a_bucket_that_fails_is_an_outage(store: ImageStore, bucket: BucketServer) -> None:
     name = store.put(DATA, 60)
     bucket.failing = 503
