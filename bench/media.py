@@ -88,7 +88,7 @@ def _core_rate(count: int, work: Callable[[], object]) -> float:
 
 
 def _cpu_s() -> float:
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     here = psutil.Process()
     times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
