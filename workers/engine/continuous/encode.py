@@ -17,7 +17,7 @@ from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import RGBImage
 from workers.engine.model.image_sizes import FILTERS, QWEN_PROCESSOR, read_fit
 from workers.engine.model.video_processor import VALUES, FrameProcessor, metadata, video_fit
-from workers.engine.text.chat import Chat, ChatEncoder
+from workers.engine.text.chat import NO_PLACE, Chat, ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.video import NO_VIDEOS, Video
 
@@ -72,7 +72,7 @@ class RequestEncoder(ChatEncoder[Request]):
             text = self._with_times(text, videos)
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids.count(self._image_id) != len(images):
-            raise InvalidJob("the model's chat template has no place for an image in one of these turns")
+            raise InvalidJob(NO_PLACE.format("an image"))
         return self._request(ids, images, videos, prompt.params, self.guide(prompt))
 
     def count_tokens(self, made: Request) -> int:
@@ -84,7 +84,7 @@ class RequestEncoder(ChatEncoder[Request]):
         if video_fit(processor) is None:
             raise InvalidJob(NO_VIDEOS)
         if text.count(processor.video_token) != len(videos):
-            raise InvalidJob("the model's chat template has no place for a video in one of these turns")
+            raise InvalidJob(NO_PLACE.format("a video"))
         merge, temporal = self._merge, self._temporal
         grids = torch.tensor([(-(-len(video.frames) // temporal), merge, merge) for video in videos])
         made = {"video_grid_thw": grids, "video_metadata": [VideoMetadata(**metadata(video)) for video in videos]}

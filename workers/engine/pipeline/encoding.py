@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.utils.chat_template_utils import Chat
 
@@ -17,8 +18,8 @@ from workers.engine.base import Prompt
 from workers.engine.image import RGBImage
 from workers.engine.model.image_sizes import fit_of
 from workers.engine.model.video_processor import metadata, video_fit
+from workers.engine.text.chat import NO_PLACE, ChatEncoder
 from workers.engine.text.chat import Chat as Messages
-from workers.engine.text.chat import ChatEncoder
 from workers.engine.text.grammar import Guide, Guides
 from workers.engine.video import NO_VIDEOS
 
@@ -71,6 +72,8 @@ class Encoder(ChatEncoder[ModelInputs]):
             how["images_kwargs"] = {"do_resize": False}
         made = self._pipe.preprocess(Chat(cast(Any, chat)), processor_kwargs=how)
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        if isinstance(self.processor, Qwen3VLProcessor):
+            _require_places(tensors, self.processor)
         sizes = _image_sizes(tensors, len(prompt.images), getattr(self.processor.image_processor, "patch_size", None))
         ids = tensors["input_ids"]
         tokens = _image_tokens(ids, getattr(self.processor, "image_token_id", None), len(prompt.images))
@@ -99,6 +102,15 @@ class Encoder(ChatEncoder[ModelInputs]):
             return tensor
         fill = self._pad_id if name == "input_ids" else 0
         return torch.nn.functional.pad(tensor, (longest - prompt.prompt_tokens, 0), value=fill)
+
+
+def _require_places(tensors: Mapping[str, Tensor], processor: Any) -> None:
+    """Raise InvalidJob if a template left out an image or a video, for which transformers 5.17 does not look."""
+    for name, what in (("image", "an image"), ("video", "a video")):
+        if (grids := tensors.get(f"{name}_grid_thw")) is not None:
+            needed = int(grids.prod(dim=1).sum()) // getattr(processor, f"{name}_processor").merge_size ** 2
+            if int((tensors["input_ids"] == getattr(processor, f"{name}_token_id")).sum()) != needed:
+                raise InvalidJob(NO_PLACE.format(what))
 
 
 def _image_tokens(ids: Tensor, image_id: object, images: int) -> tuple[int | None, ...]:

@@ -18,6 +18,9 @@ from workers.engine.video import Video
 #: no tokenizer exceeds it; refuses a text that is far too long before it is tokenized, which takes seconds
 _MAX_CHARACTERS_PER_TOKEN = 128
 
+#: of the error of a job with an image or a video that its turn's template leaves out
+NO_PLACE = "the model's chat template has no place for {} in one of these turns"
+
 Chat = list[dict[str, Any]]
 Inputs = TypeVar("Inputs")
 
