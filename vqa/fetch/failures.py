@@ -9,7 +9,7 @@ import httpcore2
 from vqa.errors import BadImage
 from vqa.fetch.retry import Transient
 from vqa.net.bounded import ResponseTooLong
-from vqa.net.guarded import AddressRefused
+from vqa.net.guarded import AddressRefused, HostUnknown
 
 FAILURES = (
     httpcore2.NetworkError,
@@ -22,11 +22,15 @@ FAILURES = (
 )
 
 
-def translated(name: str, error: Exception, redirected: bool) -> BadImage | Transient:
-    """Return what to raise instead of one of FAILURES; the message begins with `name`, the host that was asked for."""
-    if isinstance(error, AddressRefused):
+def translated(name: str, error: Exception, redirected: bool, private: bool) -> BadImage | Transient:
+    """Return what to raise instead of one of FAILURES; the message begins with `name`, the host that was asked for.
+
+    Unless `private` addresses are allowed, a host that does not exist is told like one inside: else strangers could
+    list the names of the inside.
+    """
+    if isinstance(error, AddressRefused) or (isinstance(error, HostUnknown) and not private):
         how = "redirects to a host with" if redirected else "has"
-        return BadImage(f"{name}: the host {how} an address that is not public (VQA_FETCH_PRIVATE)")
+        return BadImage(f"{name}: the host {how} an address that is not public, or none (VQA_FETCH_PRIVATE)")
     if isinstance(error, ResponseTooLong):
         return BadImage(f"{name}: the server's response has headers without end")
     if _is_certificate(error):

@@ -63,6 +63,7 @@ class WebImages:
         self._check = check
         self._max_bytes = max_bytes
         self._first_byte_s = first_byte_s
+        self._private = network.private
         self._pool = httpcore2.AsyncConnectionPool(
             context or httpcore2.default_ssl_context(),
             # the caller bounds how many are used at once; a redirect needs one more for a moment
@@ -86,7 +87,7 @@ class WebImages:
                     return found
                 current = self._redirected(name, current, found)
         except FAILURES as error:
-            raise translated(name, error, redirected=current is not address) from None
+            raise translated(name, error, current is not address, self._private) from None
         raise BadImage(f"{name}: the server redirects more than {_MOST_REDIRECTS} times")
 
     async def close(self) -> None:

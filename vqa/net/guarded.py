@@ -27,6 +27,14 @@ class AddressRefused(ConnectError):
     """Not every address of the host is public."""
 
 
+class HostUnknown(ConnectError):
+    """The host has no address, says its name server: an error that a repetition does not change."""
+
+
+#: what getaddrinfo fails with then; EAI_AGAIN is a name server that does not answer
+_UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """Return the host's addresses as the operating system knows them. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -36,14 +44,14 @@ async def resolve(host: str, port: int) -> list[str]:
 class GuardedBackend(AsyncNetworkBackend):
     """httpcore2's network, without addresses that are not public.
 
-    `private` lifts the guard, for receivers in the own network. Proxies of the environment are never used: they would
+    `private` lifts the guard, for hosts in the own network. Proxies of the environment are never used: they would
     resolve names themselves.
     """
 
     def __init__(
         self, private: bool = False, resolve: Resolve = resolve, network: AsyncNetworkBackend | None = None
     ) -> None:
-        self._private = private
+        self.private = private
         self._resolve = resolve
         self._network = network or AnyIOBackend()
 
@@ -57,8 +65,8 @@ class GuardedBackend(AsyncNetworkBackend):
     ) -> AsyncNetworkStream:
         """Connect to the first address that answers within `timeout` seconds in all.
 
-        Raises AddressRefused unless all are public, ConnectTimeout or another ConnectError. Messages name no address,
-        since a caller may see them.
+        Raises AddressRefused unless all are public, HostUnknown, ConnectTimeout or another ConnectError. Messages name
+        no address, since a caller may see them.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -71,11 +79,12 @@ class GuardedBackend(AsyncNetworkBackend):
     ) -> AsyncNetworkStream:
         try:
             found = await self._resolve(host, port)
-        except (OSError, UnicodeError):
-            raise ConnectError("the host's name cannot be resolved") from None
+        except (OSError, UnicodeError) as error:
+            unknown = isinstance(error, socket.gaierror) and error.errno in _UNKNOWN
+            raise (HostUnknown if unknown else ConnectError)("the host's name cannot be resolved") from None
         if not found:
-            raise ConnectError("the host has no address")
-        if not self._private and not all(map(is_public, found)):
+            raise HostUnknown("the host has no address")
+        if not self.private and not all(map(is_public, found)):
             raise AddressRefused("not every address of the host is public")
         for address in found[:_MOST_ADDRESSES]:
             # a literal address, which is not resolved again

@@ -1,10 +1,13 @@
 # ruff: noqa: RUF001 - letters that look like others are what is tested
 """Addresses and tricks that lead inside: all are refused where every host and port is allowed, and nothing is sent."""
 
+import socket
+from contextlib import closing
+
 import pytest
 
 from tests.vqa.fetch.network import PUBLIC, Names, Routed
-from vqa.errors import BadImage
+from vqa.errors import BadImage, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.net.guarded import GuardedBackend
@@ -180,3 +183,23 @@ def test_a_name_is_refused_unless_all_its_addresses_are_public(records: list[str
     said = refuse("https://images.example/secret.png?token=secret", Names({"images.example": [records]}))
     assert "VQA_FETCH_PRIVATE" in said
     assert not any(each in said for each in (*records, "secret"))
+
+
+def test_a_name_of_the_inside_is_told_like_one_that_does_not_exist() -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        if host == "inside.example":
+            return ["10.0.0.1"]
+        raise socket.gaierror(socket.EAI_AGAIN if host == "silent.example" else socket.EAI_NONAME, "secret")
+
+    def fetch(host: str, private: bool = False) -> str:
+        settings = FetchSettings(hosts="http://*:*", private=private, timeout_s=0.2)
+        with closing(Fetcher(settings, 2**20, GuardedBackend(private, resolve, Routed()))) as fetcher:
+            with pytest.raises((BadImage, ImageUnavailable)) as refused:
+                fetcher.fetch(f"http://{host}/")
+            return f"{refused.type.__name__} {refused.value}".replace(host, "HOST")
+
+    assert fetch("inside.example") == fetch("nothing.example")
+    assert fetch("inside.example").startswith("BadImage HOST: the host has an address that is not public, or none")
+    # a name server that does not answer, or that will know the name once its container is up
+    assert fetch("silent.example").startswith("ImageUnavailable")
+    assert fetch("nothing.example", private=True).startswith("ImageUnavailable")
