@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from random import Random
 from tempfile import TemporaryDirectory
 
@@ -81,7 +82,8 @@ def _submit(redis_url: str, folder: Path, place: Path | None, options: tuple[str
 
 def _stored(redis: Redis, place: Path | None) -> list[bytes]:
     if place is None:
-        return [bytes(redis.get(key) or b"") for key in sorted(redis.keys("vqa:image:*"))]
+        keys = sorted(cast(list[bytes], redis.keys("vqa:image:*")))
+        return [cast(bytes, redis.get(key)) for key in keys]
     files = sorted(path for path in place.rglob("*") if path.is_file())
     found = [path.read_bytes() for path in files]
     for path in files:
