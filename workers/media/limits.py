@@ -74,8 +74,8 @@ class ImageLimits:
     def pixel_bytes(self, request: ImageRequest, count: int) -> int:
         """Return the most that the pixels of the images of a request take."""
         if request.video is not None:
-            # all frames together have so many, however many they are
-            return 3 * request.video.fit.max_pixels
+            # all frames together, however many they are
+            return 3 * request.video.fit.for_frames(request.video.max_frames, request.max_pixels).max_pixels
         if request.frame is not None:
             return 3 * request.frame.max_pixels // request.frame.frames
         return count * self.for_request(request).image_bytes

@@ -51,6 +51,8 @@ class DecoderPool:
         self._idle: LifoQueue[Decoder] = LifoQueue()
         self._decoding, self._pixels = Budget(self.plan.decoding_bytes), Budget(self.plan.pixel_bytes)
         self._threads = ThreadPoolExecutor(fetchers(processes), thread_name_prefix="media")
+        # a video may take half a minute: images always have a process without one
+        self._video_threads = ThreadPoolExecutor(max(1, processes - 1), thread_name_prefix="video")
         try:
             for step in (Decoder.start, Decoder.wait_ready):
                 for decoder in self._decoders:
@@ -69,7 +71,9 @@ class DecoderPool:
 
         A file counts as one image, and a video as all that it may have. If files turn out to have more, memory for all
         is waited for, and all are decoded again: a job that waited for more while it holds some could wait for ever.
+        Raises what `decode` raises.
         """
+        self._check_videos(requests)
         counts = [request.video.max_frames if request.video else 1 for request in requests]
         with self._holding(requests, counts, deadline):
             images, found = self._decode_all(requests, deadline, fetch, counts)
@@ -94,7 +98,8 @@ class DecoderPool:
     def close(self) -> None:
         """End the processes; images that are not decoded yet fail with EngineError."""
         # cancel_futures would cancel futures without waking the threads that wait for them
-        self._threads.shutdown(wait=False)
+        for threads in (self._threads, self._video_threads):
+            threads.shutdown(wait=False)
         for budget in (self._decoding, self._pixels):
             budget.close()
         for decoder in self._decoders:
@@ -113,7 +118,7 @@ class DecoderPool:
         """Return the images of each file, and how many each has. None of files with more than `counts` is decoded."""
         decoding = [_Decoding(request, counts[number] if counts else None) for number, request in enumerate(requests)]
         try:
-            futures = [self._threads.submit(self._decode, each, deadline, fetch) for each in decoding]
+            futures = [self._threads_for(each).submit(self._decode, each, deadline, fetch) for each in decoding]
         except RuntimeError:
             raise EngineError("the worker is stopping") from None
         timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
@@ -128,6 +133,19 @@ class DecoderPool:
         finally:
             for future in unfinished:
                 future.cancel()
+
+    def _threads_for(self, each: _Decoding) -> ThreadPoolExecutor:
+        return self._video_threads if each.request.video else self._threads
+
+    def _check_videos(self, requests: Sequence[ImageRequest]) -> None:
+        """Raise BadImage for videos whose pixels `_pixels` could not bound, as it admits whatever comes alone."""
+        videos = [request for request in requests if request.video or request.frame]
+        amount, most = sum(self._limits.pixel_bytes(request, 1) for request in videos), self.plan.pixel_bytes
+        if amount > most:
+            raise BadImage(
+                f"the job's videos may have {amount >> 20:,} MiB of pixels; the worker has memory for "
+                f"{most >> 20:,} MiB. Send fewer videos, or set max_image_tokens"
+            )
 
     def _check_count(self, requests: Sequence[ImageRequest], found: Sequence[int]) -> None:
         images = sum(

@@ -19,10 +19,11 @@ from PIL import Image
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, ImageMissing, NotReady
 from vqa.images.fit import Fit
+from vqa.images.video_fit import VideoFit
 from workers.engine.image import RGBImage
 from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
-from workers.media.request import ImageRequest
+from workers.media.request import ImageRequest, VideoSampling
 from workers.media.source import decode
 from workers.settings import WorkerSettings
 
@@ -93,6 +94,32 @@ def test_one_bad_image_is_told_and_the_next_call_works(media: DecoderPool) -> No
     with pytest.raises(BadImage):
         decoded(media, [png(), b"no image", png()])
     assert len(decoded(media, [png()])) == 1
+
+
+def test_an_image_is_decoded_while_many_videos_wait(media: DecoderPool) -> None:
+    coming = threading.Event()
+
+    def fetch(reference: str) -> bytes:
+        assert coming.wait(SOON)
+        return b"no video"
+
+    videos = [ImageRequest("clip", video=VideoSampling(2, 64, VideoFit(32, 4096, 65_536)))] * 16
+    with ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(media.decode, videos, fetch=fetch)
+        assert len(decoded(media, [png()], deadline=time.monotonic() + SOON)) == 1
+        assert not waiting.done()
+        coming.set()
+        assert isinstance(waiting.exception(SOON), BadImage)
+
+
+def test_videos_with_more_pixels_than_there_is_memory_for_are_refused(media: DecoderPool) -> None:
+    sampling = [VideoSampling(1 + number / 100, 64, VideoFit(32, 4096, 25_165_824)) for number in range(32)]
+    requests = [ImageRequest(b"no video", video=each) for each in sampling]
+
+    with pytest.raises(BadImage, match="videos may have 2,304 MiB of pixels; the worker has memory for 768 MiB"):
+        media.decoded(requests).__enter__()
+    with pytest.raises(BadImage, match="not an image"):
+        media.decoded([replace(request, max_pixels=4096) for request in requests]).__enter__()
 
 
 def test_every_process_is_there_before_the_first_image_and_used_after_it(media: DecoderPool) -> None:
