@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from producer.gateway.tasks import end_tasks
 from producer.images.parts import Use
 from producer.images.reader import ImageReader
 from vqa.errors import BadImage, ImageUnavailable
+from vqa.fetch.places import MOST, Places
 from vqa.gateway_settings import GatewaySettings
 from vqa.job import MOST_IMAGES
 from vqa.message import MOST_FRAMES
@@ -19,21 +18,15 @@ from vqa.settings import QueueSettings
 
 T = TypeVar("T")
 
-#: bytes of images that this process fetches at once: each may have VQA_IMAGE_MAX_BYTES
-_IN_FLIGHT_BYTES = 256 * 2**20
+#: bytes of images that this process fetches at once: each may have VQA_IMAGE_MAX_BYTES; and how many at most, which
+#: the fetcher gives one caller: for it, this process is one
+_IN_FLIGHT_BYTES, _MOST = 256 * 2**20, MOST // 2
 
-#: images of one API key that are fetched at once; without keys all requests are one caller's
+#: images of one API key that are fetched at once, as far as more are left for others than it has
 _OF_ONE_KEY = 4
 
 #: of one request: more images, or frames of videos, no job may have
 _MOST_URLS = MOST_IMAGES + MOST_FRAMES
-
-
-@dataclass(slots=True)
-class _Key:
-    places: asyncio.Semaphore
-    #: requests that fetch
-    users: int = 0
 
 
 class CallerImages:
@@ -44,9 +37,8 @@ class CallerImages:
         self._queue_settings = queue_settings
         #: of all images of one request
         self._request_bytes = settings.body_max_bytes
-        self._at_once = max(1, _IN_FLIGHT_BYTES // queue_settings.image_max_bytes)
-        self._places = asyncio.Semaphore(self._at_once)
-        self._keys: dict[str, _Key] = {}
+        most = min(_MOST, max(1, _IN_FLIGHT_BYTES // queue_settings.image_max_bytes))
+        self._places = Places(most, of_host=most, of_caller=_OF_ONE_KEY)
 
     def close(self) -> None:
         self._reader.close()
@@ -75,57 +67,42 @@ class CallerImages:
             raise BadImage(f"the request names {len(urls):,} images by URL; a job has at most {_MOST_URLS}")
         left = self._request_bytes
 
-        async def one(url: str, use: Use, mine: asyncio.Semaphore) -> bytes:
+        async def one(url: str, use: Use) -> bytes:
             nonlocal left
-            data = await self._one(url, use, mine, timeout_s)
+            data = await self._one(url, use, key_id, timeout_s)
             left -= len(data)
             if left < 0:
                 limit = f"{self._request_bytes:,} bytes together (VQA_GATEWAY_BODY_MAX_BYTES)"
                 raise BadImage(f"the images of the request have over {limit}")
             return data
 
-        return await self._gather(urls, key_id, one)
+        return await self._gather(urls, one)
 
     async def fetch_each(
         self, urls: Mapping[str, Use], key_id: str, timeout_s: float
     ) -> dict[str, bytes | BadImage | ImageUnavailable]:
         """Return each image, or why it cannot be fetched."""
 
-        async def one(url: str, use: Use, mine: asyncio.Semaphore) -> bytes | BadImage | ImageUnavailable:
+        async def one(url: str, use: Use) -> bytes | BadImage | ImageUnavailable:
             try:
-                return await self._one(url, use, mine, timeout_s)
+                return await self._one(url, use, key_id, timeout_s)
             except (BadImage, ImageUnavailable) as error:
                 return error
 
-        return await self._gather(urls, key_id, one)
+        return await self._gather(urls, one)
 
-    async def _gather(
-        self, urls: Mapping[str, Use], key_id: str, one: Callable[[str, Use, asyncio.Semaphore], Coroutine[Any, Any, T]]
-    ) -> dict[str, T]:
-        async with self._places_of(key_id) as mine:
-            tasks = [asyncio.create_task(one(url, use, mine)) for url, use in urls.items()]
-            try:
-                return dict(zip(urls, await asyncio.gather(*tasks), strict=True))
-            finally:
-                await end_tasks(*tasks)
-
-    @asynccontextmanager
-    async def _places_of(self, key_id: str) -> AsyncIterator[asyncio.Semaphore]:
-        limit = _OF_ONE_KEY if key_id else self._at_once
-        key = self._keys.setdefault(key_id, _Key(asyncio.Semaphore(limit)))
-        key.users += 1
+    async def _gather(self, urls: Mapping[str, Use], one: Callable[[str, Use], Coroutine[Any, Any, T]]) -> dict[str, T]:
+        tasks = [asyncio.create_task(one(url, use)) for url, use in urls.items()]
         try:
-            yield key.places
+            return dict(zip(urls, await asyncio.gather(*tasks), strict=True))
         finally:
-            key.users -= 1
-            if not key.users:
-                self._keys.pop(key_id, None)
+            await end_tasks(*tasks)
 
-    async def _one(self, url: str, use: Use, mine: asyncio.Semaphore, timeout_s: float) -> bytes:
+    async def _one(self, url: str, use: Use, key_id: str, timeout_s: float) -> bytes:
         end = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout_at(end) as waiting, mine, self._places:
-                waiting.reschedule(None)
+            # without keys all requests are one caller's. The fetcher counts the images of each host
+            async with self._places.place("", key_id or None, timeout_s):
                 left_s = max(0.001, end - asyncio.get_running_loop().time())
                 return await self._reader.fetch(url, left_s, use)
         except TimeoutError:

@@ -24,8 +24,8 @@ _CLOSED = "the image is not fetched, as this process is stopping"
 class Fetcher:
     """Fetches images from URLs, for any number of threads and event loops, until it is closed.
 
-    At most 32 at once, 6 from one host; callers that ask for the same URL at the same time share one request. A forked
-    child starts afresh.
+    At most 64 at once, 32 of one caller and 6 from one host; those that ask for the same URL at the same time share one
+    request. A forked child starts afresh.
     """
 
     def __init__(
@@ -89,9 +89,10 @@ class Fetcher:
                 raise ImageUnavailable(_CLOSED) from None
             raise
 
-    def submit(self, url: str) -> Future[bytes]:
+    def submit(self, url: str, caller: str = "") -> Future[bytes]:
         """Start to fetch as `fetch` does; cancelling the future ends the request, and so does `close`.
 
+        `caller` is for whom: one who asks for much leaves places for others.
         Raises BadImage if the URL is not allowed, and ImageUnavailable once closed.
         """
         self.check(url)
@@ -100,7 +101,7 @@ class Fetcher:
                 raise ImageUnavailable(_CLOSED)
             if self._session is None:
                 self._session = self._open()
-            return self._session.submit(url)
+            return self._session.submit(url, caller)
 
     def close(self) -> None:
         """End requests that are under way with ImageUnavailable."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 #: threads that resolve names and read files: a name server that does not answer holds one for seconds
-_THREADS = 32
+_THREADS = 64
 
 #: seconds that closing waits for the tasks to end
 _CLOSE_S = 5.0

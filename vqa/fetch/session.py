@@ -86,19 +86,19 @@ class Session:
         self._shared = SharedFetches(self._fetch)
         self._thread = LoopThread("vqa-fetch")
 
-    def submit(self, url: str) -> Future[bytes]:
+    def submit(self, url: str, caller: str) -> Future[bytes]:
         """Fetch the image. The future raises BadImage or ImageUnavailable, and this RuntimeError once closed."""
-        return self._thread.submit(self._shared.get(url))
+        return self._thread.submit(self._shared.get(url, caller))
 
     def close(self) -> None:
         self._thread.close(self._web.close() if self._web else None)
 
-    async def _fetch(self, url: str) -> bytes:
+    async def _fetch(self, url: str, caller: str) -> bytes:
         address = self._rules.parse(url)
         name = _name(address)
         late = f"{name}: the image is not fetched within {self._timeout_s:g} s (VQA_FETCH_TIMEOUT_S)"
         try:
-            async with self._places.place(name, self._timeout_s):
+            async with self._places.place(name, caller, self._timeout_s):
                 return await with_retries(partial(self._attempt, address), self._timeout_s, late)
         except TimeoutError:
             raise ImageUnavailable(f"{name}: too many images are fetched from there, or at all, at once") from None

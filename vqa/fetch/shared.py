@@ -17,15 +17,18 @@ class _Flight:
 class SharedFetches:
     """The fetches of one event loop that are under way, by their address."""
 
-    def __init__(self, fetch: Callable[[str], Coroutine[Any, Any, bytes]]) -> None:
+    def __init__(self, fetch: Callable[[str, str], Coroutine[Any, Any, bytes]]) -> None:
         self._fetch = fetch
         self._flights: dict[str, _Flight] = {}
 
-    async def get(self, url: str) -> bytes:
-        """Return what the fetch returns, or raise what it raises; it ends when its last caller is cancelled."""
+    async def get(self, url: str, caller: str) -> bytes:
+        """Return what the fetch returns, or raise what it raises; it ends when its last caller is cancelled.
+
+        It is the first caller's who asks for it.
+        """
         flight = self._flights.get(url)
         if flight is None:
-            flight = self._flights[url] = _Flight(asyncio.create_task(self._fetch(url)))
+            flight = self._flights[url] = _Flight(asyncio.create_task(self._fetch(url, caller)))
         flight.callers += 1
         try:
             return await asyncio.shield(flight.task)

@@ -77,8 +77,9 @@ class Answering:
         """
         requests = {part: self._request(part, job) for part in job.images()}
         videos = {part: self._video_requests(part, job) for part in job.videos()}
+        wanted, caller = partial(self.leases.holds, lease), job.tenant or job.id
         with (
-            self.images.opened(job.contents(), started + lease.remaining_s, partial(self.leases.holds, lease)) as fetch,
+            self.images.opened(job.contents(), started + lease.remaining_s, wanted, caller) as fetch,
             self.texts.writing(lease, self.on_show(job)) as on_text,
         ):
             attempt = _Attempt(job, lease, started, fetch, on_text)

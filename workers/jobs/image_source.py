@@ -40,19 +40,23 @@ class ImageSource:
 
     @contextmanager
     def opened(
-        self, names: Iterable[bytes | str], deadline: float, wanted: Callable[[], bool] = lambda: True
+        self,
+        names: Iterable[bytes | str],
+        deadline: float,
+        wanted: Callable[[], bool] = lambda: True,
+        caller: str = "",
     ) -> Iterator[Callable[[str], bytes]]:
         """Fetch what a job's URLs among `names` lead to, and return a function from a name to bytes.
 
-        The bytes are held until the context ends; `deadline` is a time of `time.monotonic()`. Raises BadImage,
-        ImageUnavailable, DeadlineExceeded, Cancelled soon after the job is not `wanted` any more, and EngineError once
-        closed. The function raises what ImageStore.get does.
+        The bytes are held until the context ends; `deadline` is a time of `time.monotonic()`, and `caller` for whom the
+        URLs are fetched. Raises BadImage, ImageUnavailable, DeadlineExceeded, Cancelled soon after the job is not
+        `wanted` any more, and EngineError once closed. The function raises what ImageStore.get does.
         """
         urls = [name for name in dict.fromkeys(names) if isinstance(name, str) and is_url(name)]
         if not urls:
             yield self._store.get
             return
-        with self._kept(urls, deadline, wanted) as found:
+        with self._kept(urls, deadline, wanted, caller) as found:
             yield lambda name: found[name] if name in found else self._store.get(name)
 
     def close(self) -> None:
@@ -61,11 +65,13 @@ class ImageSource:
         self._held.close()
 
     @contextmanager
-    def _kept(self, urls: list[str], deadline: float, wanted: Callable[[], bool]) -> Iterator[Mapping[str, bytes]]:
+    def _kept(
+        self, urls: list[str], deadline: float, wanted: Callable[[], bool], caller: str
+    ) -> Iterator[Mapping[str, bytes]]:
         with ExitStack() as held:
             with ExitStack() as fetching:
                 found: dict[str, bytes] = {}
-                with closing(self._fetched(urls, deadline, wanted)) as images:
+                with closing(self._fetched(urls, deadline, wanted, caller)) as images:
                     for url, data in images:
                         found[url] = data
                         self._check_total(sum(map(len, found.values())))
@@ -81,13 +87,13 @@ class ImageSource:
             raise BadImage(f"the images that the job gives by URL have over {limit}")
 
     def _fetched(
-        self, urls: list[str], deadline: float, wanted: Callable[[], bool]
+        self, urls: list[str], deadline: float, wanted: Callable[[], bool], caller: str
     ) -> Generator[tuple[str, bytes], None, None]:
         """Yield the images as they come."""
         futures: dict[Future[bytes], str] = {}
         try:
             for url in urls:
-                futures[self._fetcher.submit(url)] = url
+                futures[self._fetcher.submit(url, caller)] = url
             waiting = set(futures)
             while waiting:
                 left_s = deadline - time.monotonic()

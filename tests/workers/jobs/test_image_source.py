@@ -11,11 +11,13 @@ import pytest
 from redis import Redis
 
 from tests.producer.conftest import wait_until
+from tests.vqa.fetch.network import Names
 from tests.vqa.fetch.site import PNG, Site, repeats, response, says, served
 from vqa.errors import BadImage, Cancelled, DeadlineExceeded, ImageMissing, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
+from vqa.net.guarded import GuardedBackend
 from workers.jobs.image_source import ImageSource
 
 LIMIT = 10_000
@@ -89,6 +91,22 @@ def test_without_a_setting_the_url_is_refused_and_the_setting_named(store: Image
                 source.opened([url], time.monotonic() + 30).__enter__()
         with pytest.raises(BadImage, match="VQA_FETCH_BUCKETS"):
             source.opened(["s3://bucket/a.png"], time.monotonic() + 30).__enter__()
+
+
+def test_a_caller_of_many_slow_servers_leaves_places_for_others(store: ImageStore) -> None:
+    slow, fast, gone = Site(repeats(b"", b"", 0.05)), Site(), threading.Event()
+    names = Names({f"{name}.example": [["127.0.0.1"]] for name in ("fast", *range(11))})
+    fetcher = Fetcher(FetchSettings(hosts="http://*:*", private=True), LIMIT, GuardedBackend(True, names))
+    with closing(ImageSource(store, fetcher, LIMIT)) as source, served(slow, fast), ThreadPoolExecutor(1) as thread:
+        urls = [f"http://{number % 11}.example:{slow.port}/{number}" for number in range(64)]
+        opened = source.opened(urls, time.monotonic() + 60, lambda: not gone.is_set(), "one")
+        waiting = thread.submit(opened.__enter__)
+        wait_until(lambda: slow.running == 32, "half of the places are taken")
+        url = f"http://fast.example:{fast.port}/"
+        with source.opened([url], time.monotonic() + 10, caller="another") as fetch:
+            assert fetch(url) == PNG
+        gone.set()
+        assert isinstance(waiting.exception(10), Cancelled)
 
 
 def test_images_of_one_job_have_a_limit_together(source: ImageSource) -> None:
