@@ -17,7 +17,8 @@ def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monke
         ("vqa_slot", "VQA_SLOTS"),
         ("VQA_LOGLEVEL", "VQA_LOG_LEVEL"),
         ("VQA_MICRO_BATCH", "VQA_MICROBATCH"),
-        ("VQA_IMAGE_MAX", "VQA_IMAGE_MAX_BYTES"),
+        ("VQA_IMAGE_BYTES", "VQA_IMAGE_MAX_BYTES"),
+        ("VQA_BULK_TIME", "VQA_BULK_TIMEOUT_S"),
         # alike only by their prefix, or by a word
         ("VQA_FOO", None),
         ("VQA_DEBUG", None),
