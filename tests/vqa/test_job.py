@@ -2,7 +2,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,6 +45,8 @@ jobs = st.builds(
 )
 
 
+# on a busy machine a job takes a tenth of a second to make
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(jobs)
 def test_a_job_survives_the_way_through_json(job: Job) -> None:
     assert Job.from_json(job.to_json()) == job
