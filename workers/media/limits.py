@@ -20,6 +20,9 @@ OVERSAMPLING = 2
 #: Pillow's peak: an image with transparency, and the copies on its way to RGB
 BYTES_PER_PIXEL = 32
 
+#: of an image whose header is read: the reader of WebP allocates two canvases
+_OPENING_BYTES_PER_PIXEL = 8
+
 #: for Python, Pillow's code and the readers' own buffers
 BASE_BYTES = 256 * 2**20
 
@@ -99,6 +102,11 @@ class ImageLimits:
     def usual_image_bytes(self) -> int:
         """The most that the pixels of an image take whose job does not ask for a higher detail."""
         return 3 * min(self.fit.max_pixels, self.useful_pixels) if self.fit else self.image_bytes
+
+    @property
+    def opening_bytes(self) -> int:
+        """The most that reading a file's header takes of them."""
+        return 2 * self.max_bytes + _OPENING_BYTES_PER_PIXEL * self.max_pixels
 
     @property
     def decoding_bytes(self) -> int:

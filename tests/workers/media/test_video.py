@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from struct import pack
 from typing import Any
 
@@ -202,6 +203,26 @@ def test_a_gif_whose_frames_outgrow_its_screen_is_refused_at_once(decoder: Decod
 
     with pytest.raises(BadImage, match="frame 2 of the GIF animation reaches beyond its screen of 96 x 64"):
         in_child(decoder, small[:at] + pack("<2H", 20_000, 20_000) + small[at + 4 :])
+
+
+def test_a_long_index_in_a_short_file_takes_no_memory() -> None:
+    data = bytearray(video_file(2))
+    for table, at, value in (
+        ("stsz", 8, 1),
+        ("stsz", 12, 40_000_000),
+        ("stsc", 16, 40_000_000),
+        ("stts", 12, 40_000_000),
+    ):
+        place = data.index(table.encode()) + at
+        data[place : place + 4] = pack(">I", value)
+    decoder = Decoder(LIMITS)
+
+    with pytest.raises(BadImage, match="no frames"):
+        in_child(decoder, bytes(data))
+
+    peak = Path(f"/proc/{decoder.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    decoder.close()
+    assert int(peak) < 300 * 1024
 
 
 def test_the_frames_of_a_video_leave_no_memory_to_the_next_file(decoder: Decoder) -> None:
