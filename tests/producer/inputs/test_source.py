@@ -55,7 +55,8 @@ def test_a_form_that_is_named_is_taken(tmp_path: Path) -> None:
         (["*.png"], {}, "images need a question"),
         (["*.ndjson"], {}, "No such file"),
         (["*.ndjson"], {"form": "short"}, "No such file"),
-        (["photo.HEIC"], {}, "HEIC files cannot be read; convert it: magick photo.HEIC photo.jpg"),
+        (["photo.HEIC"], {}, "images need a question"),
+        (["photo.DNG"], {}, "DNG files cannot be read; convert it: magick photo.DNG photo.jpg"),
         (["in.jsonl"], {"questions": ["?"]}, "have their own questions"),
         (["in.jsonl"], {"defaults": {"temperature": 5}}, "temperature: "),
         (["in.jsonl"], {"defaults": {"batch": "b"}}, "batch: not a field"),
@@ -70,6 +71,7 @@ def test_what_cannot_be_read_at_all_is_refused_at_once(
     (tmp_path / "in.csv").write_text("id,image,question\n")
     (tmp_path / "words.txt").write_text("only words\n")
     (tmp_path / "photo.HEIC").touch()
+    (tmp_path / "photo.DNG").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=reason):
         detect_source(inputs, **options)
