@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from PIL import Image, ImageChops, ImageStat
 from redis import Redis

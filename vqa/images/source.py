@@ -28,7 +28,7 @@ def read_image(
             return source
         case bytearray() | memoryview():
             return bytes(source)
-        case str() if (found := _SCHEME.match(source)):
+        case str() if found := _SCHEME.match(source):
             raise BadImage(f"an image must be a file, bytes or a URL that can be fetched; {found[1].lower()}: cannot")
         case str() | Path():
             name = str(source)[:200]

@@ -32,7 +32,9 @@ _EXCHANGES = ("celery", "interactive", "bulk", "celery.pidbox", "reply.celery.pi
 FIXED_TYPES: Mapping[str, str] = {
     DEAD: "zset",
     "vqa:damaged": "list",
-    **dict.fromkeys((DEADLINES, *_SETS, _TURNS, "vqa:batches", IMAGES, GOING, "unacked_index", "_kombu.binding_deadlines"), "zset"),
+    **dict.fromkeys(
+        (DEADLINES, *_SETS, _TURNS, "vqa:batches", IMAGES, GOING, "unacked_index", "_kombu.binding_deadlines"), "zset"
+    ),
     **dict.fromkeys((WORKERS, "vqa:flight:bulk", "unacked"), "hash"),
     **dict.fromkeys((*LANES, DEFAULT_QUEUE), "list"),
     **dict.fromkeys((INBOX, OUTBOX), "stream"),

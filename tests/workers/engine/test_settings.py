@@ -20,9 +20,7 @@ def test_image_tokens_are_of_32_by_32_pixels() -> None:
 def test_a_high_detail_is_no_less_than_the_usual_one() -> None:
     assert [EngineSettings(max_image_tokens=tokens).high_image_tokens for tokens in (1024, 8192)] == [4096, 8192]
     assert EngineSettings(high_image_tokens=1024).high_image_tokens == 1024
-    with pytest.raises(
-        SettingsError, match="HIGH_IMAGE_TOKENS: must be at least VQA_MAX_IMAGE_TOKENS, which is 1024"
-    ):
+    with pytest.raises(SettingsError, match="HIGH_IMAGE_TOKENS: must be at least VQA_MAX_IMAGE_TOKENS, which is 1024"):
         EngineSettings(high_image_tokens=1000)
 
 
