@@ -100,7 +100,9 @@ def test_answers_are_valid_alike_in_both_engines_and_nobodys_neighbour_is_change
             jsonschema.validate(job.parse(completion.text), schema)
             assert completion.finish_reason == "stop"
     greedy = [n for n, prompt in enumerate(guided + neighbours) if prompt.params.temperature == 0]
-    assert [made[0][n] for n in greedy] == [made[1][n] for n in greedy]
+    # where an engine's `fit` says the tokens of images, its answers may leave them out
+    first, second = ([replace(some[n], image_tokens=()) for n in greedy] for some in made)
+    assert first == second
     for engine, some in zip(both, made, strict=True):
         assert [engine.submit(prompt).result(SOON) for prompt in guided + neighbours] == some
 
