@@ -127,7 +127,9 @@ def test_a_thinking_model_says_so_and_refuses_structured_answers_by_name(
     finally:
         engine.stop()
 
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["tiny-think thinks before it answers"]
+    # transformers warns of settings, more or less by release
+    ours = [record.message.partition(":")[0] for record in caplog.records if record.name.startswith("workers.")]
+    assert ours == ["tiny-think thinks before it answers"]
 
 
 def test_the_bundled_model_does_not_think(tokenizer: Any) -> None:
