@@ -59,7 +59,7 @@ class EngineError(TransientError):
 
 
 class ImageUnavailable(TransientError):
-    """The job's image could not be fetched for the moment, from its URL or the store: a timeout, or a server's error."""
+    """The job's image could not be fetched for the moment, from its URL or the store: a timeout or a server error."""
 
 
 class PermanentError(VQAError):
