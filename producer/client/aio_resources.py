@@ -146,6 +146,9 @@ class AsyncImagesResource:
     async def upload(self, image: ImageSource, *, ttl_s: int = STORED_TTL_S, tenant: str | None = None) -> StoredImage:
         return await self._threads.image(self._images.upload, image, ttl_s=ttl_s, tenant=tenant)
 
+    async def check(self, image: ImageSource) -> None:
+        await self._threads.image(self._images.check, image)
+
     async def retrieve(self, id: str) -> StoredImage:
         return await self._threads.short(self._images.retrieve, id)
 

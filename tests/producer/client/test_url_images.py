@@ -80,6 +80,9 @@ def test_an_image_is_stored_from_its_url(client: Client, allowed_host: ImageHost
 def test_the_asyncio_client_fetches_too(allowed_host: ImageHost, queue_settings: QueueSettings, echoing: None) -> None:
     async def run() -> None:
         async with AsyncClient(queue_settings) as client:
+            await client.images.check(allowed_host.url("0.png"))
+            with pytest.raises(BadImage, match="VQA_FETCH_HOSTS"):
+                await client.images.check("https://elsewhere.example/0.png")
             assert (await client.ask(allowed_host.url("1.png"), "Red?")).text == "Red?"
             async with client.stream(Job.about(allowed_host.url("2.png"), "Blue?")) as stream:
                 text = "".join([piece.text async for piece in stream])
