@@ -159,8 +159,10 @@ def test_a_stream_that_another_program_has_overwritten_costs_the_pieces_and_not_
         assert next(stream).text == "a cat"
     with client.stream(question()) as stream:
         redis.set(stream_key(stream.id), "a secret")
-        threading.Timer(1, worker.close, [stream.id, answer(stream.id, "a cat")]).start()
+        closing = threading.Timer(1, worker.close, [stream.id, answer(stream.id, "a cat")])
+        closing.start()
         assert next(stream).text == "a cat"
+    closing.join()
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "WRONGTYPE" in record.getMessage()
 
