@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from producer.gateway.batches.work import Tools
 from producer.gateway.caller_images import CallerImages
 from producer.gateway.files.files import Files
 from producer.gateway.files.upload import Upload
+from producer.gateway.tasks import end_tasks
 from producer.ids import new_id
 from tests.producer.gateway.batches.inputs import row, rows_file
 from vqa.connection import connect_async
@@ -104,9 +104,7 @@ async def bench(connection: redis.asyncio.Redis, queue_settings: QueueSettings) 
     bench = Bench(connection, queue_settings)
     running = asyncio.create_task(bench.runner.run())
     yield bench
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    await end_tasks(running)
     bench.queue.close()
 
 
@@ -149,7 +147,7 @@ async def test_rows_that_never_fit_expire_with_their_batch(connection: redis.asy
     running = asyncio.create_task(bench.runner.run())
     id = await bench.begin([row(n, "q") for n in range(100)], window_s=1)
     state = await bench.over(id)
-    running.cancel()
+    await end_tasks(running)
 
     assert (state.status, state.failed, state.total) == ("expired", 100, 100)
     errors = await bench.lines(id, "errors")
@@ -170,7 +168,7 @@ async def test_a_batch_waits_while_the_queue_is_full(connection: redis.asyncio.R
                 client.cancel(job)
             await asyncio.sleep(0.05)
             state = bench.state(id)
-    running.cancel()
+    await end_tasks(running)
 
     assert state is not None
     assert (state.status, state.total, state.failed) == ("completed", 100, 100)
