@@ -104,7 +104,8 @@ def _lock(sweep: Sweep) -> bool:
 
 
 def _has_expired_leases(redis: Redis, lease_s: float) -> bool:
-    now_ms = redis.time()[0] * 1000
+    seconds, microseconds = redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
     return any(
         redis.zcount(f"vqa:leased:{lane}", "-inf", now_ms) or count_impossible(redis, lane, now_ms, lease_s)
         for lane in LANES

@@ -159,7 +159,8 @@ def test_leases_that_ran_out_just_now_are_no_alarm_and_may_be_renewed_during_a_r
     lease = worker.ledger.take(id, "paused@here", "token", 0.001)
     assert not isinstance(lease, str)
     wait_until(lambda: doctor(VQA_LEASE_S="2")[1]["interactive"][-1][0] == "note", "its lease ran out")
-    back = threading.Timer(0.3, worker.ledger.renew, ("paused@here", [(id, "token")], 9, {}))
+    # not so long that the lease would seem to be from before a clock was set back
+    back = threading.Timer(0.3, worker.ledger.renew, ("paused@here", [(id, "token")], 4, {}))
     back.start()
     assert doctor(repair=True)[1]["repair"] == [("ok", "nothing was due")]
     back.join()
