@@ -9,11 +9,14 @@ def test_only_what_expires_and_what_is_celerys_may_be_left(redis: Redis) -> None
     redis.lpush("interactive", "a wake-up too many")
     redis.hset("unacked", "tag", "message")
     redis.sadd("_kombu.binding.celery", "x")
+    redis.xgroup_create("vqa:inbox", "vqa", mkstream=True)
     assert list(leftovers(redis)) == []
+    redis.xadd("vqa:inbox", {"job": "{}"})
     redis.set("vqa:job:a", "")
     redis.zadd("vqa:queued:bulk", {"a": 1})
     redis.set("vqa:reply:y", "")
     assert list(leftovers(redis)) == [
+        "vqa:inbox has 1 entries left",
         "vqa:job:a is left in Redis",
         "vqa:queued:bulk is left in Redis",
         "vqa:reply:y has no time to live",
