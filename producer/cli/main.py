@@ -10,30 +10,14 @@ from typing import Annotated
 
 import typer
 
+from producer.cli.ask import ask
 from producer.cli.dead_letters import app as dlq
 from producer.cli.gateway import app as gateway
 from producer.cli.keys import app as keys
 from producer.cli.options import (
     CONTEXT,
     AsJson,
-    Choice,
-    Detail,
-    Lane,
-    LaneName,
-    MaxImageTokens,
-    MaxNewTokens,
     RedisUrl,
-    Schema,
-    Seed,
-    ShrinkImages,
-    ShrinkQuality,
-    Shrinks,
-    ShrinkTokens,
-    Temperature,
-    TopP,
-    job_fields,
-    response_format,
-    shrink_option,
 )
 from producer.cli.submit import app as bulk
 from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
@@ -82,78 +66,7 @@ def first_steps(
         print(_FIRST_STEPS)
 
 
-@app.command()
-def ask(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or URL, or - for stdin.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    schema: Schema = None,
-    choice: Choice = None,
-    detail: Detail = None,
-    max_image_tokens: MaxImageTokens = None,
-    shrink_images: ShrinkImages = False,
-    shrink: Shrinks = False,
-    shrink_tokens: ShrinkTokens = None,
-    shrink_quality: ShrinkQuality = None,
-    pages: Annotated[str | None, typer.Option(help="Pages of a TIFF or PDF file: 3, or 2-5.")] = None,
-    video: Annotated[bool, typer.Option("--video", help="IMAGE is a video, shown as frames.")] = False,
-    fps: Annotated[float | None, typer.Option(min=0.001, help="With --video: frames to show of each second.")] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="With --video: most frames to show.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job expires.")] = None,
-    lane: Lane = LaneName.interactive,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
-    as_json: AsJson = False,
-    redis_url: RedisUrl = None,
-) -> None:
-    """Ask one question about one image and wait for the answer.
-
-    With --stream, Ctrl-C cancels the job. A URL is fetched where VQA_FETCH_HOSTS or VQA_FETCH_BUCKETS allows it.
-
-    Example: vqa ask cat.jpg "What is on the mat?"
-
-    Example: vqa ask contract.tif "Who signed it?" --pages 2-3 --detail high
-    """
-    from producer.cli.stream import ask as ask_streamed
-    from producer.client.client import Client
-    from vqa.job import Job
-
-    if stream and as_json:
-        raise typer.BadParameter("cannot be used with --json", param_hint="--stream")
-    fields = job_fields(
-        lane,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        timeout_s=timeout,
-        response_format=response_format(schema, choice),
-        detail=detail and detail.value,
-        max_image_tokens=max_image_tokens,
-        shrink_images=shrink_images or None,
-        pages=pages,
-        video=video or None,
-        fps=fps,
-        max_frames=max_frames,
-    )
-    if not video and (fps or max_frames):
-        raise typer.BadParameter("needs --video", param_hint="--fps" if fps else "--max-frames")
-    if video and pages:
-        raise typer.BadParameter("cannot be used with --video", param_hint="--pages")
-    with Client(shrink=shrink_option(shrink, shrink_tokens, shrink_quality) or False) as client:
-        if image != "-":
-            client.images.check(image)
-        job = Job.about(sys.stdin.buffer if image == "-" else image, question, **fields)
-        answer = ask_streamed(client, job) if stream else client.answer(client.submit(job))
-    for seen in answer.images:
-        if seen.frames > 1:
-            # the query of a URL may be a signature
-            name = image.partition("?")[0]
-            print(f"vqa: {name}: the model saw the first of {seen.frames} frames; --video shows more", file=sys.stderr)
-    if not stream:
-        print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
+app.command()(ask)
 
 
 @app.command()
