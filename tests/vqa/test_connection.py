@@ -98,8 +98,9 @@ def test_replicas_that_are_missing_are_waited_for(call: Call, server: RedisServe
     with redis.Redis(port=server.port) as direct:
         direct.config_set("min-replicas-to-write", 1)
         try:
-            # a second over what is waited: a busy machine has begun an attempt late
-            assert 0.9 < _seconds(lambda: call(_settings(server.port), 1, "SET k v"), ResponseError) < 2.0
+            waits = [_seconds(lambda: call(_settings(server.port), 1, "SET k v"), ResponseError) for _ in range(2)]
+            # the shorter one: a busy machine may begin an attempt late
+            assert 0.9 < min(waits) < 1.5
         finally:
             back = threading.Timer(0.7, direct.config_set, ["min-replicas-to-write", 0])
             back.start()
