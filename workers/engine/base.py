@@ -41,6 +41,24 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     #: the grammar of `vqa.grammar` that the answer must match; None allows any text
     grammar: str | None = None
+    #: draw from this many likeliest tokens; 0 for all
+    top_k: int = 0
+    #: draw from tokens with at least this share of the likeliest one's probability
+    min_p: float = 0.0
+    #: subtracted from the logits of tokens that the answer has already, once and for each time (OpenAI's)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    #: divides positive logits and multiplies negative ones of tokens that are in prompt or answer (Keskar et al., 2019)
+    repetition_penalty: float = 1.0
+    #: whether to report the log probability of each token of the answer, and of how many of the likeliest beside it
+    logprobs: bool = False
+    top_logprobs: int = 0
+    #: how many answers to generate
+    n: int = 1
+    #: score these texts in place of generating one; see `Completion.choices`
+    choices: tuple[str, ...] = ()
+    #: most tokens of a thought, after which it is ended; None for no limit but `max_new_tokens`
+    max_reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,8 @@ class Prompt:
     #: run with no other prompt in a slot, in prefill or in a microbatch: this job has lost workers before, and must not
     #: take other jobs with it if it loses this one
     alone: bool = False
+    #: prompts reuse each other's prefixes in the KV cache only if these are equal
+    cache_salt: str = ""
     #: called from the engine's thread with each piece of the answer as soon as it is final; the pieces joined are the
     #: answer's text. It must return quickly; an exception fails this prompt alone.
     on_text: Callable[[str], None] | None = None
@@ -75,6 +95,18 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer and the natural logarithm of its probability, before temperature and other sampling."""
+
+    token: int
+    #: what the token adds to the text; bytes, as a character may be spread over tokens
+    text: bytes
+    logprob: float
+    #: the likeliest tokens at its place, the likeliest first
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The engine's answer to a prompt."""
 
@@ -88,6 +120,14 @@ class Completion:
     image_sizes: tuple[tuple[int, int] | None, ...] = ()
     #: tokens of each image in the prompt, in order; None where they are not known, and none where `Engine.fit` says it
     image_tokens: tuple[int | None, ...] = ()
+    #: of the prompt, those that were in the KV cache already
+    cached_tokens: int = 0
+    #: of the text's tokens, if asked for
+    logprobs: tuple[TokenLogprob, ...] = ()
+    #: the other answers where `n` is more than 1
+    alternatives: tuple[Completion, ...] = ()
+    #: the probability of each of `SamplingParams.choices`, which sum to 1
+    choices: Mapping[str, float] | None = None
 
 
 #: what a thread is doing: a computing one, or the one that consumes messages

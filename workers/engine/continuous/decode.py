@@ -70,7 +70,9 @@ class Decode:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.keys[layer], cache.values[layer]
-            return self._ops.attend_paged(q, keys, values, block_tables, until, cache.block_size)
+            out = torch.empty_like(q).flatten(1)
+            self._ops.attend_paged(q, keys, values, block_tables, until, cache.block_size, out)
+            return out
 
         x = self._language.embed(table.token[slots])
         cos_sin = self._language.cos_sin(length + table.mrope_delta[slots])

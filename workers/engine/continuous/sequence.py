@@ -23,6 +23,12 @@ class Sequence:
     alone: bool = False
     #: with the pixels of its images; None once the whole prompt is in the cache
     request: Request | None = None
+    #: of each full block of the prompt (see `prefix.block_hashes`)
+    block_hashes: tuple[bytes, ...] = ()
+    #: prompt tokens that were in the cache when its first chunk was scheduled
+    num_cached: int = 0
+    #: its chunks run in passes without other chunks, because a pass with one of them failed
+    isolated: bool = False
     #: None while the sequence waits and after it has finished
     slot: int | None = None
     blocks: tuple[int, ...] = ()
@@ -60,6 +66,11 @@ class Chunk:
     @property
     def num_tokens(self) -> int:
         return self.stop - self.start
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what is before this chunk, if anything, was found in the cache."""
+        return self.start == self.sequence.num_cached
 
     @property
     def is_last(self) -> bool:

@@ -69,14 +69,14 @@ class LanguageModel:
         for number, layer in enumerate(self.weights.layers):
             h, residual = self._ops.add_norm(delta, residual, layer.input_norm, self.weights.epsilon)
             keys, values = self.cache.keys[number], self.cache.values[number]
-            q, k, v = self._ops.rotate(linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
+            q, k, v = self._ops.rotate(self._ops.linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
             attended = attend(number, q, k, v)
             deep = deepstack is not None and number < len(deepstack.features)
             if output_rows is not None and layer is self.weights.layers[-1] and not deep:
                 # no later layer reads the other rows
                 attended, residual = attended[output_rows], residual[output_rows]
                 output_rows = None
-            delta = linear(attended, layer.out)
+            delta = self._ops.linear(attended, layer.out)
             h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
             delta = self._feed_forward(number, layer.feed_forward, h)
             if deepstack is not None and deep:
@@ -90,6 +90,6 @@ class LanguageModel:
 
     def _feed_forward(self, number: int, part: Dense | Experts, h: Tensor) -> Tensor:
         if isinstance(part, Dense):
-            return linear(self._ops.silu_product(linear(h, part.gate_up)), part.down)
+            return self._ops.linear(self._ops.silu_product(self._ops.linear(h, part.gate_up)), part.down)
         weights, chosen = self.routes[number](linear(h, part.router))
         return self._ops.experts(h, weights, chosen, part.gate_up, part.down)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from workers.engine.continuous.kv_cache import KVCache
-from workers.engine.continuous.ops.base import Heads
+from workers.engine.continuous.ops.base import Heads, Matrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
     """Feed-forward weights of a layer: gate and up in one matrix (2 I, H), down (H, I)."""
 
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,8 +26,8 @@ class Experts:
     """A layer's mixture of experts: router (experts, H), gate and up (experts, 2 I, H), down (experts, H, I)."""
 
     router: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     #: experts per token
     top_k: int
 
@@ -35,9 +35,9 @@ class Experts:
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Matrix
     heads: Heads
-    out: Tensor
+    out: Matrix
     post_norm: Tensor
     feed_forward: Dense | Experts
 

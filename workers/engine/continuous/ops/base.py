@@ -17,6 +17,19 @@ Route = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Float8Matrix:
+    """Weights in float8 (e4m3fn) with a scale for each block of 128 x 128, as DeepSeek-V3 and Qwen's -FP8 have them."""
+
+    #: (..., O, H) float8_e4m3fn
+    values: Tensor
+    #: (..., ceil(O / 128), ceil(H / 128)) float32: a weight is its value times its block's scale
+    scales: Tensor
+
+
+Matrix = Tensor | Float8Matrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Heads:
     """How a layer's queries, keys and values are laid out in one product, and their norms."""
 
@@ -72,12 +85,42 @@ class Ops(Protocol):
         """
 
     def attend_paged(
-        self, q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
-    ) -> Tensor:
-        """Attend from one query per row to that row's blocks of a layer's cache. Returns (B, heads D).
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        block_tables: Tensor,
+        lengths: Tensor,
+        block_size: int,
+        out: Tensor,
+    ) -> None:
+        """Attend from one query per row to that row's blocks of a layer's cache; write (B, heads D) to `out`.
 
         `q` (B, heads, D); `block_tables` (B, blocks of a row) int32; `lengths` (B) int32 include the newest token.
+        Rows of length 0 are not written.
         """
+
+    def attend_chunks(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        block_tables: Tensor,
+        cu_seqlens: Tensor,
+        lengths: Tensor,
+        block_size: int,
+        out: Tensor,
+    ) -> None:
+        """Attend from prompt chunks to the blocks of their sequences, causally, and write to rows of `out`.
+
+        `q` (T, heads, D); `out` (T, heads D). Sequence s has the rows `cu_seqlens[s]` up to `cu_seqlens[s + 1]`
+        (S + 1, int32), which are the last of its `lengths[s]` tokens (S, int32), all of them in the cache; sequences
+        of no rows are skipped, rows before and after the chunks are not written. `block_tables` (S, blocks) int32;
+        `keys` and `values` are a layer's cache (tokens, kv_heads, D).
+        """
+
+    def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        """Multiply (T, H) by a matrix (O, H), which may be quantized: (T, O)."""
 
     def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Map (T, H) to (T, I): a linear layer and GELU in its tanh approximation."""
@@ -88,7 +131,7 @@ class Ops(Protocol):
     def route(self, logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Return weights that sum to 1 and int32 numbers of the `top_k` likeliest of (T, experts); (T, k) each."""
 
-    def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
         """Return (T, H), the sum of the `chosen` (T, k) experts' outputs weighted by `weights` (T, k).
 
         `gate_up` (experts, 2 I, H), `down` (experts, H, I).

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops import reference
+from workers.engine.continuous.ops.base import Matrix
 from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
 from workers.engine.continuous.ops.norms import silu_product
 
@@ -87,7 +88,9 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return weights, chosen
 
 
-def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
     if len(x) > MAX_TOKENS and x.dtype != torch.bfloat16:
         # torch's grouped product supports only bfloat16
         return reference.experts(x, weights, chosen, gate_up, down)

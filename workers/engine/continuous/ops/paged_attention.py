@@ -79,12 +79,11 @@ def _join_parts_kernel(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constex
 
 
 def attend_paged(
-    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
-) -> Tensor:
+    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int, out: Tensor
+) -> None:
     rows, heads, width = q.shape
     groups = keys.shape[1]
     splits = _splits(rows * groups)
-    out = torch.empty_like(q)
     parts = out if splits == 1 else q.new_empty(rows, heads, splits, width, dtype=torch.float32)
     sums = q.new_empty(rows, heads, splits, dtype=torch.float32)
     _attend_paged_kernel[(rows, groups, splits)](
@@ -95,7 +94,6 @@ def attend_paged(
     )  # fmt: skip
     if splits > 1:
         _join_parts_kernel[(rows * heads,)](parts, sums, out, WIDTH=width, SPLITS=splits, num_warps=1)
-    return out.flatten(1)
 
 
 def _splits(programs: int) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.continuous.ops.base import Heads, Spans
+from workers.engine.continuous.ops.base import Heads, Matrix, Spans
 
 
 def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -43,8 +43,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Spans, keys: Spans, causal:
 
 
 def attend_paged(
-    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int
-) -> Tensor:
+    q: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor, block_size: int, out: Tensor
+) -> None:
+    written = lengths > 0
+    q, block_tables, lengths = q[written], block_tables[written], lengths[written]
+    if not len(q):
+        return
     at = torch.arange(int(lengths.max()), device=q.device)
     positions = block_tables[:, at // block_size].long() * block_size + at % block_size
     inside = at < lengths[:, None]
@@ -54,7 +58,31 @@ def attend_paged(
     # the query heads that share keys become queries of one head
     grouped = q.view(rows, k.shape[1], -1, width)
     made = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=inside[:, None, None])
-    return made.reshape(rows, heads * width)
+    out[written] = made.reshape(rows, heads * width)
+
+
+def attend_chunks(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    block_tables: Tensor,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    block_size: int,
+    out: Tensor,
+) -> None:
+    for table, start, stop, length in zip(
+        block_tables, cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), lengths.tolist(), strict=True
+    ):
+        if start < stop:
+            at = torch.arange(length, device=q.device)
+            positions = table[at // block_size].long() * block_size + at % block_size
+            out[start:stop] = _attend_one(q[start:stop], keys[positions], values[positions], causal=True).flatten(1)
+
+
+def linear(x: Tensor, weight: Matrix) -> Tensor:
+    assert isinstance(weight, Tensor)
+    return functional.linear(x, weight)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -71,7 +99,9 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), chosen.int()
 
 
-def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
     out = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, which = torch.where(chosen == expert)
