@@ -44,7 +44,21 @@ class DecodeBatch:
     sequences: tuple[Sequence, ...]
 
 
-Batch = PrefillBatch | DecodeBatch
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass computes: a token of each sequence that decodes, and chunks of prompts."""
+
+    decode: tuple[Sequence, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.decode) + sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """Those that get a token of their answer, in the order of the pass's output rows."""
+        return self.decode + tuple(chunk.sequence for chunk in self.chunks if chunk.is_last)
 
 
 class Scheduler:
@@ -100,7 +114,7 @@ class Scheduler:
             self._block_manager.free(seq.blocks)
             seq.slot = None
 
-    def schedule(self) -> Batch | None:
+    def schedule(self) -> PrefillBatch | DecodeBatch | None:
         """Return the next batch, None if there is nothing to compute; its tokens count as computed from here on."""
         self._admit()
         if self._prefills_now():
