@@ -59,6 +59,8 @@ class SamplingParams:
     choices: tuple[str, ...] = ()
     #: most tokens of a thought, after which it is ended; None for no limit but `max_new_tokens`
     max_reasoning_tokens: int | None = None
+    #: the answer is this text, however unlikely, and its tokens are those that the tokenizer makes of it; to score it
+    forced: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class Completion:
     cached_tokens: int = 0
     #: of the text's tokens, if asked for
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: sum of the log probabilities of all tokens, with the one that ends the text; None if they were not asked for
+    total_logprob: float | None = None
     #: the other answers where `n` is more than 1
     alternatives: tuple[Completion, ...] = ()
     #: the probability of each of `SamplingParams.choices`, which sum to 1
