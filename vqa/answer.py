@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -30,6 +31,8 @@ class Usage(Outgoing):
 
     prompt_tokens: Count
     completion_tokens: Count
+    #: of the prompt's, those that the engine had computed for earlier prompts with the same beginning
+    cached_tokens: Count = 0
 
     @property
     def total_tokens(self) -> int:
@@ -82,6 +85,33 @@ class SeenVideo(Outgoing):
     tokens: int
 
 
+class TopLogprob(Outgoing):
+    """A token and the natural logarithm of its probability, as OpenAI writes it."""
+
+    #: its text, with U+FFFD for bytes that are no whole characters
+    token: str
+    logprob: float
+    #: of its text: a character may be spread over several tokens
+    bytes: tuple[int, ...]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer. The probability is the model's own, before penalties, temperature and grammars."""
+
+    #: the likeliest tokens at its place, the likeliest first, as many as the job's `top_logprobs`
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+class Alternative(Outgoing):
+    """Another answer to a job whose `n` is more than 1."""
+
+    text: str
+    finish_reason: FinishReason
+    parsed: Any = None
+    reasoning: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
 class Answer(Outgoing):
     """The answer to a job."""
 
@@ -96,6 +126,12 @@ class Answer(Outgoing):
     parsed: Any = None
     #: what a model that thinks before it answers thought; None if its thought did not end, and is the text
     reasoning: str | None = None
+    #: of the tokens of the text, if the job asked for them
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    #: the other answers of a job whose `n` is more than 1; `usage` counts their tokens too
+    alternatives: tuple[Alternative, ...] = ()
+    #: the probability of each choice, if the job asked for them; they sum to 1
+    choices: Mapping[str, float] | None = None
     #: the job's images in order, one that is shown twice also here
     images: tuple[SeenImage, ...] = ()
     #: the job's videos in order

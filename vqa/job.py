@@ -57,12 +57,27 @@ LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 #: newest known version of the job format; a worker refuses newer ones. 2 added `top_p` and `seed`; 3 added `tenant`,
 #: `batch`, `reuse` and `response_format`; 4 added videos, URLs of images, `detail`, `pages`, `max_image_tokens` and
-#: `shrink_images`. A job gets the oldest version that has all of its fields, so that workers of earlier releases can
-#: read it
-VERSION = 4
+#: `shrink_images`; 5 added `top_k`, `min_p`, the penalties, `logprobs`, `top_logprobs`, `n`, `max_reasoning_tokens` and
+#: the probabilities of choices. A job gets the oldest version that has all of its fields, so that workers of earlier
+#: releases can read it
+VERSION = 5
 
-#: defaults of fields that version 1 has not
-_LATER_DEFAULTS: Mapping[str, Any] = {"top_p": 1.0, "reuse": False, "shrink_images": False}
+#: defaults of fields that version 1 has not, except None
+_LATER_DEFAULTS: Mapping[str, Any] = {
+    "top_p": 1.0,
+    "reuse": False,
+    "shrink_images": False,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "n": 1,
+}
+
+#: fields of version 5 that say how tokens are chosen; None where the job leaves it to the worker
+_SAMPLING_SINCE_5 = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+
+#: log probabilities that an answer may have, so that it stays a few megabytes: tokens, times one and `top_logprobs`,
+#: times `n`
+MOST_LOGPROBS = 32_768
 
 #: images of one job, all of which are in a worker's memory at the same time
 MOST_IMAGES = 64
@@ -89,7 +104,16 @@ class JobFields(TypedDict, total=False):
     max_new_tokens: int
     temperature: float
     top_p: float
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
     seed: int | None
+    n: int
+    logprobs: bool
+    top_logprobs: int
+    max_reasoning_tokens: int | None
     stop: Sequence[str]
     response_format: ResponseFormat | Mapping[str, Any] | None
     timeout_s: float | None
@@ -121,14 +145,31 @@ class Job(Frozen):
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), pattern=ID_PATTERN)
     messages: tuple[Message, ...] = Field(min_length=1)
     max_new_tokens: int = Field(default=256, ge=1, le=32_768)
-    #: 0 is greedy decoding: the same prompt gets the same answer
+    #: 0 is greedy decoding: the same prompt gets the same answer. Not written if it was not given, so that a worker may
+    #: have another default (see `sampling_is_given`)
     temperature: float = Field(default=0.0, ge=0, le=2)
     #: nucleus sampling, for a temperature over 0
     top_p: float = Field(default=1.0, gt=0, le=1)
+    #: for a temperature over 0: draw from this many likeliest tokens; 0 and None for all
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    #: for a temperature over 0: draw from tokens with at least this share of the likeliest one's probability
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    #: subtracted from the logits of tokens that the answer has already: once, and for each time
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    #: divides positive logits of tokens that prompt or answer has already, and multiplies negative ones
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
     #: for a temperature over 0: the same job and seed get the same answer from the same model and machine
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     #: generation ends at the first of these strings, which is not part of the answer
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(default=(), max_length=8)
+    #: how many answers to generate; the images and the question are computed once
+    n: int = Field(default=1, ge=1, le=16)
+    #: whether the answer tells the log probability of each of its tokens, and of this many of the likeliest beside it
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    #: most tokens of the thought of a model that thinks before it answers; None for no limit but `max_new_tokens`
+    max_reasoning_tokens: int | None = Field(default=None, ge=0, le=32_768)
     #: constrains the answer to JSON, with or without a schema, or to one of several choices
     response_format: ResponseFormat | None = None
     #: seconds from acceptance to the deadline; None for the lane's default
@@ -158,6 +199,8 @@ class Job(Frozen):
     @classmethod
     def _is_the_oldest_possible(cls, version: int, info: ValidationInfo) -> int:
         data = info.data
+        if _needs_5(data):
+            return 5
         if data.get("max_image_tokens") or data.get("shrink_images") or _needs_4(data.get("messages", ())):
             return 4
         named = ("tenant", "batch", "response_format")
@@ -186,6 +229,17 @@ class Job(Frozen):
         if self.stop and self.grammar is not None:
             raise ValueError(
                 "stop strings cannot be combined with a response format: a structured answer ends when it is complete"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_few_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        count = self.max_new_tokens * (1 + self.top_logprobs) * self.n
+        if self.logprobs and count > MOST_LOGPROBS:
+            raise ValueError(
+                f"logprobs: max_new_tokens x (1 + top_logprobs) x n is {count:,}, and may be {MOST_LOGPROBS:,}"
             )
         return self
 
@@ -239,7 +293,17 @@ class Job(Frozen):
     def to_json(self) -> bytes:
         """Return the job as JSON, without the fields that its version does not have."""
         defaults = {name for name, value in _LATER_DEFAULTS.items() if getattr(self, name) == value}
+        defaults |= {"temperature"} - self.model_fields_set
         return self.model_dump_json(exclude_none=True, exclude=defaults).encode()
+
+    @property
+    def sampling_is_given(self) -> bool:
+        """Whether the job says how tokens are chosen, so that a worker with VQA_SAMPLING_DEFAULTS=checkpoint must not.
+
+        A job whose answer may be reused is greedy.
+        """
+        given = (getattr(self, name) is not None for name in _SAMPLING_SINCE_5)
+        return "temperature" in self.model_fields_set or self.top_p < 1 or self.reuse or any(given)
 
     @property
     def grammar(self) -> str | None:
@@ -267,6 +331,13 @@ class Job(Frozen):
         references = cast(Mapping[bytes | str, str], contents)
         replaced = tuple(message.with_contents(references) for message in self.messages)
         return self.model_copy(update={"messages": replaced})
+
+
+def _needs_5(data: Mapping[str, Any]) -> bool:
+    """Return whether these fields of a job have what version 4 of the format has not."""
+    given = any(data.get(name) is not None for name in (*_SAMPLING_SINCE_5, "max_reasoning_tokens"))
+    probabilities = getattr(data.get("response_format"), "probabilities", None)
+    return bool(given or data.get("logprobs") or data.get("n", 1) > 1 or probabilities)
 
 
 def _needs_4(messages: Iterable[Message]) -> bool:

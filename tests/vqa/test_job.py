@@ -37,6 +37,13 @@ jobs = st.builds(
     temperature=st.just(0.0) | st.floats(0.01, 2),
     top_p=st.floats(0, 1, exclude_min=True),
     seed=st.none() | st.integers(0, 2**63 - 1),
+    top_k=st.none() | st.integers(0, 100),
+    min_p=st.none() | st.floats(0, 1),
+    presence_penalty=st.none() | st.floats(-2, 2),
+    frequency_penalty=st.none() | st.floats(-2, 2),
+    repetition_penalty=st.none() | st.floats(0.1, 10),
+    n=st.integers(1, 16),
+    max_reasoning_tokens=st.none() | st.integers(0, 100),
     stop=st.lists(texts, max_size=8).map(tuple),
     timeout_s=st.none() | st.floats(0.001, 86_400),
     lane=st.sampled_from(["interactive", "bulk"]),
@@ -88,6 +95,17 @@ def test_bytes_that_are_no_job_are_one_named_error(anything: bytes) -> None:
         ({"retry": {"tries": 2}}, "retry.tries"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"stop": ["x"] * 9}, "stop"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
+        ({"logprobs": True, "max_new_tokens": 32_768, "top_logprobs": 1}, "is 65,536, and may be 32,768"),
+        ({"logprobs": True, "n": 16, "max_new_tokens": 2049}, "is 32,784"),
+        ({"max_reasoning_tokens": -1}, "max_reasoning_tokens"),
     ],
 )
 def test_a_misspelt_or_impossible_field_is_refused_by_its_name(fields: dict[str, object], named: str) -> None:
@@ -122,7 +140,9 @@ FIRST_FORMAT = {
 def test_a_job_that_asks_for_nothing_new_is_written_as_workers_of_the_first_release_read_it() -> None:
     job = Job.from_json(FIRST_FORMAT)
     assert json.loads(job.to_json()) == FIRST_FORMAT
-    assert json.loads(Job(id="a", messages=job.messages).to_json()) == FIRST_FORMAT
+    # which reads a missing temperature as 0
+    left_out = {name: value for name, value in FIRST_FORMAT.items() if name != "temperature"}
+    assert json.loads(Job(id="a", messages=job.messages).to_json()) == left_out
 
 
 @pytest.mark.parametrize(
@@ -134,6 +154,15 @@ def test_a_job_that_asks_for_nothing_new_is_written_as_workers_of_the_first_rele
         ({"tenant": "lab"}, 3),
         ({"batch": "batch_1", "seed": 7}, 3),
         ({"reuse": True}, 3),
+        ({"top_k": 0}, 5),
+        ({"min_p": 0.1}, 5),
+        ({"presence_penalty": 0.0}, 5),
+        ({"frequency_penalty": -1.0}, 5),
+        ({"repetition_penalty": 1.0}, 5),
+        ({"logprobs": True}, 5),
+        ({"logprobs": True, "top_logprobs": 5}, 5),
+        ({"n": 2}, 5),
+        ({"max_reasoning_tokens": 0}, 5),
     ],
 )
 @pytest.mark.parametrize("version", [{}, {"version": 1}, {"version": 2}])
@@ -217,6 +246,28 @@ def test_only_a_greedy_job_may_be_given_an_earlier_answer() -> None:
     assert Job(messages=messages, reuse=True).version == 3
     with pytest.raises(InvalidJob, match="only a greedy job"):
         Job(messages=messages, reuse=True, temperature=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({}, False),
+        ({"seed": 1, "max_new_tokens": 5, "logprobs": True}, False),
+        ({"temperature": 0}, True),
+        ({"top_p": 0.9}, True),
+        ({"top_k": 0}, True),
+        ({"min_p": 0.0}, True),
+        ({"repetition_penalty": 1.0}, True),
+        ({"presence_penalty": 0.0}, True),
+        ({"reuse": True}, True),
+    ],
+    ids=lambda value: ",".join(value) or "nothing" if isinstance(value, dict) else "",
+)
+def test_a_worker_knows_whether_a_job_says_how_tokens_are_chosen(fields: dict[str, object], given: bool) -> None:
+    job = Job.about(png(), "What is it?", **fields)
+    stored = job.with_images({png(): reference(png())})
+    assert job.sampling_is_given == Job.from_json(stored.to_json()).sampling_is_given == given
+    assert job.temperature == 0
 
 
 @pytest.mark.parametrize("question", ["", " \n\t"])
