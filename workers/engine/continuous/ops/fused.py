@@ -1,11 +1,11 @@
 """The operations for cards: Triton kernels where torch has none that does the work in one pass over memory."""
 
 from workers.engine.continuous.ops.attention import attend
+from workers.engine.continuous.ops.chunk_attention import attend_chunks
 from workers.engine.continuous.ops.experts import experts, route
 from workers.engine.continuous.ops.norms import add_layer_norm, add_norm, gelu_linear, silu_product
 from workers.engine.continuous.ops.paged_attention import attend_paged
 from workers.engine.continuous.ops.products import linear
-from workers.engine.continuous.ops.reference import attend_chunks
 from workers.engine.continuous.ops.rotary import rotate, rotate_patches
 
 __all__ = [

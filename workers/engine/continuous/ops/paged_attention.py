@@ -32,6 +32,8 @@ def _attend_paged_kernel(
     """
     row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
+    if length == 0:
+        return
     blocks = tl.cdiv(length, BLOCK_SIZE)
     share = tl.cdiv(blocks, SPLITS)
     line = tl.arange(0, LINES)
@@ -67,8 +69,10 @@ def _attend_paged_kernel(
 
 
 @triton.jit
-def _join_parts_kernel(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+def _join_parts_kernel(parts, sums, lengths, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     head = tl.program_id(0)
+    if tl.load(lengths + head // HEADS) == 0:
+        return
     split = tl.arange(0, SPLITS)
     at = tl.arange(0, WIDTH)
     log = tl.load(sums + head * SPLITS + split)
@@ -88,12 +92,14 @@ def attend_paged(
     sums = q.new_empty(rows, heads, splits, dtype=torch.float32)
     _attend_paged_kernel[(rows, groups, splits)](
         # 1.44 is log2(e): the kernel's exponentials have base 2
-        q, keys, values, block_tables, lengths, parts, sums, width**-0.5 * 1.4426950408889634, block_tables.shape[1],
+        q, keys, values, block_tables, lengths, parts, sums, width**-0.5 * 1.4426950408889634, block_tables.stride(0),
         GROUPS=groups, SHARED=heads // groups, LINES=max(_MIN_LINES, triton.next_power_of_2(heads // groups)),
         WIDTH=width, BLOCK_SIZE=block_size, SPLITS=splits, num_warps=4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
-        _join_parts_kernel[(rows * heads,)](parts, sums, out, WIDTH=width, SPLITS=splits, num_warps=1)
+        _join_parts_kernel[(rows * heads,)](
+            parts, sums, lengths, out, HEADS=heads, WIDTH=width, SPLITS=splits, num_warps=1
+        )
 
 
 def _splits(programs: int) -> int:
