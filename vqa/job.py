@@ -244,6 +244,14 @@ class Job(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _has_different_answers(self) -> Self:
+        if self.n > 1 and self.scored_choices:
+            raise ValueError("n cannot be combined with the probabilities of choices, which are the same each time")
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError("n over 1 needs a temperature over 0: greedy answers are all the same")
+        return self
+
+    @model_validator(mode="after")
     def _is_repeatable(self) -> Self:
         if self.reuse and self.temperature > 0:
             raise ValueError("only a greedy job (temperature 0) can reuse an earlier answer")
@@ -309,6 +317,12 @@ class Job(Frozen):
     def grammar(self) -> str | None:
         """The grammar of the answer; None for any text."""
         return self.response_format.grammar() if self.response_format is not None else None
+
+    @property
+    def scored_choices(self) -> tuple[str, ...]:
+        """The choices whose probabilities the job asks for."""
+        format = self.response_format
+        return format.choices if isinstance(format, ChoiceFormat) and format.probabilities else ()
 
     def parse(self, text: str) -> Any:
         """Return the value of an answer in the job's response format; None without one. Raises AnswerTooLong."""

@@ -10,7 +10,15 @@ import json
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from vqa.errors import AnswerTooLong, InvalidJob
@@ -123,6 +131,9 @@ class ChoiceFormat(Frozen):
     choices: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         min_length=1, max_length=MOST_CHOICES
     )
+    #: whether the answer tells how probable each choice is (`Answer.choices`); its text is then the likeliest one. The
+    #: probability is the model's own, whatever the job's temperature
+    probabilities: StrictBool = False
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -134,6 +145,14 @@ class ChoiceFormat(Frozen):
             raise ValueError(f"the choices have more than {MOST_BYTES:,} bytes together")
         _check(self.grammar())
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if not self.probabilities:
+            # workers of earlier releases refuse it
+            fields.pop("probabilities", None)
+        return fields
 
     def grammar(self) -> str:
         return one_of(self.choices)

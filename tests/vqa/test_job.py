@@ -22,6 +22,9 @@ parts = st.one_of(
     st.builds(TextPart, text=texts),
     st.builds(ImagePart, image=st.one_of(st.binary(max_size=40), st.binary().map(reference))),
 )
+#: a response format of version 5
+SCORED = {"type": "choice", "choices": ["a", "b"], "probabilities": True}
+
 jobs = st.builds(
     Job,
     messages=st.lists(
@@ -42,7 +45,8 @@ jobs = st.builds(
     presence_penalty=st.none() | st.floats(-2, 2),
     frequency_penalty=st.none() | st.floats(-2, 2),
     repetition_penalty=st.none() | st.floats(0.1, 10),
-    n=st.integers(1, 16),
+    # of greedy answers there is one
+    n=st.just(1),
     max_reasoning_tokens=st.none() | st.integers(0, 100),
     stop=st.lists(texts, max_size=8).map(tuple),
     timeout_s=st.none() | st.floats(0.001, 86_400),
@@ -105,6 +109,9 @@ def test_bytes_that_are_no_job_are_one_named_error(anything: bytes) -> None:
         ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
         ({"logprobs": True, "max_new_tokens": 32_768, "top_logprobs": 1}, "is 65,536, and may be 32,768"),
         ({"logprobs": True, "n": 16, "max_new_tokens": 2049}, "is 32,784"),
+        ({"n": 2}, "n over 1 needs a temperature over 0"),
+        ({"n": 2, "temperature": 1, "response_format": SCORED}, "n cannot be combined with the probabilities"),
+        ({"response_format": {"type": "choice", "choices": ["a"], "probabilities": 1}}, "probabilities"),
         ({"max_reasoning_tokens": -1}, "max_reasoning_tokens"),
     ],
 )
@@ -161,7 +168,9 @@ def test_a_job_that_asks_for_nothing_new_is_written_as_workers_of_the_first_rele
         ({"repetition_penalty": 1.0}, 5),
         ({"logprobs": True}, 5),
         ({"logprobs": True, "top_logprobs": 5}, 5),
-        ({"n": 2}, 5),
+        ({"n": 2, "temperature": 0.5}, 5),
+        ({"response_format": {"type": "choice", "choices": ["a", "b"]}}, 3),
+        ({"response_format": SCORED}, 5),
         ({"max_reasoning_tokens": 0}, 5),
     ],
 )

@@ -187,6 +187,16 @@ def test_a_part_of_a_choice_is_no_answer() -> None:
         job(choice("yes", "no")).parse("ye")
 
 
+@pytest.mark.parametrize("asks", [True, False], ids=["asked", "not-asked"])
+def test_a_choice_is_scored_where_the_job_says_so(asks: bool) -> None:
+    asked = job({**choice("yes", "no"), "probabilities": asks})
+
+    assert asked.scored_choices == (("yes", "no") if asks else ())
+    # workers of earlier releases refuse a field that they do not know
+    assert (b"probabilities" in asked.to_json()) == asks
+    assert Job.from_json(asked.to_json()) == asked
+
+
 def test_a_schema_is_compiled_once_however_many_jobs_have_it() -> None:
     properties = {f"p{n}": {"type": "string", "maxLength": 50} for n in range(1200)}
     large = by_schema({"type": "object", "properties": properties}, strict=True)

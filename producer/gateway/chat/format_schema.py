@@ -50,6 +50,9 @@ class ChoiceFormat(_Format):
 
     type: Literal["choice"]
     choices: list[Choice] = Field(min_length=1, max_length=MOST_CHOICES, json_schema_extra={"uniqueItems": True})
+    probabilities: bool | None = Field(
+        default=None, description="the answer tells how probable each choice is (`vqa.choices`)"
+    )
 
 
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat | ChoiceFormat
