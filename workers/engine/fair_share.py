@@ -1,4 +1,4 @@
-"""How the lanes share slots: the order in which they are served, and slots that bulk leaves to interactive.
+"""How the lanes share slots and passes: the order in which they are served, and slots that bulk leaves to interactive.
 
 The order alone is not enough: bulk jobs of equal length that start together end together, and until then no slot is
 freed. An interactive job would wait for a whole bulk job, so bulk leaves a few slots free (`Reserve`).

@@ -49,6 +49,8 @@ class Request:
     params: SamplingParams
     #: None without a grammar
     guide: Guide | None = None
+    #: of its full blocks, to find them in the KV cache (`prefix.block_hashes`); none without a prefix cache
+    block_hashes: tuple[bytes, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -1,4 +1,6 @@
-"""Decides what the engine computes next: which prompts get slots, which chunks are prefilled, which sequences decode.
+"""Decides what each forward pass computes: which prompts get slots, which chunks of them, which sequences decode.
+
+A pass has a budget of tokens; each decoding sequence takes one first, then prompts by lane and age.
 
 Pure Python on numbers of tokens, slots and blocks, without tensors or a model. A sequence gets the blocks for its
 longest possible answer together with its slot, so no running sequence ever waits for memory.
@@ -13,35 +15,8 @@ from dataclasses import dataclass
 from vqa.job import LANES
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.sequence import Chunk, Sequence
+from workers.engine.continuous.sequence_blocks import SequenceBlocks
 from workers.engine.fair_share import FairShare, Reserve
-
-#: The most decode steps for which prompts in slots wait to be prefilled together with more, and only while others wait
-#: for slots. A prefill reads all weights however few its tokens are: 8 images take an H200 only twice as long as 2.
-HOLD_STEPS = 8
-
-#: the most prefills in a row in which interactive prompts overtake the one that has waited longest in its slot
-MAX_PASSED_OVER = 4
-
-#: cost of a prefill in decode steps: a constant, and one per _TOKENS_PER_STEP tokens (H200, 30B, one image a prompt)
-_PREFILL_STEPS, _TOKENS_PER_STEP = 2, 700
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillBatch:
-    """Chunks of several prompts to compute in one forward pass."""
-
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(chunk.num_tokens for chunk in self.chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeBatch:
-    """Sequences to compute one token each for."""
-
-    sequences: tuple[Sequence, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +42,18 @@ class Scheduler:
     def __init__(
         self, slots: int, block_manager: BlockManager, prefill_tokens: int, reserve: Reserve | None = None
     ) -> None:
-        """Compute at most `prefill_tokens` tokens between two decode steps: decoding sequences wait for them."""
+        """Compute at most `prefill_tokens` tokens in a pass, or one more than the sequences that decode."""
         self._block_manager = block_manager
+        self._blocks = SequenceBlocks(block_manager)
         self._prefill_tokens = prefill_tokens
         self._slots = slots
         self._reserve = reserve or Reserve()
-        self._fair_share = FairShare()
         self._free_slots = list(range(slots - 1, -1, -1))
         self._waiting: dict[str, deque[Sequence]] = {lane: deque() for lane in LANES}
         self._running: list[Sequence] = []
-        self._last_was_prefill = False
-        #: decode steps since a running prompt could have been prefilled
-        self._held_steps = 0
-        #: decode steps still to come before the next prefill, to make up for the last one
-        self._owed_steps = 0
-        #: prefills in a row without a chunk of the prompt that has waited longest
-        self._passed_over = 0
+        self._slot_share = FairShare()
+        # Without a share of passes, short interactive prompts could fill every pass, and bulk prompts in slots starve.
+        self._pass_share = FairShare()
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -109,83 +80,80 @@ class Scheduler:
             return
         seq.finished = True
         if seq.slot is not None:
-            self._running.remove(seq)
-            self._free_slots.append(seq.slot)
-            self._block_manager.free(seq.blocks)
-            seq.slot = None
+            self._release(seq)
 
-    def schedule(self) -> PrefillBatch | DecodeBatch | None:
+    def schedule(self) -> Batch | None:
         """Return the next batch, None if there is nothing to compute; its tokens count as computed from here on."""
         self._admit()
-        if self._prefills_now():
-            oldest = next(seq for seq in self._running if seq.is_prefilling)
-            batch = PrefillBatch(tuple(self._chunks()))
-            self._passed_over = 0 if any(chunk.sequence is oldest for chunk in batch.chunks) else self._passed_over + 1
-            self._last_was_prefill, self._held_steps = True, 0
-            self._owed_steps = min(HOLD_STEPS, _PREFILL_STEPS + batch.num_tokens // _TOKENS_PER_STEP)
-            return batch
-        decoding = tuple(seq for seq in self._running if seq.is_decoding)
-        if not decoding:
-            return None
-        self._last_was_prefill = False
-        self._held_steps += any(seq.is_prefilling for seq in self._running)
-        self._owed_steps = max(0, self._owed_steps - 1)
-        for seq in decoding:
+        decode = tuple(seq for seq in self._running if seq.is_decoding)
+        for seq in decode:
             seq.num_generated += 1
-        return DecodeBatch(decoding)
+        # at least one token: there may be as many slots as the budget has tokens
+        chunks = tuple(self._chunks(max(1, self._prefill_tokens - len(decode))))
+        return Batch(decode, chunks) if decode or chunks else None
 
-    def _prefills_now(self) -> bool:
-        left = sum(seq.num_prompt_tokens - seq.num_prefilled for seq in self._running if seq.is_prefilling)
-        if not left or not any(seq.is_decoding for seq in self._running):
-            return left > 0
-        # always a decode step between two prefills
-        if self._last_was_prefill:
-            return False
-        if left >= self._prefill_tokens or self._held_steps >= HOLD_STEPS:
-            return True
-        # Decoding gets as much time as the last prefill took. Otherwise prompts that arrive one by one, each prefilled
-        # at once, would leave it one step between two prefills.
-        return not self._owed_steps and not self._more_may_join()
+    def undo(self, batch: Batch) -> None:
+        """Take back the batch that `schedule` returned last, because its pass failed.
 
-    def _more_may_join(self) -> bool:
-        """Whether a waiting prompt may still join the next prefill; an interactive prompt is not held for bulk."""
-        if any(seq.is_prefilling and seq.lane == "interactive" for seq in self._running):
-            return any(not seq.finished for seq in self._waiting["interactive"])
-        return any(not seq.finished for waiting in self._waiting.values() for seq in waiting)
+        Its prompts are the next of their lanes to get slots, and are computed anew in passes without other chunks. Call
+        it before a prompt that failed by itself is finished, too: others would find its blocks, which hold nothing.
+        """
+        for seq in batch.decode:
+            seq.num_generated -= 1
+        for chunk in batch.chunks:
+            self._blocks.forget(chunk)
+        for chunk in reversed(batch.chunks):
+            seq = chunk.sequence
+            if not seq.finished:
+                self._release(seq)
+                seq.num_prefilled = seq.num_cached = seq.num_generated = 0
+                seq.isolated = True
+                self._waiting[seq.lane].appendleft(seq)
 
-    def _chunks(self) -> Iterator[Chunk]:
-        budget = self._prefill_tokens
-        for seq in self._prefill_order():
-            left = seq.num_prompt_tokens - seq.num_prefilled
-            # only prompts over the whole budget are split: a later chunk reads the earlier ones from the cache again
-            if budget and (left <= budget or left > self._prefill_tokens):
-                chunk = Chunk(seq, seq.num_prefilled, min(seq.num_prompt_tokens, seq.num_prefilled + budget))
-                budget -= chunk.num_tokens
-                seq.num_prefilled = chunk.stop
-                # the last chunk yields the first token of the answer
-                seq.num_generated = int(chunk.is_last)
-                yield chunk
+    def _release(self, seq: Sequence) -> None:
+        assert seq.slot is not None
+        self._running.remove(seq)
+        self._free_slots.append(seq.slot)
+        self._block_manager.free(seq.blocks)
+        seq.slot = None
 
-    def _prefill_order(self) -> list[Sequence]:
-        """Prompts that have begun, then by lane; in the order of their slots once the oldest was passed over enough."""
-        prefilling = [seq for seq in self._running if seq.is_prefilling]
-        if self._passed_over >= MAX_PASSED_OVER:
-            return prefilling
-        return sorted(prefilling, key=lambda seq: (not seq.num_prefilled, LANES.index(seq.lane)))
+    def _chunks(self, budget: int) -> Iterator[Chunk]:
+        for seq in self._prompts():
+            if not budget:
+                return
+            if not seq.num_prefilled:
+                self._blocks.skip_cached(seq)
+            chunk = Chunk(seq, seq.num_prefilled, min(seq.num_prompt_tokens, seq.num_prefilled + budget))
+            budget -= chunk.num_tokens
+            seq.num_prefilled = chunk.stop
+            # the last chunk yields the first token of the answer
+            seq.num_generated = int(chunk.is_last)
+            self._blocks.register(chunk)
+            yield chunk
+
+    def _prompts(self) -> list[Sequence]:
+        """Return the prompts to compute in a pass, by lane and age."""
+        prompts = [seq for seq in self._running if seq.is_prefilling]
+        lanes = self._pass_share.order({seq.lane for seq in prompts})
+        if not lanes:
+            return []
+        self._pass_share.served(lanes[0], lanes)
+        prompts.sort(key=lambda seq: lanes.index(seq.lane))
+        return prompts[:1] if prompts[0].isolated else [seq for seq in prompts if not seq.isolated]
 
     def _admit(self) -> None:
         while self._free_slots and (seq := self._next_waiting()) is not None and self._can_enter(seq):
             self._waiting[seq.lane].popleft()
-            self._fair_share.served(seq.lane, self._waiting_lanes())
+            self._slot_share.served(seq.lane, self._waiting_lanes())
             seq.slot = self._free_slots.pop()
-            seq.blocks = self._block_manager.allocate(self._block_manager.blocks_for(seq.max_len))
+            self._blocks.take(seq)
             self._running.append(seq)
 
     def _next_waiting(self) -> Sequence | None:
         for waiting in self._waiting.values():
             while waiting and waiting[0].finished:
                 waiting.popleft()
-        heads = [self._waiting[lane][0] for lane in self._fair_share.order(self._waiting_lanes())]
+        heads = [self._waiting[lane][0] for lane in self._slot_share.order(self._waiting_lanes())]
         return next((seq for seq in heads if seq.lane != "bulk" or self._admits_bulk()), None)
 
     def _waiting_lanes(self) -> list[str]:
@@ -193,16 +161,15 @@ class Scheduler:
 
     def _admits_bulk(self) -> bool:
         bulk = sum(seq.lane == "bulk" for seq in self._running)
-        return self._reserve.admits_bulk(self._slots, len(self._running), bulk, self._fair_share.is_due("bulk"))
+        return self._reserve.admits_bulk(self._slots, len(self._running), bulk, self._slot_share.is_due("bulk"))
 
     def _can_enter(self, seq: Sequence) -> bool:
         if any(other.alone for other in self._running) or (seq.alone and self._running):
             return False
-        blocks = self._block_manager
-        return blocks.blocks_for(seq.max_len) <= blocks.num_free - self._reserved_blocks(seq)
+        return self._blocks.needed(seq) <= self._block_manager.num_free - self._reserved_blocks(seq)
 
     def _reserved_blocks(self, seq: Sequence) -> int:
         """Blocks of the reserved slots, which bulk leaves free unless its turn is due or no other sequence runs."""
-        if seq.lane != "bulk" or self._fair_share.is_due("bulk") or not self._running:
+        if seq.lane != "bulk" or self._slot_share.is_due("bulk") or not self._running:
             return 0
         return self._reserve.places * (self._block_manager.num_blocks // self._slots)

@@ -4,50 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from workers.engine.continuous.scheduler import Batch, DecodeBatch, PrefillBatch
+from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.transfer import AsyncTokens
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Sums since the engine started. The seconds of a batch run from the end of the previous batch to its own end."""
+    """Sums since the engine started. The seconds of a pass run from the end of the previous pass to its own end."""
 
+    passes: int = 0
+    pass_s: float = 0.0
+    #: the longest wait of sequences that decode
+    longest_pass_s: float = 0.0
+    #: passes without chunks of prompts, which are counted above, too
     steps: int = 0
-    #: tokens of the steps, discarded ones included
-    step_tokens: int = 0
     step_s: float = 0.0
-    prefills: int = 0
-    prefilled_tokens: int = 0
-    prefill_s: float = 0.0
-    longest_prefill_s: float = 0.0
+    step_tokens: int = 0
+    #: of prompts: computed, and found in the cache
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    #: computed for sequences that decode, discarded ones included; the first token of an answer is the prompt's
+    answer_tokens: int = 0
 
 
 class StatsCounter:
-    """Adds up batches in the engine's thread; any thread may read `stats`."""
+    """Adds up passes in the engine's thread; any thread may read `stats`."""
 
     def __init__(self) -> None:
         self.stats = Stats()
         self._last: AsyncTokens | None = None
 
     def begin(self) -> None:
-        """Begin after an idle time: the duration of the first batch is unknown and counts as 0."""
+        """Begin after an idle time: the duration of the first pass is unknown and counts as 0."""
         self._last = None
 
     def count(self, batch: Batch, tokens: AsyncTokens) -> None:
-        """Add the batch that was computed after the one counted last; its tokens must have been read."""
-        old = self.stats
+        """Add the pass that was computed after the one counted last; its tokens must have been read."""
         seconds = tokens.seconds_after(self._last) if self._last is not None else 0.0
         self._last = tokens
-        match batch:
-            case DecodeBatch(sequences):
-                self.stats = replace(
-                    old, steps=old.steps + 1, step_tokens=old.step_tokens + len(sequences), step_s=old.step_s + seconds
-                )
-            case PrefillBatch():
-                self.stats = replace(
-                    old,
-                    prefills=old.prefills + 1,
-                    prefilled_tokens=old.prefilled_tokens + batch.num_tokens,
-                    prefill_s=old.prefill_s + seconds,
-                    longest_prefill_s=max(old.longest_prefill_s, seconds),
-                )
+        old, rows, steps = self.stats, len(batch.decode), int(not batch.chunks)
+        self.stats = replace(
+            old,
+            passes=old.passes + 1,
+            pass_s=old.pass_s + seconds,
+            longest_pass_s=max(old.longest_pass_s, seconds),
+            steps=old.steps + steps,
+            step_s=old.step_s + steps * seconds,
+            step_tokens=old.step_tokens + steps * rows,
+            prompt_tokens=old.prompt_tokens + batch.num_tokens - rows,
+            cached_tokens=old.cached_tokens + sum(chunk.start for chunk in batch.chunks if chunk.is_first),
+            answer_tokens=old.answer_tokens + rows,
+        )
