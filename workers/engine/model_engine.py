@@ -17,6 +17,7 @@ from vqa.errors import EngineError, NotReady
 from vqa.images.fit import Fit
 from vqa.images.video_fit import VideoFit
 from workers.engine.base import Completion, OnCrash, Prompt, SamplingParams, Stall, Turn
+from workers.engine.forks import Fork, is_forked
 from workers.engine.image import RGBImage
 from workers.engine.runtime.faults import is_poisoned
 from workers.engine.runtime.heartbeat import Heartbeat
@@ -107,12 +108,17 @@ class ModelEngine(ABC):
         return replace(max(stalls, key=lambda stall: stall.silent_s), ids=self._unsettled(self._heartbeats))
 
     def submit(self, prompt: Prompt) -> Future[Completion]:
+        return self._submit(prompt).future
+
+    def _submit(self, prompt: Prompt) -> Pending:
         pending = self._pending.add(prompt)
         if self._encoder_pool is None:
             pending.fail(EngineError("the engine has not started"))
+        elif is_forked(prompt.params):
+            Fork(pending, self._submit).start()
         elif not pending.settled:
             self._encoder_pool.submit(pending)
-        return pending.future
+        return pending
 
     def cancel(self, id: str) -> None:
         """Fail the prompt with Cancelled; if it runs, it ends with the current step."""
