@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
 from vqa.errors import InvalidJob, NotReady
-from workers.engine.base import Prompt, SamplingParams
+from workers.engine.base import Prompt
+from workers.engine.continuous.prefix import block_hashes
 from workers.engine.continuous.requests import ImageSpan, Request
 from workers.engine.image import RGBImage
 from workers.engine.model.image_sizes import FILTERS, QWEN_PROCESSOR, read_fit
 from workers.engine.model.video_processor import VALUES, FrameProcessor, metadata, video_fit
 from workers.engine.text.chat import NO_PLACE, Chat, ChatEncoder
-from workers.engine.text.grammar import Guide, Guides
+from workers.engine.text.grammar import Guides
 from workers.engine.video import NO_VIDEOS, Video
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,18 @@ def _image_positions(rows: int, columns: int) -> Tensor:
 class RequestEncoder(ChatEncoder[Request]):
     """Qwen3-VL's preprocessing for one thread, with its own tokenizer."""
 
-    def __init__(self, processor: Any, slot_tokens: int, guides: Guides | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        slot_tokens: int,
+        guides: Guides | None = None,
+        block_size: int | None = None,
+        model: str = "",
+    ) -> None:
+        """Hash blocks of `block_size` tokens for the prefix cache of `model`, with its revision; None for no cache."""
         super().__init__(processor, slot_tokens, guides)
+        self._block_size = block_size
+        self._model = model
         self._factor = read_fit(processor.image_processor).factor
         self._patch = int(processor.image_processor.patch_size)
         self._merge = int(processor.image_processor.merge_size)
@@ -67,13 +78,16 @@ class RequestEncoder(ChatEncoder[Request]):
         text = self.processor.apply_chat_template(
             chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
         )
-        images, videos = prompt.images, prompt.videos
-        if videos:
+        if videos := prompt.videos:
             text = self._with_times(text, videos)
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids.count(self._image_id) != len(images):
+        if ids.count(self._image_id) != len(prompt.images):
             raise InvalidJob(NO_PLACE.format("an image"))
-        return self._request(ids, images, videos, prompt.params, self.guide(prompt))
+        tokens, spans = self._place_images(ids, prompt.images, videos)
+        grids = [(span.start, span.rows // self._merge, span.columns // self._merge) for span in spans]
+        positions = mrope_positions(len(tokens), grids)
+        hashes = self._block_hashes(tokens, spans, prompt.cache_salt)
+        return Request(tokens, positions, spans, prompt.params, self.guide(prompt), hashes)
 
     def count_tokens(self, made: Request) -> int:
         return made.num_tokens
@@ -91,14 +105,9 @@ class RequestEncoder(ChatEncoder[Request]):
         times = [processor.replace_video_token(made, number) for number in range(len(videos))]
         return str(processor.get_text_with_replacements([text], [], times)[0][0])
 
-    def _request(
-        self,
-        ids: list[int],
-        images: Sequence[RGBImage],
-        videos: Sequence[Video],
-        params: SamplingParams,
-        guide: Guide | None,
-    ) -> Request:
+    def _place_images(
+        self, ids: list[int], images: Sequence[RGBImage], videos: Sequence[Video]
+    ) -> tuple[Tensor, tuple[ImageSpan, ...]]:
         """Replace the placeholder of each image, and of frames that become one, by as many as it has tokens."""
         spans: list[ImageSpan] = []
         tokens: list[int] = []
@@ -112,8 +121,12 @@ class RequestEncoder(ChatEncoder[Request]):
                 tokens += [id] * spans[-1].tokens
             else:
                 tokens.append(id)
-        grids = [(span.start, span.rows // self._merge, span.columns // self._merge) for span in spans]
-        return Request(torch.tensor(tokens), mrope_positions(len(tokens), grids), tuple(spans), params, guide)
+        return torch.tensor(tokens), tuple(spans)
+
+    def _block_hashes(self, tokens: Tensor, spans: tuple[ImageSpan, ...], salt: str) -> tuple[bytes, ...]:
+        if self._block_size is None:
+            return ()
+        return block_hashes(tokens, spans, self._block_size, f"{self._model} {salt}")
 
     def _span(self, frames: tuple[RGBImage, ...], start: int) -> ImageSpan:
         image = frames[0]
