@@ -27,6 +27,7 @@ class Tally:
     worker: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class _LedgerWritesRevoked:
@@ -66,7 +67,8 @@ def tally(outcome: Outcome) -> Tally:
     """Return what the outcome adds to the counts of the job's batch."""
     if isinstance(outcome, VQAError):
         return Tally(outcome.code())
-    return Tally("", outcome.worker, outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
+    usage = outcome.usage
+    return Tally("", outcome.worker, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

@@ -57,7 +57,8 @@ def summary_lines(
     if not totals.answered:
         return
     reused = f"; {totals.reused:,} answers reused" if totals.reused else ""
-    yield f"{totals.tokens_in:,} tokens in, {totals.tokens_out:,} out{reused}"
+    cached = f" ({totals.tokens_cached:,} of them cached)" if totals.tokens_cached else ""
+    yield f"{totals.tokens_in:,} tokens in{cached}, {totals.tokens_out:,} out{reused}"
     p50, p95 = totals.durations.quantile(0.5), totals.durations.quantile(0.95)
     yield f"from submission to answer: p50 {p50:.3g} s, p95 {p95:.3g} s (within 5 %)"
     yield _cost(totals, slots, price)

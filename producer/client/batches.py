@@ -58,6 +58,7 @@ class Result:
             "finish_reason": answer.finish_reason,
             "prompt_tokens": answer.usage.prompt_tokens,
             "completion_tokens": answer.usage.completion_tokens,
+            "cached_tokens": answer.usage.cached_tokens,
             "total_s": answer.timings.total_s,
             "worker": answer.worker,
             "reused": answer.reused,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from vqa.answer import Answer
+from vqa.answer import Answer, Usage
 
 #: fields of an answer that a chat completion has no place for
 EXTRA = frozenset({"timings", "worker", "attempt", "reused", "parsed", "images", "videos", "filtered", "label"})
@@ -28,5 +29,17 @@ def chat_completion(answer: Answer) -> dict[str, Any]:
     }
 
 
-def usage_object(answer: Answer) -> dict[str, int]:
-    return answer.usage.model_dump() | {"total_tokens": answer.usage.total_tokens}
+def usage_object(answer: Answer) -> dict[str, Any]:
+    usage = answer.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def parse_usage(usage: Mapping[str, Any]) -> Usage:
+    """Invert `usage_object`. Raises pydantic's ValidationError."""
+    # chat completions of earlier releases have no details
+    return Usage.model_validate({**usage, **usage.get("prompt_tokens_details", {})})

@@ -55,7 +55,7 @@ def answer(id: str, text: str) -> Answer:
         id=id,
         text=text,
         finish_reason="stop",
-        usage=Usage(prompt_tokens=3, completion_tokens=2),
+        usage=Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1),
         timings=Timings(queued_s=0.1, media_s=0.1, engine_s=0.1, total_s=0.3),
         model="played",
         worker="played@here",

@@ -33,6 +33,8 @@ _MOST_ROWS = 1000
 #: ids per call
 _PAGE = 1000
 
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
 
 def batch_key(id: str) -> str:
     return f"vqa:batch:{id}"
@@ -61,6 +63,8 @@ class BatchState:
     workers: Mapping[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    #: of the prompts' tokens, those that workers had in their caches
+    cached_tokens: int = 0
     #: number of open jobs
     open: int = 0
     #: when it ends, even with open jobs; 0 for never
@@ -110,8 +114,7 @@ class BatchState:
             }
 
         plain: dict[str, Any] = {
-            name: int(words.get(name, 0))
-            for name in ("created", "total", "completed", "failed", "prompt_tokens", "completion_tokens", "expires")
+            name: int(words.get(name, 0)) for name in ("created", "total", "completed", "failed", *_TOKENS, "expires")
         }
         if words["status"] not in get_args(BatchStatus) or words["lane"] not in LANES:
             raise Unreadable("its status or its lane is none that vqa knows")

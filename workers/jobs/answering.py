@@ -69,6 +69,8 @@ class Answering:
     video_max_frames: int = 64
     #: what filters a job's text while it is generated
     on_show: Callable[[Job], OnShow | None] = lambda job: None
+    #: VQA_CACHE_SALT=tenant: jobs of several tenants, and those without one, share no prefixes
+    salt_by_tenant: bool = False
 
     def answer(self, job: Job, lease: Lease, started: float) -> Answer:
         """Answer a leased job; the attempt `started` at that monotonic time.
@@ -139,6 +141,7 @@ class Answering:
             attempt=lease.header.attempt,
             alone=lease.header.alone,
             metadata=job.metadata,
+            cache_salt=(job.tenant or "") if self.salt_by_tenant else "",
             on_text=attempt.on_text,
         )
         media_s = time.monotonic() - started
@@ -153,7 +156,11 @@ class Answering:
             images=_seen(prompt.images, completion, self.engine.fit),
             videos=tuple(seen_video(video, fit) for video in prompt.videos if (fit := self.engine.video_fit)),
             finish_reason=completion.finish_reason,
-            usage=Usage(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens),
+            usage=Usage(
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                cached_tokens=completion.cached_tokens,
+            ),
             timings=Timings(
                 queued_s=lease.queued_s,
                 media_s=round(media_s, 4),

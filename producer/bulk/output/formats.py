@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from producer.openai.chat_completion import chat_completion
+from producer.openai.chat_completion import chat_completion, parse_usage
 from vqa.answer import Answer, Timings, Usage
 
 
@@ -80,7 +80,7 @@ class OpenAIFormat:
         if line["error"] is not None:
             return LineSummary(line["id"], str(line["error"]["code"]), custom_id=line["custom_id"])
         body, extra = line["response"]["body"], line["response"]["body"]["vqa"]
-        usage, timings = Usage.model_validate(body["usage"]), Timings.model_validate(extra["timings"])
+        usage, timings = parse_usage(body["usage"]), Timings.model_validate(extra["timings"])
         reused, is_partial = extra.get("reused", False), _is_partial(extra)
         return LineSummary(line["id"], None, usage, timings, extra["worker"], reused, line["custom_id"], is_partial)
 

@@ -49,6 +49,8 @@ class Totals:
         self.partial = 0
         self.partial_names: list[str] = []
         self.tokens_in = 0
+        #: of `tokens_in`, those that workers had in their caches
+        self.tokens_cached = 0
         self.tokens_out = 0
         #: from submission to answer
         self.durations = Histogram()
@@ -66,6 +68,7 @@ class Totals:
         self.answered += 1
         self.tokens_in += line.usage.prompt_tokens
         self.tokens_out += line.usage.completion_tokens
+        self.tokens_cached += line.usage.cached_tokens
         self.durations.add(line.timings.total_s)
         if line.is_partial:
             self.partial += 1

@@ -35,7 +35,7 @@ class RequestCounts(BaseModel):
 
 
 class CachedTokens(BaseModel):
-    cached_tokens: Literal[0]
+    cached_tokens: int = Field(description="that workers had computed for earlier prompts with the same beginning")
 
 
 class ReasoningTokens(BaseModel):

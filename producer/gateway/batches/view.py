@@ -58,7 +58,7 @@ def _errors(saved: SavedBatch) -> dict[str, Any] | None:
 def _usage(state: BatchState) -> dict[str, Any]:
     return {
         "input_tokens": state.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": state.cached_tokens},
         "output_tokens": state.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": state.prompt_tokens + state.completion_tokens,

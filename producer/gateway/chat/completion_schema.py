@@ -9,10 +9,15 @@ from pydantic import BaseModel, Field
 from vqa.answer import FinishReason, SeenImage, SeenVideo, Timings
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int = Field(description="that the worker had computed for an earlier prompt with the same beginning")
+
+
 class CompletionUsage(BaseModel):
     prompt_tokens: int = Field(description="images count as the tokens that they become")
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CompletionMessage(BaseModel):

@@ -35,6 +35,14 @@ def test_a_card_is_shared_by_its_slots_and_reused_answers_cost_nothing() -> None
     assert totals.gpu_s({}) == 24
 
 
+def test_the_summary_says_how_many_tokens_were_cached() -> None:
+    totals = Totals()
+    for cached in (0, 768, 768):
+        usage = Usage(prompt_tokens=1000, completion_tokens=10, cached_tokens=cached)
+        totals.add(replace(line(2.0), usage=usage))
+    assert "3,000 tokens in (1,536 of them cached), 30 out" in summary_lines(totals, 0, 10.0, {}, None)
+
+
 def test_the_summary_says_everything() -> None:
     totals = Totals()
     for _ in range(4):

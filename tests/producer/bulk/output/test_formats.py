@@ -6,7 +6,7 @@ import pytest
 
 from producer.bulk.output.formats import Failure, LineSummary, OpenAIFormat, ShortFormat, encode, parse_line
 from tests.producer.conftest import answer
-from vqa.answer import SeenImage
+from vqa.answer import SeenImage, Usage
 
 ID = "batch_1:abc"
 
@@ -26,7 +26,12 @@ def test_an_answer_is_a_line_of_openais_batch_output() -> None:
         "choices": [
             {"index": 0, "message": {"role": "assistant", "content": "teal, sûrement"}, "finish_reason": "stop"}
         ],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "total_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 1},
+        },
     }
     assert (about["worker"], about["attempt"], about["reused"]) == ("played@here", 1, False)
     assert about["timings"]["total_s"] == 0.3
@@ -41,9 +46,17 @@ def test_a_row_without_one_is_a_line_with_its_code_and_number() -> None:
 def test_the_short_form_keeps_its_lines() -> None:
     line = json.loads(encode(ShortFormat().answer("q1", answer(ID, "teal"))))
     assert (line["id"], line["answer"], line["finish_reason"], line["job"]) == ("q1", "teal", "stop", ID)
-    assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
+    assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
     failed = json.loads(encode(ShortFormat().failure(ID, None, Failure("invalid_job", "not JSON", 7, bad_row=True))))
     assert failed == {"id": None, "error": {"code": "invalid_job", "message": "line 7: not JSON"}, "job": ID}
+
+
+def test_a_chat_completion_of_an_earlier_release_has_no_cached_tokens() -> None:
+    line = OpenAIFormat().answer("row-1", answer(ID, "teal"))
+    del line["response"]["body"]["usage"]["prompt_tokens_details"]
+    summary = parse_line(OpenAIFormat(), encode(line))
+    assert summary is not None
+    assert summary.usage == Usage(prompt_tokens=3, completion_tokens=2)
 
 
 @pytest.mark.parametrize("form", [OpenAIFormat(), ShortFormat()])
