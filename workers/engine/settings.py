@@ -65,8 +65,18 @@ class EngineSettings(Settings):
     prefill_tokens: int = Field(
         default=8192,
         ge=64,
-        description="continuous engine: most prompt tokens computed between two decode steps, which bounds how long "
-        "running answers are held up",
+        description="continuous engine: most tokens computed in one pass, one of each running answer and the rest of "
+        "prompts, which bounds how long running answers are held up",
+    )
+    prefix_cache: bool = Field(
+        default=True,
+        description="continuous engine: prompts that begin alike, with the same system prompt or image, compute that "
+        "beginning once, and later ones while memory allows; 0 disables it",
+    )
+    cache_salt: Literal["none", "tenant"] = Field(
+        default="none",
+        description="continuous engine: prompts of which jobs may begin with what another has computed: all (none), or "
+        "those of one tenant, so that nobody can tell from an answer's time what others ask (tenant)",
     )
     vision_reuse_mib: int = Field(
         default=512,

@@ -202,7 +202,7 @@ class Worker:
         print(media.plan, flush=True)
         first = FirstAnswer(self.link)
         images = ImageSource(store, self._fetcher, settings.image_max_bytes)
-        how = (first, tokens, settings.video_max_frames, words.shown)
+        how = (first, tokens, settings.video_max_frames, words.shown, own.cache_salt == "tenant")
         answering = Answering(self.name, images, media, engine, leases, texts, *how)
         # reused answers are counted, labelled and filtered, too
         middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]
