@@ -136,8 +136,8 @@ class Direct:
         if computed and computed.steps:
             notes |= {"steps": computed.steps, "step_ms": round(1000 * computed.step_s / computed.steps, 2)}
         if isinstance(self.trial.engine, HasStats):
-            # since the start: the longest wait of decoding rows for a prefill
-            notes["longest_prefill_ms"] = round(1000 * self.trial.engine.stats().longest_prefill_s)
+            # since the start: the longest wait of decoding rows for a pass
+            notes["longest_pass_ms"] = round(1000 * self.trial.engine.stats().longest_pass_s)
         if torch.cuda.is_available():
             notes["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         return notes
@@ -174,6 +174,7 @@ class _Computed:
     steps: int
     step_tokens: int
     step_s: float
+    #: of passes with chunks of prompts, the decoding rows in them included
     prefill_s: float
 
     @classmethod
@@ -182,7 +183,7 @@ class _Computed:
             after.steps - before.steps,
             after.step_tokens - before.step_tokens,
             after.step_s - before.step_s,
-            after.prefill_s - before.prefill_s,
+            (after.pass_s - after.step_s) - (before.pass_s - before.step_s),
         )
 
     @property
