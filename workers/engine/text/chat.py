@@ -72,7 +72,9 @@ class ChatEncoder(ABC, Generic[Inputs]):
         return inputs
 
     def guide(self, prompt: Prompt) -> Guide | None:
-        """Make the guide for a prompt's answer; None if it has no grammar. Raises InvalidJob."""
+        """Make the guide for a prompt's answer; None if it may be any text. Raises InvalidJob."""
+        if prompt.params.forced is not None:
+            return self._forced(prompt.params.forced)
         if prompt.params.grammar is None:
             return None
         if self._opens_thought and prompt.turns[-1].role != "assistant":
@@ -82,6 +84,12 @@ class ChatEncoder(ABC, Generic[Inputs]):
             )
         assert self._guides is not None
         return self._guides.guide(prompt.params.grammar)
+
+    def _forced(self, text: str) -> Guide:
+        assert self._guides is not None
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # a text that spells a special token must not become one
+        return self._guides.forced(self._guides.spell(text) if self._special_tokens.occur_in(ids) else ids)
 
     def _too_long(self, tokens: str, prompt: Prompt, by: str = "") -> PromptTooLong:
         return PromptTooLong(

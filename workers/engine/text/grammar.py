@@ -1,4 +1,4 @@
-"""Guided decoding: which tokens a grammar allows next, by llguidance. Independent of the model; needs no torch."""
+"""Guides of grammars, by llguidance, and of texts. Independent of the model; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import numpy
 
 from vqa.errors import InvalidJob
 from vqa.grammar import matcher
-from workers.engine.text.vocabulary import vocabulary
+from workers.engine.text.forced import ForcedTokens
+from workers.engine.text.guide import Guide, masks
+from workers.engine.text.vocabulary import count_tokens, vocabulary
 
 if TYPE_CHECKING:
-    from llguidance import LLExecutor, LLMatcher, LLTokenizer
-    from numpy.typing import NDArray
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ["Guide", "Guides", "masks"]
 
 log = logging.getLogger(__name__)
 
@@ -25,58 +25,42 @@ log = logging.getLogger(__name__)
 _CACHED = 32
 
 
-class Guide:
-    """The state of one answer in its grammar. Used by one thread at a time."""
+class GrammarGuide(Guide):
+    """The state of one answer in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, tokens: int) -> None:
-        """Start from `matcher`, which is shared and not changed; its vocabulary has `tokens` tokens."""
+    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
+        """Start from `matcher`, which is shared and not changed."""
         self._start = matcher
-        self.tokens = tokens
-        self.restart()
+        super().__init__(num_tokens)
 
     def restart(self) -> None:
-        self.matcher = self._start.deep_copy()
+        self._matcher = self._start.deep_copy()
+
+    @property
+    def matcher(self) -> LLMatcher:
+        return self._matcher
 
     def take(self, token: int) -> bool:
-        """Advance by a token; return False if the grammar does not allow it."""
-        return self.matcher.consume_token(token)
+        return self._matcher.consume_token(token)
 
     @property
     def complete(self) -> bool:
-        """Whether the text so far matches the grammar."""
-        return not self.matcher.is_error() and self.matcher.is_accepting()
+        return not self._matcher.is_error() and self._matcher.is_accepting()
 
     @property
     def over(self) -> bool:
-        """Whether only an end of text may follow."""
-        return self.matcher.is_stopped()
-
-
-def masks(guides: Sequence[Guide]) -> NDArray[numpy.int32]:
-    """Return the tokens that each guide allows next as bits (guides, tokens / 32), the lowest bit first.
-
-    All guides must share a vocabulary. End-of-text tokens are allowed where the text may end. If a matcher fails, for
-    example because its grammar is too complex here, its next `take` returns False.
-    """
-    from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
-
-    made = allocate_token_bitmask(len(guides), guides[0].tokens)
-    fill_next_token_bitmask_par(_threads(), [(guide.matcher, n) for n, guide in enumerate(guides)], made)
-    return made
-
-
-@cache
-def _threads() -> LLExecutor:
-    from llguidance import LLExecutor
-
-    return LLExecutor()
+        return self._matcher.is_stopped()
 
 
 class Guides:
-    """Compiles grammars for one model's tokens. Thread-safe."""
+    """Makes the guides for one model's tokens. Thread-safe."""
 
     def __init__(self, tokenizer: Any, eos_ids: Collection[int]) -> None:
         """`tokenizer` must belong to the calling thread; `eos_ids` end a text."""
+        self.eos_ids = frozenset(eos_ids)
+        #: ends a forced text: of the tokens that end one, the one that chat templates write
+        own = tokenizer.eos_token_id
+        self._end = [own] if own in self.eos_ids else sorted(self.eos_ids)[:1]
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._tokenizer: LLTokenizer | None = None
@@ -87,6 +71,8 @@ class Guides:
         except InvalidJob as error:
             self._error = str(error)
             log.warning("%s: jobs with a response_format fail", error)
+        #: of the vocabulary, as masks have it
+        self.num_tokens: int = self._tokenizer.vocab_size if self._tokenizer else count_tokens(tokenizer)
 
     def guide(self, grammar: str) -> Guide:
         """Make the guide for an answer that must match `grammar`. Raises InvalidJob."""
@@ -98,7 +84,17 @@ class Guides:
             self._compiled[grammar] = compiled
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
-        return Guide(compiled, self._tokenizer.vocab_size)
+        return GrammarGuide(compiled, self.num_tokens)
+
+    def spell(self, text: str) -> list[int]:
+        """Return the text's tokens without special ones, whatever it contains. Raises InvalidJob."""
+        if self._tokenizer is None:
+            raise InvalidJob(self._error)
+        return list(self._tokenizer.tokenize_str(text))
+
+    def forced(self, ids: Sequence[int]) -> ForcedTokens:
+        """Make the guide for the answer of exactly these tokens, and the end of text."""
+        return ForcedTokens([*ids, *self._end], self.num_tokens)
 
 
 def _compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from vqa.errors import InvalidJob
@@ -45,9 +46,13 @@ class SpecialTokens:
                 break
             text = self._pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
         # the tokenizer's normalization may still produce a special token
-        if not self._ids.isdisjoint(self._tokenizer(text, add_special_tokens=False)["input_ids"]):
+        if self.occur_in(self._tokenizer(text, add_special_tokens=False)["input_ids"]):
             raise InvalidJob("the text contains a special token of the model that cannot be escaped")
         return text
+
+    def occur_in(self, ids: Iterable[int]) -> bool:
+        """Whether a special token is among the tokens."""
+        return not self._ids.isdisjoint(ids)
 
 
 def is_special(token: str) -> bool:

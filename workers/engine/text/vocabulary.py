@@ -34,6 +34,11 @@ def vocabulary(tokenizer: Any, eos_ids: Collection[int]) -> LLTokenizer:
         raise InvalidJob(f"this model's tokenizer does not support response formats ({reason})") from None
 
 
+def count_tokens(tokenizer: Any) -> int:
+    """Return one more than a tokenizer's largest token."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 def _without_special_tokens(serialized: str) -> str:
     """Give the special tokens of a serialized tokenizer random names.
 

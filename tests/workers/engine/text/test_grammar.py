@@ -207,7 +207,10 @@ def test_an_end_that_the_tokenizer_does_not_have_ends_nothing() -> None:
 
 def test_a_tokenizer_that_cannot_be_read_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
     class Slow:
-        pass
+        eos_token_id = 1
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "</s>": 1}
 
     # others' answers need no grammar
     guides = Guides(Slow(), [1])
