@@ -15,6 +15,9 @@ from torch import Tensor
 #: maps router logits (T, experts) to weights (T, k) that sum to 1 and expert numbers (T, k)
 Route = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+#: rows and columns of a float8 matrix that share a scale, and columns of a token that do
+FLOAT8_BLOCK = 128
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Float8Matrix:

@@ -1,13 +1,149 @@
-"""Dense products (see `Ops.linear`)."""
+"""Dense products (see `Ops.linear`); block-scaled float8 ones after DeepSeek-V3's `fp8_gemm` (inference/kernel.py)."""
+
+# Triton has no types
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.continuous.ops.base import Matrix
+from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
+from workers.engine.continuous.ops.quantize import quantize, scale_of
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Tile of a product: rows of the weights, tokens, and Triton's warps and pipeline stages."""
+
+    rows: int
+    tokens: int
+    warps: int
+    stages: int
+
+
+#: up to this many tokens activations are quantized in the product, and no cuBLAS kernel is as fast
+FEW_TOKENS = 64
+
+
+# by value, each number of tokens that is 1 or a multiple of 16 would be compiled on its own
+@triton.jit(do_not_specialize=["tokens"])
+def _few_kernel(
+    x, values, scales, out, tokens,
+    OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Quantize and multiply few tokens; the weights are on the long side of the tensor cores' tiles."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    depth = tl.arange(0, BLOCK)
+    groups: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    total = tl.zeros([ROWS, TOKENS], dtype=tl.float32)
+    for group in range(groups):
+        at = group * BLOCK + depth
+        weight = tl.load(
+            values + row[:, None].to(tl.int64) * WIDTH + at[None, :],
+            mask=(row < OUT)[:, None] & (at < WIDTH)[None, :], other=0.0,
+        )  # fmt: skip
+        wide = tl.load(
+            x + token[None, :] * WIDTH + at[:, None], mask=(token < tokens)[None, :] & (at < WIDTH)[:, None], other=0.0
+        ).to(tl.float32)
+        scale = scale_of(wide, 0)
+        value = tl.div_rn(wide, tl.broadcast_to(scale[None, :], wide.shape)).to(weight.dtype)
+        weight_scale = tl.load(scales + row // BLOCK * groups + group, mask=row < OUT, other=0.0)
+        total += tl.dot(weight, value) * weight_scale[:, None] * scale[None, :]
+    tl.store(
+        out + token[None, :].to(tl.int64) * OUT + row[:, None],
+        total.to(out.dtype.element_ty),
+        mask=(row < OUT)[:, None] & (token < tokens)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _many_kernel(
+    x, x_scales, values, scales, out, tokens,
+    OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+    TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """Multiply quantized tokens (T, WIDTH), with scales (T, groups), by a matrix (OUT, WIDTH)."""
+    # programs that share weights run together, as long as their tokens fit in the L2 cache
+    tiles = tl.cdiv(OUT, ROWS)
+    first = tl.program_id(0) // (TOGETHER * tiles) * TOGETHER
+    count = min(tl.cdiv(tokens, TOKENS) - first, TOGETHER)
+    within = tl.program_id(0) % (TOGETHER * tiles)
+    token = (first + within % count) * TOKENS + tl.arange(0, TOKENS)
+    row = within // count * ROWS + tl.arange(0, ROWS)
+    depth = tl.arange(0, BLOCK)
+    groups: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    total = tl.zeros([TOKENS, ROWS], dtype=tl.float32)
+    inputs = x + (token % tokens)[:, None].to(tl.int64) * WIDTH + depth[None, :]
+    weights = values + (row % OUT)[None, :].to(tl.int64) * WIDTH + depth[:, None]
+    token_scales = x_scales + (token % tokens) * groups
+    weight_scales = scales + row % OUT // BLOCK * groups
+    for group in range(groups):
+        if WIDTH % BLOCK == 0:
+            value = tl.load(inputs + group * BLOCK)
+            weight = tl.load(weights + group * BLOCK)
+        else:
+            inside = group * BLOCK + depth < WIDTH
+            value = tl.load(inputs + group * BLOCK, mask=inside[None, :], other=0.0)
+            weight = tl.load(weights + group * BLOCK, mask=inside[:, None], other=0.0)
+        token_scale, weight_scale = tl.load(token_scales + group), tl.load(weight_scales + group)
+        total += tl.dot(value, weight) * token_scale[:, None] * weight_scale[None, :]
+    tl.store(
+        out + token[:, None].to(tl.int64) * OUT + row[None, :],
+        total.to(out.dtype.element_ty),
+        mask=(token < tokens)[:, None] & (row < OUT)[None, :],
+    )
 
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
-    assert isinstance(weight, Tensor)
-    return functional.linear(x, weight)
+    if isinstance(weight, Tensor):
+        return functional.linear(x, weight)
+    if len(x) <= FEW_TOKENS:
+        return few_tokens(x, weight, _few_tile(len(x)))
+    return many_tokens(x, weight, Tile(128, 128, 8, 3) if len(x) > 512 else Tile(128, 64, 4, 4))
+
+
+def _few_tile(tokens: int) -> Tile:
+    return Tile(32, max(16, triton.next_power_of_2(tokens)), 4, 4)
+
+
+def few_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
+    """Multiply (T, H) by (O, H), quantizing activations on the way; made for few tokens."""
+    rows, width = weight.values.shape
+    out = x.new_empty(len(x), rows)
+    _few_kernel[(triton.cdiv(rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
+        x.contiguous(), weight.values, weight.scales, out, len(x),
+        OUT=rows, WIDTH=width, ROWS=tile.rows, TOKENS=tile.tokens, BLOCK=FLOAT8_BLOCK,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out
+
+
+def many_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
+    """Quantize (T, H), and multiply by (O, H)."""
+    rows, width = weight.values.shape
+    out = x.new_empty(len(x), rows)
+    values, scales = quantize(x)
+    _many_kernel[(triton.cdiv(rows, tile.rows) * triton.cdiv(len(x), tile.tokens),)](
+        values, scales, weight.values, weight.scales, out, len(x),
+        OUT=rows, WIDTH=width, ROWS=tile.rows, TOKENS=tile.tokens, BLOCK=FLOAT8_BLOCK, TOGETHER=8,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out
+
+
+def cublas(x: Tensor, weight: Float8Matrix) -> Tensor:
+    """Quantize (T, H), and multiply by (O, H) with cuBLAS 12.9 on a Hopper card; H is a multiple of 512."""
+    # it reads scales in 16 bytes, those of a group next to one another
+    values, scales = quantize(x, rows_of=4, by_group=True)
+    recipes = functional.ScalingType
+    made = functional.scaled_mm(
+        values, weight.values.t(), scales, recipes.BlockWise1x128, weight.scales.t(), recipes.BlockWise128x128,
+        output_dtype=x.dtype,
+    )  # fmt: skip
+    return made[: len(x)]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.continuous.ops.base import Heads, Matrix, Spans
+from workers.engine.continuous.ops.base import Float8Matrix, Heads, Matrix, Spans
+from workers.engine.continuous.ops.float8 import dequantize, rounded
 
 
 def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -81,8 +82,9 @@ def attend_chunks(
 
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
-    assert isinstance(weight, Tensor)
-    return functional.linear(x, weight)
+    if isinstance(weight, Tensor):
+        return functional.linear(x, weight)
+    return functional.linear(rounded(x), dequantize(weight)).to(x.dtype)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -100,14 +102,18 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
     out = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         tokens, which = torch.where(chosen == expert)
-        made = functional.linear(silu_product(functional.linear(x[tokens], gate_up[expert])), down[expert])
+        made = linear(silu_product(linear(x[tokens], _of_expert(gate_up, expert))), _of_expert(down, expert))
         out.index_add_(0, tokens, made * weights[tokens, which, None])
     return out
+
+
+def _of_expert(weights: Matrix, expert: int) -> Matrix:
+    if isinstance(weights, Tensor):
+        return weights[expert]
+    return Float8Matrix(weights.values[expert], weights.scales[expert])
 
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
