@@ -27,13 +27,15 @@ from vqa.settings import QueueSettings
 from workers.cards import present_cards
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous import sequence
-from workers.engine.continuous.decode import graph_sizes
+from workers.engine.continuous.cuda_graphs import mixed_sizes, step_sizes
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Heads, Spans
+from workers.engine.continuous.pass_inputs import PassShape
 from workers.engine.continuous.requests import Request
+from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.sequence import Chunk
 from workers.engine.continuous.transfer import spans_of
 from workers.engine.detail import ImageTokens
@@ -128,7 +130,7 @@ def test_queries_and_keys_are_normed_turned_and_written(
     made = fused.rotate(qkv, heads, cos_sin, mine, my_values, slot_mapping)
     wanted = reference.rotate(qkv, heads, cos_sin, other, other_values, slot_mapping)
 
-    assert_close([*made, mine, my_values], [*wanted, other, other_values], ERRORS[dtype][0])
+    assert_close([made, mine, my_values], [wanted, other, other_values], ERRORS[dtype][0])
 
 
 @each_dtype
@@ -354,8 +356,8 @@ def first_logits(bench: Bench, runner: ModelRunner, prompt: Prompt, *cuts: int) 
     ends = [*cuts, request.num_tokens]
     blocks = tuple(range(-(-request.num_tokens // BLOCK)))
     for start, stop in zip([0, *cuts], ends, strict=True):
-        logits = runner._prefill.run([chunk_of(request, 0, blocks, start, stop)])
-    return logits[0].float()
+        made = runner.forward(Batch((), (chunk_of(request, 0, blocks, start, stop),)))
+    return made.logits[0].float()
 
 
 @torch.inference_mode()
@@ -459,24 +461,22 @@ def test_in_bfloat16_the_logits_of_an_image_of_4096_tokens_differ_by_rounding(la
         assert ours < max(3e-2, 1.5 * error_of(theirs, wanted))
 
 
-def test_a_small_prefill_by_a_graph_is_that_without(bundled_rounded: Bench) -> None:
+def test_a_pass_by_a_graph_is_that_without(bundled_rounded: Bench) -> None:
     prompts = [prompt for prompt, _ in questions(8, fit_of_bundled())]
     words = make_prompt("words", (Turn("user", ("what?",)),), 4)
     runner = runner_of(bundled_rounded, slots=8)
-    prefill = runner._prefill
-    graphs = prefill._graphs
+    graphs = runner._graphs
     assert graphs is not None
 
     def run(some: Sequence[Prompt]) -> Tensor:
-        requests = [bundled_rounded.request(prompt) for prompt in some]
-        chunks = [chunk_of(each, slot, tuple(range(8 * slot, 8 * slot + 8))) for slot, each in enumerate(requests)]
-        assert graphs.fit([chunk.stop for chunk in chunks])
-        with torch.inference_mode():
-            return prefill.run(chunks).float()
+        batch = Batch((), tuple(chunks_of(bundled_rounded, some)))
+        assert graphs.find(PassShape.of(batch))
+        # cloned: the next pass overwrites them
+        return runner.forward(batch).logits.float().clone()
 
     groups = [prompts[:1], [words], prompts[:3], [words, *prompts[3:5], words], prompts, [words]]
     by_graph = [run(some) for some in groups]
-    prefill._graphs = None
+    runner._graphs = None
     eager = [run(some) for some in groups]
 
     for one, other in zip(by_graph, eager, strict=True):
@@ -486,45 +486,53 @@ def test_a_small_prefill_by_a_graph_is_that_without(bundled_rounded: Bench) -> N
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_by_a_graph_is_that_without(random_model: Path, dtype: str) -> None:
+@pytest.mark.parametrize("riding", [False, True])
+def test_a_step_by_a_graph_is_that_without(random_model: Path, dtype: str, riding: bool) -> None:
     bench = bench_of(random_model, dtype)
     slots = 24
-    runner = runner_of(bench, slots)
-    enter_all(bench, runner, slots)
-    table, decode = runner._slot_table, runner._decode
+    runner = runner_of(bench, slots + 1)
+    graphs, table = runner._graphs, runner._slot_table
+    assert graphs is not None
+    shapes = {(graph.shape.rows, bool(graph.shape.chunks)) for graph in graphs.all}
+    assert shapes == {*((n, False) for n in step_sizes(slots + 1)), *((n, True) for n in mixed_sizes(256))}
+    chunks = chunks_of(bench, [PROMPTS[slot % len(PROMPTS)] for slot in range(slots)])
+    for chunk in chunks:
+        runner.forward(Batch((), (chunk,)))
     token, length = table.token.clone(), table.length.clone()
-    assert set(decode._graphs) == set(graph_sizes(slots))
+    rider = chunk_of(bench.request(PROMPTS[1]), slots, tuple(range(8 * slots, 8 * slots + 8)))
 
-    @torch.inference_mode()
-    def step(compute: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -> tuple[Tensor, Tensor]:
+    def step(count: int) -> tuple[Tensor, Tensor]:
         table.token.copy_(token)
         table.length.copy_(length)
-        tokens, logits = (part.clone() for part in compute(at))
-        others = torch.ones(slots + 1, dtype=torch.bool, device=CARD).index_fill(0, at, False)
-        assert torch.equal(table.token[at], tokens)
+        sequences = [chunk.sequence for chunk in reversed(chunks)][:count]
+        for seq in sequences:
+            seq.num_generated = 2
+        made = runner.forward(Batch(tuple(sequences), (rider,) if riding else ()))
+        at = made.slots[:count]
+        assert at.tolist() == [seq.slot for seq in sequences]
+        assert torch.equal(table.token[made.slots], made.greedy)
         assert torch.equal(table.length[at], length[at] + 1)
         # the padding may change
+        others = torch.ones(slots + 2, dtype=torch.bool, device=CARD).index_fill(0, made.slots, False)
         others[-1] = False
         assert torch.equal(table.token[others], token[others])
         assert torch.equal(table.length[others], length[others])
-        return tokens, logits
+        return made.greedy, made.logits.clone()
 
     for count in (1, 2, 3, 5, 8, 9, 17, 24):
-        at = torch.arange(slots, device=CARD).flip(0)[:count]
-        tokens, logits = step(decode._replay, at)
-        eager_tokens, eager = step(decode._compute, at)
+        tokens, logits = step(count)
+        runner._graphs = None
+        eager_tokens, eager = step(count)
+        runner._graphs = graphs
         assert error_of(logits, eager) < (1e-4 if dtype == "float32" else 3e-2)
         if dtype == "float32":
             assert torch.equal(tokens, eager_tokens)
 
 
-def enter_all(bench: Bench, runner: ModelRunner, slots: int) -> None:
-    """A prompt in each slot, prefilled."""
-    requests: list[Request] = [bench.request(PROMPTS[slot % len(PROMPTS)]) for slot in range(slots)]
-    chunks = [chunk_of(each, slot, tuple(range(8 * slot, 8 * slot + 8))) for slot, each in enumerate(requests)]
-    runner.init_slots(chunks)
-    for chunk in chunks:
-        runner.prefill([chunk])
+def chunks_of(bench: Bench, prompts: Sequence[Prompt]) -> list[Chunk]:
+    """A prompt in each slot, whole."""
+    requests = [bench.request(prompt) for prompt in prompts]
+    return [chunk_of(each, slot, tuple(range(8 * slot, 8 * slot + 8))) for slot, each in enumerate(requests)]
 
 
 @pytest.fixture

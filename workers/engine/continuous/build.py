@@ -18,8 +18,7 @@ from workers.engine.continuous.model.vision import MAX_GRID_BYTES, VisionTower
 from workers.engine.continuous.model.weights import LanguageWeights, language_weights
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
-from workers.engine.continuous.prefill import Prefill
-from workers.engine.continuous.scheduler import Scheduler
+from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.trial_prompts import TrialPrompts
 from workers.engine.detail import ImageTokens
 from workers.engine.fair_share import Reserve
@@ -81,30 +80,33 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     vision = VisionTower(model, processor, ops)
     size = BLOCK_SIZE[model.device.type]
 
-    def language_and_prefill(num_blocks: int, reuse_bytes: int) -> tuple[LanguageModel, Prefill]:
+    def runner_of(num_blocks: int, slots: int, slot_blocks: int, reuse_bytes: int) -> ModelRunner:
         language = LanguageModel(weights, weights.new_kv_cache(num_blocks, size), ops)
-        features = ImageFeatures(vision.encode_images, reuse_bytes)
-        return language, Prefill(language, features, ops, vision.deepstack_layers)
+        return ModelRunner(language, ImageFeatures(vision.encode_images, reuse_bytes), ops, slots, slot_blocks)
 
     def trial() -> int:
         fit, tokens = read_fit(processor), settings.prefill_tokens
         sizes = (processor.patch_size, processor.merge_size, size)
         largest = TrialPrompts(fit, *sizes).largest(tokens)
         usual = TrialPrompts(ImageTokens.from_settings(settings).usual_fit(fit), *sizes).whole(tokens)
-        blocks = max(sum(len(chunk.sequence.blocks) for chunk in chunks) for chunks in (largest, usual))
-        language, prefill = language_and_prefill(blocks, reuse_bytes=0)
-        prefill.run(largest)
+        chunks = max(largest, usual, key=lambda some: sum(len(chunk.sequence.blocks) for chunk in some))
+        blocks = sum(len(chunk.sequence.blocks) for chunk in chunks)
+        most = max(len(chunk.sequence.blocks) for chunk in (*largest, *usual))
+        runner = runner_of(blocks, max(len(largest), len(usual)), most, reuse_bytes=0)
+        runner.forward(Batch((), tuple(largest)))
         # until its lengths are planned for: cuDNN's very first plan takes a second, in which no prompt should wait
         for _ in range(1 + -(-COMMON // len(usual))):
-            prefill.run(usual)
-        return language.cache.nbytes
+            runner.forward(Batch((), tuple(usual)))
+        return runner.cache.nbytes
 
     block_manager = _block_manager(trial, weights, settings, slots)
-    language, prefill = language_and_prefill(block_manager.num_blocks, settings.vision_reuse_mib * 2**20)
-    runner = ModelRunner(language, prefill, ops, slots, block_manager.blocks_for(settings.slot_tokens))
+    slot_blocks = block_manager.blocks_for(settings.slot_tokens)
+    runner = runner_of(block_manager.num_blocks, slots, slot_blocks, settings.vision_reuse_mib * 2**20)
     on_card = model.device.type == "cuda"
-    prefill_tokens = settings.prefill_tokens if on_card else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
-    scheduler = Scheduler(slots, block_manager, prefill_tokens, Reserve.from_settings(settings, slots))
+    budget = settings.prefill_tokens if on_card else min(settings.prefill_tokens, _CPU_PREFILL_TOKENS)
+    if on_card:
+        runner.capture(budget, 1 + vision.deepstack_layers)
+    scheduler = Scheduler(slots, block_manager, budget, Reserve.from_settings(settings, slots))
     loop = Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe), knows_thoughts(pipe.processor))
     return Built(loop, block_manager)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.model.language import DeepStack, LanguageModel
-from workers.engine.continuous.ops.base import Ops, Spans
-from workers.engine.continuous.transfer import upload
+from workers.engine.continuous.forward_pass import ForwardPass
+from workers.engine.continuous.pass_inputs import PassShape
 
 Output = TypeVar("Output")
 
@@ -41,84 +40,81 @@ def _side_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
-#: numbers of tokens with a graph; above them the card takes longer than the host's launches
-_SIZES = (64, 128, 256, 512, 832, 1024, 1664, 2048)
+#: the fewest rows of a graph with chunks, and how much larger than the last one each is at most
+_LEAST_ROWS, _GROWTH = 64, 1.25
 
-#: of one prefill
-_MAX_SEQUENCES = 8
+#: numbers of rows of which larger graphs are multiples
+_ROW_STEP = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PrefillGraph:
-    """A captured forward pass over a fixed number of tokens, with the tensors that it reads and writes.
+class PassGraph:
+    """A captured pass, with the tensors that it reads and writes: otherwise their memory is reused."""
 
-    A tensor that the graph reads must be referenced here: otherwise its memory is reused.
-    """
-
-    x: Tensor
-    cos_sin: Tensor
-    slot_mapping: Tensor
-    #: (sequences + 2) see `Spans`; the last sequence is the padding
-    cu_seqlens: Tensor
-    #: features for every row, zeros where there is no image
-    deepstack: DeepStack
-    out: Tensor
+    shape: PassShape
+    #: the inputs, see `PassInputs`
+    inputs: Tensor
+    #: None without chunks
+    features: Tensor | None
+    #: (outputs, vocabulary)
+    logits: Tensor
+    #: (outputs), the greedy tokens
+    tokens: Tensor
     graph: torch.cuda.CUDAGraph
 
 
-class PrefillGraphs:
-    """Runs forward passes over whole prompts in the engine's thread."""
+class PassGraphs:
+    """Forward passes of fixed shapes; those without chunks are steps. Belongs to the engine's thread."""
 
-    def __init__(self, language: LanguageModel, ops: Ops, deepstack_layers: int, pool: Any) -> None:
-        """Add image features to the first `deepstack_layers` layers; capture in the memory `pool`."""
-        self._language = language
-        self._ops = ops
-        self._deepstack_layers = deepstack_layers
-        self._graphs = {size: self._capture(size, pool) for size in reversed(_SIZES)}
+    def __init__(self, over: ForwardPass, slots: int, budget: int, feature_layers: int, pool: Any) -> None:
+        """Capture passes of up to `slots` sequences and `budget` rows in the memory `pool`.
 
-    def fit(self, lengths: Sequence[int]) -> bool:
-        """Whether there is a graph for sequences of these lengths."""
-        return sum(lengths) <= _SIZES[-1] and len(lengths) <= _MAX_SEQUENCES
+        Image features have `feature_layers` layers, the final one included.
+        """
+        self._over = over
+        like = over.language.weights.embedding
+        # shared by all graphs, of which one runs at a time
+        self._logits = like.new_empty(slots, len(over.language.weights.head))
+        self._features = like.new_zeros(feature_layers, max(mixed_sizes(budget)), like.shape[1])
+        shapes = [PassShape(rows, rows, 0, rows) for rows in step_sizes(slots)]
+        shapes += [PassShape(rows, min(slots, rows), min(slots, rows), slots) for rows in mixed_sizes(budget)]
+        # the largest first: the others reuse its memory
+        self.all = [self._capture(shape, pool) for shape in sorted(shapes, key=lambda shape: -shape.rows)]
 
-    def run(
-        self, x: Tensor, cos_sin: Tensor, slot_mapping: Tensor, lengths: Sequence[int], deepstack: DeepStack | None
-    ) -> Tensor:
-        """Run `LanguageModel.forward` over whole sequences of these lengths; (T, H), overwritten by the next run."""
-        count = len(x)
-        graph = self._graphs[min(size for size in _SIZES if size >= count)]
-        graph.x[:count], graph.x[count:] = x, 0
-        graph.cos_sin[:count] = cos_sin
-        graph.slot_mapping[:count], graph.slot_mapping[count:] = slot_mapping, self._padding_position
-        ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-        cu_seqlens = torch.full((len(graph.cu_seqlens),), count, dtype=torch.int32)
-        cu_seqlens[: len(ends)], cu_seqlens[-1] = ends, len(graph.x)
-        graph.cu_seqlens.copy_(upload(cu_seqlens, x.device), non_blocking=True)
-        for layer, features in enumerate(graph.deepstack.features):
-            features.zero_()
-            if deepstack is not None:
-                features[deepstack.rows] = deepstack.features[layer]
-        graph.graph.replay()
-        return graph.out[:count]
+    def find(self, shape: PassShape) -> PassGraph | None:
+        """Return the smallest graph that has room for `shape`; None if there is none."""
+        fitting = [graph for graph in self.all if _fits(shape, graph.shape)]
+        return min(fitting, key=lambda graph: graph.shape.rows, default=None)
 
-    @property
-    def _padding_position(self) -> int:
-        """The cache position that padding rows are written to."""
-        return self._language.cache.null_block * self._language.cache.block_size
+    def _capture(self, shape: PassShape, pool: Any) -> PassGraph:
+        device = self._logits.device
+        inputs = torch.zeros(sum(shape.sizes), dtype=torch.int32, device=device)
+        logits = self._logits[: shape.outputs]
+        features = self._features[:, : shape.rows] if shape.chunks else None
+        run = partial(self._over.compute, inputs, shape, features, logits)
+        graph, (tokens, _) = capture_graph(run, pool)
+        return PassGraph(shape, inputs, features, logits, tokens, graph)
 
-    def _capture(self, size: int, pool: Any) -> PrefillGraph:
-        weights = self._language.weights
-        like, half = weights.embedding, len(weights.frequencies)
-        x = like.new_zeros(size, like.shape[1])
-        cos_sin = weights.frequencies.new_zeros(size, 2, half)
-        slot_mapping = torch.full((size,), self._padding_position, dtype=torch.int64, device=like.device)
-        cu_seqlens = torch.zeros(_MAX_SEQUENCES + 2, dtype=torch.int32, device=like.device)
-        cu_seqlens[-1] = size
-        features = [like.new_zeros(size, like.shape[1]) for _ in range(self._deepstack_layers)]
-        deepstack = DeepStack(torch.arange(size, device=like.device), features)
-        spans = Spans(cu_seqlens, size, ())
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self._ops.attend(q, k, v, spans, spans, causal=True)
+def _fits(shape: PassShape, graph: PassShape) -> bool:
+    if not shape.chunks:
+        return not graph.chunks and shape.rows <= graph.rows
+    return shape.rows <= graph.rows and shape.chunks <= graph.chunks and shape.outputs <= graph.outputs
 
-        graph, out = capture_graph(partial(self._language.forward, x, cos_sin, slot_mapping, attend, deepstack), pool)
-        return PrefillGraph(x, cos_sin, slot_mapping, cu_seqlens, deepstack, out, graph)
+
+def step_sizes(slots: int) -> list[int]:
+    """Return the numbers of rows of steps with a graph, up to `slots`: close together, to pad few rows."""
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, slots, 16)]
+    return [size for size in sizes if size < slots] + [slots]
+
+
+def mixed_sizes(budget: int) -> list[int]:
+    """Return the numbers of rows of passes with chunks that have a graph, up to `budget`."""
+    return [*_growing(budget), budget]
+
+
+def _growing(budget: int) -> Iterator[int]:
+    rows = _LEAST_ROWS
+    while rows < budget:
+        yield rows
+        rows = max(rows + _ROW_STEP, int(rows * _GROWTH) // _ROW_STEP * _ROW_STEP)

@@ -11,7 +11,7 @@ import torch
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady
-from workers.engine.continuous.build import Built, build
+from workers.engine.continuous.build import BLOCK_SIZE, Built, build
 from workers.engine.continuous.encode import RequestEncoder, check_image_processor, require_alike
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.stats import Stats
@@ -90,7 +90,9 @@ class ContinuousEngine(ModelEngine):
             raise NotReady(f"the continuous engine cannot start: {reason}; try VQA_ENGINE=pipeline") from error
 
     def _encoder(self, pipe: Any, guides: Guides | None = None) -> RequestEncoder:
-        return RequestEncoder(copy.deepcopy(pipe.processor), self.settings.slot_tokens, guides)
+        settings, block_size = self.settings, BLOCK_SIZE[pipe.model.device.type] if self.settings.prefix_cache else None
+        model = f"{settings.model} {settings.revision}"
+        return RequestEncoder(copy.deepcopy(pipe.processor), settings.slot_tokens, guides, block_size, model)
 
     def _deliver(self, pending: Pending, request: Request | None) -> None:
         if request is not None:

@@ -17,7 +17,7 @@ from workers.engine.base import Phase
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.sampler import Logits, Sampler
-from workers.engine.continuous.scheduler import Batch, DecodeBatch, PrefillBatch, Scheduler
+from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Sequence
 from workers.engine.continuous.stats import StatsCounter
 from workers.engine.continuous.transfer import AsyncTokens
@@ -31,10 +31,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InFlight:
-    """A launched batch and the tokens on their way to the host, one for each of `sequences`."""
+    """A launched batch and the tokens on their way to the host, one for each of its sequences."""
 
     batch: Batch
-    sequences: abc.Sequence[Sequence]
     tokens: AsyncTokens
 
 
@@ -79,21 +78,19 @@ class Loop:
             self._collect(previous, heartbeat)
             return []
         heartbeat.beat(_phase(batch), self._running_ids())
-        if isinstance(batch, PrefillBatch):
-            launched = self._prefill(batch)
-            self._collect(previous, heartbeat)
-            return launched
-        logits = self._runner.decode([_slot(seq) for seq in batch.sequences])
+        logits = self._forward(batch)
         self._collect(previous, heartbeat)
-        heartbeat.beat("decode", heartbeat.ids)
-        return [self._sample(batch, batch.sequences, logits)]
+        if logits is None:
+            return []
+        heartbeat.beat(_phase(batch), heartbeat.ids)
+        return [self._sample(batch, logits)]
 
     def _running_ids(self) -> tuple[str, ...]:
         return tuple(self._generations[seq].pending.prompt.id for seq in self._scheduler.running)
 
     def _add(self, pending: Pending, request: Request) -> None:
         max_tokens, lane, alone = request.params.max_new_tokens, pending.prompt.lane, pending.prompt.alone
-        seq = Sequence(request.num_tokens, max_tokens, lane, alone, request)
+        seq = Sequence(request.num_tokens, max_tokens, lane, alone, request, request.block_hashes)
         if not self._scheduler.fits(seq):
             error = PromptTooLong(
                 f"{seq.max_len} tokens are more than the card has room for, which are {self._scheduler.max_len}"
@@ -125,36 +122,38 @@ class Loop:
             seq.request = None
             del self._generations[seq]
 
-    def _prefill(self, batch: PrefillBatch) -> list[InFlight]:
-        """Launch a prefill; if it fails, launch its prompts one by one and fail those that fail alone."""
+    def _forward(self, batch: Batch) -> Logits | None:
+        """Launch the batch; if that fails, return None and take it back, its prompts to be run one by one."""
         try:
-            return [self._launch_prefill(batch)]
+            logits = self._runner.forward(batch)
         except Exception as error:
-            if is_poisoned(error) or context_is_lost():
+            # only a prompt can be at fault: decoding repeats what has succeeded before
+            if is_poisoned(error) or context_is_lost() or not batch.chunks:
                 raise
             # at debug level: the error's text may hold a user's words
-            log.debug("prefill failed", exc_info=True)
-            reason = type(error).__name__
+            log.debug("a pass failed", exc_info=True)
+            self._take_back(batch, type(error).__name__)
+            return None
+        for chunk in batch.chunks:
+            self._generations[chunk.sequence].cached_tokens = chunk.sequence.num_cached
+            if chunk.is_last:
+                chunk.sequence.request = None
+        return logits
+
+    def _take_back(self, batch: Batch, reason: str) -> None:
+        """Undo a batch that failed. The prompt at fault is the one that fails when no other is computed with it."""
+        self._scheduler.undo(batch)
         if len(batch.chunks) == 1:
             pending = self._generations[batch.chunks[0].sequence].pending
             pending.fail(EngineError(f"the engine failed on this prompt ({reason})"))
-            return []
-        log.warning("a prefill of %d prompts failed (%s), running them one by one", len(batch.chunks), reason)
-        return [launched for chunk in batch.chunks for launched in self._prefill(PrefillBatch((chunk,)))]
+        else:
+            log.warning("a pass with %d prompts failed (%s), running them one by one", len(batch.chunks), reason)
 
-    def _launch_prefill(self, batch: PrefillBatch) -> InFlight:
-        self._runner.init_slots([chunk for chunk in batch.chunks if chunk.start == 0])
-        completed = [chunk.sequence for chunk in batch.chunks if chunk.is_last]
-        launched = self._sample(batch, completed, self._runner.prefill(batch.chunks))
-        for seq in completed:
-            seq.request = None
-        return launched
-
-    def _sample(self, batch: Batch, sequences: abc.Sequence[Sequence], logits: Logits) -> InFlight:
-        rows = list(enumerate(self._generations[seq] for seq in sequences))
+    def _sample(self, batch: Batch, logits: Logits) -> InFlight:
+        rows = list(enumerate(self._generations[seq] for seq in batch.sequences))
         sampled = [row for row, each in rows if each.pending.prompt.params.temperature > 0]
         guides = {row: each.guide for row, each in rows if each.guide and not each.pending.settled}
-        return InFlight(batch, sequences, self._runner.sample(logits, Sampler(sampled, guides)))
+        return InFlight(batch, self._runner.sample(logits, Sampler(sampled, guides)))
 
     def _collect(self, launched: abc.Iterable[InFlight], heartbeat: Heartbeat) -> None:
         for in_flight in launched:
@@ -162,14 +161,14 @@ class Loop:
             heartbeat.beat(_phase(in_flight.batch), heartbeat.ids)
             tokens = in_flight.tokens.read()
             self.counter.count(in_flight.batch, in_flight.tokens)
-            for seq, token in zip(in_flight.sequences, tokens, strict=True):
+            for seq, token in zip(in_flight.batch.sequences, tokens, strict=True):
                 # a sequence without a generation was removed meanwhile
                 if generation := self._generations.get(seq):
                     _process_output(generation, token)
 
 
 def _phase(batch: Batch) -> Phase:
-    return "decode" if isinstance(batch, DecodeBatch) else "prefill"
+    return "prefill" if batch.chunks else "decode"
 
 
 def _process_output(generation: Generation, token: int) -> None:
@@ -179,8 +178,3 @@ def _process_output(generation: Generation, token: int) -> None:
         # a tokenizer that fails on the tokens of one prompt must not end the engine
         log.debug("processing a token failed", exc_info=True)
         generation.pending.fail(EngineError(f"the engine failed on this prompt ({type(error).__name__})"))
-
-
-def _slot(seq: Sequence) -> int:
-    assert seq.slot is not None
-    return seq.slot

@@ -1,10 +1,11 @@
-"""State of each slot on the device: newest token, length, block table and sampling parameters."""
+"""State of each slot: on the device its newest token, block table and sampling, on the host what inputs are made of."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -25,18 +26,22 @@ class SlotTable:
         def zeros(dtype: torch.dtype) -> Tensor:
             return torch.zeros(entries, dtype=dtype, device=device)
 
-        self.token, self.length, self.mrope_delta, self.seed = (zeros(torch.int64) for _ in range(4))
+        #: newest token of the answer, and tokens in the cache
+        self.token, self.length, self.seed = (zeros(torch.int64) for _ in range(3))
         self.temperature, self.top_p = (zeros(torch.float32) for _ in range(2))
         self.block_tables = torch.full((entries, max_blocks), null_block, dtype=torch.int32, device=device)
+        self.host_block_tables = numpy.full((entries, max_blocks), null_block, dtype=numpy.int32)
+        self.host_mrope_delta = numpy.zeros(entries, dtype=numpy.int32)
 
     def init(self, chunks: Sequence[Chunk]) -> None:
         """Set the block tables and sampling parameters of the slots of these first chunks."""
-        slots = numbers([chunk.slot for chunk in chunks], self._device)
-        tables = torch.zeros((len(chunks), self.block_tables.shape[1]), dtype=torch.int32)
-        for table, chunk in zip(tables, chunks, strict=True):
-            table[: len(chunk.sequence.blocks)] = torch.tensor(chunk.sequence.blocks, dtype=torch.int32)
-        self.block_tables[slots] = upload(tables, self._device)
-        self.mrope_delta[slots] = numbers([chunk.request.mrope_delta for chunk in chunks], self._device)
+        rows = [chunk.slot for chunk in chunks]
+        for chunk in chunks:
+            blocks = chunk.sequence.blocks
+            self.host_block_tables[chunk.slot, : len(blocks)] = blocks
+            self.host_mrope_delta[chunk.slot] = chunk.request.mrope_delta
+        slots = numbers(rows, self._device)
+        self.block_tables[slots] = upload(torch.from_numpy(self.host_block_tables[rows]), self._device)
         params = [chunk.request.params for chunk in chunks]
         self.seed[slots] = numbers([_seed(each) for each in params], self._device)
         # greedy rows are not sampled, but their logits must not be divided by 0
@@ -44,16 +49,10 @@ class SlotTable:
         for column, values in ((self.temperature, temperatures), (self.top_p, top_ps)):
             column[slots] = upload(torch.tensor(values, dtype=torch.float32), self._device)
 
-    def start(self, slots: Tensor, lengths: Tensor, tokens: Tensor) -> None:
-        """Set the prompt `lengths` (n) and the first answer `tokens` (n) of `slots` (n) after their prefill."""
+    def advance(self, slots: Tensor, lengths: Tensor, tokens: Tensor) -> None:
+        """Set the newest `tokens` (n) of `slots` (n), and how many `lengths` (n) are in the cache before them."""
+        self.token[slots] = tokens
         self.length[slots] = lengths
-        self.token[slots] = tokens
-
-    def advance(self, slots: Tensor, tokens: Tensor) -> None:
-        self.token[slots] = tokens
-        self.length[slots] += 1
-        # padding stays one token long, however often it is computed
-        self.length[self.padding_slot].zero_()
 
 
 def _seed(params: SamplingParams) -> int:

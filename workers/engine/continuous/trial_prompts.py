@@ -58,7 +58,7 @@ class TrialPrompts:
             request = Request(tokens, positions, (image,), SamplingParams(1))
             blocks = tuple(range(used, used - (-length // self.block_size)))
             used += len(blocks)
-            chunks.append(Chunk(Sequence(self._length, 1, request=request, slot=0, blocks=blocks), 0, length))
+            chunks.append(Chunk(Sequence(self._length, 1, request=request, slot=number, blocks=blocks), 0, length))
         return chunks
 
     def _positions(self, side: int) -> Tensor:

@@ -90,6 +90,8 @@ class Generation:
         self.pending = pending
         self.guide = guide
         self.prompt_tokens = prompt_tokens
+        #: of the prompt, those that were in the KV cache already
+        self.cached_tokens = 0
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._image_sizes, self._image_tokens = image_sizes, image_tokens
@@ -151,7 +153,8 @@ class Generation:
             return
         reasoning, text = self._finish()
         seen = (self._image_sizes, self._image_tokens)
-        self.pending.answer(Completion(text, reason, self.prompt_tokens, self._count, reasoning, *seen))
+        made = Completion(text, reason, self.prompt_tokens, self._count, reasoning, *seen, self.cached_tokens)
+        self.pending.answer(made)
 
     def _finish(self) -> tuple[str | None, str]:
         """Return the thought, if there is one, and the text; send what is left of the text."""

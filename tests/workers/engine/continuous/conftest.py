@@ -23,7 +23,6 @@ from workers.engine.continuous.model.vision import VisionTower
 from workers.engine.continuous.model.weights import language_weights
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
-from workers.engine.continuous.prefill import Prefill
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.scheduler import Scheduler
 from workers.engine.model.loading import eos_ids, load
@@ -124,8 +123,9 @@ class Bench:
         block_manager = BlockManager(sizes.blocks, sizes.block_size)
         language = LanguageModel(self.weights, self.weights.new_kv_cache(sizes.blocks, sizes.block_size), self.ops)
         features = ImageFeatures(self.vision.encode_images, sizes.reuse_bytes)
-        prefill = Prefill(language, features, self.ops, self.vision.deepstack_layers)
-        runner = ModelRunner(language, prefill, self.ops, sizes.slots, sizes.blocks)
+        runner = ModelRunner(language, features, self.ops, sizes.slots, sizes.blocks)
+        if self.pipe.model.device.type == "cuda":
+            runner.capture(sizes.prefill_tokens, 1 + self.vision.deepstack_layers)
         return Loop(Scheduler(sizes.slots, block_manager, sizes.prefill_tokens), runner, Numbers(), eos_ids)
 
     def request(self, prompt: Prompt) -> Request:

@@ -17,7 +17,8 @@ from vqa.images.fit import Fit
 from workers.engine.base import Turn
 from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
-from workers.engine.continuous.prefill import Prefill
+from workers.engine.continuous.model_runner import ModelRunner
+from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.trial_prompts import TrialPrompts
 from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
@@ -63,6 +64,7 @@ def test_the_trial_prefills_are_of_the_largest_images(dense_bench: Bench, tokens
     if most <= 256:
         language = LanguageModel(dense_bench.weights, dense_bench.weights.new_kv_cache(80, 16), dense_bench.ops)
         features = ImageFeatures(dense_bench.vision.encode_images, 0)
-        prefill = Prefill(language, features, dense_bench.ops, dense_bench.vision.deepstack_layers)
+        runner = ModelRunner(language, features, dense_bench.ops, max(len(largest), len(usual)), 80)
         for chunks in (largest, usual):
-            assert len(prefill.run(chunks)) == sum(chunk.is_last for chunk in chunks)
+            logits = runner.forward(Batch((), tuple(chunks)))
+            assert len(logits.greedy) == sum(chunk.is_last for chunk in chunks)

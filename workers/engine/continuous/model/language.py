@@ -14,18 +14,24 @@ from workers.engine.continuous.kv_cache import KVCache
 from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights
 from workers.engine.continuous.ops.base import Ops, Route
 
-#: (layer, queries, keys, values) to (T, heads D)
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+#: (layer, queries (T, heads, D)) to (T, heads D); keys and values are in the cache by then
+Attend = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeepStack:
     """Image features added to the outputs of the first layers (DeepStack, Meng et al., 2024)."""
 
-    #: rows of the batch that are image tokens
+    #: (T, 1) bool: which rows of the batch are image tokens
+    mask: Tensor
+    #: (T): their rows in the features; any number for the others
     rows: Tensor
-    #: (rows, H) per layer
+    #: (features, H) per layer
     features: Sequence[Tensor]
+
+    def add(self, layer: int, x: Tensor) -> Tensor:
+        """Return (T, H) with the layer's features added."""
+        return x + self.features[layer][self.rows].where(self.mask, 0)
 
 
 class LanguageModel:
@@ -69,8 +75,8 @@ class LanguageModel:
         for number, layer in enumerate(self.weights.layers):
             h, residual = self._ops.add_norm(delta, residual, layer.input_norm, self.weights.epsilon)
             keys, values = self.cache.keys[number], self.cache.values[number]
-            q, k, v = self._ops.rotate(self._ops.linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
-            attended = attend(number, q, k, v)
+            q = self._ops.rotate(self._ops.linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
+            attended = attend(number, q)
             deep = deepstack is not None and number < len(deepstack.features)
             if output_rows is not None and layer is self.weights.layers[-1] and not deep:
                 # no later layer reads the other rows
@@ -80,7 +86,7 @@ class LanguageModel:
             h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
             delta = self._feed_forward(number, layer.feed_forward, h)
             if deepstack is not None and deep:
-                delta.index_add_(0, deepstack.rows, deepstack.features[number])
+                delta = deepstack.add(number, delta)
         h = self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
         return h if output_rows is None else h[output_rows]
 

@@ -70,12 +70,11 @@ class Ops(Protocol):
 
     def rotate(
         self, qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         """Norm and rotate (Su et al., 2021) queries and keys, and write keys and values to the cache.
 
         `qkv` (T, (query_heads + 2 kv_heads) D); `cos_sin` (T, 2, D / 2) float32; `keys` and `values` are a layer's
-        cache (tokens, kv_heads, D), written at `slot_mapping` (T). Returns queries, keys and values, (T, heads, D)
-        each.
+        cache (tokens, kv_heads, D), written at `slot_mapping` (T). Returns the queries, (T, query_heads, D).
         """
 
     def rotate_patches(self, qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

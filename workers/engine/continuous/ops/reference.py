@@ -22,15 +22,13 @@ def add_layer_norm(
     return functional.layer_norm(residual, residual.shape[-1:], weight, bias, epsilon), residual
 
 
-def rotate(
-    qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def rotate(qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor) -> Tensor:
     by_head = qkv.view(len(qkv), -1, heads.head_dim)
     q, k, v = by_head.split([heads.query_heads, heads.kv_heads, heads.kv_heads], dim=1)
     q = _rotate(_rms_norm(q, heads.query_norm, heads.epsilon), cos_sin)
     k = _rotate(_rms_norm(k, heads.key_norm, heads.epsilon), cos_sin)
     keys[slot_mapping], values[slot_mapping] = k, v
-    return q, k, v
+    return q
 
 
 def rotate_patches(qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

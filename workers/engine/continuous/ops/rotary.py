@@ -25,7 +25,7 @@ def _rotate(
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Rotate one token's `HEADS` heads from `start` to `out`, after a norm if `weight` is given; return both halves."""
+    """Rotate one token's `HEADS` heads from `start` to `out`, after a norm if `weight` is given."""
     head = tl.arange(0, LINES)[:, None]
     at = tl.arange(0, BLOCK)
     inside = (head < HEADS) & (at < HALF)[None, :]
@@ -44,16 +44,13 @@ def _rotate(
         second = ((second * scale).to(kind).to(tl.float32) * high).to(kind).to(tl.float32)
     cos = tl.load(cos_sin + at, mask=at < HALF, other=0.0)[None, :]
     sin = tl.load(cos_sin + HALF + at, mask=at < HALF, other=0.0)[None, :]
-    rotated_first = (first * cos - second * sin).to(kind)
-    rotated_second = (second * cos + first * sin).to(kind)
-    tl.store(out + offsets, rotated_first, mask=inside)
-    tl.store(out + offsets + HALF, rotated_second, mask=inside)
-    return rotated_first, rotated_second
+    tl.store(out + offsets, (first * cos - second * sin).to(kind), mask=inside)
+    tl.store(out + offsets + HALF, (second * cos + first * sin).to(kind), mask=inside)
 
 
 @triton.jit
 def _rotate_kernel(
-    qkv, query_norm, key_norm, cos_sin, slot_mapping, q, k, v, keys, values, epsilon,
+    qkv, query_norm, key_norm, cos_sin, slot_mapping, q, keys, values, epsilon,
     QUERIES: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, QUERY_LINES: tl.constexpr,
     GROUP_LINES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -61,20 +58,16 @@ def _rotate_kernel(
     start = qkv + token * ((QUERIES + 2 * GROUPS) * 2 * HALF)
     angles = cos_sin + token * (2 * HALF)
     _rotate(start, q + token * (QUERIES * 2 * HALF), query_norm, angles, epsilon, QUERIES, HALF, QUERY_LINES, BLOCK)
-    mine = token * (GROUPS * 2 * HALF)
-    first, second = _rotate(
-        start + QUERIES * 2 * HALF, k + mine, key_norm, angles, epsilon, GROUPS, HALF, GROUP_LINES, BLOCK
+    place = tl.load(slot_mapping + token).to(tl.int64) * (GROUPS * 2 * HALF)
+    _rotate(
+        start + QUERIES * 2 * HALF, keys + place, key_norm, angles, epsilon, GROUPS, HALF, GROUP_LINES, BLOCK
     )
-    place = tl.load(slot_mapping + token) * (GROUPS * 2 * HALF)
     head = tl.arange(0, GROUP_LINES)[:, None]
     at = tl.arange(0, BLOCK)[None, :]
     inside = (head < GROUPS) & (at < HALF)
     offsets = head * (2 * HALF) + at
-    tl.store(keys + place + offsets, first, mask=inside)
-    tl.store(keys + place + offsets + HALF, second, mask=inside)
     for part in tl.static_range(2):
         value = tl.load(start + (QUERIES + GROUPS) * 2 * HALF + offsets + part * HALF, mask=inside, other=0.0)
-        tl.store(v + mine + offsets + part * HALF, value, mask=inside)
         tl.store(values + place + offsets + part * HALF, value, mask=inside)
 
 
@@ -91,16 +84,15 @@ def _rotate_patches_kernel(
 
 def rotate(
     qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     q = qkv.new_empty(len(qkv), heads.query_heads, heads.head_dim)
-    k, v = (qkv.new_empty(len(qkv), heads.kv_heads, heads.head_dim) for _ in range(2))
     half = heads.head_dim // 2
     _rotate_kernel[(len(qkv),)](
-        qkv, heads.query_norm, heads.key_norm, cos_sin, slot_mapping, q, k, v, keys, values, heads.epsilon,
+        qkv, heads.query_norm, heads.key_norm, cos_sin, slot_mapping, q, keys, values, heads.epsilon,
         QUERIES=heads.query_heads, GROUPS=heads.kv_heads, HALF=half, BLOCK=triton.next_power_of_2(half),
         QUERY_LINES=triton.next_power_of_2(heads.query_heads), GROUP_LINES=triton.next_power_of_2(heads.kv_heads),
     )  # fmt: skip
-    return q, k, v
+    return q
 
 
 def rotate_patches(qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
