@@ -48,8 +48,9 @@ class SamplingParams:
     #: subtracted from the logits of tokens that the answer has already, once and for each time (OpenAI's)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    #: divides positive logits and multiplies negative ones of tokens that are in prompt or answer (Keskar et al., 2019)
-    repetition_penalty: float = 1.0
+    #: divides positive logits and multiplies negative ones of tokens that are in prompt or answer (Keskar et al.,
+    #: 2019); None for the checkpoint's own, which usually is 1
+    repetition_penalty: float | None = None
     #: whether to report the log probability of each token of the answer, and of how many of the likeliest beside it
     logprobs: bool = False
     top_logprobs: int = 0

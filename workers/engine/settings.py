@@ -84,6 +84,11 @@ class EngineSettings(Settings):
         description="continuous engine: MiB of card memory for features of images that may be asked about again; 0 "
         "disables it",
     )
+    sampling_defaults: Literal["none", "checkpoint"] = Field(
+        default="none",
+        description="how tokens are chosen for jobs that do not say it: none (greedily) or checkpoint (temperature, "
+        "top_p, top_k and min_p of the model's generation_config.json)",
+    )
     replicas: int = Field(
         default=1, ge=1, le=64, description="pipeline engine: copies of the model on a card, for small models"
     )
