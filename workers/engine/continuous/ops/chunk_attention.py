@@ -79,7 +79,7 @@ def _attend_keys(
     return most, weight, made
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "most_tiles"])
 def _attend_chunks_kernel(
     q, keys, values, block_tables, cu_seqlens, lengths, out, scale, table_width, sequences, most_tiles,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -145,6 +145,6 @@ def attend_chunks(
         q, keys, values, block_tables, cu_seqlens, lengths, out, width**-0.5 * 1.4426950408889634,
         block_tables.stride(0), sequences, most_tiles,
         GROUPS=groups, SHARED=shared, LINES=lines, WIDTH=width, BLOCK_SIZE=block_size, ROWS=rows,
-        KEYS=min(tile.keys, block_size), BINS=triton.next_power_of_2(sequences),
+        KEYS=min(tile.keys, block_size), BINS=max(256, triton.next_power_of_2(sequences)),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
