@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 from typing import Any
 
-from vqa.answer import Answer
+from vqa.answer import Alternative, Answer
 from vqa.errors import QuestionRefused
 from vqa.job import Job
 from vqa.ledger.records import Lease
@@ -55,23 +55,20 @@ class AnswerFilter:
         if self._lists is None or not isinstance(outcome, Answer):
             return outcome
         words: WordFilter = self._thread.words
-        text, thought = _filtered(words, job, outcome.text), words.apply(outcome.reasoning or "")
         asked = self._of_question(words, job) if self._questions else ()
-        categories = tuple(sorted({*text.categories, *thought.categories, *asked}))
+        found, update = _filter(words, job, outcome, lease.header.stream)
+        others = [_filter(words, job, each) for each in outcome.alternatives]
+        categories = tuple(sorted({*asked, *found, *chain.from_iterable(own for own, _ in others)}))
         if not categories:
             return outcome
         self._count(categories)
-        update: dict[str, Any] = {"filtered": categories}
-        if text.refused_at is not None:
-            # who reads the text as it is generated has seen some of what comes before the word
-            shown = text.text[: text.refused_at] if lease.header.stream else ""
-            update |= {"text": shown, "reasoning": None, "parsed": None, "finish_reason": "content_filter"}
-        else:
-            # a thought that is refused is left out
-            update |= {"text": text.text, "reasoning": None if thought.refused_at is not None else thought.text or None}
-            if text.text != outcome.text:
-                update["parsed"] = job.parse(text.text)
-        return outcome.model_copy(update=update)
+        alternatives = tuple(
+            each.model_copy(update=own) for each, (_, own) in zip(outcome.alternatives, others, strict=True)
+        )
+        if update.get("finish_reason") == "content_filter":
+            # the likeliest choice is the text
+            update["choices"] = None
+        return outcome.model_copy(update={**update, "filtered": categories, "alternatives": alternatives})
 
     def shown(self, job: Job) -> OnShow | None:
         """Return what filters the job's text while it is generated; called by the thread that answers the job.
@@ -101,6 +98,26 @@ def _texts(message: Message) -> Iterator[str]:
     for is_text, parts in groupby(message.content, lambda part: isinstance(part, TextPart)):
         if is_text:
             yield "".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def _filter(
+    words: WordFilter, job: Job, answer: Answer | Alternative, streamed: bool = False
+) -> tuple[set[str], dict[str, Any]]:
+    """Return the categories of an answer's words, and its fields that are to be changed."""
+    text, thought = _filtered(words, job, answer.text), words.apply(answer.reasoning or "")
+    categories = {*text.categories, *thought.categories}
+    if text.refused_at is not None:
+        # who reads the text as it is generated has seen some of what comes before the word
+        shown = text.text[: text.refused_at] if streamed else ""
+        refused = {"text": shown, "reasoning": None, "parsed": None, "logprobs": None}
+        return categories, {**refused, "finish_reason": "content_filter"}
+    # a thought that is refused is left out
+    reasoning = None if thought.refused_at is not None else thought.text or None
+    update: dict[str, Any] = {"text": text.text, "reasoning": reasoning}
+    if text.text != answer.text:
+        # the tokens' texts tell the words that are masked
+        update |= {"parsed": job.parse(text.text), "logprobs": None}
+    return categories, update
 
 
 def _filtered(words: WordFilter, job: Job, text: str) -> Filtered:

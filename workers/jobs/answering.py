@@ -22,6 +22,7 @@ from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
 from workers.engine.video import Video
+from workers.jobs.alternatives import alternatives
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
 from workers.jobs.shrinking import Images, Requests, explain, image_tokens, smaller_requests
@@ -135,7 +136,16 @@ class Answering:
         prompt = Prompt(
             id=lease.id,
             turns=_turns(job, images, videos),
-            params=SamplingParams(job.max_new_tokens, job.temperature, job.top_p, job.seed, job.stop, job.grammar),
+            params=SamplingParams(
+                job.max_new_tokens,
+                job.temperature,
+                job.top_p,
+                job.seed,
+                job.stop,
+                job.grammar,
+                n=job.n,
+                choices=job.scored_choices,
+            ),
             lane=lease.header.lane,
             deadline=attempt.deadline,
             attempt=lease.header.attempt,
@@ -153,6 +163,8 @@ class Answering:
             text=completion.text,
             parsed=job.parse(completion.text),
             reasoning=completion.reasoning,
+            alternatives=alternatives(job, completion),
+            choices=completion.choices,
             images=_seen(prompt.images, completion, self.engine.fit),
             videos=tuple(seen_video(video, fit) for video in prompt.videos if (fit := self.engine.video_fit)),
             finish_reason=completion.finish_reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from vqa.answer import Answer
 from vqa.job import Job
@@ -26,5 +27,13 @@ class Label:
     def after(self, job: Job, lease: Lease, outcome: Outcome) -> Outcome:
         if self.text is None or not isinstance(outcome, Answer):
             return outcome
-        appended = {"text": f"{outcome.text}\n\n{self.text}"} if outcome.text and job.grammar is None else {}
-        return outcome.model_copy(update={"label": self.text, **appended})
+        update: dict[str, Any] = {"label": self.text}
+        if job.grammar is None:
+            update["text"] = self._with_notice(outcome.text)
+            update["alternatives"] = tuple(
+                each.model_copy(update={"text": self._with_notice(each.text)}) for each in outcome.alternatives
+            )
+        return outcome.model_copy(update=update)
+
+    def _with_notice(self, text: str) -> str:
+        return f"{text}\n\n{self.text}" if text else text

@@ -2,7 +2,8 @@
 
 The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in order: each text as UTF-8, each image
 as `WIDTHxHEIGHT`, each video as `FRAMESxWIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt
-with a grammar gets a short text that matches the grammar (`vqa/grammar.py`), always the same.
+with a grammar gets a short text that matches the grammar (`vqa/grammar.py`), always the same. Several answers (`n`) are
+the same, and choices that are scored are all as probable.
 
 A job's metadata may set `echo_delay_s` (seconds before the answer, from the first piece of its text to the last) and
 `echo_fail` (how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in
@@ -28,7 +29,7 @@ from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
 from vqa.grammar import short_text
 from vqa.images.fit import Fit
 from vqa.images.video_fit import QWEN3_VL, VideoFit
-from workers.engine.base import Completion, OnCrash, Prompt, Stall
+from workers.engine.base import Completion, OnCrash, Prompt, SamplingParams, Stall
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.echo.slots import Journal, Slots
 from workers.engine.fair_share import Reserve
@@ -198,7 +199,7 @@ class EchoEngine:
                 # what `_begin` has sent is not sent again
                 stream.restart()
                 _write(stream, _WORD.findall(text))
-            pending.answer(Completion(text, "stop", prompt_tokens=words, completion_tokens=1))
+            pending.answer(_completion(pending.prompt.params, Completion(text, "stop", words, completion_tokens=1)))
 
     def _fail(self, pending: Pending, failure: str) -> None:
         kind = getattr(errors, failure, None)
@@ -228,6 +229,14 @@ def _pieces(text: str) -> list[str]:
     """Split a text into its first word and short pieces of the rest."""
     first = next(iter(_WORD.findall(text)), "")
     return [first, *(text[start : start + _PIECE] for start in range(len(first), len(text), _PIECE))]
+
+
+def _completion(params: SamplingParams, one: Completion) -> Completion:
+    """Return `n` answers, which are the same, or choices of the same probability."""
+    count = len(params.choices) or params.n
+    if params.choices:
+        return replace(one, completion_tokens=count, choices=dict.fromkeys(params.choices, 1 / count))
+    return replace(one, completion_tokens=count, alternatives=(one,) * (count - 1))
 
 
 def _text(prompt: Prompt) -> str:
