@@ -16,6 +16,7 @@ from torch import Tensor
 
 from producer import Client, Job
 from tests.broken_worker import LONG, BrokenWorker
+from tests.gpu.conftest import BLOCK, CARD, ERRORS, Draw, assert_close, each_dtype, each_shape, error_of
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import IMAGES, ask, build_model, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes, with_params
@@ -29,15 +30,13 @@ from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous import sequence
 from workers.engine.continuous.cuda_graphs import mixed_sizes, step_sizes
 from workers.engine.continuous.engine import ContinuousEngine
-from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops import reference
-from workers.engine.continuous.ops.base import Heads, Spans
+from workers.engine.continuous.ops.base import Heads
 from workers.engine.continuous.pass_inputs import PassShape
 from workers.engine.continuous.requests import Request
 from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.sequence import Chunk
-from workers.engine.continuous.transfer import spans_of
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
 from workers.engine.model.loading import load
@@ -48,48 +47,6 @@ from workers.supervisor.link import EXIT_CRASHED
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 WAIT_S = 300.0
-BLOCK = 64
-CARD = torch.device("cuda")
-
-#: relative errors that rounding explains: of one operation, and of long sums
-ERRORS = {torch.float32: (1e-5, 2e-3), torch.float16: (2e-3, 2e-3), torch.bfloat16: (8e-3, 8e-3)}
-each_dtype = pytest.mark.parametrize("dtype", ERRORS, ids=str)
-#: query heads, key heads and their width: the 30B's, the bundled model's, the tests'
-each_shape = pytest.mark.parametrize("shape", [(32, 4, 128), (4, 2, 64), (4, 2, 16)], ids=str)
-
-Draw = Callable[..., Tensor]
-
-
-@pytest.fixture
-def fused() -> Any:
-    """What cards run; imported here, as Triton is only where torch is made for them."""
-    from workers.engine.continuous.ops import fused
-
-    return fused
-
-
-@pytest.fixture
-def draw() -> Draw:
-    """Normally distributed numbers on the card, the same in every run."""
-    generator = torch.Generator(CARD).manual_seed(1)
-
-    def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(*shape, device=CARD, generator=generator).to(dtype)
-
-    return drawn
-
-
-def assert_close(made: Sequence[Tensor], wanted: Sequence[Tensor], most: float) -> None:
-    for one, other in zip(made, wanted, strict=True):
-        assert one.shape == other.shape
-        assert one.dtype == other.dtype
-        assert error_of(one, other) <= most
-
-
-def error_of(made: Tensor, wanted: Tensor) -> float:
-    """Relative; infinite where something is no number."""
-    off = (made.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30)
-    return float(off.nan_to_num(torch.inf))
 
 
 def cos_sin_of(tokens: int, width: int) -> Tensor:
@@ -141,102 +98,6 @@ def test_patches_are_turned(fused: Any, draw: Draw, dtype: torch.dtype, heads: i
     assert_close(
         fused.rotate_patches(qkv, heads, cos_sin), reference.rotate_patches(qkv, heads, cos_sin), ERRORS[dtype][0]
     )
-
-
-@each_dtype
-@each_shape
-@pytest.mark.parametrize("splits", [None, 1, 4, 16])
-def test_rows_attend_to_their_blocks_and_to_nothing_behind_their_ends(
-    fused: Any,
-    draw: Draw,
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-    shape: tuple[int, int, int],
-    splits: int | None,
-) -> None:
-    from workers.engine.continuous.ops import paged_attention
-
-    if splits is not None:
-        monkeypatch.setattr(paged_attention, "_splits", lambda blocks: splits)
-    queries, groups, width = shape
-    rows, blocks = 8, 40
-    keys, values = (draw(rows * blocks * BLOCK, groups, width, dtype=dtype) for _ in range(2))
-    tables = torch.randperm(rows * blocks, device=CARD).view(rows, blocks).int()
-    lengths = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1000, 17 * BLOCK, blocks * BLOCK]
-    for row, length in enumerate(lengths):
-        # left behind by an earlier sequence
-        behind = torch.arange(length, blocks * BLOCK, device=CARD)
-        places = tables[row, behind // BLOCK].long() * BLOCK + behind % BLOCK
-        keys[places], values[places] = torch.nan, torch.nan
-    q = draw(rows, queries, width, dtype=dtype)
-    given = (q, keys, values, tables, torch.tensor(lengths, dtype=torch.int32, device=CARD), BLOCK)
-
-    assert_close([fused.attend_paged(*given)], [reference.attend_paged(*given)], ERRORS[dtype][1])
-
-
-@each_dtype
-@each_shape
-@pytest.mark.parametrize(
-    ("lengths", "history"),
-    [((300, 17, 1024, 1), (0, 0, 0, 0)), ((300, 17, 1024, 1), (200, 0, 1976, 64)), ((1,), (5000,)), ((2048,), (0,))],
-)
-def test_sequences_attend_to_themselves_and_to_what_came_before(
-    fused: Any,
-    draw: Draw,
-    dtype: torch.dtype,
-    shape: tuple[int, int, int],
-    lengths: tuple[int, ...],
-    history: tuple[int, ...],
-) -> None:
-    queries, groups, width = shape
-    ends = [length + before for length, before in zip(lengths, history, strict=True)]
-    q = draw(sum(lengths), queries, width, dtype=dtype)
-    k, v = (draw(sum(ends), groups, width, dtype=dtype) for _ in range(2))
-    spans = spans_of(lengths, CARD), spans_of(ends, CARD)
-
-    assert_close([fused.attend(q, k, v, *spans, True)], [reference.attend(q, k, v, *spans, True)], ERRORS[dtype][1])
-
-
-@each_dtype
-@pytest.mark.parametrize("lengths", [(4096,), (1024,) * 11 + (3072,) * 3 + (4096,), (16, 4, 3000)])
-@pytest.mark.parametrize("planned", [False, True])
-def test_images_attend_to_themselves_whether_their_sizes_are_common_or_not(
-    fused: Any, draw: Draw, dtype: torch.dtype, lengths: tuple[int, ...], planned: bool
-) -> None:
-    q, k, v = (draw(sum(lengths), 16, 72, dtype=dtype) for _ in range(3))
-    spans = planned_spans(lengths) if planned else spans_of(lengths, CARD)
-    assert bool(spans.runs) == (planned and min(lengths) >= 256)
-
-    assert_close(
-        [fused.attend(q, k, v, spans, spans, False)],
-        [reference.attend(q, k, v, spans, spans, False)],
-        ERRORS[dtype][1],
-    )
-
-
-@each_dtype
-@each_shape
-def test_prompts_of_common_lengths_attend_as_others_do(
-    fused: Any, draw: Draw, dtype: torch.dtype, shape: tuple[int, int, int]
-) -> None:
-    queries, groups, width = shape
-    lengths = (794,) * 5 + (256,) * 2 + (1050,)
-    q = draw(sum(lengths), queries, width, dtype=dtype)
-    k, v = (draw(sum(lengths), groups, width, dtype=dtype) for _ in range(2))
-    spans = planned_spans(lengths)
-    assert spans.runs
-
-    assert_close(
-        [fused.attend(q, k, v, spans, spans, True)], [reference.attend(q, k, v, spans, spans, True)], ERRORS[dtype][1]
-    )
-
-
-def planned_spans(lengths: Sequence[int]) -> Spans:
-    """With all of these lengths common."""
-    counted = Lengths()
-    for _ in range(60):
-        counted.runs(lengths)
-    return spans_of(lengths, CARD, counted)
 
 
 @each_dtype

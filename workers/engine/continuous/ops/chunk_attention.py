@@ -79,7 +79,8 @@ def _attend_keys(
     return most, weight, made
 
 
-@triton.jit(do_not_specialize=["sequences", "most_tiles"])
+# one compilation for all batches: sizes and addresses that vary must not become part of the code
+@triton.jit(do_not_specialize=["sequences", "most_tiles"], do_not_specialize_on_alignment=["cu_seqlens", "lengths"])
 def _attend_chunks_kernel(
     q, keys, values, block_tables, cu_seqlens, lengths, out, scale, table_width, sequences, most_tiles,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,

@@ -19,7 +19,8 @@ _WANTED_PROGRAMS = 528
 _MAX_SPLITS = 16
 
 
-@triton.jit
+# one compilation for all batches: `lengths` begins anywhere in a pass's inputs
+@triton.jit(do_not_specialize_on_alignment=["lengths"])
 def _attend_paged_kernel(
     q, keys, values, block_tables, lengths, out, sums, scale, table_width,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -68,7 +69,7 @@ def _attend_paged_kernel(
         tl.store(sums + place, most + tl.log2(weight), mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lengths"])
 def _join_parts_kernel(parts, sums, lengths, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     head = tl.program_id(0)
     if tl.load(lengths + head // HEADS) == 0:
