@@ -2,190 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.workers.engine.continuous.drive import Drive
 from vqa.job import LANES, Lane
 from workers.engine.continuous.block_manager import BlockManager
-from workers.engine.continuous.scheduler import (
-    HOLD_STEPS,
-    MAX_PASSED_OVER,
-    DecodeBatch,
-    PrefillBatch,
-    Scheduler,
-)
+from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Chunk, Sequence
-from workers.engine.fair_share import BULK_TURN, Reserve
-
-Work = PrefillBatch | DecodeBatch | None
-
-
-def steps_of(tokens: int) -> int:
-    """As many steps as a prefill of so many tokens takes: those who decode get them before the next one."""
-    return min(HOLD_STEPS, 2 + tokens // 700)
-
-
-class Drive:
-    """The loop around a scheduler, with nothing computed: a sequence that a batch ends is finished one batch later.
-
-    Checks each decision by books of its own.
-    """
-
-    def __init__(self, slots: int, blocks: int, block_size: int, prefill_tokens: int, reserve: int = 0) -> None:
-        self.slots, self.prefill_tokens = slots, prefill_tokens
-        #: slots that bulk may have
-        self.share = slots - reserve
-        self.blocks = BlockManager(blocks, block_size)
-        self.scheduler = Scheduler(slots, self.blocks, prefill_tokens, Reserve(reserve))
-        #: who has arrived and not left, in the order of arrival
-        self.present: list[Sequence] = []
-        #: who got a slot, in order
-        self.entered: list[Sequence] = []
-        #: how many of the last of them went before bulk that waited
-        self.passed_bulk = 0
-        #: steps since a prefill while somebody in a slot was not prefilled
-        self.held = 0
-        #: steps since the last prefill, and the tokens of that
-        self.since_prefill = self.last_prefilled = 0
-        #: by sequence: tokens of the prompt that were computed, tokens of the answer that were made
-        self.computed: dict[Sequence, int] = {}
-        self.made: dict[Sequence, int] = {}
-        self.works: list[Work] = []
-        self._ended: list[Sequence] = []
-        self._at_their_end: list[Sequence] = []
-
-    @property
-    def waiting(self) -> list[Sequence]:
-        return [seq for seq in self.present if seq.slot is None]
-
-    @property
-    def decoding(self) -> list[Sequence]:
-        return [
-            seq
-            for seq in self.scheduler.running
-            if self.computed[seq] == seq.num_prompt_tokens and self.made[seq] < seq.max_tokens
-        ]
-
-    def add(self, tokens: int, most: int, lane: Lane = "interactive", alone: bool = False) -> Sequence:
-        seq = Sequence(tokens, most, lane, alone)
-        assert self.scheduler.fits(seq)
-        self.scheduler.add(seq)
-        self.present.append(seq)
-        self.computed[seq] = self.made[seq] = 0
-        return seq
-
-    def end(self, seq: Sequence) -> None:
-        """By a stop, a deadline or a cancellation: seen at the next turn."""
-        self._ended.append(seq)
-
-    def turn(self) -> Work:
-        for seq in self._ended:
-            if seq in self.present:
-                self.present.remove(seq)
-                self.scheduler.finish(seq)
-        self._ended = self._at_their_end
-        waited, running, decoding = self.waiting, self.scheduler.running, self.decoding
-        work = self.scheduler.schedule()
-        self._check_entries(waited, running)
-        match work:
-            case PrefillBatch():
-                assert not (decoding and isinstance(self._last, PrefillBatch)), "two prefills hold up who decodes"
-                self._at_their_end = self._prefill(work)
-            case DecodeBatch():
-                self._at_their_end = self._step(work)
-            case None:
-                self._check_idle()
-                self._at_their_end = []
-        self.works.append(work)
-        return work
-
-    def turns(self, count: int) -> list[Work]:
-        return [self.turn() for _ in range(count)]
-
-    def finish(self) -> None:
-        """Until everybody has left, which is to take no longer than one after another would."""
-        chunks = (-(-seq.num_prompt_tokens // min(self.prefill_tokens, seq.num_prompt_tokens)) for seq in self.present)
-        most = sum(chunks) + sum(seq.max_tokens + HOLD_STEPS for seq in self.present) + 4 * len(self.present) + 4
-        for _ in range(most):
-            self.turn()
-            self.check()
-        assert not self.present
-        assert self.blocks.num_free == self.blocks.num_blocks
-        assert not self.scheduler.running
-
-    def check(self) -> None:
-        running = self.scheduler.running
-        slots = {seq.slot for seq in running}
-        assert len(slots) == len(running)
-        assert slots <= set(range(self.slots))
-        blocks = [block for seq in running for block in seq.blocks]
-        assert len(set(blocks)) == len(blocks)
-        assert set(blocks) <= set(range(self.blocks.num_blocks))
-        assert len(blocks) + self.blocks.num_free == self.blocks.num_blocks
-        assert len(running) == 1 or not any(seq.alone for seq in running)
-        for seq in running:
-            assert len(seq.blocks) == -(-(seq.num_prompt_tokens + seq.max_tokens - 1) // self.blocks.block_size)
-            assert seq.num_prefilled == self.computed[seq] <= seq.num_prompt_tokens
-            assert seq.num_generated == self.made[seq] <= seq.max_tokens
-
-    @property
-    def _last(self) -> Work:
-        return self.works[-1] if self.works else None
-
-    def _check_entries(self, waited: list[Sequence], before: tuple[Sequence, ...]) -> None:
-        inside = list(before)
-        for seq in [seq for seq in self.scheduler.running if seq not in before]:
-            bulk = sum(other.lane == "bulk" for other in inside)
-            if seq.lane == "bulk":
-                assert bulk < self.share
-                assert len(inside) < self.share or self.passed_bulk >= BULK_TURN - 1
-            inside.append(seq)
-            assert seq is next(other for other in waited if other.lane == seq.lane), "overtaken on its own lane"
-            waited.remove(seq)
-            self.entered.append(seq)
-            bulk_waits = any(other.lane == "bulk" for other in waited)
-            self.passed_bulk = self.passed_bulk + 1 if bulk_waits and seq.lane != "bulk" else 0
-            assert self.passed_bulk < BULK_TURN or bulk >= self.share
-
-    def _prefill(self, work: PrefillBatch) -> list[Sequence]:
-        self.held = self.since_prefill = 0
-        self.last_prefilled = work.num_tokens
-        assert 0 < self.last_prefilled <= self.prefill_tokens
-        assert len({chunk.sequence for chunk in work.chunks}) == len(work.chunks)
-        for chunk in work.chunks:
-            assert chunk.sequence in self.scheduler.running
-            assert self.computed[chunk.sequence] == chunk.start < chunk.stop <= chunk.sequence.num_prompt_tokens
-            if chunk.stop < chunk.sequence.num_prompt_tokens:
-                assert chunk.sequence.num_prompt_tokens - chunk.start > self.prefill_tokens, "cut without need"
-            self.computed[chunk.sequence] = chunk.stop
-        whole = [chunk.sequence for chunk in work.chunks if chunk.is_last]
-        self.made.update(dict.fromkeys(whole, 1))
-        return [seq for seq in whole if seq.max_tokens == 1]
-
-    def _step(self, work: DecodeBatch) -> list[Sequence]:
-        assert list(work.sequences) == self.decoding != []
-        if any(self.computed[seq] < seq.num_prompt_tokens for seq in self.scheduler.running):
-            self.held += 1
-            assert self.held <= HOLD_STEPS
-            if not self.waiting and len(self.scheduler.running) < self.slots:
-                assert self.since_prefill < steps_of(self.last_prefilled), "held, and nobody is waited for"
-        self.since_prefill += 1
-        for seq in work.sequences:
-            self.made[seq] += 1
-        return [seq for seq in work.sequences if self.made[seq] == seq.max_tokens]
-
-    def _check_idle(self) -> None:
-        assert not self.decoding
-        assert all(self.computed[seq] == seq.num_prompt_tokens for seq in self.scheduler.running)
-        assert self.scheduler.running or not self.waiting
+from workers.engine.fair_share import BULK_TURN
 
 
 class Traffic(RuleBasedStateMachine):
-    """Prompts of all sizes that come and end at any time."""
+    """Prompts of all sizes, many of which begin alike, that come and end at any time; passes that fail."""
 
     @initialize(
         slots=st.integers(1, 6),
@@ -196,16 +27,32 @@ class Traffic(RuleBasedStateMachine):
     )
     def begin(self, slots: int, blocks: int, block_size: int, prefill: int, reserve: int) -> None:
         self.drive = Drive(slots, blocks, block_size, prefill, min(reserve, slots - 1))
+        self.room = blocks * block_size
 
     @rule(share=st.floats(0, 1), most=st.integers(1, 20), lane=st.sampled_from(LANES), alone=st.integers(0, 9))
     def arrive(self, share: float, most: int, lane: Lane, alone: int) -> None:
-        room = self.drive.blocks.num_blocks * self.drive.blocks.block_size
-        most = min(most, room)
-        self.drive.add(max(1, round(share * (room - most + 1))), most, lane, alone == 0)
+        most = min(most, self.room)
+        self.drive.add(max(1, round(share * (self.room - most + 1))), most, lane, alone == 0)
 
     @rule(tokens=st.integers(1, 3), lane=st.sampled_from(LANES))
     def arrive_small(self, tokens: int, lane: Lane) -> None:
-        self.drive.add(min(tokens, self.drive.blocks.num_blocks * self.drive.blocks.block_size), 1, lane)
+        self.drive.add(min(tokens, self.room), 1, lane)
+
+    @rule(
+        begin=st.integers(0, 1),
+        share=st.floats(0, 1),
+        ends=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+        most=st.integers(1, 9),
+        lane=st.sampled_from(LANES),
+        alone=st.integers(0, 9),
+    )
+    def arrive_alike(self, begin: int, share: float, ends: list[int], most: int, lane: Lane, alone: int) -> None:
+        """Some that begin with the same tokens, at once."""
+        most = min(most, self.room)
+        for number, end in enumerate(ends):
+            shared = [begin] * round(share * (self.room - most))
+            tokens = [*shared, *range(100 + number % 2, 100 + number % 2 + end)][: self.room - most + 1]
+            self.drive.add(tokens or [begin], most, lane, alone == 0)
 
     @precondition(lambda self: self.drive.present)
     @rule(data=st.data())
@@ -216,8 +63,13 @@ class Traffic(RuleBasedStateMachine):
     def compute(self, count: int) -> None:
         self.drive.turns(count)
 
+    @rule(count=st.integers(1, 3))
+    def fail(self, count: int) -> None:
+        for _ in range(count):
+            self.drive.turn(fails=True)
+
     @invariant()
-    def nothing_is_given_twice(self) -> None:
+    def the_books_agree(self) -> None:
         if hasattr(self, "drive"):
             self.drive.check()
 
@@ -227,69 +79,74 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestTraffic.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 
-def tokens_of(work: Work) -> int:
-    assert isinstance(work, PrefillBatch)
-    return work.num_tokens
+def only(work: Batch | None) -> Batch:
+    assert work is not None
+    return work
 
 
-def test_a_prompt_that_arrives_is_prefilled_at_once_beside_those_that_decode() -> None:
+def chunks(work: Batch | None) -> tuple[Chunk, ...]:
+    return only(work).chunks
+
+
+def computed(works: list[Batch | None]) -> int:
+    """Tokens of prompts that were computed."""
+    return sum(chunk.num_tokens for work in works if work for chunk in work.chunks)
+
+
+def test_a_prompt_that_arrives_is_computed_in_the_next_pass_beside_those_that_decode() -> None:
     drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=50)
-    drive.add(10, 20)
+    first = drive.add(10, 20)
     drive.turns(3)
 
     late = drive.add(10, 20)
 
-    assert drive.turn() == PrefillBatch((Chunk(late, 0, 10),))
-    both = drive.turn()
-    assert isinstance(both, DecodeBatch)
-    assert late in both.sequences
+    assert drive.turn() == Batch((first,), (Chunk(late, 0, 10),))
+    assert drive.turn() == Batch((first, late), ())
+    drive.finish()
 
 
-@pytest.mark.parametrize(("tokens", "steps"), [(1, 2), (699, 2), (700, 3), (2800, 6), (20_000, HOLD_STEPS)])
-def test_those_that_decode_get_as_much_time_as_a_prefill_took(tokens: int, steps: int) -> None:
-    drive = Drive(slots=100, blocks=10_000, block_size=64, prefill_tokens=100_000)
-    drive.add(tokens, 20)
-    drive.turn()
-    drive.add(1, 1)
-
-    works = drive.turns(steps + 1)
-
-    assert [isinstance(work, DecodeBatch) for work in works] == [*[True] * steps, False]
-
-
-def kinds(works: list[Work]) -> list[int]:
-    """Tokens of each prefill, 0 for a step."""
-    return [tokens_of(work) if isinstance(work, PrefillBatch) else 0 for work in works]
-
-
-def test_a_prompt_longer_than_a_prefill_is_cut_and_steps_go_on_between_its_chunks() -> None:
-    drive = Drive(slots=2, blocks=100, block_size=4, prefill_tokens=30)
-    drive.add(5, 50)
+def test_each_that_decodes_takes_a_token_of_the_budget_before_prompts_do() -> None:
+    drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=30)
+    decoding = [drive.add(5, 50), drive.add(5, 50)]
     drive.turns(3)
-    drive.add(100, 5)
+    long = drive.add(100, 5)
 
-    assert kinds(drive.turns(9)) == [30, 0, 30, 0, 30, 0, 0, 10, 0]
+    works = drive.turns(5)
+
+    assert [only(work).num_tokens for work in works] == [30, 30, 30, 18, 3]
+    assert [chunk for work in works for chunk in chunks(work)] == [
+        Chunk(long, start, min(100, start + 28)) for start in (0, 28, 56, 84)
+    ]
+    assert all(only(work).decode[:2] == tuple(decoding) for work in works)
+    drive.finish()
 
 
-def test_prompts_share_a_prefill_in_the_order_of_their_slots_and_are_not_cut_to_fill_it() -> None:
+@pytest.mark.parametrize("budget", [1, 3, 4])
+def test_prompts_get_a_token_of_each_pass_though_as_many_decode_as_the_budget_has(budget: int) -> None:
+    drive = Drive(slots=5, blocks=100, block_size=4, prefill_tokens=budget)
+    for _ in range(4):
+        drive.add(1, 40)
+    drive.turns(5)
+
+    late = drive.add(3, 5)
+
+    assert [chunks(work) for work in drive.turns(3)] == [(Chunk(late, at, at + 1),) for at in range(3)]
+    drive.finish()
+
+
+def test_prompts_fill_a_pass_in_the_order_of_their_slots_and_the_last_one_is_split() -> None:
     drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=30)
     first, second, third, small = (drive.add(tokens, 5) for tokens in (12, 12, 12, 4))
 
-    together, *steps, last = drive.turns(4)
+    together, rest = drive.turns(2)
 
-    assert together == PrefillBatch((Chunk(first, 0, 12), Chunk(second, 0, 12), Chunk(small, 0, 4)))
-    assert all(isinstance(step, DecodeBatch) for step in steps)
-    assert last == PrefillBatch((Chunk(third, 0, 12),))
-
-
-def test_a_long_prompt_fills_up_what_others_leave_of_a_prefill() -> None:
-    drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=30)
-    short, long = drive.add(12, 5), drive.add(40, 5)
-
-    assert drive.turn() == PrefillBatch((Chunk(short, 0, 12), Chunk(long, 0, 18)))
+    assert together == Batch((), (Chunk(first, 0, 12), Chunk(second, 0, 12), Chunk(third, 0, 6)))
+    assert rest == Batch((first, second), (Chunk(third, 6, 12), Chunk(small, 0, 4)))
+    assert only(together).sequences == (first, second)
+    assert only(rest).sequences == (first, second, third, small)
     drive.finish()
 
 
@@ -303,7 +160,7 @@ def test_who_leaves_makes_room_at_the_next_turn() -> None:
 
     drive.end(first)
 
-    assert drive.turn() == PrefillBatch((Chunk(second, 0, 30),))
+    assert drive.turn() == Batch((), (Chunk(second, 0, 30),))
     assert first.slot is None
     assert second.slot == 0
 
@@ -321,57 +178,6 @@ def test_who_waits_for_blocks_waits_at_the_head_and_nobody_goes_before() -> None
     assert drive.entered[1:] == [large, small]
 
 
-def blocked_by_blocks(drive: Drive) -> None:
-    drive.add(30, 8)
-
-
-def blocked_by_one_that_is_alone(drive: Drive) -> None:
-    drive.add(1, 1, alone=True)
-
-
-@pytest.mark.parametrize("block", [blocked_by_blocks, blocked_by_one_that_is_alone])
-def test_prompts_in_slots_are_held_for_others_that_cannot_enter_but_not_for_long(
-    block: Callable[[Drive], None],
-) -> None:
-    drive = Drive(slots=4, blocks=12, block_size=4, prefill_tokens=100)
-    drive.add(4, 29)
-    drive.turns(2)
-    held = drive.add(4, 4)
-    block(drive)
-
-    works = drive.turns(HOLD_STEPS + 1)
-
-    assert all(isinstance(work, DecodeBatch) for work in works[:-1])
-    assert works[-1] == PrefillBatch((Chunk(held, 0, 4),))
-    drive.finish()
-
-
-def test_each_prompt_that_gets_a_slot_is_held_anew_while_others_wait() -> None:
-    drive = Drive(slots=2, blocks=100, block_size=4, prefill_tokens=100)
-    drive.add(4, 90)
-    drive.turns(2)
-    for _ in range(3):
-        drive.add(4, 1)
-
-    works = drive.turns(3 * HOLD_STEPS)
-
-    prefills = [number for number, work in enumerate(works) if isinstance(work, PrefillBatch)]
-    # the last one has nobody to wait for
-    assert prefills[:2] == [HOLD_STEPS, 2 * HOLD_STEPS + 2]
-    assert len(prefills) == 3
-    drive.finish()
-
-
-def test_prompts_are_not_held_once_they_fill_a_prefill() -> None:
-    drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=20)
-    drive.add(4, 29)
-    drive.turns(2)
-    for _ in range(5):
-        drive.add(10, 4)
-
-    assert tokens_of(drive.turn()) == 20
-
-
 def test_one_slot_in_twenty_goes_to_bulk_while_both_lanes_wait() -> None:
     drive = Drive(slots=2, blocks=100, block_size=4, prefill_tokens=100)
     for lane in ("bulk", "interactive"):
@@ -384,16 +190,15 @@ def test_one_slot_in_twenty_goes_to_bulk_while_both_lanes_wait() -> None:
     assert [at for at, lane in enumerate(lanes[:60]) if lane == "bulk"] == [19, 39, 59]
 
 
-def test_bulk_leaves_a_slot_free_and_interactive_is_prefilled_in_it_at_once() -> None:
+def test_bulk_leaves_a_slot_free_and_interactive_is_computed_in_it_at_once() -> None:
     drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=50, reserve=1)
-    for _ in range(6):
-        drive.add(4, 40, "bulk")
+    bulk = [drive.add(4, 40, "bulk") for _ in range(6)]
     drive.turns(6)
     assert len(drive.scheduler.running) == 3
 
     late = drive.add(4, 40)
 
-    assert drive.turn() == PrefillBatch((Chunk(late, 0, 4),))
+    assert drive.turn() == Batch(tuple(bulk[:3]), (Chunk(late, 0, 4),))
     drive.finish()
 
 
@@ -422,36 +227,34 @@ def test_bulk_gets_its_turn_however_many_interactive_prompts_come() -> None:
     assert places == [19, 39, 59, 79]
 
 
-@pytest.mark.parametrize(("tokens", "prefills"), [(3000, 1), (6000, 1), (13_000, 2)])
-def test_an_interactive_prompt_is_prefilled_before_bulk_that_got_slots_sooner(tokens: int, prefills: int) -> None:
-    drive = Drive(slots=100, blocks=100_000, block_size=4, prefill_tokens=7000)
-    drive.add(10, 100, "bulk")
-    drive.turns(3)
+@pytest.mark.parametrize(("tokens", "passes"), [(30, 1), (60, 1), (130, 2)])
+def test_an_interactive_prompt_is_computed_before_bulk_that_got_slots_sooner(tokens: int, passes: int) -> None:
+    drive = Drive(slots=100, blocks=200, block_size=4, prefill_tokens=70)
     for _ in range(9):
-        drive.add(3000, 5, "bulk")
-    drive.turns(2)
+        drive.add(30, 5, "bulk")
+    drive.turn()
     late = drive.add(tokens, 5)
 
-    works = [work for work in drive.turns(2 * prefills) if isinstance(work, PrefillBatch)]
+    works = drive.turns(passes)
 
-    assert [work.chunks[0].sequence for work in works] == [late] * prefills
+    assert [chunks(work)[0].sequence for work in works] == [late] * passes
     assert late.num_prefilled == tokens
     drive.finish()
 
 
-def test_what_is_begun_goes_on_before_interactive_and_nobody_is_passed_over_for_ever() -> None:
-    drive = Drive(slots=100, blocks=100_000, block_size=4, prefill_tokens=70)
-    drive.add(10, 300, "bulk")
-    drive.turns(3)
-    cut, waiting = drive.add(130, 5, "bulk"), drive.add(50, 5, "bulk")
-    drive.turn()
-    for _ in range(20):
-        drive.add(50, 5)
+def test_bulk_in_a_slot_gets_one_pass_in_twenty_though_interactive_prompts_fill_each() -> None:
+    drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=40)
+    bulk = drive.add(100, 1, "bulk")
+    for _ in range(100):
+        # answers of a token: the next pass is filled again, by others
+        drive.add(40, 1)
+        drive.add(40, 1)
+        drive.turn()
+        if bulk.num_prefilled == 100:
+            break
 
-    works = [work for work in drive.turns(30) if isinstance(work, PrefillBatch)]
-
-    assert works[0].chunks[0] == Chunk(cut, 70, 130)
-    assert [work.chunks[0].sequence is waiting for work in works].index(True) == 1 + MAX_PASSED_OVER
+    mine = [at for at, work in enumerate(drive.works) if chunks(work)[0].sequence is bulk]
+    assert [later - at for at, later in zip(mine[-3:], mine[-2:], strict=False)] == [BULK_TURN] * 2
     drive.finish()
 
 
@@ -496,11 +299,11 @@ def test_leaving_twice_gives_nothing_back_twice() -> None:
     assert len({drive.scheduler._free_slots.pop() for _ in range(2)}) == 2
 
 
-def test_an_answer_of_one_token_comes_of_the_prefill() -> None:
+def test_an_answer_of_one_token_comes_of_the_prompts_pass() -> None:
     drive = Drive(slots=1, blocks=1, block_size=4, prefill_tokens=4)
     drive.add(4, 1)
 
-    assert isinstance(drive.turn(), PrefillBatch)
+    assert chunks(drive.turn())
     assert drive.turns(2) == [None, None]
     drive.finish()
 
@@ -513,10 +316,150 @@ def test_what_is_more_than_all_blocks_never_fits() -> None:
     assert not scheduler.fits(Sequence(num_prompt_tokens=32, max_tokens=10))
 
 
-def test_blocks_that_are_not_free_are_not_given() -> None:
-    blocks = BlockManager(3, 4)
-    blocks.allocate(2)
+def alike(shared: int, *ends: int) -> list[list[int]]:
+    """Prompts that share tokens at the beginning, each with so many others after them."""
+    return [[*range(shared), *[1000 + number] * end] for number, end in enumerate(ends)]
 
-    with pytest.raises(ValueError, match="cannot allocate 2 blocks: 1 are free"):
-        blocks.allocate(2)
-    assert blocks.num_free == 1
+
+def test_prompts_that_begin_alike_and_arrive_together_compute_the_beginning_once() -> None:
+    drive = Drive(slots=16, blocks=300, block_size=4, prefill_tokens=1000)
+    prompts = [drive.add(tokens, 5) for tokens in alike(41, *[7] * 16)]
+
+    work = drive.turn()
+
+    # the beginning that they share is 10 whole blocks
+    assert computed([work]) == 48 + 15 * 8
+    assert [seq.num_cached for seq in prompts] == [0, *[40] * 15]
+    # no block is taken twice
+    assert drive.blocks.num_free == 300 - 10 - 16 * 3
+    drive.finish()
+
+
+def test_a_later_prompt_takes_what_a_finished_one_has_left() -> None:
+    drive = Drive(slots=1, blocks=200, block_size=4, prefill_tokens=1000)
+    first, second = (drive.add(tokens, 5) for tokens in alike(41, 3, 5))
+    drive.finish()
+
+    assert (first.num_cached, second.num_cached) == (0, 40)
+
+
+@pytest.mark.parametrize(("tokens", "cached"), [(3, 0), (4, 0), (5, 4), (39, 36), (40, 36), (41, 40), (44, 40)])
+def test_the_last_block_of_a_prompt_that_is_all_in_the_cache_is_computed_again(tokens: int, cached: int) -> None:
+    drive = Drive(slots=2, blocks=30, block_size=4, prefill_tokens=100)
+    first, again = drive.add(range(tokens), 9), drive.add(range(tokens), 9)
+    drive.turn()
+
+    assert again.num_cached == cached
+    shared = cached // 4
+    assert first.blocks[:shared] == again.blocks[:shared]
+    assert not set(first.blocks[shared:]) & set(again.blocks)
+    drive.finish()
+
+
+def test_prompts_without_hashes_share_nothing() -> None:
+    drive = Drive(slots=2, blocks=30, block_size=4, prefill_tokens=100)
+    prompts = [drive.add(range(20), 5) for _ in range(2)]
+    for seq in prompts:
+        seq.block_hashes = ()
+
+    assert computed([drive.turn()]) == 40
+    assert [seq.num_cached for seq in prompts] == [0, 0]
+    drive.finish()
+
+
+def test_a_prompt_waits_for_an_older_one_on_its_lane_that_computes_its_beginning_over_passes() -> None:
+    drive = Drive(slots=2, blocks=200, block_size=4, prefill_tokens=50)
+    older, younger = (drive.add(tokens, 5) for tokens in alike(120, 4, 4))
+
+    works = drive.turns(3)
+
+    assert [chunk for work in works for chunk in chunks(work)] == [
+        *(Chunk(older, 0, 50), Chunk(older, 50, 100), Chunk(older, 100, 124)),
+        Chunk(younger, 120, 124),
+    ]
+    drive.finish()
+
+
+def test_an_interactive_prompt_takes_what_bulk_has_computed_so_far_and_does_not_wait_for_the_rest() -> None:
+    drive = Drive(slots=2, blocks=200, block_size=4, prefill_tokens=50)
+    bulk, urgent = alike(120, 4, 4)
+    slow = drive.add(bulk, 5, "bulk")
+    drive.turn()
+    late = drive.add(urgent, 5)
+
+    works = drive.turns(2)
+
+    assert [chunks(work)[0] for work in works] == [Chunk(late, 48, 98), Chunk(late, 98, 124)]
+    assert chunks(works[1])[1] == Chunk(slow, 50, 74)
+    drive.finish()
+    # both have computed these; the blocks of one are found
+    assert computed(drive.works) == 124 + 124 - 48
+
+
+def test_what_is_shared_lets_more_prompts_enter_than_there_are_blocks_for_each_alone() -> None:
+    drive = Drive(slots=8, blocks=20, block_size=4, prefill_tokens=100)
+    prompts = [drive.add(tokens, 2) for tokens in alike(40, *[3] * 8)]
+
+    # the first one takes 11, then each needs another
+    drive.turns(2)
+
+    assert sum(seq.slot is not None for seq in prompts) == 8
+    drive.finish()
+
+
+def test_blocks_of_one_that_waits_for_its_first_pass_are_not_evicted() -> None:
+    drive = Drive(slots=3, blocks=40, block_size=4, prefill_tokens=20)
+    first, second = alike(40, 4, 4)
+    drive.add(first, 1)
+    drive.turns(5)
+    # in a slot, but behind another that has its turn
+    drive.add(40, 1)
+    again = drive.add(second, 1)
+    drive.turn()
+    assert again.slot is not None
+    assert not again.num_prefilled
+    drive.add(52, 1)
+
+    drive.turns(2)
+
+    assert again.num_cached == 40
+    drive.finish()
+
+
+def test_a_pass_that_failed_leaves_nothing_to_be_found_and_its_prompts_run_one_by_one() -> None:
+    drive = Drive(slots=4, blocks=100, block_size=4, prefill_tokens=100)
+    decoding = drive.add(4, 20)
+    drive.turn()
+    prompts = [drive.add(tokens, 5) for tokens in alike(20, 4, 4)]
+    waiting = drive.add(alike(20, 0, 0, 6)[2], 5)
+
+    drive.turn(fails=True)
+
+    assert drive.blocks.num_free == 100 - len(decoding.blocks)
+    one, two, three = drive.turns(3)
+    assert one == Batch((decoding,), (Chunk(prompts[0], 0, 24),))
+    # the first one has succeeded alone, and is shared
+    assert two == Batch((decoding, prompts[0]), (Chunk(prompts[1], 20, 24),))
+    assert three == Batch((decoding, *prompts), (Chunk(waiting, 20, 26),))
+    drive.finish()
+    assert drive.made[decoding] == 20
+
+
+def test_a_prompt_that_failed_by_itself_is_ended_and_the_next_computes_its_beginning_anew() -> None:
+    drive = Drive(slots=1, blocks=100, block_size=4, prefill_tokens=100)
+    fails, beside = (drive.add(tokens, 5) for tokens in alike(20, 4, 4))
+    drive.turn(fails=True)
+    drive.end(fails)
+
+    assert drive.turn() == Batch((), (Chunk(beside, 0, 24),))
+    drive.finish()
+
+
+def test_a_prompt_whose_later_chunk_failed_keeps_what_earlier_passes_have_computed() -> None:
+    drive = Drive(slots=1, blocks=100, block_size=4, prefill_tokens=30)
+    long = drive.add(70, 5)
+    drive.turn()
+    drive.turn(fails=True)
+
+    assert [chunks(work) for work in drive.turns(2)] == [(Chunk(long, 28, 58),), (Chunk(long, 58, 70),)]
+    drive.finish()
