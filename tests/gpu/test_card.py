@@ -50,7 +50,7 @@ def test_a_supervisor_finds_its_card_and_answers_as_well_as_the_cpu(
     assert {end.worker.partition("@")[0] for end in outcomes.values() if isinstance(end, Answer)} == {
         f"card{present_cards()[0]}"
     }
-    assert f"card {present_cards()[0]}: 128 slots; " in log.read_text()
+    assert f"card {present_cards()[0]}: 256 slots; " in log.read_text()
 
 
 def test_a_microbatch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:

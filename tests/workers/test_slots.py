@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from vqa.errors import NotReady, SettingsError
 from workers.engine.model.footprint import ModelFootprint, kv_elements, read_footprint
 from workers.engine.settings import EngineSettings
-from workers.slots import DEFAULT_SLOTS, GIB, MAX_SLOTS, SlotPlan, fit_slots, parse_slots, plan_slots, slots_for
+from workers.slots import (
+    DEFAULT_SLOTS,
+    GIB,
+    MAX_CONTINUOUS_SLOTS,
+    MAX_SLOTS,
+    SlotPlan,
+    fit_slots,
+    parse_slots,
+    plan_slots,
+    slots_for,
+)
 
 #: Qwen3-VL-30B-A3B-Instruct's, as far as memory goes
 LARGE = {
@@ -229,6 +239,7 @@ def test_a_small_model_gets_no_more_slots_than_are_of_use() -> None:
     small = ModelFootprint(GIB, 1024)
 
     assert fit_slots(EngineSettings(), small, 79 * GIB, (0,)).slots == MAX_SLOTS
+    assert fit_slots(EngineSettings(engine="continuous"), small, 79 * GIB, (0,)).slots == MAX_CONTINUOUS_SLOTS
     assert fit_slots(EngineSettings(), small, 16 * GIB, ()).slots == DEFAULT_SLOTS
 
 

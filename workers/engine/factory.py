@@ -10,6 +10,7 @@ from vqa.errors import NotReady
 from workers.engine.base import Engine
 from workers.engine.model.footprint import read_config
 from workers.engine.model.generation_config import processed_fields
+from workers.engine.model.quant import is_released_float8, released_quantization
 from workers.engine.settings import EngineSettings
 
 #: architectures that the continuous engine implements
@@ -30,6 +31,9 @@ _SPINS = "1000"
 #: compute capabilities: the least that torch's flash kernel needs, and the major versions on which the grouped products
 #: of experts do not wait for the host
 _MIN_CAPABILITY, _EXPERTS_MAJOR = (8, 0), frozenset({9, 10})
+
+#: compute capability from which on tensor cores multiply float8; its experts need no grouped products of torch's
+_FLOAT8_CAPABILITY = (8, 9)
 
 
 def make_engine(settings: EngineSettings, slots: int) -> Engine:
@@ -93,12 +97,25 @@ def _model_objection(settings: EngineSettings, config: Mapping[str, Any]) -> str
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if architecture not in SUPPORTED:
         return f"the model is a {architecture}, and the continuous engine supports {', '.join(sorted(SUPPORTED))}"
-    if settings.quant != "none" or config.get("quantization_config") or text.get("quantization_config"):
-        return "the model's weights are quantized"
+    if objection := _quantization_objection(settings, config):
+        return objection
     if kind not in {"default", "mrope"} or text.get("attention_bias") or _acts(config) != _ACTS:
         return f"the model is a {architecture} with an unsupported rope_type, attention_bias or hidden_act"
     if processed := processed_fields(settings, config):
         return f"the model's generation_config.json has {', '.join(processed)}, which only `generate` heeds"
+    return ""
+
+
+def _quantization_objection(settings: EngineSettings, config: Mapping[str, Any]) -> str:
+    """Say why the continuous engine cannot run weights quantized like this; empty if it can, or if they are not."""
+    released = released_quantization(config)
+    if settings.quant in {"int8", "int4"} or (released and settings.quant != "none"):
+        return f"the model's weights are quantized (VQA_QUANT={settings.quant})"
+    if released and not is_released_float8(config):
+        return (
+            f"the model's weights are quantized ({released.get('quant_method', 'unknown')}), and the continuous engine "
+            "reads fp8 in blocks of 128 x 128 with dynamic activations"
+        )
     return ""
 
 
@@ -107,13 +124,16 @@ def _card_objection(
 ) -> str:
     """Say why the continuous engine cannot run on these cards; empty if it can."""
     experts = "Moe" in config["architectures"][0]
+    float8 = settings.quant == "fp8" or is_released_float8(config)
     if cards > 1:
         return "the model is spread over several cards"
     if settings.replicas > 1:
         return f"VQA_REPLICAS={settings.replicas}, and the continuous engine runs one copy of the model"
     if capability is not None and capability < _MIN_CAPABILITY:
         return f"the card has compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
-    if capability is not None and experts and capability[0] not in _EXPERTS_MAJOR:
+    if capability is not None and float8 and capability < _FLOAT8_CAPABILITY:
+        return f"the weights are in fp8, and the card has compute capability {capability[0]}.{capability[1]}, not 8.9"
+    if capability is not None and experts and not float8 and capability[0] not in _EXPERTS_MAJOR:
         return f"the model has experts and the card has compute capability {capability[0]}.{capability[1]}, not 9 or 10"
     if cards and experts and "float16" in {settings.dtype, settings.dtype == "auto" and config.get("dtype")}:
         return "the model has experts, which need bfloat16, and is computed in float16"

@@ -42,7 +42,7 @@ class _Stopped(BaseException):
 def tune(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, or folders of them.")],
     question: Annotated[str, typer.Option()] = "What is in the image?",
-    slots: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of slots to measure.")] = "16,32,64,128",
+    slots: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of slots to measure.")] = "16,32,64,128,256",
     microbatch: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="For the pipeline engine; half the slots by default.")
     ] = None,
@@ -61,7 +61,7 @@ def tune(
     images. p50 and p95 are from the moment a worker takes a job to its answer, while all slots are busy. VQA_ variables
     mean what they mean to `vqa worker`. Ctrl-C stops early and keeps what was measured.
 
-    Example: vqa tune images/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 32,64,128
+    Example: vqa tune images/ --model Qwen/Qwen3-VL-30B-A3B-Instruct --cards 0 --slots 64,128,256
     """
     for option, value in (("MODEL", model), ("ENGINE", engine), ("CARDS", cards)):
         if value is not None:

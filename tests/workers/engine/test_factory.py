@@ -17,6 +17,15 @@ SUPPORTED: dict[str, Any] = {
     "vision_config": {"hidden_act": "gelu_pytorch_tanh"},
 }
 
+#: of the released -FP8 checkpoints
+FP8: dict[str, Any] = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "weight_block_size": [128, 128],
+    "activation_scheme": "dynamic",
+    "ignored_layers": ["lm_head"],
+}
+
 
 def settings_of(folder: Path, config: dict[str, Any], **how: Any) -> EngineSettings:
     (folder / "config.json").write_text(json.dumps(config))
@@ -56,7 +65,13 @@ def test_an_engine_that_is_named_is_taken_and_no_model_looked_at(engine: str, tm
         ({"vision_config": {"hidden_act": "quick_gelu"}}, {}, 1, "hidden_act"),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, 1, "quantized"),
         ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, {}, 1, "quantized"),
-        ({}, {"quant": "int4"}, 1, "quantized"),
+        ({"quantization_config": {**FP8, "weight_block_size": [64, 128]}}, {}, 1, "blocks of 128 x 128"),
+        ({"quantization_config": {**FP8, "activation_scheme": "static"}}, {}, 1, "dynamic activations"),
+        ({"quantization_config": {**FP8, "scale_fmt": "ue8m0"}}, {}, 1, "(fp8)"),
+        ({"quantization_config": {"quant_method": "awq"}}, {}, 1, "(awq)"),
+        ({"quantization_config": FP8}, {"quant": "fp8"}, 1, "VQA_QUANT=fp8"),
+        ({}, {"quant": "int4"}, 1, "VQA_QUANT=int4"),
+        ({}, {"quant": "int8"}, 1, "VQA_QUANT=int8"),
         ({}, {}, 2, "several cards"),
         ({}, {"replicas": 3}, 1, "VQA_REPLICAS=3"),
     ],
@@ -95,6 +110,14 @@ def dense(**change: Any) -> dict[str, Any]:
         (SUPPORTED, {"dtype": "float16"}, (9, 0), "pipeline", "float16"),
         (SUPPORTED | {"dtype": "float16"}, {}, (9, 0), "pipeline", "float16"),
         (SUPPORTED | {"dtype": "float16"}, {"dtype": "bfloat16"}, (9, 0), "continuous", ""),
+        (SUPPORTED, {"quant": "fp8"}, (8, 9), "continuous", ""),
+        (SUPPORTED, {"quant": "fp8"}, (12, 0), "continuous", ""),
+        (SUPPORTED, {"quant": "fp8"}, (8, 6), "pipeline", "in fp8, and the card has compute capability 8.6, not 8.9"),
+        (dense(), {"quant": "fp8"}, (8, 0), "pipeline", "not 8.9"),
+        (SUPPORTED | {"quantization_config": FP8}, {}, (8, 9), "continuous", ""),
+        (SUPPORTED | {"quantization_config": FP8}, {}, (8, 6), "pipeline", "not 8.9"),
+        (dense(quantization_config=FP8), {}, (9, 0), "continuous", ""),
+        (SUPPORTED, {"quant": "fp8", "dtype": "float16"}, (9, 0), "pipeline", "float16"),
     ],
 )
 def test_a_card_has_to_be_able_to_do_what_the_model_needs(

@@ -12,10 +12,11 @@ from vqa.errors import NotReady
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.lengths import COMMON
 from workers.engine.continuous.loop import Loop
+from workers.engine.continuous.model.float8 import read_weights
 from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.model.vision import MAX_GRID_BYTES, VisionTower
-from workers.engine.continuous.model.weights import LanguageWeights, language_weights
+from workers.engine.continuous.model.weights import LanguageWeights
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
 from workers.engine.continuous.scheduler import Batch, Scheduler
@@ -76,7 +77,7 @@ class Built:
 def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     """Build all parts for `slots` slots. Raises NotReady if there is no memory for one image."""
     model, processor = pipe.model, pipe.processor.image_processor
-    ops, weights = ops_for(model.device), language_weights(model)
+    ops, weights = ops_for(model.device), read_weights(model, settings)
     vision = VisionTower(model, processor, ops)
     size = BLOCK_SIZE[model.device.type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from vqa.errors import NotReady
-from workers.engine.model.quant import is_quantized, stored_bytes, unpacked_with
+from workers.engine.model.quant import (
+    SCALE_SUFFIX,
+    float8_bytes,
+    is_quantized,
+    is_released_float8,
+    released_quantization,
+    stored_bytes,
+    unpacked_with,
+)
 from workers.engine.settings import EngineSettings
 
 #: larger than any model's header; keeps a damaged file from being read into memory
@@ -66,12 +74,14 @@ def read_footprint(settings: EngineSettings, on_card: bool) -> ModelFootprint:
     if settings.quant != "none":
         refuse_quantized(settings, config)
         return _quantized(settings, loaded, kv_token_bytes)
+    if settings.engine == "continuous" and is_released_float8(config):
+        return ModelFootprint(_float8_bytes(settings, loaded), kv_token_bytes)
     return ModelFootprint(_stored_bytes(settings) * loaded // stored, kv_token_bytes)
 
 
 def refuse_quantized(settings: EngineSettings, config: Mapping[str, Any]) -> None:
     """Raise NotReady if the checkpoint is quantized already: it must be loaded without VQA_QUANT."""
-    if config.get("quantization_config") or _text(config).get("quantization_config"):
+    if released_quantization(config):
         raise NotReady(
             f"{settings.model} (VQA_MODEL) is a quantized checkpoint already: unset VQA_QUANT={settings.quant}"
         )
@@ -98,11 +108,21 @@ def free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _float8_bytes(settings: EngineSettings, loaded: int) -> int:
+    """Return the size of a checkpoint in float8: what has scales takes a byte, scales four, the rest `loaded`."""
+    shapes = dict(_tensors(settings))
+    scales = {name for name in shapes if name.endswith(SCALE_SUFFIX)}
+    sizes = {name: 4 if name in scales else 1 if name + SCALE_SUFFIX in scales else loaded for name in shapes}
+    return sum(prod(shape) * sizes[name] for name, shape in shapes.items())
+
+
 def _quantized(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> ModelFootprint:
     weights, unpacked = 0, Counter[str]()
+    # the continuous engine multiplies by the quantized weights
+    in_blocks = settings.engine == "continuous"
     for name, shape in _tensors(settings):
         if is_quantized(name, shape):
-            weights += stored_bytes(settings.quant, shape)
+            weights += float8_bytes(shape) if in_blocks else stored_bytes(settings.quant, shape)
             unpacked[unpacked_with(name)] += prod(shape) * loaded
         else:
             weights += prod(shape) * loaded
@@ -111,7 +131,7 @@ def _quantized(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> Mo
             f"VQA_QUANT={settings.quant} does not know the names of the layers of {settings.model} (VQA_MODEL): run it "
             "without VQA_QUANT, or spread it over several cards (VQA_CARDS=0+1)"
         )
-    return ModelFootprint(weights, kv_token_bytes, max(unpacked.values()))
+    return ModelFootprint(weights, kv_token_bytes, 0 if in_blocks else max(unpacked.values()))
 
 
 def _stored_bytes(settings: EngineSettings) -> int:
@@ -132,8 +152,8 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else config
 
 
-def _tensors(settings: EngineSettings) -> Tensors:
-    """Return the checkpoint's tensors, from local files if all are present, else from the hub. Raises NotReady."""
+def weight_files(settings: EngineSettings) -> Sequence[Path] | None:
+    """Return the checkpoint's safetensors files; None if some of them are only on the hub. Raises NotReady."""
     index = _here(settings, "model.safetensors.index.json")
     if index:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -143,9 +163,17 @@ def _tensors(settings: EngineSettings) -> Tensors:
     files = [_here(settings, name) for name in names]
     present = [file for file in files if file]
     if len(present) == len(files):
-        return chain.from_iterable(map(tensors_in, present))
+        return present
     if Path(settings.model).is_dir():
         raise NotReady(f"the folder {settings.model} (VQA_MODEL) lacks {names[files.index(None)]}")
+    return None
+
+
+def _tensors(settings: EngineSettings) -> Tensors:
+    """Return the checkpoint's tensors, from local files if all are present, else from the hub. Raises NotReady."""
+    files = weight_files(settings)
+    if files is not None:
+        return chain.from_iterable(map(tensors_in, files))
     try:
         return chain(list(tensors_on_hub(settings.model, settings.revision)))
     except Exception as error:

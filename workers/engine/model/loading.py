@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText, pipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady, VQAError
 from workers.engine.model.footprint import first_line, refuse_quantized
 from workers.engine.model.processor import load_processor
+from workers.engine.model.quant import runs_in_float8
 from workers.engine.model.quantize import quantization_arguments
 from workers.engine.settings import EngineSettings
 
@@ -70,8 +71,11 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     config = AutoConfig.from_pretrained(settings.model, **origin)
     processor = load_processor(settings, config, origin)
     dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
-    how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
-    model: Any = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
+    if runs_in_float8(settings, config.to_dict()):
+        model = _without_layers(settings, config, dtype, origin)
+    else:
+        how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
+        model = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
     if config.model_type in _QWEN3_VL:
         replace_patch_embedding(model)
     # accelerate has placed a spread model; its inputs go to the first card
@@ -79,6 +83,29 @@ def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     loaded = pipeline("image-text-to-text", model=model.eval(), processor=processor, device=place)
     assert isinstance(loaded, ImageTextToTextPipeline)
     return loaded
+
+
+def _without_layers(settings: EngineSettings, config: Any, dtype: str, origin: dict[str, Any]) -> Any:
+    """Load a model without its language layers, which the continuous engine reads in float8.
+
+    In its config the model keeps the number of its layers.
+    """
+    if settings.quant != "none":
+        refuse_quantized(settings, config.to_dict())
+    text = config.get_text_config()
+    for each in (config, text):
+        # or transformers would make its own float8 modules
+        if hasattr(each, "quantization_config"):
+            del each.quantization_config
+    layers, text.num_hidden_layers = text.num_hidden_layers, 0
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    # of the tensors of the layers, transformers would report each as unexpected
+    ignored = {"_keys_to_ignore_on_load_unexpected": [r"\blanguage_model\.(model\.)?layers\."]}
+    exact = dtype if dtype != "auto" else _dtype_of(config)
+    without_layers: Any = type(kind.__name__, (kind,), ignored)
+    model = without_layers.from_pretrained(settings.model, config=config, dtype=exact, **origin)
+    model.config.get_text_config().num_hidden_layers = layers
+    return model
 
 
 def _placed(settings: EngineSettings, config: Any, dtype: str, device: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from tests.worker_process import TINY
 from vqa.errors import NotReady
 from workers.engine.model.footprint import read_footprint, tensors_in
-from workers.engine.model.quant import is_quantized, stored_bytes
+from workers.engine.model.quant import SCALE_SUFFIX, float8_bytes, is_quantized, stored_bytes
 from workers.engine.settings import EngineSettings
 from workers.slots import GIB, fit_slots
 
@@ -107,6 +107,38 @@ def test_the_30b_model_takes_a_card_of_its_size(large_model: Path, quant: Any, g
     assert footprint.kv_token_bytes == 96 * 1024
     # a layer's experts in bfloat16
     assert footprint.work_bytes == 2 * 128 * 2048 * (1536 + 768)
+
+
+def test_scales_of_blocks_are_counted() -> None:
+    assert float8_bytes((5120, 2048)) == 5120 * 2048 + 40 * 16 * 4
+    assert float8_bytes((4, 130, 64)) == 4 * (130 * 64 + 2 * 4)
+
+
+def release_in_float8(folder: Path) -> None:
+    """Turn the large model into the released -FP8 checkpoint: values of a byte, scales beside them."""
+    tensors = dict(tensor for file in folder.glob("*.safetensors") for tensor in tensors_in(file))
+    for name, shape in list(tensors.items()):
+        if is_quantized(name, shape):
+            tensors[name + SCALE_SUFFIX] = (*shape[:-2], *(-(-side // 128) for side in shape[-2:]))
+    write_headers(folder / "model-0.safetensors", tensors)
+    write_headers(folder / "model-1.safetensors", {})
+    config = json.loads((folder / "config.json").read_text())
+    released = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": released}))
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["released", "at-load"])
+def test_in_the_continuous_engine_float8_fits_a_card_of_48_gb(large_model: Path, released: bool) -> None:
+    if released:
+        release_in_float8(large_model)
+    quant: Any = "none" if released else "fp8"
+    settings = EngineSettings(model=str(large_model), engine="continuous", quant=quant, slot_tokens=16_384)
+    footprint = read_footprint(settings, on_card=True)
+
+    assert footprint.weights_bytes / GIB == pytest.approx(29.8, abs=0.05)
+    # nothing is dequantized
+    assert footprint.work_bytes == 0
+    assert 16 <= fit_slots(settings, footprint, int(44.5 * GIB), (0,)).slots < 80
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,17 @@ class LanguageWeights:
         return KVCache(keys, values, block_size)
 
 
-def language_weights(model: Any) -> LanguageWeights:
-    """Read the weights of a Qwen3-VL, dense or mixture of experts; projections of the same input become one matrix."""
+def language_weights(model: Any, layers: Sequence[Layer] | None = None) -> LanguageWeights:
+    """Return the weights of a Qwen3-VL, dense or mixture of experts, with `layers` instead of its own if given.
+
+    Projections of the same input become one matrix.
+    """
     text = model.model.language_model
     config = text.config
     frequencies = text.rotary_emb.inv_freq.float()
     return LanguageWeights(
         embedding=text.embed_tokens.weight,
-        layers=tuple(_layer(layer, config) for layer in text.layers),
+        layers=tuple(_layer(layer, config) for layer in text.layers) if layers is None else tuple(layers),
         norm=text.norm.weight,
         head=model.lm_head.weight,
         epsilon=config.rms_norm_eps,
