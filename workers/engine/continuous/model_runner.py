@@ -16,17 +16,25 @@ from workers.engine.continuous.sampler import Logits, Sampler
 from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.slot_table import SlotTable
 from workers.engine.continuous.transfer import AsyncTokens, upload
+from workers.engine.model.generation_config import NOTHING_SUPPRESSED, Suppressed
 
 
 class ModelRunner:
     """Forward passes of one model over one KV cache. Belongs to the engine's thread."""
 
     def __init__(
-        self, language: LanguageModel, features: ImageFeatures, ops: Ops, slots: int, slot_blocks: int
+        self,
+        language: LanguageModel,
+        features: ImageFeatures,
+        ops: Ops,
+        slots: int,
+        slot_blocks: int,
+        suppressed: Suppressed = NOTHING_SUPPRESSED,
     ) -> None:
-        """Let each of `slots` have up to `slot_blocks` blocks."""
+        """Let each of `slots` have up to `slot_blocks` blocks; never choose the tokens in `suppressed`."""
         self._device = language.weights.embedding.device
-        self._slot_table = SlotTable(slots, slot_blocks, language.cache.null_block, self._device)
+        sizes = (slots, slot_blocks, language.cache.null_block)
+        self._slot_table = SlotTable(*sizes, self._device, len(language.weights.head), suppressed)
         self._writer = PassWriter(self._slot_table, language.cache.block_size, language.cache.null_block)
         self._features = features
         self._pass = ForwardPass(language, self._slot_table, ops)
@@ -61,11 +69,10 @@ class ModelRunner:
     @torch.inference_mode()
     def sample(self, logits: Logits, sampler: Sampler) -> AsyncTokens:
         """Choose the next token of each row and write it to the slot table; `logits` must be the latest computed."""
-        tokens = logits.greedy
-        if sampler:
-            tokens = sampler.sample(logits, self._slot_table)
-            self._slot_table.token[logits.slots] = tokens
-        return AsyncTokens(tokens)
+        sampled = sampler.sample(logits, self._slot_table)
+        if sampled.tokens is not logits.greedy:
+            self._slot_table.token[logits.slots] = sampled.tokens
+        return AsyncTokens(sampled.tokens, sampled.logprobs)
 
     def _replay(self, graph: PassGraph, batch: Batch, features: Tensor | None) -> Logits:
         graph.inputs.copy_(upload(self._writer.write(batch, graph.shape), self._device))

@@ -1,52 +1,27 @@
-"""Chooses tokens: greedy by default, sampled where the temperature is above 0, and masked where a guide is given."""
+"""Chooses tokens: greedy by default, sampled where the temperature is above 0, and masked where a guide is given.
+
+Penalties come first, then masks, temperature, top_k, top_p and min_p, in the order of transformers' `generate`. All of
+it is computed on the device, for the rows that ask for it, and nothing waits for the host.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from workers.engine.base import SamplingParams
+from workers.engine.continuous.sampling.draw import SMALL_TOP_K, sample_top_k, sample_top_p, uniform
+from workers.engine.continuous.sampling.logprobs import log_probabilities
+from workers.engine.continuous.sampling.table import SamplingTable
 from workers.engine.continuous.slot_table import SlotTable
 from workers.engine.continuous.transfer import numbers, upload
 from workers.engine.text.grammar import Guide, masks
 from workers.engine.text.masks import unpack_masks
-
-# constants of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) as int64
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_FIRST = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND = 0x94D049BB133111EB - 2**64
-
-
-def sample_top_p(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """Sample (n) tokens from (n, vocabulary) logits; the other arguments are (n), `uniform` from 0 up to 1.
-
-    Nucleus sampling (Holtzman et al., 2020): a token is kept if the likelier ones have less than `top_p` together.
-    """
-    probs, tokens = (logits.float() / temperature[:, None]).softmax(-1).sort(stable=True, dim=-1, descending=True)
-    sums = probs.cumsum(-1)
-    inside = sums - probs < top_p[:, None]
-    # Index of the last token kept. At least 0, the likeliest token: a tiny top_p is 0 in float32, and comparisons
-    # with NaN are false.
-    last = (inside.sum(-1, keepdim=True) - 1).clamp_min(0)
-    target = uniform[:, None] * sums.gather(-1, last)
-    # rounding of the sums must not select a token after the last one
-    return tokens.gather(-1, torch.minimum((sums <= target).sum(-1, keepdim=True), last))[:, 0]
-
-
-def uniform(seeds: Tensor, counts: Tensor) -> Tensor:
-    """Return (n) float32 from 0 up to 1: output number `counts` (n) of SplitMix64 seeded with `seeds` (n, int64)."""
-    mixed = seeds + counts * _GAMMA
-    mixed = (mixed ^ _shift_right(mixed, 30)) * _FIRST
-    mixed = (mixed ^ _shift_right(mixed, 27)) * _SECOND
-    return _shift_right(mixed ^ _shift_right(mixed, 31), 40).float() / 2**24
-
-
-def _shift_right(number: Tensor, bits: int) -> Tensor:
-    """Shift int64 as if it were unsigned."""
-    shifted: Tensor = (number >> bits) & (2 ** (64 - bits) - 1)
-    return shifted
+from workers.engine.text.penalties import is_penalized
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,32 +34,90 @@ class Logits:
     greedy: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """The chosen tokens (n), and what `log_probabilities` says of the rows that ask for it; all on the device."""
+
+    tokens: Tensor
+    logprobs: tuple[Tensor, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How the tokens of one batch are chosen. Rows that are neither sampled nor guided are greedy."""
+    """How the tokens of one batch are chosen. Rows that are in none of the fields are greedy."""
 
-    #: rows with a temperature above 0
+    #: rows with a temperature above 0: those whose `top_k` is small, and the others
+    sampled_of_few: Sequence[int] = ()
     sampled: Sequence[int] = ()
+    #: rows with a penalty
+    penalized: Sequence[int] = ()
     #: by row
     guides: Mapping[int, Guide] = field(default_factory=dict)
+    #: rows whose log probabilities are asked for, with the number of the likeliest beside each
+    logprobs: Mapping[int, int] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return bool(self.sampled or self.guides)
+    @classmethod
+    def from_params(cls, params: Mapping[int, SamplingParams], guides: Mapping[int, Guide]) -> Self:
+        """Make one for rows with these `params` and `guides`, by row."""
+        sampled = [(row, 0 < each.top_k <= SMALL_TOP_K) for row, each in params.items() if each.temperature > 0]
+        return cls(
+            [row for row, of_few in sampled if of_few],
+            [row for row, of_few in sampled if not of_few],
+            [row for row, each in params.items() if is_penalized(each)],
+            guides,
+            {row: each.top_logprobs for row, each in params.items() if each.logprobs},
+        )
 
-    def sample(self, batch: Logits, table: SlotTable) -> Tensor:
-        """Choose (n) tokens. Overwrites the logits of guided rows."""
-        tokens, logits = batch.greedy.clone(), batch.logits
+    def sample(self, batch: Logits, table: SlotTable) -> Sampled:
+        """Choose a token for each row, and count those of penalized rows."""
+        own = table.sampling
+        logits, tokens = batch.logits, batch.greedy
+        if own.suppresses:
+            logits = own.suppress(logits, batch.slots, table.length[batch.slots])
+            tokens = logits.argmax(-1)
+        rows = sorted({*self.sampled_of_few, *self.sampled, *self.penalized, *self.guides})
+        if rows:
+            at = numbers(rows, logits.device)
+            tokens = tokens.index_copy(0, at, self._choose(rows, logits[at].float(), batch.slots[at], table))
+        if self.penalized:
+            at = numbers(self.penalized, logits.device)
+            own.count(batch.slots[at], tokens[at])
+        return Sampled(tokens, self._log_probabilities(logits, tokens))
+
+    def _choose(self, rows: Sequence[int], logits: Tensor, slots: Tensor, table: SlotTable) -> Tensor:
+        """Choose tokens (n) for `rows` of the batch, whose `logits` (n, vocabulary) are overwritten."""
+        own, device = table.sampling, logits.device
+        places = {row: place for place, row in enumerate(rows)}
+
+        def of(some: Sequence[int]) -> Tensor:
+            return numbers([places[row] for row in some], device)
+
+        if self.penalized:
+            at = of(self.penalized)
+            logits[at] = own.penalize(logits[at], slots[at])
         if self.guides:
-            rows = numbers(list(self.guides), logits.device)
-            logits[rows] = self._masked(logits[rows])
-            tokens[rows] = logits[rows].argmax(-1)
-        if self.sampled:
-            rows = numbers(self.sampled, logits.device)
-            slots = batch.slots[rows]
-            lots = uniform(table.seed[slots], table.length[slots])
-            tokens[rows] = sample_top_p(logits[rows], table.temperature[slots], table.top_p[slots], lots)
+            at = of(list(self.guides))
+            logits[at] = self._masked(logits[at])
+        tokens = logits.argmax(-1)
+        for some, of_few in ((self.sampled_of_few, True), (self.sampled, False)):
+            if some:
+                at = of(some)
+                tokens[at] = _draw(logits[at], slots[at], table, of_few)
         return tokens
 
     def _masked(self, logits: Tensor) -> Tensor:
         bits = upload(torch.from_numpy(masks(list(self.guides.values()))), logits.device)
         return logits.masked_fill(~unpack_masks(bits, logits.shape[-1]), -torch.inf)
+
+    def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        if not self.logprobs:
+            return ()
+        at = numbers(list(self.logprobs), logits.device)
+        return log_probabilities(logits[at], tokens[at], max(self.logprobs.values()))
+
+
+def _draw(logits: Tensor, slots: Tensor, table: SlotTable, of_few: bool) -> Tensor:
+    own: SamplingTable = table.sampling
+    numbers = uniform(own.seed[slots], table.length[slots])
+    sample = sample_top_k if of_few else sample_top_p
+    return sample(logits, own.temperature[slots], own.top_p[slots], numbers, own.top_k[slots], own.min_p[slots])

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy
 import torch
 from torch import Tensor
 
-from workers.engine.base import SamplingParams
+from workers.engine.continuous.sampling.table import SamplingTable
 from workers.engine.continuous.sequence import Chunk
 from workers.engine.continuous.transfer import numbers, upload
+from workers.engine.model.generation_config import NOTHING_SUPPRESSED, Suppressed
 
 
 class SlotTable:
     """One entry per slot, and one more for the rows that pad a batch to the size of a CUDA graph."""
 
-    def __init__(self, slots: int, max_blocks: int, null_block: int, device: torch.device) -> None:
-        """Let each slot have up to `max_blocks` blocks."""
+    def __init__(
+        self,
+        slots: int,
+        max_blocks: int,
+        null_block: int,
+        device: torch.device,
+        vocabulary: int,
+        suppressed: Suppressed = NOTHING_SUPPRESSED,
+    ) -> None:
+        """Let each slot have up to `max_blocks` blocks; `vocabulary` is the number of logits."""
         self._device = device
         self.padding_slot = slots
         entries = slots + 1
@@ -27,8 +35,8 @@ class SlotTable:
             return torch.zeros(entries, dtype=dtype, device=device)
 
         #: newest token of the answer, and tokens in the cache
-        self.token, self.length, self.seed = (zeros(torch.int64) for _ in range(3))
-        self.temperature, self.top_p = (zeros(torch.float32) for _ in range(2))
+        self.token, self.length = (zeros(torch.int64) for _ in range(2))
+        self.sampling = SamplingTable(entries, vocabulary, device, suppressed)
         self.block_tables = torch.full((entries, max_blocks), null_block, dtype=torch.int32, device=device)
         self.host_block_tables = numpy.full((entries, max_blocks), null_block, dtype=numpy.int32)
         self.host_mrope_delta = numpy.zeros(entries, dtype=numpy.int32)
@@ -42,18 +50,9 @@ class SlotTable:
             self.host_mrope_delta[chunk.slot] = chunk.request.mrope_delta
         slots = numbers(rows, self._device)
         self.block_tables[slots] = upload(torch.from_numpy(self.host_block_tables[rows]), self._device)
-        params = [chunk.request.params for chunk in chunks]
-        self.seed[slots] = numbers([_seed(each) for each in params], self._device)
-        # greedy rows are not sampled, but their logits must not be divided by 0
-        temperatures, top_ps = [each.temperature or 1.0 for each in params], [each.top_p for each in params]
-        for column, values in ((self.temperature, temperatures), (self.top_p, top_ps)):
-            column[slots] = upload(torch.tensor(values, dtype=torch.float32), self._device)
+        self.sampling.init(rows, [chunk.request for chunk in chunks])
 
     def advance(self, slots: Tensor, lengths: Tensor, tokens: Tensor) -> None:
         """Set the newest `tokens` (n) of `slots` (n), and how many `lengths` (n) are in the cache before them."""
         self.token[slots] = tokens
         self.length[slots] = lengths
-
-
-def _seed(params: SamplingParams) -> int:
-    return params.seed if params.seed is not None else random.getrandbits(63)

@@ -43,17 +43,16 @@ def spans_of(lengths: Sequence[int], device: torch.device, common: Lengths | Non
 
 
 class AsyncTokens:
-    """Tokens on their way from the device to the host."""
+    """Tokens on their way from the device to the host, and tensors that belong to them."""
 
-    def __init__(self, tokens: Tensor) -> None:
-        """Start the copy of `tokens` (n)."""
+    def __init__(self, tokens: Tensor, others: Sequence[Tensor] = ()) -> None:
+        """Start the copies of `tokens` (n) and `others`."""
         self._event: torch.cuda.Event | None = None
         self._made_at = time.perf_counter()
-        self._host = tokens
+        self._host = _download(tokens)
+        #: on the host; their numbers are there once `read` has returned
+        self.others = tuple(map(_download, others))
         if tokens.is_cuda:
-            # a copy to unpinned memory would wait for the device
-            self._host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-            self._host.copy_(tokens, non_blocking=True)
             # blocking: a spinning thread would take processor time from the other threads
             self._event = torch.cuda.Event(blocking=True, enable_timing=True)
             self._event.record()
@@ -70,3 +69,11 @@ class AsyncTokens:
             self._event.synchronize()
         tokens: list[int] = self._host.tolist()
         return tokens
+
+
+def _download(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    # a copy to unpinned memory would wait for the device
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.continuous.sampler import sample_top_p, uniform
+from workers.engine.continuous.sampling.draw import sample_top_p, uniform
 
 LOGITS = [2.0, -1.0, 1.5, 0.0, 1.9, -3.0, 0.5, -30.0]
 ROWS = 40_000

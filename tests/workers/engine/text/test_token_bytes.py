@@ -1,0 +1,68 @@
+"""The bytes of tokens, of the kinds of vocabularies that there are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tests.worker_process import TINY
+from workers.engine.base import TokenLogprob
+from workers.engine.text.logprobs import text_logprobs
+from workers.engine.text.token_bytes import TokenBytes, token_logprob
+
+tokenizer = AutoTokenizer.from_pretrained(TINY)
+names = TokenBytes(tokenizer)
+
+
+@given(st.text())
+def test_the_bytes_of_a_texts_tokens_are_the_text(text: str) -> None:
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+
+    assert b"".join(names[token] for token in tokens).decode() == tokenizer.decode(
+        tokens, clean_up_tokenization_spaces=False
+    )
+
+
+def test_a_special_token_is_its_name_and_an_unknown_one_is_nothing() -> None:
+    assert names[tokenizer.eos_token_id] == tokenizer.eos_token.encode()
+    assert names[10**6] == b""
+
+
+def test_tokens_of_sentencepiece_have_spaces_and_bytes() -> None:
+    vocabulary = {"\u2581cat": 0, "<0xE2>": 1, "s": 2}
+    made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+    spelled = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=made))
+
+    assert [spelled[token] for token in range(3)] == [b" cat", b"\xe2", b"s"]
+
+
+def test_a_logarithm_that_json_has_not_is_as_openai_writes_it() -> None:
+    made = token_logprob([-math.inf, math.nan], [0, 1], names)
+
+    assert (made.logprob, made.top[0].logprob) == (-9999.0, -9999.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "kept"),
+    [
+        (["a", "b"], "ab", ["a", "b"]),
+        (["a", "b. S", "top"], "ab. ", ["a", "b. S"]),
+        ([" a", "b"], "ab", [" a", "b"]),
+        (["\n", "a"], "a", ["a"]),
+        (["a", "", "b", ""], "ab", ["a", "", "b"]),
+        (["a"], "", []),
+        (["a", "b"], "A b", ["a", "b"]),
+    ],
+    ids=["all", "stop-in-token", "leading-space", "leading-line", "empty-tokens", "no-text", "changed-by-decoding"],
+)
+def test_log_probabilities_are_of_the_texts_tokens(tokens: list[str], text: str, kept: list[str]) -> None:
+    generated = [TokenLogprob(0, token.encode(), -1.0) for token in tokens]
+
+    assert [each.text.decode() for each in text_logprobs(generated, text)] == kept

@@ -1,0 +1,1 @@
+"""Choosing tokens on the device: parameters of each slot, penalties, draws and log probabilities."""
