@@ -5,6 +5,7 @@ from __future__ import annotations
 from vqa.answer import Alternative
 from vqa.job import Job
 from workers.engine.base import Completion
+from workers.jobs.sampling import answer_logprobs
 
 
 def alternatives(job: Job, completion: Completion) -> tuple[Alternative, ...]:
@@ -15,6 +16,7 @@ def alternatives(job: Job, completion: Completion) -> tuple[Alternative, ...]:
             finish_reason=each.finish_reason,
             parsed=job.parse(each.text),
             reasoning=each.reasoning,
+            logprobs=answer_logprobs(job, each),
         )
         for each in completion.alternatives
     )

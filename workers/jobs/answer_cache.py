@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: fields that do not change a greedy model's answer, or that it does not see; the tenant is not one
 _IGNORED = {
     *("id", "timeout_s", "lane", "retry", "batch", "reuse", "metadata", "version"),
-    *("temperature", "top_p", "seed"),
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
 }
 
 #: hashed from the end of each file. Reading whole weights takes seconds, and other weights differ in every part

@@ -18,13 +18,15 @@ from vqa.images.pages import page_range
 from vqa.job import Job
 from vqa.ledger.records import Lease
 from vqa.message import ImagePart, TextPart, VideoPart
-from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
+from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
+from workers.engine.model.generation_config import SamplingDefaults
 from workers.engine.video import Video
 from workers.jobs.alternatives import alternatives
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
+from workers.jobs.sampling import answer_logprobs, sampling_params
 from workers.jobs.shrinking import Images, Requests, explain, image_tokens, smaller_requests
 from workers.jobs.text_buffer import OnShow
 from workers.jobs.text_writer import OnText, TextWriter
@@ -72,6 +74,8 @@ class Answering:
     on_show: Callable[[Job], OnShow | None] = lambda job: None
     #: VQA_CACHE_SALT=tenant: jobs of several tenants, and those without one, share no prefixes
     salt_by_tenant: bool = False
+    #: VQA_SAMPLING_DEFAULTS: for jobs that do not say how tokens are chosen
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     def answer(self, job: Job, lease: Lease, started: float) -> Answer:
         """Answer a leased job; the attempt `started` at that monotonic time.
@@ -136,16 +140,7 @@ class Answering:
         prompt = Prompt(
             id=lease.id,
             turns=_turns(job, images, videos),
-            params=SamplingParams(
-                job.max_new_tokens,
-                job.temperature,
-                job.top_p,
-                job.seed,
-                job.stop,
-                job.grammar,
-                n=job.n,
-                choices=job.scored_choices,
-            ),
+            params=sampling_params(job, self.sampling),
             lane=lease.header.lane,
             deadline=attempt.deadline,
             attempt=lease.header.attempt,
@@ -163,6 +158,7 @@ class Answering:
             text=completion.text,
             parsed=job.parse(completion.text),
             reasoning=completion.reasoning,
+            logprobs=answer_logprobs(job, completion),
             alternatives=alternatives(job, completion),
             choices=completion.choices,
             images=_seen(prompt.images, completion, self.engine.fit),

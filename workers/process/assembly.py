@@ -28,6 +28,7 @@ from workers.engine.base import Engine, Stall
 from workers.engine.detail import ImageTokens
 from workers.engine.factory import choose_engine, make_engine
 from workers.engine.fair_share import Reserve
+from workers.engine.model.generation_config import sampling_defaults
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
 from workers.filter.lists import Lists
@@ -110,6 +111,9 @@ class Worker:
         self._engine_settings, why = choose_engine(self._engine_settings, len(cards), compute_capability(cards))
         plan = plan_slots(self._engine_settings, cards, slots_for(slots, cards))
         print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
+        self._sampling = sampling_defaults(self._engine_settings)
+        if self._engine_settings.sampling_defaults == "checkpoint":
+            print(f"jobs that do not say how tokens are chosen are answered {self._sampling}", flush=True)
         self.name, self.slots = name, plan.slots
         self._intake.reserve = Reserve.from_settings(self._engine_settings, self.slots)
         # more threads than slots, so that the next images are decoded while all slots are busy
@@ -202,7 +206,7 @@ class Worker:
         print(media.plan, flush=True)
         first = FirstAnswer(self.link)
         images = ImageSource(store, self._fetcher, settings.image_max_bytes)
-        how = (first, tokens, settings.video_max_frames, words.shown, own.cache_salt == "tenant")
+        how = (first, tokens, settings.video_max_frames, words.shown, own.cache_salt == "tenant", self._sampling)
         answering = Answering(self.name, images, media, engine, leases, texts, *how)
         # reused answers are counted, labelled and filtered, too
         middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]

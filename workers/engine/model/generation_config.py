@@ -63,7 +63,9 @@ class SamplingDefaults:
     min_p: float = 0.0
 
     def __str__(self) -> str:
-        return f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}, min_p {self.min_p}"
+        if not self.temperature:
+            return "greedily"
+        return f"with temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}, min_p {self.min_p}"
 
 
 def processed_fields(settings: EngineSettings, config: Mapping[str, Any]) -> list[str]:
@@ -92,13 +94,16 @@ def greedy_rules(fields: Mapping[str, Any]) -> GreedyRules:
     return GreedyRules(float(given.get("repetition_penalty", 1.0)), Suppressed(always, first))
 
 
-def sampling_defaults(settings: EngineSettings, config: Mapping[str, Any]) -> SamplingDefaults:
-    """Return how the checkpoint advises to sample: greedily unless `do_sample` is true in its generation_config.json.
+def sampling_defaults(settings: EngineSettings) -> SamplingDefaults:
+    """Return how tokens are chosen for jobs that do not say it, as VQA_SAMPLING_DEFAULTS wants it.
 
-    Raises NotReady if that is not JSON, or its advice is out of range.
+    A checkpoint advises to sample if `do_sample` is true in its generation_config.json. Raises NotReady if that is not
+    JSON, or its advice is out of range.
     """
-    fields = _read(settings, config)
-    if settings.sampling_defaults != "checkpoint" or fields.get("do_sample") is not True:
+    if settings.sampling_defaults != "checkpoint" or settings.engine == "echo":
+        return SamplingDefaults()
+    fields = read_optional(settings, "generation_config.json") or {}
+    if fields.get("do_sample") is not True:
         return SamplingDefaults()
     temperature, top_p, min_p = (_number(fields, *how) for how in _ADVICE)
     top_k = fields.get("top_k") or 0

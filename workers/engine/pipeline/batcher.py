@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from workers.engine.base import Prompt
 from workers.engine.fair_share import FairShare
 from workers.engine.runtime.pending import Pending
+from workers.engine.text.guide import max_tokens
 
 if TYPE_CHECKING:
     from workers.engine.pipeline.encoding import ModelInputs
@@ -137,9 +138,13 @@ def _distance(one: Encoded, other: Encoded) -> float:
         return math.inf
     lengths = (
         (one.inputs.prompt_tokens, other.inputs.prompt_tokens),
-        (one.prompt.params.max_new_tokens, other.prompt.params.max_new_tokens),
+        (_max_tokens(one), _max_tokens(other)),
     )
     return max(abs(math.log(a / b, _MAX_RATIO)) for a, b in lengths)
+
+
+def _max_tokens(encoded: Encoded) -> int:
+    return max_tokens(encoded.prompt.params.max_new_tokens, encoded.inputs.guide)
 
 
 def _is_seeded(prompt: Prompt) -> bool:
@@ -147,6 +152,7 @@ def _is_seeded(prompt: Prompt) -> bool:
     return prompt.params.seed is not None and prompt.params.temperature > 0
 
 
-def _sampling(prompt: Prompt) -> tuple[float, float]:
-    """Return the temperature and top_p, which all prompts of a microbatch share."""
-    return (prompt.params.temperature, prompt.params.top_p) if prompt.params.temperature > 0 else (0.0, 1.0)
+def _sampling(prompt: Prompt) -> tuple[float, ...]:
+    """Return the temperature and what goes with it, which all prompts of a microbatch share."""
+    params = prompt.params
+    return (params.temperature, params.top_p, params.top_k, params.min_p) if params.temperature > 0 else ()

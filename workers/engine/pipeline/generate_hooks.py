@@ -1,4 +1,4 @@
-"""Hooks for transformers' `generate`: sample tokens, enforce grammars, stop rows that have ended."""
+"""Hooks for transformers' `generate`: sample tokens, penalize, enforce grammars, stop rows that have ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from workers.engine.base import SamplingParams
+from workers.engine.base import SamplingParams, TokenLogprob
 from workers.engine.text.generation import Generation
 from workers.engine.text.grammar import masks
 from workers.engine.text.masks import unpack_masks
+from workers.engine.text.penalties import is_penalized, penalize
+from workers.engine.text.token_bytes import TokenBytes, token_logprob
 
 
 class _Sample(LogitsProcessor):
@@ -39,10 +46,81 @@ class _Sample(LogitsProcessor):
 def sampling(params: SamplingParams) -> LogitsProcessorList:
     """Make the logits processors of one `generate` with `do_sample=False`.
 
-    `generate`'s own sampling would also apply top_k and other defaults of the checkpoint's generation config.
+    `generate`'s own sampling would also apply top_k and other defaults of the checkpoint's generation config. The order
+    is `generate`'s own.
     """
-    top_p = [TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []
-    return LogitsProcessorList([TemperatureLogitsWarper(params.temperature), *top_p, _Sample(params.seed)])
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(params.temperature)]
+    if params.top_k:
+        warpers.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        warpers.append(TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    return LogitsProcessorList([*warpers, _Sample(params.seed)])
+
+
+class LogprobProcessor(LogitsProcessor):
+    """Keeps the log probabilities of the rows that ask for them; must be the first processor, and changes nothing."""
+
+    def __init__(self, rows: Sequence[Generation], names: TokenBytes) -> None:
+        params = [row.pending.prompt.params for row in rows]
+        self._tops = {n: each.top_logprobs for n, each in enumerate(params) if each.logprobs}
+        self._names = names
+        self._logprobs: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._tops:
+            self._logprobs = scores[list(self._tops)].float().log_softmax(-1)
+        return scores
+
+    def of(self, tokens: Sequence[int]) -> dict[int, TokenLogprob]:
+        """Return those of the `tokens` that each row got after the latest call, by row."""
+        if self._logprobs is None:
+            return {}
+        likeliest = self._logprobs.topk(min(max(self._tops.values()), self._logprobs.shape[-1]))
+        chosen = torch.tensor([[tokens[row]] for row in self._tops], device=self._logprobs.device)
+        values = torch.cat((self._logprobs.gather(-1, chosen), likeliest.values), -1).tolist()
+        ids = torch.cat((chosen, likeliest.indices), -1).tolist()
+        return {
+            row: token_logprob(value[: 1 + top], id[: 1 + top], self._names)
+            for (row, top), value, id in zip(self._tops.items(), values, ids, strict=True)
+        }
+
+
+class PenaltyProcessor(LogitsProcessor):
+    """Applies each row's own penalties; must be made anew for each `generate`."""
+
+    def __init__(self, rows: Sequence[Generation], repetition_penalty: float) -> None:
+        """`repetition_penalty` is that of rows which say none."""
+        params = [row.pending.prompt.params for row in rows]
+        given = [each.repetition_penalty for each in params]
+        repetition = [repetition_penalty if each is None else each for each in given]
+        self._rows = [n for n, each in enumerate(params) if repetition[n] != 1 or is_penalized(each)]
+        #: repetition, presence and frequency
+        self._penalties = torch.tensor(
+            [(repetition[n], params[n].presence_penalty, params[n].frequency_penalty) for n in self._rows]
+        )
+        self._prompt_tokens = [rows[n].prompt_tokens for n in self._rows]
+        #: of the padded prompts; None before the first token
+        self._width: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._width is None:
+            self._width = input_ids.shape[1]
+        ids, logits = input_ids[self._rows], scores[self._rows].float()
+        prompts = torch.zeros_like(logits, dtype=torch.bool)
+        for row, tokens in enumerate(self._prompt_tokens):
+            # without the padding on the left
+            prompts[row, ids[row, self._width - tokens : self._width]] = True
+        answers = ids[:, self._width :]
+        counts = torch.zeros_like(logits).scatter_add(-1, answers, torch.ones_like(answers, dtype=logits.dtype))
+        penalties = self._penalties.to(logits.device).split(1, dim=-1)
+        scores = scores.clone()
+        scores[self._rows] = penalize(logits, counts, prompts, *penalties).to(scores.dtype)
+        return scores
 
 
 class GuideProcessor(LogitsProcessor):
@@ -52,7 +130,11 @@ class GuideProcessor(LogitsProcessor):
         self._rows = rows
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        guides = {n: row.guide for n, row in enumerate(self._rows) if row.guide and not row.pending.settled}
+        guides = {
+            n: row.guide
+            for n, row in enumerate(self._rows)
+            if row.guide and not (row.guide.free or row.pending.settled)
+        }
         if not guides:
             return scores
         at = torch.tensor(list(guides), device=scores.device)
@@ -66,14 +148,16 @@ class GuideProcessor(LogitsProcessor):
 class RowStoppingCriteria(StoppingCriteria):
     """Adds each step's tokens to their rows, and stops rows that are settled; calls `on_step` after every step."""
 
-    def __init__(self, rows: Sequence[Generation], on_step: Callable[[], None]) -> None:
+    def __init__(self, rows: Sequence[Generation], on_step: Callable[[], None], logprobs: LogprobProcessor) -> None:
         self._rows = rows
         self._on_step = on_step
+        self._logprobs = logprobs
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         newest = input_ids[:, -1].tolist()
         # after reading the tokens, which waits for the card
         self._on_step()
-        for row, token in zip(self._rows, newest, strict=True):
-            row.add(token)
+        logprobs = self._logprobs.of(newest)
+        for number, (row, token) in enumerate(zip(self._rows, newest, strict=True)):
+            row.add(token, logprobs.get(number))
         return torch.tensor([row.pending.settled for row in self._rows], device=input_ids.device)
