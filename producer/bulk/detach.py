@@ -26,6 +26,8 @@ def detach(plan: Plan) -> int:
     """
     if plan.out is not None:
         raise SettingsError("--detach does not wait for answers; fetch them with `vqa collect BATCH -o OUT`")
+    if plan.review is not None:
+        raise SettingsError("--detach does not wait for answers, of which --review-below has to see the probabilities")
     with ExitStack() as stack:
         # `vqa collect` writes the answers
         session = Session(replace(plan, out=Path(os.devnull)), stack)

@@ -11,6 +11,7 @@ from typing import Any
 from producer.bulk.batch import BatchReporter, BulkClient
 from producer.bulk.image_loader import ImageLoader, LoadedRow, PendingRow
 from producer.bulk.output.formats import Failure
+from producer.bulk.output.review import Shown
 from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
@@ -19,6 +20,7 @@ from producer.images.reader import is_named
 from producer.inputs import BadRow, Row, image_sources, read_rows
 from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, VQAError
 from vqa.images.stored_id import is_stored_id
+from vqa.job import Job
 from vqa.ledger.batches import EXPIRED_CODE
 
 #: with less time left than this, a row expires instead of becoming a job
@@ -37,6 +39,8 @@ class OpenRow:
     number: int
     #: whether the job's deadline is the batch's own
     ends_with_batch: bool
+    #: what people need to check the answer; None if nobody does
+    shown: Shown | None = None
 
 
 class JobBuilder:
@@ -99,7 +103,7 @@ class JobBuilder:
                     _report(row.number, row.error)
 
         for loaded in self._images.load(valid(), checks=True):
-            if (error := loaded.error or _job_error(loaded) or _partial(loaded)) is not None:
+            if (error := loaded.error or self._job_error(loaded) or _partial(loaded)) is not None:
                 count += 1
                 _report(loaded.row.number, error)
         self._reporter.total = 0
@@ -157,8 +161,21 @@ class JobBuilder:
         if ends_with_batch:
             extra["timeout_s"] = left_s
         job = row.job(id, {**loaded.references, **stored}, batch=self._writer.batch, **extra)
-        self.open[id] = OpenRow(row.custom_id, row.number, ends_with_batch)
+        shown = None
+        if self._plan.review:
+            _require_probabilities(job)
+            shown = Shown.from_row(row, loaded.references)
+        self.open[id] = OpenRow(row.custom_id, row.number, ends_with_batch, shown)
         return PreparedJob(job, {image.reference: image.data for image in loaded.images.values()})
+
+    def _job_error(self, loaded: LoadedRow) -> InvalidJob | None:
+        try:
+            job = loaded.row.job(loaded.id, loaded.references)
+            if self._plan.review:
+                _require_probabilities(job)
+        except InvalidJob as error:
+            return error
+        return None
 
     def _timeout_s(self, fields: Mapping[str, Any]) -> float:
         return float(fields.get("timeout_s") or self._client.settings.timeout_s(fields.get("lane", "interactive")))
@@ -177,12 +194,10 @@ class JobBuilder:
             self._client.queue.forget([id])
 
 
-def _job_error(loaded: LoadedRow) -> InvalidJob | None:
-    try:
-        loaded.row.job(loaded.id, loaded.references)
-    except InvalidJob as error:
-        return error
-    return None
+def _require_probabilities(job: Job) -> None:
+    """Raise InvalidJob if the answer will not tell how probable each choice is."""
+    if not job.scored_choices:
+        raise InvalidJob("response_format: --review-below needs choices with probabilities")
 
 
 def _partial(loaded: LoadedRow) -> BadImage | None:

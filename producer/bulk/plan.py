@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,18 @@ from producer.images.shrink import Shrink
 from producer.inputs import Source
 from vqa.errors import InvalidJob, SettingsError
 from vqa.job import Job
+
+#: forms whose rows have no `response_format` of their own
+_WITHOUT_FORMATS = frozenset({"csv", "parquet", "images"})
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Which answers are copied to a file for people, and where that is."""
+
+    #: those whose likeliest choice is less probable
+    below: float
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +52,16 @@ class Plan:
     #: price of a GPU hour, for the summary
     price: float | None = None
     quiet: bool = False
+    review: Review | None = None
     #: how images are scaled before they are stored, if they are
     shrink: Shrink | None = None
     #: defaults for fields of a job that do not affect its answer, so that the runs of one batch may differ in them
     delivery: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise SettingsError if `delivery` is invalid."""
+        """Raise SettingsError if `delivery` is invalid, or no row can have what `review` needs."""
+        if self.review and "response_format" not in self.source.defaults and self.source.form in _WITHOUT_FORMATS:
+            raise SettingsError("--review-below needs the probabilities of choices; give --choice")
         try:
             Job(messages=[{"role": "user", "content": "?"}], **self.delivery)
         except InvalidJob as error:
@@ -89,58 +104,76 @@ def errors_beside(out: Path) -> Path:
 
 def open_output(plan: Plan, client: BulkClient, stack: ExitStack) -> Output:
     """Open OUT and ERR and read what earlier runs wrote. Raises SettingsError if they cannot be used."""
+    review = plan.review.path if plan.review else None
     if plan.out is None or (plan.out.exists() and not plan.out.is_file()):
-        _refuse_inputs(plan, plan.errors)
+        _refuse_inputs(plan, plan.errors, review)
         record = BatchRecord.create(plan.inputs, plan.source.form)
-        return Output(ResultWriter.create(record.batch, plan.line_format, plan.out, plan.errors, stack), record)
+        writer = ResultWriter.create(record.batch, plan.line_format, plan.out, plan.errors, stack, review)
+        return Output(writer, record)
     out = plan.out
     errors = plan.errors or (out if plan.source.form == "short" else errors_beside(out))
     if os.path.realpath(errors) == os.path.realpath(out):
         errors = out
-    _refuse_inputs(plan, out, errors)
-    for path in (out, errors):
+    files = [out, errors, *([review] if review else [])]
+    _refuse_inputs(plan, *files)
+    for path in files:
         # refuses zstd before anything is written if it is not installed
         codec_for(path)
     sidecar = Sidecar(out)
     if os.path.realpath(errors) == os.path.realpath(sidecar.path):
         raise SettingsError(f"{errors} stores the state of {out}; choose another file for --errors")
+    if review and os.path.realpath(review) in map(os.path.realpath, (out, errors, sidecar.path)):
+        raise SettingsError(f"{review} is another output of {out}; choose another file for --review")
     stack.callback(sidecar.close)
-    record, fresh = _open_record(plan, client, sidecar, out, errors)
-    writer = ResumableWriter(record.batch, plan.line_format, out, errors, plan.retry_failed)
+    record, fresh = _open_record(plan, client, sidecar, files)
+    writer = ResumableWriter(record.batch, plan.line_format, out, errors, plan.retry_failed, review)
     stack.callback(writer.close)
     return Output(writer, record, sidecar, fresh)
 
 
-def _open_record(plan: Plan, client: BulkClient, sidecar: Sidecar, out: Path, errors: Path) -> tuple[BatchRecord, bool]:
-    """Return the record of OUT's batch, and whether the batch is new."""
+def _open_record(plan: Plan, client: BulkClient, sidecar: Sidecar, files: Sequence[Path]) -> tuple[BatchRecord, bool]:
+    """Return the record of OUT's batch, and whether the batch is new; `files` are OUT, ERR and, if any, REVIEW."""
+    out = files[0]
     earlier = sidecar.read()
     # relative, so that the folder may be moved
-    relative = os.path.relpath(os.path.realpath(errors), os.path.realpath(out.parent))
+    errors = _relative(files[1], out)
+    review = _relative(plan.review.path, out) if plan.review else None
+    below = plan.review.below if plan.review else None
     if earlier is None or plan.restart:
         if not plan.restart:
-            for path in (out, errors):
+            for path in files:
                 _refuse_content(path, sidecar)
         elif earlier is not None:
             print(f"vqa: restarting: cancelling the open jobs of {earlier.batch}", file=sys.stderr)
             with BatchReporter(earlier.batch, client) as old:
                 old.cancel()
-        record = BatchRecord.create(plan.inputs, plan.source.form, relative)
+        record = BatchRecord.create(plan.inputs, plan.source.form, errors=errors, review=review, review_below=below)
         # before the files are deleted, so that old lines are never taken for lines of the new batch
         sidecar.write(record)
         if plan.restart:
-            for path in (out, errors):
+            for path in files:
                 path.unlink(missing_ok=True)
         return record, True
     if (earlier.input, earlier.form) != (plan.inputs, plan.source.form):
         inputs = ", ".join(earlier.input)
         raise SettingsError(f"{out} belongs to another input ({inputs}); choose another file, or use --restart")
-    if earlier.errors not in (None, relative):
+    if earlier.errors not in (None, errors):
         where = out.parent / str(earlier.errors)
         raise SettingsError(f"earlier runs wrote failed rows to {where}; pass it as --errors, or use --restart")
+    if (earlier.review, earlier.review_below) != (review, below):
+        options = "neither --review nor --review-below"
+        if earlier.review is not None:
+            options = f"--review {out.parent / earlier.review} --review-below {earlier.review_below:g}"
+        raise SettingsError(f"earlier runs had {options}; pass the same, or use --restart")
     if plan.retry_failed:
         earlier = replace(earlier, began=time.time())
         sidecar.write(earlier)
     return earlier, False
+
+
+def _relative(path: Path, out: Path) -> str:
+    """Return the path from OUT's folder."""
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(out.parent))
 
 
 def _refuse_content(path: Path, sidecar: Sidecar) -> None:

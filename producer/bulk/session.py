@@ -39,6 +39,8 @@ class Session:
         """Say what the summary has to add about the rows' images, and what was not asked about."""
         if self.shrinker is not None:
             yield str(self.shrinker.saved)
+        if review := self.plan.review:
+            yield f"{self.writer.reviewed:,} answers to review (below {review.below:g}): {review.path}"
         yield from self.builder.left_out()
 
     def fails_strict(self) -> bool:

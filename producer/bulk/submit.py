@@ -11,6 +11,7 @@ from itertools import chain
 
 from producer.bulk.image_loader import PendingRow
 from producer.bulk.output.formats import Failure
+from producer.bulk.output.review import is_doubtful, review_line
 from producer.bulk.plan import Plan
 from producer.bulk.session import Session
 from producer.bulk.summary import Progress, progress_bar, summary_lines
@@ -118,6 +119,8 @@ class _Run:
             self._lost += 1
             return
         if isinstance(outcome, Answer):
+            if row.shown and self._plan.review and is_doubtful(outcome, self._plan.review.below):
+                self._writer.write_review(review_line(row.custom_id, row.shown, outcome))
             self._writer.write_answer(row.custom_id, outcome)
         else:
             expired = row.ends_with_batch and isinstance(outcome, DeadlineExceeded)

@@ -15,6 +15,7 @@ from producer.cli.options import (
     LaneName,
     MaxImageTokens,
     MaxNewTokens,
+    Probabilities,
     RedisUrl,
     Schema,
     Seed,
@@ -39,6 +40,7 @@ def ask(
     seed: Seed = None,
     schema: Schema = None,
     choice: Choice = None,
+    probabilities: Probabilities = False,
     detail: Detail = None,
     max_image_tokens: MaxImageTokens = None,
     shrink_images: ShrinkImages = False,
@@ -61,6 +63,8 @@ def ask(
 
     Example: vqa ask cat.jpg "What is on the mat?"
 
+    Example: vqa ask cat.jpg "Is it a cat?" --choice yes --choice no --probabilities
+
     Example: vqa ask contract.tif "Who signed it?" --pages 2-3 --detail high
     """
     from producer.cli.stream import ask as ask_streamed
@@ -76,7 +80,7 @@ def ask(
         top_p=top_p,
         seed=seed,
         timeout_s=timeout,
-        response_format=response_format(schema, choice),
+        response_format=response_format(schema, choice, probabilities),
         detail=detail and detail.value,
         max_image_tokens=max_image_tokens,
         shrink_images=shrink_images or None,
@@ -99,5 +103,10 @@ def ask(
             # the query of a URL may be a signature
             name = image.partition("?")[0]
             print(f"vqa: {name}: the model saw the first of {seen.frames} frames; --video shows more", file=sys.stderr)
-    if not stream:
-        print(answer.model_dump_json(exclude_none=True) if as_json else answer.text)
+    if as_json:
+        print(answer.model_dump_json(exclude_none=True))
+    elif answer.choices:
+        for option, share in sorted(answer.choices.items(), key=lambda each: -each[1]):
+            print(f"{share:.4f} {option}")
+    elif not stream:
+        print(answer.text)

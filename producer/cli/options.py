@@ -48,6 +48,9 @@ Schema = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="JSON schema that the answer must satisfy.")
 ]
 Choice = Annotated[list[str] | None, typer.Option(help="Allowed answer; repeatable, and not together with --schema.")]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="With --choice: compute the probability of each; slower.")
+]
 Detail = Annotated[DetailName | None, typer.Option(help="How large images are seen; auto by default.")]
 MaxImageTokens = Annotated[
     int | None, typer.Option(min=4, help="Most tokens per image; the worker's setting by default.")
@@ -77,12 +80,16 @@ def shrink_option(shrinks: bool, tokens: int | None, quality: int | None) -> Shr
     return Shrink(tokens, quality)
 
 
-def response_format(schema: Path | None, choices: list[str] | None) -> dict[str, object] | None:
+def response_format(
+    schema: Path | None, choices: list[str] | None, probabilities: bool = False
+) -> dict[str, object] | None:
     """Build a job's `response_format`. Raises typer.BadParameter."""
+    if probabilities and not choices:
+        raise typer.BadParameter("needs --choice", param_hint="--probabilities")
     if schema and choices:
         raise typer.BadParameter("cannot be combined with --choice", param_hint="--schema")
     if choices:
-        return {"type": "choice", "choices": choices}
+        return {"type": "choice", "choices": choices, **({"probabilities": True} if probabilities else {})}
     if schema is None:
         return None
     try:

@@ -18,6 +18,7 @@ from producer.cli.options import (
     MaxImageTokens,
     MaxNewTokens,
     Output,
+    Probabilities,
     RedisUrl,
     Schema,
     Seed,
@@ -117,6 +118,16 @@ def submit(
     seed: Seed = None,
     schema: Schema = None,
     choice: Choice = None,
+    probabilities: Probabilities = False,
+    review_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="With --review: copy answers whose choice is less probable; implies --probabilities."
+        ),
+    ] = None,
+    review: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File for the answers that --review-below selects.")
+    ] = None,
     detail: Detail = None,
     max_image_tokens: MaxImageTokens = None,
     shrink_images: ShrinkImages = False,
@@ -138,19 +149,24 @@ def submit(
 
     Example: vqa submit photos/ --question "What is on it?" -o captions.jsonl.gz --tenant lab
 
+    Example: vqa submit in/ --question "Sharp?" --choice yes --choice no -o a.jsonl --review-below 0.8 --review r.jsonl
+
     Example: vqa submit receipts.csv --image-column file --id-column nr -o totals.jsonl --within 3600 --strict
     """
     from producer.bulk.detach import detach as send
-    from producer.bulk.plan import Plan
+    from producer.bulk.plan import Plan, Review
     from producer.bulk.submit import submit as run
     from producer.inputs import Columns, detect_source
 
+    if (review_below is None) != (review is None):
+        given, needed = ("--review", "--review-below") if review_below is None else ("--review-below", "--review")
+        raise typer.BadParameter(f"needs {needed}", param_hint=given)
     answer = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
-        "response_format": response_format(schema, choice),
+        "response_format": response_format(schema, choice, probabilities or bool(choice and review)),
         "max_image_tokens": max_image_tokens,
         "shrink_images": shrink_images or None,
     }
@@ -173,6 +189,7 @@ def submit(
         within_s=within,
         price=price_per_gpu_hour,
         quiet=quiet,
+        review=None if review_below is None or review is None else Review(review_below, review),
         shrink=shrink_option(shrink, shrink_tokens, shrink_quality),
         delivery=job_fields(lane, tenant=tenant, timeout_s=timeout, reuse=reuse or None),
     )

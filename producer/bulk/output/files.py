@@ -94,11 +94,12 @@ class LineFile(LineSink):
 
 
 class Outputs:
-    """OUT and ERR, committed together."""
+    """OUT, ERR and, if there is one, REVIEW, committed together."""
 
-    def __init__(self, out: LineSink, err: LineSink) -> None:
+    def __init__(self, out: LineSink, err: LineSink, review: LineSink | None = None) -> None:
         self.out = out
         self.err = err
+        self.review = review
         self._flush_interval_s = max(out.flush_interval_s, err.flush_interval_s)
         self._committed = time.monotonic()
 
@@ -110,7 +111,10 @@ class Outputs:
         return pending > 0 and (pending >= FLUSH_BYTES or waited_s >= self._flush_interval_s)
 
     def commit(self) -> None:
-        """Write the pending lines of both. Raises OSError."""
+        """Write the pending lines of all. Raises OSError."""
+        if self.review is not None:
+            # first, so that no row with a line in OUT lacks its copy after a kill
+            self.review.commit()
         for sink in (self.out,) if self.out is self.err else (self.out, self.err):
             sink.commit()
         self._committed = time.monotonic()

@@ -37,6 +37,10 @@ class FinishedRows:
         self._keys.append(key)
         return True
 
+    def __contains__(self, id: str) -> bool:
+        """Whether the job was added before `seal`."""
+        return self._index(self._key(id)) is not None
+
     def seal(self) -> None:
         """Sort the set for lookups; nothing is added afterwards."""
         keys = array("Q")

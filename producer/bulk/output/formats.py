@@ -89,12 +89,15 @@ class ShortFormat:
     """One flat object per row."""
 
     _FIELDS = frozenset(
-        {"finish_reason", "usage", "timings", "model", "parsed", "reasoning", "images", "reused", "filtered", "label"}
+        {
+            *("finish_reason", "usage", "timings", "model", "parsed", "reasoning", "images", "reused", "filtered"),
+            *("label", "choices", "logprobs", "alternatives"),
+        }
     )
 
     def answer(self, custom_id: str | None, answer: Answer) -> dict[str, Any]:
         fields = answer.model_dump(mode="json", include=set(self._FIELDS), exclude_none=True)
-        for name in ("reused", "filtered"):
+        for name in ("reused", "filtered", "alternatives"):
             if not fields[name]:
                 del fields[name]
         return {"id": custom_id, "answer": answer.text} | fields | {"worker": answer.worker, "job": answer.id}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from producer.bulk.output.files import sync_folder
 from producer.client.batches import new_id
@@ -34,12 +34,15 @@ class BatchRecord:
     slots: Mapping[str, int] = field(default_factory=dict)
     #: path of ERR relative to OUT's folder; None if an older release wrote the record
     errors: str | None = None
+    #: path of REVIEW relative to OUT's folder, and the probability below which rows go there; None without one
+    review: str | None = None
+    review_below: float | None = None
 
     @classmethod
-    def create(cls, input: Sequence[str], form: str, errors: str | None = None) -> Self:
+    def create(cls, input: Sequence[str], form: str, **about: Any) -> Self:
         """Create the record of a new batch that starts now."""
         now = time.time()
-        return cls(new_id(), tuple(input), form, now, now, errors=errors)
+        return cls(new_id(), tuple(input), form, now, now, **about)
 
 
 class Sidecar:

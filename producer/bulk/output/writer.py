@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from producer.bulk.output.codec import codec_for
-from producer.bulk.output.files import FLUSH_BYTES, LineFile, LineSink, Outputs, StreamSink, replace
+from producer.bulk.output.files import FLUSH_BYTES, LineFile, LineSink, Outputs, StreamSink
 from producer.bulk.output.finished_rows import FinishedRows
 from producer.bulk.output.formats import Failure, LineFormat, LineSummary, encode, parse_line
+from producer.bulk.output.review import parse_review
+from producer.bulk.output.rewrite import rewrite
 from producer.bulk.output.totals import Totals
 from vqa.answer import Answer
 from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, JobGivenUp
@@ -43,6 +45,8 @@ class ResultWriter:
         self.totals = Totals()
         #: rows finished by earlier runs
         self.earlier = 0
+        #: lines of REVIEW
+        self.reviewed = 0
         #: the newest job ids of earlier runs, without dead letters
         self.recent_ids: deque[str] = deque(maxlen=_MAX_RECENT)
 
@@ -53,6 +57,12 @@ class ResultWriter:
     def write_answer(self, custom_id: str | None, answer: Answer) -> None:
         line = encode(self._format.answer(custom_id, answer))
         self._write(self._outputs.out, line, LineSummary.from_answer(answer, custom_id))
+
+    def write_review(self, line: Mapping[str, Any]) -> None:
+        """Write a line to REVIEW, which must be there. The row's answer must be written after it."""
+        assert self._outputs.review is not None
+        self._outputs.review.add(encode(line))
+        self.reviewed += 1
 
     def write_failure(self, id: str, custom_id: str | None, failure: Failure) -> None:
         line = encode(self._format.failure(id, custom_id, failure))
@@ -74,15 +84,23 @@ class ResultWriter:
         self.commit()
 
     @classmethod
-    def create(cls, batch: str, format: LineFormat, path: Path | None, errors: Path | None, stack: ExitStack) -> Self:
-        """Create a writer that overwrites `path` and `errors`.
+    def create(
+        cls,
+        batch: str,
+        format: LineFormat,
+        path: Path | None,
+        errors: Path | None,
+        stack: ExitStack,
+        review: Path | None = None,
+    ) -> Self:
+        """Create a writer that overwrites `path`, `errors` and `review`.
 
         Without `path`, lines go to standard output. Without `errors`, failures are written among the answers.
         """
         out = _open_sink(path, stack) if path else StreamSink(sys.stdout.buffer)
         separate = errors and not (path and os.path.realpath(errors) == os.path.realpath(path))
         err = _open_sink(errors, stack) if errors and separate else out
-        return cls(batch, format, Outputs(out, err))
+        return cls(batch, format, Outputs(out, err, _open_sink(review, stack) if review else None))
 
 
 class ResumableWriter(ResultWriter):
@@ -90,11 +108,16 @@ class ResumableWriter(ResultWriter):
 
     resumable = True
 
-    def __init__(self, batch: str, format: LineFormat, out: Path, errors: Path, retry_failed: bool) -> None:
+    def __init__(
+        self, batch: str, format: LineFormat, out: Path, errors: Path, retry_failed: bool, review: Path | None = None
+    ) -> None:
         self._out = LineFile(out)
         self._err = self._out if errors == out else LineFile(errors)
-        super().__init__(batch, format, Outputs(self._out, self._err))
+        self._review = LineFile(review) if review else None
+        super().__init__(batch, format, Outputs(self._out, self._err, self._review))
         self._read_files(retry_failed)
+        # a row whose answer did not get to OUT before a kill is answered again
+        self._rewrite_review(lambda line: line.id in self.finished)
 
     @property
     def _files(self) -> tuple[LineFile, ...]:
@@ -133,8 +156,11 @@ class ResumableWriter(ResultWriter):
         if self.finished.has_stale or self.finished.has_duplicates or self._foreign_lines:
             self.totals, self.earlier = Totals(), 0
             replaced = self._custom_ids_in_input()
+            # first, as `_keep` changes what `in_input` says
+            self._rewrite_review(lambda line: self.finished.in_input(line.id) or hash(line.custom_id) not in replaced)
             self._rewrite(lambda line: self._keep(line, replaced))
-        self._out.touch()
+        for file in filter(None, (self._out, self._review)):
+            file.touch()
 
     def _custom_ids_in_input(self) -> set[int]:
         """Hash the custom_ids of rows that the input contains and a worker has finished."""
@@ -156,12 +182,23 @@ class ResumableWriter(ResultWriter):
         for file in self._files:
             file.close()
             if file.path.exists():
-                _rewrite(file, self._format, keep)
+                rewrite(file, partial(parse_line, self._format), keep)
         if self._err is not self._out and self._err.path.exists() and not self._err.path.stat().st_size:
             self._err.path.unlink()
 
+    def _rewrite_review(self, keep: Callable[[LineSummary], bool]) -> None:
+        """Keep some lines of REVIEW, and count them."""
+        if self._review is None or not self._review.path.exists():
+            return
+        self._review.close()
+        with self._review.codec.open(self._review.path) as lines:
+            kept = Counter((line := parse_review(each)) is not None and keep(line) for each in lines)
+        self.reviewed = kept[True]
+        if kept[False]:
+            rewrite(self._review, parse_review, keep)
+
     def close(self) -> None:
-        for file in self._files:
+        for file in filter(None, (*self._files, self._review)):
             file.close()
 
 
@@ -173,26 +210,3 @@ def _open_sink(path: Path, stack: ExitStack) -> LineSink:
     file = LineFile(path)
     stack.callback(file.close)
     return file
-
-
-def _rewrite(file: LineFile, format: LineFormat, keep: Callable[[LineSummary], bool]) -> None:
-    """Rewrite the file with the lines that `keep` selects; if the process dies, the old file is intact."""
-    # replace the target of a link, not the link
-    path = file.path.resolve()
-    temporary = path.with_name(f".{path.name}.new")
-    lines: list[bytes] = []
-    size = 0
-    with file.codec.open(path) as old, temporary.open("wb") as new:
-        for line in old:
-            summary = parse_line(format, line)
-            if summary is None or not keep(summary):
-                continue
-            lines.append(line)
-            size += len(line)
-            if size >= FLUSH_BYTES:
-                new.write(file.codec.compress(b"".join(lines)))
-                lines, size = [], 0
-        if lines:
-            new.write(file.codec.compress(b"".join(lines)))
-    shutil.copymode(path, temporary)
-    replace(path, temporary)
