@@ -24,12 +24,13 @@ JOB_FIELDS: Final[Mapping[str, str]] = {
     "temperature": "temperature",
     "top_p": "top_p",
     "seed": "seed",
+    "n": "n",
     "stop": "stop",
     "response_format": "response_format",
     "metadata": "metadata",
 }
 
-_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"})
+_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "n"})
 
 #: `messages` is read elsewhere; the others say nothing about the answer
 IGNORED = frozenset(
@@ -44,7 +45,6 @@ MEDIA_FIELDS = "media_io_kwargs"
 
 #: fields that may only have a value without effect; a message names the first
 FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,),
     "stream": (False,),
     "stream_options": ({},),
     "store": (False,),
@@ -79,6 +79,9 @@ def job_fields(body: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict
                 raise InvalidJob(f"{place.strip('.') or 'the body'}: max_tokens and max_completion_tokens differ")
         elif name not in IGNORED and name != MEDIA_FIELDS:
             raise InvalidJob(f"{place}{shown(name)}: not supported")
+    if fields.get("n") == 1:
+        # rows of a batch that an earlier release began have no such field, and must be recognised
+        del fields["n"]
     if isinstance(fields.get("stop"), str):
         fields["stop"] = [fields["stop"]]
     videos = video_defaults(body.get(MEDIA_FIELDS, {}), f"{place}{MEDIA_FIELDS}")

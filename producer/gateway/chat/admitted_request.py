@@ -15,7 +15,7 @@ from producer.gateway.chat.echo_models import answer_at_once, is_test_model
 from producer.gateway.chat.idempotency import is_repeated
 from producer.gateway.chat.job_builder import ChatJob
 from producer.gateway.chat.pieces import PieceSource, WholeAnswer
-from producer.gateway.chat.tokens import prompt_tokens, used_tokens
+from producer.gateway.chat.tokens import answer_tokens, prompt_tokens, used_tokens
 from producer.gateway.context import Context
 from vqa.answer import Answer
 from vqa.errors import QueueUnavailable, VQAError
@@ -57,7 +57,7 @@ class AdmittedRequest:
                 with suppress(QueueUnavailable):
                     await context.readiness.require_worker()
             timeout_s = context.queue_settings.job_timeout_s(job)
-            tokens = prompt_tokens(job) + job.max_new_tokens
+            tokens = prompt_tokens(job) + answer_tokens(job)
             await context.admission.reserve(caller, chat.id, tokens=tokens, lane=job.lane, timeout_s=timeout_s)
         admitted = cls(context, caller, chat, keeps_job=has_key)
         if chat.webhook_url is not None and not repeated:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vqa.answer import FinishReason, SeenImage, SeenVideo, Timings
+from vqa.answer import FinishReason, SeenImage, SeenVideo, Timings, TokenLogprob
 
 
 class PromptTokensDetails(BaseModel):
@@ -28,16 +28,25 @@ class CompletionMessage(BaseModel):
     )
 
 
+class Logprobs(BaseModel):
+    content: list[TokenLogprob] = Field(description="of the tokens of the text")
+    refusal: None = None
+
+
 class CompletionChoice(BaseModel):
-    index: Literal[0]
+    index: int = Field(description="from 0 to `n` - 1")
     message: CompletionMessage
     finish_reason: FinishReason
+    logprobs: Logprobs | None = Field(default=None, description="if `logprobs` was true")
 
 
 class AnswerDetails(BaseModel):
     """What OpenAI's API has no place for."""
 
     parsed: Any = Field(default=None, description="the value of a structured answer")
+    choices: dict[str, float] | None = Field(
+        default=None, description="the probability of each choice, if the response format asks for them; they sum to 1"
+    )
     images: list[SeenImage] = Field(description="the images in order, and the size in which the model saw each")
     videos: list[SeenVideo] = Field(default=[], description="the videos in order, and how the model saw each")
     timings: Timings

@@ -217,6 +217,9 @@ class ChatRequestBody(_Part):
     temperature: Temperature | None = Field(default=None, description="0 by default: greedy")
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    n: int | None = Field(
+        default=None, ge=1, le=16, description="answers to generate; over 1 only with a temperature over 0, no stream"
+    )
     stop: Stop | Stops | None = None
     response_format: ResponseFormat | None = None
     metadata: dict[str, str] | None = None

@@ -22,6 +22,14 @@ def prompt_tokens(job: Job) -> int:
     return text_tokens(characters) + images * _IMAGE_TOKENS + _TEMPLATE_TOKENS
 
 
+def answer_tokens(job: Job) -> int:
+    """Return the most tokens that are generated for the job, or for choices that are scored an estimate."""
+    if job.scored_choices:
+        # each ends with an end of text
+        return sum(min(job.max_new_tokens, text_tokens(len(choice))) + 1 for choice in job.scored_choices)
+    return job.max_new_tokens * job.n
+
+
 def text_tokens(characters: int) -> int:
     """Return an estimate of the tokens of a text."""
     return -(-characters // _CHARACTERS_PER_TOKEN)

@@ -57,8 +57,9 @@ def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
         ({"max_tokens": "5"}, "max_tokens: must be a number"),
         ({"temperature": True}, "temperature: must be a number"),
         ({"model": 5}, "model: must be a string"),
-        ({"n": True}, "n: only 1 is supported"),
-        ({"n": 2}, "n: only 1 is supported"),
+        ({"n": True}, "n: must be a number"),
+        ({"n": "2"}, "n: must be a number"),
+        ({"n": 2, "stream": True}, "n: a stream has one answer"),
         ({"logprobs": 0}, "logprobs: only false is supported"),
         ({"top_k": 40}, "top_k: only -1 is supported"),
         ({"repetition_penalty": 1.1}, "repetition_penalty: only 1 is supported"),
@@ -88,3 +89,5 @@ def test_neutral_values_of_other_servers_fields_are_accepted() -> None:
     plain = parse().fields
     assert parse(top_k=-1, min_p=0, repetition_penalty=1.0).fields == plain
     assert parse(top_k=0, tools=[], user="u", modalities=["text"]).fields == plain
+    assert parse(n=1, stream=True).fields == plain
+    assert parse(n=3).fields == {**plain, "n": 3}
