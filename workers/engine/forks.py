@@ -155,14 +155,15 @@ def _choose(params: SamplingParams, completions: Sequence[Completion]) -> Comple
     choices = probabilities(scores)
     # equal ones by their text, so that the order in which they are given does not matter
     likeliest = max(params.choices, key=lambda choice: (choices[choice], choice))
+    chosen = completions[params.choices.index(likeliest)]
     return replace(
-        completions[params.choices.index(likeliest)],
+        chosen,
         text=likeliest,
         finish_reason="stop",
         completion_tokens=sum(each.completion_tokens for each in completions),
         cached_tokens=min(each.cached_tokens for each in completions),
         choices=choices,
-        **({} if params.logprobs else {"logprobs": ()}),
+        logprobs=chosen.logprobs if params.logprobs else (),
     )
 
 
