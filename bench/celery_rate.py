@@ -91,6 +91,12 @@ class ThroughCelery:
             self._report.say(f"through Celery, {workers} workers: {measured[-1]:.2f} jobs/s")
         return measured
 
+    def rate(self, questions: Sequence[Question]) -> float:
+        """Return the jobs per second of these questions, with the workers that are there."""
+        rate = _ask(self._client, questions)
+        self._report.say(f"through Celery: {len(questions)} jobs, {rate:.2f} jobs/s")
+        return rate
+
     def streamed_rates(self, stock: Stock, repeats: int) -> list[float]:
         """Do as `rates` with the workers that are there; every answer is streamed to this process."""
         measured = []

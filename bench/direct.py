@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from bench import targets
 from bench.engines import HasStats
+from bench.pauses import Pauses
 from bench.report import Figure, Report
+from bench.targets import NOTHING, Wanted
 from bench.work import Stock, any_words, poisson
 from workers.engine.base import Engine
 from workers.engine.continuous.stats import Stats
@@ -22,13 +25,6 @@ _LONG = 256
 #: limit for all rows to be in their slots
 _WAIT_S = 120.0
 _ALONE = 10
-# floor and aim: jobs/s, s, ms, ms
-W1_WANTED = (18.0, 25.0)
-ALONE_WANTED = (0.9, 0.45)
-PREFILL_WANTED = (33.0, 20.0)
-STEP_WANTED = (38.0, 28.0)
-#: rows for which STEP_WANTED holds
-_STEP_ROWS = 128
 #: share of the saturated rate
 _W2_LOAD = 0.7
 _W2_ALONE = 24
@@ -47,19 +43,23 @@ class Direct:
     #: whether floors and aims apply
     wanted: bool = False
 
-    def saturated(self, stock: Stock) -> Figure:
-        """Submit the whole stock at once, with new images in each repeat."""
+    def saturated(self, stock: Stock, rate: Wanted = targets.W1) -> Figure:
+        """Submit the whole stock at once, with new images in each repeat; `rate` is what is wanted."""
         self.warm_up(stock)
-        runs = [self._all_at_once(stock.take()) for _ in range(self.repeats)]
+        pauses = [Pauses() for _ in range(self.repeats)]
+        runs = [self.all_at_once(each.heard(stock.take())) for each in pauses]
         rates = [run.rate for run, _ in runs]
-        wanted = self._wanted(W1_WANTED)
+        wanted = self.limits(rate)
         figure = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=self._notes(runs[0]))
         self.report.add(figure)
+        longest = [each.longest_s for each in pauses]
+        what = f"{self.name}, all at once: longest pause of an answer"
+        self.report.add(Figure(what, "s", longest, "less", *self.limits(targets.PAUSE)))
         # includes the prompt's text and the first token of each answer
         prefill_ms = [1000 * each.prefill_s / len(run.latencies_s) for run, each in runs if each]
         if prefill_ms:
             what = f"{self.name}: prefill an image, in a full queue"
-            self.report.add(Figure(what, "ms", prefill_ms, "less", *self._wanted(PREFILL_WANTED)))
+            self.report.add(Figure(what, "ms", prefill_ms, "less", *self.limits(targets.PREFILL)))
         return figure
 
     def guided(self, stock: Stock, free: Figure) -> None:
@@ -70,7 +70,7 @@ class Direct:
             return [replace(question, grammar=grammar) for question in questions]
 
         self.trial.run(kept(stock.take(self.slots, tokens=4)), self.slots)
-        runs = [self._all_at_once(kept(stock.take())) for _ in range(self.repeats)]
+        runs = [self.all_at_once(kept(stock.take())) for _ in range(self.repeats)]
         rates = [run.rate for run, _ in runs]
         what, notes = f"{self.name}, all at once, answers kept to a grammar", self._notes(runs[0])
         self.report.add(Figure(what, "jobs/s", rates, notes=notes))
@@ -85,7 +85,7 @@ class Direct:
         """Measure the latency of jobs submitted one at a time."""
         medians = [self.trial.run(stock.take(_ALONE), 1).percentile(50) for _ in range(self.repeats)]
         what = f"{self.name}, one alone, p50 of {_ALONE}"
-        self.report.add(Figure(what, "s", medians, "less", *self._wanted(ALONE_WANTED)))
+        self.report.add(Figure(what, "s", medians, "less", *self.limits(targets.ALONE)))
 
     def steps(self, stock: Stock, rows: Sequence[int]) -> None:
         """Measure a decode step for each of these numbers of rows."""
@@ -100,37 +100,51 @@ class Direct:
                     # the card has no memory for this many rows at once
                     self.report.say(str(error))
                     continue
-                wanted = self._wanted(STEP_WANTED) if count == _STEP_ROWS else (None, None)
+                wanted = self.limits(targets.STEP) if count == targets.STEP_ROWS else NOTHING
                 self.report.add(Figure(f"{self.name}: step at {count} rows", "ms", ms, "less", *wanted))
 
     def mixed(self, stock: Stock) -> None:
         """Measure W2: the saturated rate, then latency at a share of it, against jobs one at a time."""
         self.warm_up(stock)
-        run, _ = self._all_at_once(stock.take())
-        self.report.add(Figure(f"{self.name}, all at once", "jobs/s", [run.rate], notes={"jobs": len(run.latencies_s)}))
+        runs = [self.all_at_once(stock.take())[0] for _ in range(self.repeats)]
+        rates, wanted, notes = [run.rate for run in runs], self.limits(targets.W2), {"jobs": stock.count}
+        saturated = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=notes)
+        self.report.add(saturated)
         one_by_one = self.trial.run(stock.take(_W2_ALONE), 1)
         alone = one_by_one.percentile(50)
         notes = {"p95_s": round(one_by_one.percentile(95), 3)}
         self.report.add(Figure(f"{self.name}, one alone, p50 of {_W2_ALONE}", "s", [alone], "less", notes=notes))
-        asked = stock.take()
-        loaded = self.trial.run(asked, len(asked), poisson(len(asked), _W2_LOAD * run.rate))
-        at = f"{self.name}, at {_W2_LOAD:.0%} of that"
-        p50, p95 = (loaded.percentile(part) for part in (50, 95))
-        self.report.add(Figure(f"{at}: p50", "s", [p50], "less", notes={"over_alone": round(p50 / alone, 2)}))
-        self.report.add(Figure(f"{at}: p95", "s", [p95], "less", notes={"over_alone_p50": round(p95 / alone, 2)}))
-        self.report.add(Figure(f"{at}: p95 over the p50 of one alone", "", [p95 / alone], "less", aim=2))
+        self._loaded(stock, _W2_LOAD * saturated.median, alone)
 
-    def _all_at_once(self, asked: Sequence[Question]) -> tuple[TrialRun, _Computed | None]:
+    def _loaded(self, stock: Stock, rate: float, alone_s: float) -> None:
+        """Measure latencies while jobs arrive at this rate."""
+        pauses = [Pauses() for _ in range(self.repeats)]
+        runs = []
+        for number, each in enumerate(pauses):
+            asked = each.heard(stock.take())
+            runs.append(self.trial.run(asked, len(asked), poisson(len(asked), rate, seed=number)))
+        at = f"{self.name}, at {_W2_LOAD:.0%} of that"
+        p50, p95 = ([run.percentile(part) for run in runs] for part in (50, 95))
+        self.report.add(Figure(f"{at}: p50", "s", p50, "less"))
+        self.report.add(Figure(f"{at}: p95", "s", p95, "less", *self.limits(targets.W2_P95)))
+        over = [each / alone_s for each in p95]
+        self.report.add(Figure(f"{at}: p95 over the p50 of one alone", "", over, "less", aim=2))
+        longest = [each.longest_s for each in pauses]
+        self.report.add(Figure(f"{at}: longest pause of an answer", "s", longest, "less", *self.limits(targets.PAUSE)))
+
+    def all_at_once(self, asked: Sequence[Question], name: str = "") -> tuple[TrialRun, Computed | None]:
+        """Ask all questions at once; return how long they took, and what was computed if the engine counts it."""
         before = _stats(self.trial.engine)
         run = self.trial.run(asked, len(asked))
-        self.report.say(f"{self.name}: {len(asked)} jobs in {run.seconds:.2f} s, {run.rate:.2f} jobs/s")
+        self.report.say(f"{name or self.name}: {len(asked)} jobs in {run.seconds:.2f} s, {run.rate:.2f} jobs/s")
         after = _stats(self.trial.engine)
-        return run, _Computed.between(before, after) if before and after else None
+        return run, Computed.between(before, after) if before and after else None
 
-    def _wanted(self, floor_and_aim: tuple[float, float]) -> tuple[float | None, float | None]:
-        return floor_and_aim if self.wanted else (None, None)
+    def limits(self, wanted: Wanted) -> Wanted:
+        """Return floor and aim, if they apply to this run."""
+        return wanted if self.wanted else NOTHING
 
-    def _notes(self, measured: tuple[TrialRun, _Computed | None]) -> dict[str, object]:
+    def _notes(self, measured: tuple[TrialRun, Computed | None]) -> dict[str, object]:
         run, computed = measured
         notes: dict[str, object] = {"jobs": len(run.latencies_s), "tokens_per_s": round(run.tokens / run.seconds)}
         if computed and computed.steps:
@@ -147,14 +161,14 @@ class Direct:
         prompts = [self.trial.prompt(question) for question in asked]
         futures = [engine.submit(prompt) for prompt in prompts]
         end = time.monotonic() + _WAIT_S
-        full: _Computed | None = None
+        full: Computed | None = None
         first = counter.stats()
         try:
             while full is None or full.steps < _STEPS:
                 if time.monotonic() > end or any(future.done() for future in futures):
                     raise TimeoutError(f"{len(prompts)} rows were not in their slots for {_STEPS} steps")
                 time.sleep(0.002)
-                now = _Computed.between(first, counter.stats())
+                now = Computed.between(first, counter.stats())
                 if now.steps and now.rows < len(prompts):
                     first, full = counter.stats(), None
                 elif now.steps:
@@ -168,7 +182,7 @@ class Direct:
 
 
 @dataclass(frozen=True)
-class _Computed:
+class Computed:
     """What an engine computed between two readings of its stats."""
 
     steps: int
@@ -176,20 +190,30 @@ class _Computed:
     step_s: float
     #: of passes with chunks of prompts, the decoding rows in them included
     prefill_s: float
+    #: of prompts: computed, and found in the cache
+    prompt_tokens: int
+    cached_tokens: int
 
     @classmethod
-    def between(cls, before: Stats, after: Stats) -> _Computed:
+    def between(cls, before: Stats, after: Stats) -> Computed:
         return cls(
             after.steps - before.steps,
             after.step_tokens - before.step_tokens,
             after.step_s - before.step_s,
             (after.pass_s - after.step_s) - (before.pass_s - before.step_s),
+            after.prompt_tokens - before.prompt_tokens,
+            after.cached_tokens - before.cached_tokens,
         )
 
     @property
     def rows(self) -> float:
         """Mean rows of a step."""
         return self.step_tokens / self.steps
+
+    @property
+    def cached_share(self) -> float:
+        """Share of the prompts' tokens that were in the cache."""
+        return self.cached_tokens / max(1, self.cached_tokens + self.prompt_tokens)
 
 
 def _stats(engine: Engine) -> Stats | None:

@@ -1,4 +1,7 @@
-"""The workloads: W1 with equal jobs all at once, W2 with mixed sizes and lengths as they arrive."""
+"""The workloads: W1 with equal jobs all at once, W2 with mixed sizes and lengths as they arrive; and those that share.
+
+Of W3, 16 jobs ask about each image; of W4, all jobs have a system prompt in common (see `bench.catalogue`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.catalogue import SCHEMA, SYSTEM_PROMPT, title
 from bench.images import photos, renewed
+from vqa.grammar import json_grammar
 from workers.tune.trial import Question
 
 #: 26 tokens with the chat template and the tokens around the image
@@ -16,6 +21,17 @@ WORDS = "how many red circles and blue squares are there in the middle of the pi
 
 W1_SIZE = (1024, 768)
 W1_TOKENS = 64
+
+#: 24 tokens, with colours and shapes that are one token each
+_W3_WORDS = "how many {} {} are there in the middle of the picture and how many of them are left of the black square?"
+_W3_COLOURS = ("red", "blue", "green", "yellow")
+_W3_SHAPES = ("circles", "squares", "triangles", "stars")
+W3_IMAGES = 32
+W3_TOKENS = 16
+
+W4_SIZE = (640, 640)
+#: answers end sooner, where their JSON does
+W4_TOKENS = 96
 
 _W2_WIDTHS = (320, 4000)
 _W2_TOKENS = (8, 256)
@@ -67,6 +83,43 @@ class Stock:
         """Return the next `count` questions (default: one per image), with `tokens` in place of their own."""
         pairs = itertools.islice(self._pairs, self.count if count is None else count)
         return [Question(renewed(image, str(next(self._numbers))), WORDS, tokens or own) for image, own in pairs]
+
+
+class ManyQuestions:
+    """W3: images of 1024 x 768 with 16 questions each, all of them different; answers of 16 tokens."""
+
+    def __init__(self, images: int, size: Size) -> None:
+        self._images = photos([size.image_of(*W1_SIZE)] * images)
+        self._tokens = size.tokens_of(W3_TOKENS)
+        self._numbers = itertools.count()
+
+    def take(self, *, interleaved: bool = False) -> list[Question]:
+        """Return all questions, image by image or question by question, about images that no earlier call returned."""
+        images = [renewed(image, str(next(self._numbers))) for image in self._images]
+        texts = [_W3_WORDS.format(*words) for words in itertools.product(_W3_COLOURS, _W3_SHAPES)]
+        pairs = [(image, text) for image in images for text in texts]
+        if interleaved:
+            pairs = [(image, text) for text in texts for image in images]
+        return [Question(image, text, self._tokens) for image, text in pairs]
+
+
+class Products:
+    """W4: images of 640 x 640 with a title each, a system prompt of 600 tokens, and answers in JSON of five fields."""
+
+    def __init__(self, images: int, size: Size) -> None:
+        self._images = photos([size.image_of(*W4_SIZE)] * images)
+        self._grammar = json_grammar(SCHEMA)
+        self._numbers = itertools.count()
+
+    def take(self) -> list[Question]:
+        """Return a question about each product; no two calls return the same image or title."""
+        questions = []
+        for image, number in zip(self._images, self._numbers, strict=False):
+            text = title(number)
+            questions.append(
+                Question(renewed(image, str(number)), text, W4_TOKENS, self._grammar, system=SYSTEM_PROMPT)
+            )
+        return questions
 
 
 def any_words() -> str:

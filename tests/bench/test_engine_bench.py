@@ -23,7 +23,7 @@ def measured(out: Path, *options: str) -> dict[str, dict[str, object]]:
 
 @pytest.mark.timeout(240)
 def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,guided,w2")
+    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,guided,w2", "--routing", "plain,spread")
     for routing in ("plain", "spread"):
         saturated = figures[f"W1, {routing} routing, continuous, all at once"]
         runs = saturated["runs"]
@@ -49,6 +49,24 @@ def test_it_measures_workers_through_celery_against_that(tmp_path: Path) -> None
     share = figures[f"{name}, through Celery, of what it does directly"]
     assert 0 < float(str(share["worst"])) < 3
     assert float(str(figures[f"{name}, through Celery, 2 cards over one"]["worst"])) > 0
+
+
+@pytest.mark.timeout(240)
+def test_it_measures_prompts_that_begin_alike_with_a_prefix_cache_and_without(tmp_path: Path) -> None:
+    figures = measured(tmp_path / "out.jsonl", "--only", "w3,w4,off")
+    for work in ("W3, in order", "W3, interleaved", "W4"):
+        cached, off = (figures[f"{work}, continuous{name}"] for name in ("", ", no prefix cache"))
+        assert float(str(figures[f"{work}: with a prefix cache over without"]["worst"])) > 0
+        assert cached["notes"]["cached_share"] > 0.2 > off["notes"]["cached_share"] == 0  # type: ignore[index]
+    assert float(str(figures["W1: with a prefix cache over without, nothing shared"]["worst"])) > 0
+
+
+@pytest.mark.timeout(240)
+def test_the_reference_of_logits_is_the_engine_in_float32(tmp_path: Path) -> None:
+    figures = measured(tmp_path / "out.jsonl", "--only", "fp8")
+    error = figures["relative error of float32 logits"]
+    assert float(str(error["worst"])) < 1e-5
+    assert error["notes"]["same_greedy_token"] == 1  # type: ignore[index]
 
 
 @pytest.mark.timeout(240)

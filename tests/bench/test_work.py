@@ -6,9 +6,13 @@ import statistics
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
+from bench.catalogue import SYSTEM_PROMPT
 from bench.images import photo, renewed
-from bench.work import Size, Stock, poisson
+from bench.pauses import Pauses
+from bench.stage import TINY
+from bench.work import ManyQuestions, Products, Size, Stock, poisson
 
 SMALL = Size(image=1 / 16)
 
@@ -44,3 +48,45 @@ def test_arrivals_come_at_their_rate_and_irregularly() -> None:
     gaps = [later - sooner for sooner, later in itertools.pairwise(moments)]
     # an exponential distribution's deviation is its mean
     assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.1)
+
+
+def test_w3_asks_sixteen_questions_about_each_image_in_either_order() -> None:
+    stock = ManyQuestions(3, SMALL)
+    in_order, interleaved = stock.take(), stock.take(interleaved=True)
+    assert len(in_order) == len(interleaved) == 48
+    assert len({question.image for question in in_order[:16]}) == 1
+    assert len({question.image for question in interleaved[:3]}) == 3
+    for questions in (in_order, interleaved):
+        assert len({(question.image, question.text) for question in questions}) == 48
+    assert {question.image for question in in_order}.isdisjoint(question.image for question in interleaved)
+
+
+def test_the_questions_of_w3_have_24_tokens_and_the_system_prompt_of_w4_about_600() -> None:
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    assert {tokens(question.text) for question in ManyQuestions(1, SMALL).take()} == {24}
+    assert tokens(SYSTEM_PROMPT) == pytest.approx(600, abs=15)
+
+
+def test_the_products_of_w4_differ_and_share_what_comes_before_them() -> None:
+    stock = Products(4, SMALL)
+    questions = [*stock.take(), *stock.take()]
+    assert len({question.image for question in questions}) == len({question.text for question in questions}) == 8
+    assert {question.system for question in questions} == {SYSTEM_PROMPT}
+    assert len({question.grammar for question in questions}) == 1
+
+
+def test_a_pause_is_the_longest_time_between_two_texts_of_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.1, 100.0, 100.3, 100.5])
+    monkeypatch.setattr("bench.pauses.time.perf_counter", lambda: next(clock))
+    pauses = Pauses()
+    first, second = pauses.heard(Stock.w1(2, SMALL).take())
+    assert pauses.longest_s == 0
+    for question, texts in ((first, 2), (second, 3)):
+        assert question.on_text is not None
+        for _ in range(texts):
+            question.on_text("a")
+    assert pauses.longest_s == pytest.approx(0.3)

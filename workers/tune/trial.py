@@ -32,6 +32,10 @@ class Question:
     max_new_tokens: int
     #: a grammar of llguidance that the answer must match
     grammar: str | None = None
+    #: the system prompt, if there is one
+    system: str = ""
+    #: gets the answer's text as it is generated
+    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,10 @@ class Trial:
     def prompt(self, question: Question) -> Prompt:
         """Decode the image and return a prompt with a new id. Raises BadImage."""
         [(image, *_)] = self._decoders.decode([ImageRequest(question.image)])
-        turn = Turn("user", (image, question.text))
-        id, max_new_tokens = str(next(self._numbers)), question.max_new_tokens
-        return Prompt(id, (turn,), SamplingParams(max_new_tokens, grammar=question.grammar), lane="bulk")
+        system = (Turn("system", (question.system,)),) if question.system else ()
+        turns = (*system, Turn("user", (image, question.text)))
+        params = SamplingParams(question.max_new_tokens, grammar=question.grammar)
+        return Prompt(str(next(self._numbers)), turns, params, lane="bulk", on_text=question.on_text)
 
     def answer(self, question: Question) -> Completion:
         """Ask and wait. Raises VQAError."""
