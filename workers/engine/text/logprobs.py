@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
-from itertools import accumulate
 
 from workers.engine.base import TokenLogprob
+
+_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def text_logprobs(generated: Sequence[TokenLogprob], text: str) -> tuple[TokenLogprob, ...]:
@@ -16,12 +18,16 @@ def text_logprobs(generated: Sequence[TokenLogprob], text: str) -> tuple[TokenLo
     """
     if not text:
         return ()
-    wanted = text.encode()
-    start = b"".join(each.text for each in generated).find(wanted)
+    # bytes that are no character become U+FFFD, as in the text
+    decoder, whole = _decoder(errors="replace"), ""
+    spans = []
+    for each in generated:
+        begin = len(whole)
+        whole += decoder.decode(each.text)
+        # a character that this token begins belongs to it, too
+        spans.append((begin, len(whole) + bool(decoder.getstate()[0])))
+    start = (whole + decoder.decode(b"", final=True)).find(text)
     if start < 0:
         return tuple(generated)
-    stops = accumulate(len(each.text) for each in generated)
-    stop = start + len(wanted)
-    return tuple(
-        each for each, end in zip(generated, stops, strict=True) if end > start and end - len(each.text) < stop
-    )
+    stop = start + len(text)
+    return tuple(each for each, (begin, end) in zip(generated, spans, strict=True) if begin < stop and end > start)

@@ -59,10 +59,25 @@ def test_a_logarithm_that_json_has_not_is_as_openai_writes_it() -> None:
         (["a", "", "b", ""], "ab", ["a", "", "b"]),
         (["a"], "", []),
         (["a", "b"], "A b", ["a", "b"]),
+        ([b"\xe2", b"\x82\xac", b"x", b"y"], "\u20acx", [b"\xe2", b"\x82\xac", b"x"]),
+        ([b"\xff", b"a", b"\xfe", b"bc"], "\ufffda\ufffd", [b"\xff", b"a", b"\xfe"]),
     ],
-    ids=["all", "stop-in-token", "leading-space", "leading-line", "empty-tokens", "no-text", "changed-by-decoding"],
+    ids=[
+        "all",
+        "stop-in-token",
+        "leading-space",
+        "leading-line",
+        "empty-tokens",
+        "no-text",
+        "changed-by-decoding",
+        "spread",
+        "no-utf-8",
+    ],
 )
-def test_log_probabilities_are_of_the_texts_tokens(tokens: list[str], text: str, kept: list[str]) -> None:
-    generated = [TokenLogprob(0, token.encode(), -1.0) for token in tokens]
+def test_log_probabilities_are_of_the_texts_tokens(
+    tokens: list[str | bytes], text: str, kept: list[str | bytes]
+) -> None:
+    tokens, kept = ([each.encode() if isinstance(each, str) else each for each in some] for some in (tokens, kept))
+    generated = [TokenLogprob(0, token, -1.0) for token in tokens]
 
-    assert [each.text.decode() for each in text_logprobs(generated, text)] == kept
+    assert [each.text for each in text_logprobs(generated, text)] == kept
