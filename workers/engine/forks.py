@@ -126,7 +126,8 @@ def _children(prompt: Prompt) -> Iterator[Prompt]:
     for choice in params.choices:
         # a choice that is too long for the answer fails like any that is cut; the end of text is one token more
         most = min(params.max_new_tokens + 1, len(choice.encode()) + _EXTRA_TOKENS)
-        own = replace(params, max_new_tokens=most, n=1, choices=(), grammar=None, forced=choice, logprobs=True)
+        top = params.top_logprobs if params.logprobs else 0
+        own = SamplingParams(most, forced=choice, logprobs=True, top_logprobs=top)
         yield replace(prompt, params=own, on_text=None)
     if not params.choices:
         for number in range(params.n):
