@@ -16,18 +16,15 @@ from itertools import starmap
 from queue import LifoQueue
 
 from vqa.errors import BadImage, DeadlineExceeded, EngineError, NotReady
-from workers.engine.image import RGBImage
 from workers.media.budget import Budget, MediaPlan, fetchers
 from workers.media.decoder import DECODE_TIMEOUT_S, Decoder
 from workers.media.decoder_process import DecoderExited, NoMemory, NotAdmitted
 from workers.media.limits import ImageLimits
 from workers.media.request import ImageRequest
+from workers.media.shared_images import Images, SharedImages
 
 #: gets the bytes of a file that is given by its reference
 Fetch = Callable[[str], bytes]
-
-#: the images of one file
-Images = tuple[RGBImage, ...]
 
 
 def _unknown(reference: str) -> bytes:
@@ -49,6 +46,7 @@ class DecoderPool:
         self._decoders = [Decoder(limits, timeout_s) for _ in range(processes)]
         #: last in, first out: the memory of the last one used is warm
         self._idle: LifoQueue[Decoder] = LifoQueue()
+        self._shared = SharedImages()
         self._decoding, self._pixels = Budget(self.plan.decoding_bytes), Budget(self.plan.pixel_bytes)
         self._threads = ThreadPoolExecutor(fetchers(processes), thread_name_prefix="media")
         # a video may take half a minute: images always have a process without one
@@ -169,14 +167,21 @@ class DecoderPool:
                 raise NotAdmitted
             return self._decoding.holding(needed, deadline)
 
-        # every decoder is used by one thread at a time
-        decoder = self._idle.get()
+        def decode() -> Images:
+            # every decoder is used by one thread at a time
+            decoder = self._idle.get()
+            try:
+                return decoder.decode(data, admit, each.request)
+            finally:
+                self._idle.put(decoder)
+
         try:
-            return decoder.decode(data, admit, each.request)
+            images = self._shared.get(data, each.request, decode)
         except NotAdmitted:
             return ()
-        finally:
-            self._idle.put(decoder)
+        # those of another job, which `admit` did not count
+        each.found = len(images)
+        return images if each.most is None or each.found <= each.most else ()
 
 
 @dataclass(slots=True, eq=False)
