@@ -45,19 +45,21 @@ def _attend_paged_kernel(
     most = tl.full([LINES], float("-inf"), dtype=tl.float32)
     weight = tl.zeros([LINES], dtype=tl.float32)
     made = tl.zeros([LINES, WIDTH], dtype=tl.float32)
+    token = tl.arange(0, BLOCK_SIZE)
+    table = block_tables + row * table_width
+    key_offset = token[None, :] * (GROUPS * WIDTH) + at[:, None]
+    value_offset = token[:, None] * (GROUPS * WIDTH) + at[None, :]
     for block in range(split * share, tl.minimum(blocks, (split + 1) * share)):
-        number = tl.load(block_tables + row * table_width + block).to(tl.int64)
-        token = tl.arange(0, BLOCK_SIZE)
-        place = (number * BLOCK_SIZE + token) * (GROUPS * WIDTH) + group * WIDTH
-        inside = block * BLOCK_SIZE + token < length
-        key = tl.load(keys + place[None, :] + at[:, None])
+        place = tl.load(table + block).to(tl.int64) * (BLOCK_SIZE * GROUPS * WIDTH) + group * WIDTH
+        inside = token < length - block * BLOCK_SIZE
+        key = tl.load(keys + place + key_offset)
         score = tl.dot(query, key, input_precision="ieee") * scale
         score = tl.where(inside[None, :], score, float("-inf"))
         newest = tl.maximum(most, tl.max(score, axis=1))
         part = tl.exp2(score - newest[:, None])
         kept = tl.exp2(most - newest)
         # an earlier sequence may have left NaN after the row's end, and 0 times NaN is NaN
-        value = tl.load(values + place[:, None] + at[None, :], mask=inside[:, None], other=0.0)
+        value = tl.load(values + place + value_offset, mask=inside[:, None], other=0.0)
         weight = weight * kept + tl.sum(part, axis=1)
         made = made * kept[:, None] + tl.dot(part.to(value.dtype), value, input_precision="ieee")
         most = newest
