@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.model.image_features import ImageFeatures
+from workers.engine.continuous.model.image_features import ImageFeatures, ImageRows
 from workers.engine.continuous.model.language import DeepStack, LanguageModel
 from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.pass_inputs import PassInputs, PassShape, image_rows
@@ -86,13 +86,12 @@ def chunk_features(chunks: Sequence[Chunk], features: ImageFeatures) -> list[Ten
 
     Images that are not in the feature cache are computed.
     """
-    images = [image for chunk in chunks for image in chunk.images]
-    if not images:
-        return []
-    continued = {image.digest for chunk in chunks for image in chunk.images if image.stop > chunk.stop}
-    found = features.get(images, needed_later=continued)
-    return [
-        found[image.digest][:, chunk.start + begin - image.start : chunk.start + end - image.start]
+    wanted = [
+        ImageRows(image, chunk.start + begin - image.start, chunk.start + end - image.start)
         for chunk in chunks
         for image, (begin, end) in zip(chunk.images, image_rows(chunk), strict=True)
     ]
+    if not wanted:
+        return []
+    continued = {image.digest for chunk in chunks for image in chunk.images if image.stop > chunk.stop}
+    return features.get(wanted, needed_later=continued)

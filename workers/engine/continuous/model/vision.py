@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,12 @@ class VisionTower:
         """Number of language model layers whose outputs get image features added."""
         return len(self._deepstack)
 
-    def encode_images(self, images: Sequence[ImageSpan]) -> list[Tensor]:
-        """Return (1 + deepstack layers, tokens, H) for each image."""
-        made: dict[ImageSpan, Tensor] = {}
+    def encode_images(self, images: Sequence[ImageSpan]) -> Iterator[tuple[ImageSpan, Tensor]]:
+        """Yield each image with its features (1 + deepstack layers, tokens, H), those computed together at once."""
         # sorted by size: attention takes consecutive images of one size as a batch
         for batch in _in_passes(sorted(images, key=lambda image: image.patches)):
             features = torch.stack(self._forward(batch)).split([image.tokens for image in batch], dim=1)
-            made.update(zip(batch, features, strict=True))
-        return [made[image] for image in images]
+            yield from zip(batch, features, strict=True)
 
     def _forward(self, images: Sequence[ImageSpan]) -> list[Tensor]:
         """Return the final and the deepstack features, (tokens, H) each."""

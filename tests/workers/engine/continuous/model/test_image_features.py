@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from workers.engine.continuous.model.image_features import ImageFeatures
+from workers.engine.continuous.model.image_features import TAIL, ImageFeatures, ImageRows
 from workers.engine.continuous.requests import ImageSpan
 
 #: bytes of an image's features
 EACH = 2 * 4 * 3 * 4
 
 
-def image(digest: str) -> ImageSpan:
-    return ImageSpan((b"",), 4, 4, 1, 4, digest)
+def image(digest: str, tokens: int = 4) -> ImageSpan:
+    return ImageSpan((b"",), 4, tokens, 1, tokens, digest)
 
 
 class Tower:
@@ -22,18 +22,24 @@ class Tower:
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
 
-    def encode_images(self, images: Sequence[ImageSpan]) -> list[Tensor]:
-        self.seen.append([image.digest for image in images])
-        one = torch.cat([torch.full((2, 4, 3), float(ord(image.digest))) for image in images], dim=1)
-        return list(one.split(4, dim=1))
+    def encode_images(self, images: Sequence[ImageSpan]) -> Iterator[tuple[ImageSpan, Tensor]]:
+        if images:
+            self.seen.append([image.digest for image in images])
+            one = torch.cat([seen(image) for image in images], dim=1)
+            yield from zip(images, one.split([image.tokens for image in images], dim=1), strict=True)
 
 
-def ask(features: ImageFeatures, digests: str, needed_later: str = "") -> None:
+def seen(image: ImageSpan) -> Tensor:
+    """What the tower makes of an image: other numbers for each of its tokens."""
+    return (float(ord(image.digest)) + torch.arange(image.tokens) / image.tokens)[None, :, None].expand(2, -1, 3)
+
+
+def ask(features: ImageFeatures, digests: str, needed_later: str = "", tokens: int = 4, begin: int = 0) -> None:
     """Each is what the tower sees, whether it was kept or not."""
-    made = features.get([image(digest) for digest in digests], set(needed_later))
-    assert made.keys() == set(digests)
-    for digest, each in made.items():
-        assert torch.equal(each, torch.full((2, 4, 3), float(ord(digest))))
+    images = [image(digest, tokens) for digest in digests]
+    made = features.get([ImageRows(each, begin, tokens) for each in images], set(needed_later))
+    for each, one in zip(images, made, strict=True):
+        assert torch.equal(one, seen(each)[:, begin:])
 
 
 def test_a_image_that_is_asked_about_again_is_not_seen_again() -> None:
@@ -76,7 +82,8 @@ def test_without_memory_for_it_nothing_is_kept() -> None:
     ask(features, "a")
 
     assert tower.seen == [["a"], ["a"]]
-    assert not features._cached
+    assert not features._whole
+    assert not features._tails
 
 
 def test_what_the_next_chunk_of_a_prompt_needs_stays_beyond_every_limit_and_no_longer() -> None:
@@ -86,7 +93,7 @@ def test_what_the_next_chunk_of_a_prompt_needs_stays_beyond_every_limit_and_no_l
     ask(features, "bc", needed_later="b")
     ask(features, "b")
     assert tower.seen == [["a", "b"], ["c"]]
-    assert not features._cached
+    assert not features._whole
 
     ask(features, "b")
     assert tower.seen[-1] == ["b"]
@@ -96,4 +103,31 @@ def test_what_is_kept_does_not_hold_on_to_the_images_that_were_seen_with_it() ->
     features = ImageFeatures(Tower().encode_images, 1 * EACH)
     ask(features, "abcd")
 
-    assert [each.untyped_storage().nbytes() for each in features._cached.values()] == [EACH]
+    assert [each.untyped_storage().nbytes() for each in features._whole.values()] == [EACH]
+
+
+def test_of_images_that_were_used_longer_ago_the_ends_are_kept() -> None:
+    tower, tokens = Tower(), 4 * TAIL
+    whole = 2 * tokens * 3 * 4
+    features = ImageFeatures(tower.encode_images, 2 * whole)
+    for digest in "abcdef":
+        ask(features, digest, tokens=tokens)
+    assert len(features._whole) == 1
+    assert sum(map(len, tower.seen)) == 6
+
+    # half of the memory holds four ends
+    for digest in "bcde":
+        ask(features, digest, tokens=tokens, begin=tokens - TAIL)
+        ask(features, digest, tokens=tokens, begin=tokens - 1)
+    assert sum(map(len, tower.seen)) == 6
+    assert features.reused == 8
+    ask(features, "a", tokens=tokens, begin=tokens - 1)
+    ask(features, "b", tokens=tokens, begin=tokens - TAIL - 1)
+    assert tower.seen[-2:] == [["a"], ["b"]]
+
+
+def test_the_ends_of_many_images_do_not_keep_their_wholes_in_memory() -> None:
+    features = ImageFeatures(Tower().encode_images, 0)
+    wanted = [ImageRows(image(digest, 256), 255, 256) for digest in "abcd"]
+
+    assert [each.untyped_storage().nbytes() for each in features.get(wanted, ())] == [2 * 3 * 4] * 4
