@@ -22,7 +22,7 @@ class Traffic(RuleBasedStateMachine):
         slots=st.integers(1, 6),
         blocks=st.integers(1, 40),
         block_size=st.integers(1, 8),
-        prefill=st.integers(1, 60),
+        prefill=st.one_of(st.integers(1, 6), st.integers(1, 60)),
         reserve=st.integers(0, 5),
     )
     def begin(self, slots: int, blocks: int, block_size: int, prefill: int, reserve: int) -> None:
