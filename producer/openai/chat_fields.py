@@ -2,7 +2,8 @@
 
 Fields that cannot be honoured are refused by name, so that no answer differs from what was asked; values without effect
 are accepted. `model` is not compared with the workers' models. Null fields count as missing. Without `temperature`,
-decoding is greedy, as everywhere in this project; OpenAI's default is 1.
+decoding is greedy, as everywhere in this project, unless the workers have another default (VQA_SAMPLING_DEFAULTS);
+OpenAI's default is 1. `top_k`, `min_p` and `repetition_penalty` are vLLM's names.
 """
 
 from __future__ import annotations
@@ -25,12 +26,37 @@ JOB_FIELDS: Final[Mapping[str, str]] = {
     "top_p": "top_p",
     "seed": "seed",
     "n": "n",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
     "stop": "stop",
     "response_format": "response_format",
     "metadata": "metadata",
 }
 
-_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "n"})
+_NUMBERS = frozenset(
+    {
+        *("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n"),
+        *("presence_penalty", "frequency_penalty", "repetition_penalty", "top_logprobs"),
+    }
+)
+
+#: Values without effect, which chat front ends send with every request, are left out. So rows of a batch that an
+#: earlier release began are recognised, and earlier workers can read the job.
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+}
 
 #: `messages` is read elsewhere; the others say nothing about the answer
 IGNORED = frozenset(
@@ -48,15 +74,7 @@ FIXED: Final[Mapping[str, tuple[Any, ...]]] = {
     "stream": (False,),
     "stream_options": ({},),
     "store": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    # vLLM's names, which chat front ends send with their neutral values
-    "repetition_penalty": (1,),
-    "top_k": (-1, 0),
-    "min_p": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -75,13 +93,13 @@ def job_fields(body: Mapping[str, Any], place: str, resolve: ResolveUrl) -> dict
         elif name in JOB_FIELDS:
             if name in _NUMBERS:
                 require_number(value, f"{place}{name}")
+            elif name == "logprobs" and not isinstance(value, bool):
+                raise InvalidJob(f"{place}logprobs: must be true or false")
             if fields.setdefault(JOB_FIELDS[name], value) != value:
                 raise InvalidJob(f"{place.strip('.') or 'the body'}: max_tokens and max_completion_tokens differ")
         elif name not in IGNORED and name != MEDIA_FIELDS:
             raise InvalidJob(f"{place}{shown(name)}: not supported")
-    if fields.get("n") == 1:
-        # rows of a batch that an earlier release began have no such field, and must be recognised
-        del fields["n"]
+    fields = {name: value for name, value in fields.items() if value not in _NEUTRAL.get(name, ())}
     if isinstance(fields.get("stop"), str):
         fields["stop"] = [fields["stop"]]
     videos = video_defaults(body.get(MEDIA_FIELDS, {}), f"{place}{MEDIA_FIELDS}")

@@ -77,6 +77,8 @@ def parse_body(document: object, resolve: ResolveUrl) -> ChatRequest:
     own = _vqa_fields(body.pop("vqa", {}), "vqa", _VQA_FIELDS)
     webhook_url = _webhook_url(own.pop("webhook", None))
     fields = job_fields(body, "", resolve) | own
+    if stream and "logprobs" in fields:
+        raise InvalidJob("logprobs: a stream carries the text alone; ask without stream")
     if stream and "n" in fields:
         raise InvalidJob("n: a stream has one answer; ask for several without stream, or several times")
     return ChatRequest(fields, model or None, stream, include_usage, webhook_url)

@@ -37,6 +37,9 @@ _OF_FRAMES = ("frames_indices", "total_num_frames", "duration")
 #: fields of a video's `video_url`, or of the body's `media_io_kwargs.video` for all of its videos
 VIDEO_FIELDS = frozenset({"fps", "num_frames", *_OF_FRAMES})
 
+#: those that are whole numbers, or a list of them
+_WHOLE = ("frames_indices", "total_num_frames", "num_frames")
+
 
 def image_part(value: object, place: str, resolve: ResolveUrl) -> dict[str, Any]:
     """Return the part of an `image_url` object. Raises InvalidJob, BadImage."""
@@ -111,17 +114,26 @@ def _frames(payload: str, video: Mapping[str, Any], place: str) -> dict[str, Any
 
 
 def _checked_numbers(video: Mapping[str, Any], place: str) -> dict[str, Any]:
-    checked = {name: field for name, field in video.items() if name in VIDEO_FIELDS}
+    checked = {
+        name: _as_whole(field) if name in _WHOLE else field for name, field in video.items() if name in VIDEO_FIELDS
+    }
     for name, value in checked.items():
         if name == "frames_indices":
             if not isinstance(value, list) or not all(_is_whole(index) and 0 <= index < _MOST for index in value):
                 raise InvalidJob(f"{place}.{name}: must be a list of whole numbers from 0, below {_MOST:,}")
-        elif name in ("total_num_frames", "num_frames"):
+        elif name in _WHOLE:
             if not _is_whole(value) or not (0 < value < _MOST or (value == -1 and name == "num_frames")):
                 raise InvalidJob(f"{place}.{name}: must be a whole number from 1, below {_MOST:,}")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 1 / _MOST < value < _MOST:
             raise InvalidJob(f"{place}.{name}: must be a number over 0, from {1 / _MOST:g} to {_MOST:g}")
     return checked
+
+
+def _as_whole(value: Any) -> Any:
+    """Return 5 for 5.0, which to JSON Schema is a whole number, too; also in a list."""
+    if isinstance(value, list):
+        return [_as_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_whole(value: object) -> bool:

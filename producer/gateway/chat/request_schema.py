@@ -216,6 +216,19 @@ class ChatRequestBody(_Part):
     max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768, description="the same as max_tokens")
     temperature: Temperature | None = Field(default=None, description="0 by default: greedy")
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1, description="sample from so many; 0, -1: all")
+    min_p: float | None = Field(
+        default=None, ge=0, le=1, description="least share of the likeliest token's probability"
+    )
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.1, le=10, description="divides positive logits of tokens that were there, 1 by default"
+    )
+    logprobs: bool | None = Field(default=None, description="tell the log probability of each token; no stream")
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="and of so many of the likeliest at its place; only with logprobs"
+    )
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     n: int | None = Field(
         default=None, ge=1, le=16, description="answers to generate; over 1 only with a temperature over 0, no stream"

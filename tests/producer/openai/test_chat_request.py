@@ -60,9 +60,10 @@ def test_a_stream_ends_with_the_usage_only_if_asked() -> None:
         ({"n": True}, "n: must be a number"),
         ({"n": "2"}, "n: must be a number"),
         ({"n": 2, "stream": True}, "n: a stream has one answer"),
-        ({"logprobs": 0}, "logprobs: only false is supported"),
-        ({"top_k": 40}, "top_k: only -1 is supported"),
-        ({"repetition_penalty": 1.1}, "repetition_penalty: only 1 is supported"),
+        ({"logprobs": 0}, "logprobs: must be true or false"),
+        ({"logprobs": True, "stream": True}, "logprobs: a stream carries the text alone"),
+        ({"top_k": "40"}, "top_k: must be a number"),
+        ({"repetition_penalty": True}, "repetition_penalty: must be a number"),
         ({"reasoning_effort": "high"}, "reasoning_effort: not supported"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "the body: max_tokens and max_completion_tokens differ"),
         ({"messages": []}, "messages: must be a non-empty list"),
@@ -91,3 +92,13 @@ def test_neutral_values_of_other_servers_fields_are_accepted() -> None:
     assert parse(top_k=0, tools=[], user="u", modalities=["text"]).fields == plain
     assert parse(n=1, stream=True).fields == plain
     assert parse(n=3).fields == {**plain, "n": 3}
+    assert parse(presence_penalty=0, frequency_penalty=0.0, logprobs=False, top_logprobs=0).fields == plain
+
+
+def test_how_tokens_are_chosen_is_said_in_openais_and_vllms_names() -> None:
+    fields = {
+        **{"top_k": 40, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1},
+        **{"logprobs": True, "top_logprobs": 5, "temperature": 0.7},
+    }
+
+    assert parse(**fields).fields == {**parse().fields, **fields}

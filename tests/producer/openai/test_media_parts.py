@@ -58,6 +58,7 @@ def test_frames_have_the_times_of_their_indices() -> None:
         ({}, (0, 1, 2)),
         ({"fps": 2}, (0, 0.5, 1)),
         ({"total_num_frames": 30, "duration": 3, "frames_indices": [0, 10, 20]}, (0, 1, 2)),
+        ({"total_num_frames": 30.0, "duration": 3, "frames_indices": [0.0, 10.0, 20]}, (0, 1, 2)),
         ({"num_frames": 2, "fps": 4}, (0, 0.25)),
         ({"num_frames": -1}, (0, 1, 2)),
     ],

@@ -40,6 +40,9 @@ _BEYOND_SCHEMAS = {
     ("invalid_job", "image"),
     # fields that exclude each other
     ("invalid_job", None),
+    # of a stream
+    ("invalid_job", "logprobs"),
+    ("invalid_job", "n"),
     # a video with frames and a file, or with other times than frames
     ("invalid_job", "messages"),
     # white space of another standard
