@@ -69,8 +69,8 @@ class _Attention:
         """Map the queries (T, heads, D) of a layer to (T, heads D)."""
         cache, inputs, decode = self._cache, self._inputs, self._shape.decode
         keys, values, size = cache.keys[layer], cache.values[layer], cache.block_size
-        # zeros: what pads a pass is computed too, and must not become NaN
-        out = q.new_zeros(len(q), q.shape[1] * q.shape[2])
+        # rows that pad the pass stay as they are: no other row reads them
+        out = q.new_empty(len(q), q.shape[1] * q.shape[2])
         if decode:
             lengths = inputs.decode_lengths
             self._ops.attend_paged(q[:decode], keys, values, self._decode_blocks, lengths, size, out[:decode])
