@@ -58,10 +58,16 @@ class SamplingParams:
     n: int = 1
     #: score these texts in place of generating one; see `Completion.choices`
     choices: tuple[str, ...] = ()
-    #: most tokens of a thought, after which it is ended; None for no limit but `max_new_tokens`
+    #: most tokens of a thought, after which it is ended; None for the engine's own. Not counted in `max_new_tokens`
     max_reasoning_tokens: int | None = None
     #: the answer is this text, however unlikely, and its tokens are those that the tokenizer makes of it; to score it
     forced: str | None = None
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is the likeliest of those that a grammar allows, and nothing else is asked about it."""
+        penalty = self.presence_penalty or self.frequency_penalty or self.repetition_penalty not in {None, 1.0}
+        return not (self.temperature > 0 or penalty or self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)

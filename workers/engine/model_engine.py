@@ -53,6 +53,8 @@ class ModelEngine(ABC):
         # answers must not show the paths of this machine
         self.model = Path(settings.model).name if Path(settings.model).is_dir() else settings.model
         self.settings = settings
+        #: of prompts that say none; set by `open` if it is the checkpoint's own and the model does not apply it itself
+        self.repetition_penalty = 1.0
         self._timers = Timers("deadlines")
         self._pending = PendingPrompts(self._timers)
         self._encoder_pool: EncoderPool[Any] | None = None
@@ -94,10 +96,11 @@ class ModelEngine(ABC):
                 raise
         self._encoder_pool = self.make_encoder_pool(pipe)
         if opens_thought(pipe.processor):
-            log.warning(
-                "%s thinks before it answers: jobs with a response_format are refused, and the thought goes to the "
-                "answer's `reasoning` if it ends within max_new_tokens",
+            log.info(
+                "%s thinks before it answers: for up to %d tokens (VQA_MAX_REASONING_TOKENS) if a job does not say, "
+                "which are not counted in its max_new_tokens",
                 self.model,
+                self.settings.max_reasoning_tokens,
             )
 
     def stall(self) -> Stall | None:
@@ -111,6 +114,8 @@ class ModelEngine(ABC):
         return self._submit(prompt).future
 
     def _submit(self, prompt: Prompt) -> Pending:
+        if self.repetition_penalty != 1 and prompt.params.repetition_penalty is None:
+            prompt = replace(prompt, params=replace(prompt.params, repetition_penalty=self.repetition_penalty))
         pending = self._pending.add(prompt)
         if self._encoder_pool is None:
             pending.fail(EngineError("the engine has not started"))

@@ -17,6 +17,9 @@ PIXELS_PER_TOKEN = 32 * 32
 #: planned in a slot beside one image, for a question and an answer
 TEXT_TOKENS = 512
 
+#: default of VQA_MAX_REASONING_TOKENS
+MAX_REASONING_TOKENS = 2048
+
 #: default of VQA_HIGH_IMAGE_TOKENS
 HIGH_IMAGE_TOKENS = 4096
 
@@ -61,6 +64,14 @@ class EngineSettings(Settings):
         validate_default=True,
         description="images with `detail` `high` are scaled down to at most this many tokens, and a job's "
         "`max_image_tokens` may not exceed it; at least VQA_MAX_IMAGE_TOKENS",
+    )
+    max_reasoning_tokens: int = Field(
+        default=MAX_REASONING_TOKENS,
+        ge=0,
+        le=32_768,
+        description="models that think before they answer: most tokens of a thought, after which it is ended, unless "
+        "the job has its own `max_reasoning_tokens`; less where a prompt leaves less room in its slot. Not counted in "
+        "`max_new_tokens`",
     )
     prefill_tokens: int = Field(
         default=8192,

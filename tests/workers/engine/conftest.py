@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,11 @@ TEMPLATE = """{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' }}{
 {%- elif c['type'] == 'video' -%}<|vision_start|><|video_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}
 {%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+#: as that of the released thinking checkpoints
+THINKING_TEMPLATE = TEMPLATE.replace(
+    "{{ c['text'] }}",
+    "{{ c['text'].split('</think>')[-1].lstrip('\\n') if m['role'] == 'assistant' else c['text'] }}",
+).replace("assistant\\n'", "assistant\\n<think>\\n'")
 # as the released checkpoints write it
 IMAGES = {
     "size": {"shortest_edge": 64 * 64, "longest_edge": 256 * 256},
@@ -77,9 +82,14 @@ VISION = {
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
-def build_model(folder: Path, experts: bool, **vision: Any) -> Path:
-    """Write the model's folder: Qwen3-VL, dense or with experts, whose tokens are bytes; `vision` changes its tower."""
+def build_model(folder: Path, experts: bool, thinks: tuple[str, ...] | None = None, **vision: Any) -> Path:
+    """Write the model's folder: Qwen3-VL, dense or with experts, whose tokens are bytes; `vision` changes its tower.
+
+    If it `thinks`, its template opens a thought before an answer and leaves out earlier ones; `thinks` are the tokens
+    that it has for the ends of thoughts.
+    """
     import torch
+    from tokenizers import AddedToken
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import (
         GenerationConfig,
@@ -98,8 +108,9 @@ def build_model(folder: Path, experts: bool, **vision: Any) -> Path:
         pad_token="<|endoftext|>",
         extra_special_tokens=[token for token in SPECIAL if token not in {"<|im_end|>", "<|endoftext|>"}],
     )
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in thinks or ()])
     ids: Any = tokenizer.convert_tokens_to_ids
-    text = {**TEXT, **(EXPERTS if experts else {}), "vocab_size": len(vocabulary), "pad_token_id": 0}
+    text = {**TEXT, **(EXPERTS if experts else {}), "vocab_size": len(tokenizer), "pad_token_id": 0}
     config = (Qwen3VLMoeConfig if experts else Qwen3VLConfig)(
         text_config=text,
         vision_config={**VISION, **vision},
@@ -114,9 +125,12 @@ def build_model(folder: Path, experts: bool, **vision: Any) -> Path:
     model.generation_config = GenerationConfig(
         eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")], pad_token_id=ids("<|endoftext|>")
     )
+    if thinks:
+        # so that its thoughts end by themselves, too
+        model.lm_head.weight.data[ids("</think>")] *= 2
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(TEMPLATE if thinks is None else THINKING_TEMPLATE)
     (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES))
     return folder
 
@@ -155,7 +169,7 @@ def guided(prompt: Prompt, grammar: str | None) -> Prompt:
 
 def make_prompt(id: str, turns: tuple[Turn, ...], max_new_tokens: int = 12, **how: Any) -> Prompt:
     """A prompt; `how` has fields of Prompt and of SamplingParams."""
-    params = {name: how.pop(name) for name in ("temperature", "top_p", "seed", "stop", "grammar") if name in how}
+    params = {field.name: how.pop(field.name) for field in fields(SamplingParams) if field.name in how}
     return Prompt(id, turns, SamplingParams(max_new_tokens, **params), **how)
 
 

@@ -24,16 +24,17 @@ from workers.engine.continuous.trial_prompts import TrialPrompts
 from workers.engine.detail import ImageTokens
 from workers.engine.fair_share import Reserve
 from workers.engine.model.footprint import free_memory
+from workers.engine.model.generation_config import greedy_rules
 from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import eos_ids
 from workers.engine.settings import EngineSettings
-from workers.engine.text.thoughts import knows_thoughts
 
 #: for the CUDA graphs, for memory that lies idle in torch's allocator, and for the libraries
 _MARGIN_BYTES = 2 * 2**30
 
-#: bytes of `sampler.sample_top_p` for each row and token of the vocabulary: probabilities, sorted tokens, sums
-_SAMPLING_BYTES = 36
+#: bytes for each row and token of the vocabulary: 36 of `sample_top_p` (probabilities, sorted tokens, sums), 4 of
+#: the logits that the sampler changes, 3 of the table of tokens that penalties need
+_SAMPLING_BYTES = 43
 
 #: share of the machine's free memory for the cache where there is no card
 _CPU_SHARE = 0.25
@@ -80,10 +81,12 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     ops, weights = ops_for(model.device), read_weights(model, settings)
     vision = VisionTower(model, processor, ops)
     size = BLOCK_SIZE[model.device.type]
+    suppressed = greedy_rules(model.generation_config.to_dict()).suppressed
 
     def runner_of(num_blocks: int, slots: int, slot_blocks: int, reuse_bytes: int) -> ModelRunner:
         language = LanguageModel(weights, weights.new_kv_cache(num_blocks, size), ops)
-        return ModelRunner(language, ImageFeatures(vision.encode_images, reuse_bytes), ops, slots, slot_blocks)
+        features = ImageFeatures(vision.encode_images, reuse_bytes)
+        return ModelRunner(language, features, ops, slots, slot_blocks, suppressed)
 
     def trial() -> int:
         fit, tokens = read_fit(processor), settings.prefill_tokens
@@ -108,7 +111,7 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
     if on_card:
         runner.capture(budget, 1 + vision.deepstack_layers)
     scheduler = Scheduler(slots, block_manager, budget, Reserve.from_settings(settings, slots))
-    loop = Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe), knows_thoughts(pipe.processor))
+    loop = Loop(scheduler, runner, pipe.tokenizer, eos_ids(pipe))
     return Built(loop, block_manager)
 
 

@@ -15,6 +15,7 @@ from workers.engine.continuous.build import BLOCK_SIZE, Built, build
 from workers.engine.continuous.encode import RequestEncoder, check_image_processor, require_alike
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.stats import Stats
+from workers.engine.model.generation_config import greedy_rules
 from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import eos_ids, load
 from workers.engine.model.video_processor import video_fit
@@ -58,11 +59,12 @@ class ContinuousEngine(ModelEngine):
         require_alike(pipe.processor)
         self.video_fit = video_fit(pipe.processor)
         self._built = self._build(pipe)
+        self.repetition_penalty = greedy_rules(pipe.model.generation_config.to_dict()).repetition_penalty
         warm_up(pipe, partial(self._answer, pipe), self.fit.size(64, 64))
         return Loaded(pipe, partial(self._built.loop.serve, self._intake))
 
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[Request]:
-        guides = Guides(pipe.tokenizer, eos_ids(pipe))
+        guides = Guides(pipe.tokenizer, eos_ids(pipe), self.settings.max_reasoning_tokens)
         encoders = [self._encoder(pipe, guides) for _ in range(THREADS)]
         return EncoderPool(encoders, expect=lambda: None, deliver=self._deliver)
 

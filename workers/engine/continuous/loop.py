@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa.errors import EngineError, PromptTooLong
-from workers.engine.base import Phase
+from workers.engine.base import Phase, TokenLogprob
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.sampler import Logits, Sampler
+from workers.engine.continuous.sampling.logprobs import read_logprobs
 from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Sequence
 from workers.engine.continuous.stats import StatsCounter
@@ -25,6 +26,7 @@ from workers.engine.runtime.faults import context_is_lost, is_poisoned
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.generation import Generation
+from workers.engine.text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class InFlight:
 
     batch: Batch
     tokens: AsyncTokens
+    #: `Sampler.logprobs` of the batch
+    logprobs: abc.Mapping[int, int]
 
 
 class Loop:
@@ -46,14 +50,12 @@ class Loop:
         runner: ModelRunner,
         tokenizer: Any,
         eos_ids: abc.Collection[int],
-        thinks: bool = False,
     ) -> None:
-        """`thinks` says that the model may write a thought before its answer."""
         self._scheduler = scheduler
         self._runner = runner
         self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
         self._eos_ids = eos_ids
-        self._thinks = thinks
         #: of waiting and running sequences
         self._generations: dict[Sequence, Generation] = {}
         self.counter = StatsCounter()
@@ -89,7 +91,7 @@ class Loop:
         return tuple(self._generations[seq].pending.prompt.id for seq in self._scheduler.running)
 
     def _add(self, pending: Pending, request: Request) -> None:
-        max_tokens, lane, alone = request.params.max_new_tokens, pending.prompt.lane, pending.prompt.alone
+        max_tokens, lane, alone = request.max_tokens, pending.prompt.lane, pending.prompt.alone
         seq = Sequence(request.num_tokens, max_tokens, lane, alone, request, request.block_hashes)
         if not self._scheduler.fits(seq):
             error = PromptTooLong(
@@ -110,7 +112,6 @@ class Loop:
             self._eos_ids,
             request.guide,
             sizes,
-            thinks=self._thinks,
         )
         self._scheduler.add(seq)
 
@@ -150,10 +151,15 @@ class Loop:
             log.warning("a pass with %d prompts failed (%s), running them one by one", len(batch.chunks), reason)
 
     def _sample(self, batch: Batch, logits: Logits) -> InFlight:
-        rows = list(enumerate(self._generations[seq] for seq in batch.sequences))
-        sampled = [row for row, each in rows if each.pending.prompt.params.temperature > 0]
-        guides = {row: each.guide for row, each in rows if each.guide and not each.pending.settled}
-        return InFlight(batch, self._runner.sample(logits, Sampler(sampled, guides)))
+        rows = enumerate(self._generations[seq] for seq in batch.sequences)
+        # most rows of most batches take the likeliest token, and cost nothing here
+        others = {row: each for row, each in rows if not each.takes_likeliest}
+        params = {row: each.pending.prompt.params for row, each in others.items()}
+        # a guide that is free allows everything
+        open_rows = {row: each.guide for row, each in others.items() if not each.pending.settled}
+        guides = {row: guide for row, guide in open_rows.items() if guide and not guide.free}
+        sampler = Sampler.from_params(params, guides)
+        return InFlight(batch, self._runner.sample(logits, sampler), sampler.logprobs)
 
     def _collect(self, launched: abc.Iterable[InFlight], heartbeat: Heartbeat) -> None:
         for in_flight in launched:
@@ -161,19 +167,20 @@ class Loop:
             heartbeat.beat(_phase(in_flight.batch), heartbeat.ids)
             tokens = in_flight.tokens.read()
             self.counter.count(in_flight.batch, in_flight.tokens)
-            for seq, token in zip(in_flight.batch.sequences, tokens, strict=True):
+            logprobs = read_logprobs(in_flight.logprobs, in_flight.tokens.others, self._token_bytes)
+            for row, (seq, token) in enumerate(zip(in_flight.batch.sequences, tokens, strict=True)):
                 # a sequence without a generation was removed meanwhile
                 if generation := self._generations.get(seq):
-                    _process_output(generation, token)
+                    _process_output(generation, token, logprobs.get(row))
 
 
 def _phase(batch: Batch) -> Phase:
     return "prefill" if batch.chunks else "decode"
 
 
-def _process_output(generation: Generation, token: int) -> None:
+def _process_output(generation: Generation, token: int, logprob: TokenLogprob | None) -> None:
     try:
-        generation.add(token)
+        generation.add(token, logprob)
     except Exception as error:
         # a tokenizer that fails on the tokens of one prompt must not end the engine
         log.debug("processing a token failed", exc_info=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.engine.base import SamplingParams
 from workers.engine.runtime.pending import Pending
-from workers.engine.text.grammar import Guide
+from workers.engine.text.guide import Guide, max_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +55,11 @@ class Request:
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of its thought and answer."""
+        return max_tokens(self.params.max_new_tokens, self.guide)
 
     @property
     def mrope_delta(self) -> int:

@@ -20,7 +20,8 @@ from workers.engine.model.image_sizes import fit_of
 from workers.engine.model.video_processor import metadata, video_fit
 from workers.engine.text.chat import NO_PLACE, ChatEncoder
 from workers.engine.text.chat import Chat as Messages
-from workers.engine.text.grammar import Guide, Guides
+from workers.engine.text.grammar import Guides
+from workers.engine.text.guide import Guide
 from workers.engine.video import NO_VIDEOS
 
 

@@ -54,7 +54,7 @@ class PipelineEngine(ModelEngine):
         return Loaded(replica.pipe, partial(replica.serve, self._batcher))
 
     def make_encoder_pool(self, pipe: Any) -> EncoderPool[ModelInputs]:
-        guides = Guides(pipe.tokenizer, eos_ids(pipe))
+        guides = Guides(pipe.tokenizer, eos_ids(pipe), self.settings.max_reasoning_tokens)
         return EncoderPool([self._encoder(pipe, guides) for _ in range(THREADS)], self._batcher.expect, self._deliver)
 
     def close(self) -> None:

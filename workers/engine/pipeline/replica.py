@@ -6,13 +6,13 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import EngineError, PromptTooLong
@@ -20,12 +20,19 @@ from workers.engine.model.loading import eos_ids, load
 from workers.engine.model_engine import warm_up
 from workers.engine.pipeline.batcher import Batcher, Encoded
 from workers.engine.pipeline.encoding import Encoder
-from workers.engine.pipeline.generate_hooks import GuideProcessor, RowStoppingCriteria, sampling
+from workers.engine.pipeline.generate_hooks import (
+    GuideProcessor,
+    LogprobProcessor,
+    PenaltyProcessor,
+    RowStoppingCriteria,
+    sampling,
+)
 from workers.engine.runtime.faults import context_is_lost, is_out_of_memory, is_poisoned
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.settings import EngineSettings
 from workers.engine.text.generation import Generation
-from workers.engine.text.thoughts import knows_thoughts
+from workers.engine.text.guide import max_tokens
+from workers.engine.text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +49,10 @@ class _Result(Enum):
 class _Row(Generation):
     """A generation in a microbatch, with its input tensors."""
 
-    def __init__(self, encoded: Encoded, tokenizer: Any, eos_ids: Collection[int], thinks: bool) -> None:
+    def __init__(self, encoded: Encoded, tokenizer: Any, eos_ids: Collection[int]) -> None:
         inputs = encoded.inputs
         about = (inputs.prompt_tokens, tokenizer, eos_ids, inputs.guide, inputs.image_sizes)
-        super().__init__(encoded.pending, *about, thinks=thinks, image_tokens=inputs.image_tokens)
+        super().__init__(encoded.pending, *about, image_tokens=inputs.image_tokens)
         self.inputs = inputs
 
 
@@ -63,7 +70,8 @@ class Replica:
         self.pipe: Any = load(settings)
         self._encoder = Encoder(self.pipe, settings.slot_tokens)
         self._eos_ids = eos_ids(self.pipe)
-        self._thinks = knows_thoughts(self.pipe.processor)
+        self._token_bytes = TokenBytes(self.pipe.tokenizer)
+        self._repetition_penalty = float(self.pipe.model.generation_config.repetition_penalty or 1.0)
         self._microbatch = microbatch
         self._smaller = microbatch
         self._smaller_until = 0.0
@@ -92,7 +100,7 @@ class Replica:
 
     def answer(self, microbatch: Sequence[Encoded]) -> None:
         """Answer or fail every prompt of the microbatch."""
-        rows = [_Row(encoded, self.pipe.tokenizer, self._eos_ids, self._thinks) for encoded in microbatch]
+        rows = [_Row(encoded, self.pipe.tokenizer, self._eos_ids) for encoded in microbatch]
         by_kind = sorted(rows, key=lambda row: row.inputs.kind)
         work = deque(list(alike) for _, alike in itertools.groupby(by_kind, key=lambda row: row.inputs.kind))
         while work:
@@ -147,21 +155,32 @@ class Replica:
         self._heartbeat.beat("prefill", ids)
         for row in rows:
             row.restart()
-        stopping = RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids))
+        logprobs = LogprobProcessor(rows, self._token_bytes)
+        stopping = RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids), logprobs)
         how: dict[str, Any] = {
-            "max_new_tokens": max(prompt.params.max_new_tokens for prompt in prompts),
+            "max_new_tokens": max(max_tokens(row.pending.prompt.params.max_new_tokens, row.guide) for row in rows),
             "num_beams": 1,
-            # `sampling` does it instead
+            # `sampling` does it instead, and PenaltyProcessor
             "do_sample": False,
+            "repetition_penalty": 1.0,
             "stopping_criteria": StoppingCriteriaList([stopping]),
+            "logits_processor": LogitsProcessorList(self._processors(rows, logprobs)),
         }
-        processors = [GuideProcessor(rows)] if any(row.guide for row in rows) else []
-        processors += sampling(prompts[0].params) if prompts[0].params.temperature > 0 else []
-        if processors:
-            how["logits_processor"] = LogitsProcessorList(processors)
         inputs = self._encoder.collate([row.inputs for row in rows])
         # views of torchao's tensors fail in inference mode; the pipeline disables gradients anyway
         with torch.inference_mode(getattr(self.pipe.model, "hf_quantizer", None) is None):
             made = self.pipe.forward({**inputs, "text": ""}, generate_kwargs=how)
         if len(made["generated_sequence"]) != len(rows) or not all(row.pending.settled for row in rows):
             raise EngineError(f"got {len(made['generated_sequence'])} answers for {len(rows)} prompts")
+
+    def _processors(self, rows: list[_Row], logprobs: LogprobProcessor) -> Iterator[LogitsProcessor]:
+        """Yield the processors of a microbatch, in the order of the continuous engine's sampler."""
+        yield logprobs
+        if penalties := PenaltyProcessor(rows, self._repetition_penalty):
+            yield penalties
+        if any(row.guide for row in rows):
+            yield GuideProcessor(rows)
+        # rows of a microbatch are sampled alike
+        params = rows[0].pending.prompt.params
+        if params.temperature > 0:
+            yield from sampling(params)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from jinja2 import TemplateError
 
 from vqa.errors import EngineError, InvalidJob, PromptTooLong, VQAError
 from workers.engine.base import Prompt, Turn
 from workers.engine.image import RGBImage
-from workers.engine.text.grammar import Guide, Guides
+from workers.engine.text.answer_guides import AnswerGuides
+from workers.engine.text.grammar import Guides
+from workers.engine.text.guide import Guide, max_tokens
 from workers.engine.text.special_tokens import SpecialTokens
-from workers.engine.text.thoughts import opens_thought
+from workers.engine.text.thought_guide import ThoughtGuide
 from workers.engine.video import Video
 
 #: no tokenizer exceeds it; refuses a text that is far too long before it is tokenized, which takes seconds
@@ -22,7 +24,16 @@ _MAX_CHARACTERS_PER_TOKEN = 128
 NO_PLACE = "the model's chat template has no place for {} in one of these turns"
 
 Chat = list[dict[str, Any]]
-Inputs = TypeVar("Inputs")
+
+
+class HasGuide(Protocol):
+    """An engine's inputs of a prompt."""
+
+    @property
+    def guide(self) -> Guide | None: ...
+
+
+Inputs = TypeVar("Inputs", bound=HasGuide)
 
 
 class ChatEncoder(ABC, Generic[Inputs]):
@@ -33,8 +44,7 @@ class ChatEncoder(ABC, Generic[Inputs]):
         self.processor = processor
         self._slot_tokens = slot_tokens
         self._special_tokens = SpecialTokens(processor)
-        self._opens_thought = opens_thought(processor)
-        self._guides = guides
+        self._answer_guides = AnswerGuides(processor, self._special_tokens, guides)
 
     @abstractmethod
     def process(self, chat: Chat, prompt: Prompt) -> Inputs:
@@ -64,37 +74,30 @@ class ChatEncoder(ABC, Generic[Inputs]):
         except Exception as error:
             # processors raise many kinds of errors, and their messages may contain the user's text
             raise EngineError(f"the model's processor failed on this prompt ({type(error).__name__})") from None
-        if (excess := tokens + prompt.params.max_new_tokens - self._slot_tokens) > 0:
+        self._require_room(tokens, inputs.guide, prompt)
+        return inputs
+
+    def guide(self, prompt: Prompt) -> Guide | None:
+        """Make the guide for a prompt's answer; None for any text without a thought. Raises InvalidJob."""
+        return self._answer_guides.guide(prompt)
+
+    def _require_room(self, tokens: int, guide: Guide | None, prompt: Prompt) -> None:
+        """Raise PromptTooLong if the prompt and its answer exceed a slot; first shorten a thought of usual length."""
+        excess = tokens + max_tokens(prompt.params.max_new_tokens, guide) - self._slot_tokens
+        if excess > 0 and isinstance(guide, ThoughtGuide) and prompt.params.max_reasoning_tokens is None:
+            excess -= guide.shorten(excess)
+        if excess > 0:
             needed = self._slot_tokens + excess
             too_long = self._too_long(str(tokens), prompt, f" by {excess}; VQA_SLOT_TOKENS={needed} would hold them")
             too_long.excess, too_long.limit = excess, self._slot_tokens
             raise too_long
-        return inputs
-
-    def guide(self, prompt: Prompt) -> Guide | None:
-        """Make the guide for a prompt's answer; None if it may be any text. Raises InvalidJob."""
-        if prompt.params.forced is not None:
-            return self._forced(prompt.params.forced)
-        if prompt.params.grammar is None:
-            return None
-        if self._opens_thought and prompt.turns[-1].role != "assistant":
-            raise InvalidJob(
-                "response_format: this model thinks before it answers (its chat template ends the prompt in <think>), "
-                "and a structured answer would be written inside the thought; ask without it"
-            )
-        assert self._guides is not None
-        return self._guides.guide(prompt.params.grammar)
-
-    def _forced(self, text: str) -> Guide:
-        assert self._guides is not None
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        # a text that spells a special token must not become one
-        return self._guides.forced(self._guides.spell(text) if self._special_tokens.occur_in(ids) else ids)
 
     def _too_long(self, tokens: str, prompt: Prompt, by: str = "") -> PromptTooLong:
+        params = prompt.params
+        thought = f", max_reasoning_tokens={most}" if (most := params.max_reasoning_tokens) else ""
         return PromptTooLong(
-            f"{tokens} prompt tokens and max_new_tokens={prompt.params.max_new_tokens} exceed the {self._slot_tokens} "
-            f"tokens of a slot (VQA_SLOT_TOKENS){by}"
+            f"{tokens} prompt tokens and max_new_tokens={params.max_new_tokens}{thought} exceed the "
+            f"{self._slot_tokens} tokens of a slot (VQA_SLOT_TOKENS){by}"
         )
 
     def _message(self, turn: Turn) -> dict[str, Any]:
@@ -111,5 +114,7 @@ class ChatEncoder(ABC, Generic[Inputs]):
                 content.append({"type": "text", "text": part})
         for entry in content:
             if entry["type"] == "text":
-                entry["text"] = self._special_tokens.escape(entry["text"])
+                # chat templates look for `</think>` in earlier answers, to leave out what was thought
+                keeps = turn.role == "assistant"
+                entry["text"] = self._special_tokens.escape(entry["text"], keep_thoughts=keeps)
         return {"role": turn.role, "content": content}

@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 
 from vqa.errors import EngineError, VQAError
 from workers.engine.runtime.pending import Pending
-from workers.engine.text.chat import ChatEncoder
+from workers.engine.text.chat import ChatEncoder, HasGuide
 
 #: threads of an engine, each with an encoder
 THREADS = 2
 
-Inputs = TypeVar("Inputs")
+Inputs = TypeVar("Inputs", bound=HasGuide)
 
 
 class EncoderPool(Generic[Inputs]):

@@ -39,7 +39,3 @@ class ForcedTokens(Guide):
     def fill(self, mask: NDArray[numpy.int32]) -> None:
         # whatever follows is not taken
         allow(mask, self._ids[min(self._taken, len(self._ids) - 1)])
-
-    def max_tokens(self, max_new_tokens: int) -> int:
-        """Return the number of tokens: nothing cuts the text."""
-        return len(self._ids)

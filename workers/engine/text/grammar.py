@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqa.errors import InvalidJob
 from vqa.grammar import matcher
+from workers.engine.settings import MAX_REASONING_TOKENS
 from workers.engine.text.forced import ForcedTokens
 from workers.engine.text.guide import Guide, masks
 from workers.engine.text.vocabulary import count_tokens, vocabulary
@@ -55,8 +56,11 @@ class GrammarGuide(Guide):
 class Guides:
     """Makes the guides for one model's tokens. Thread-safe."""
 
-    def __init__(self, tokenizer: Any, eos_ids: Collection[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, eos_ids: Collection[int], max_reasoning_tokens: int = MAX_REASONING_TOKENS
+    ) -> None:
         """`tokenizer` must belong to the calling thread; `eos_ids` end a text."""
+        self.max_reasoning_tokens = max_reasoning_tokens
         self.eos_ids = frozenset(eos_ids)
         #: ends a forced text: of the tokens that end one, the one that chat templates write
         own = tokenizer.eos_token_id

@@ -62,6 +62,11 @@ class Guide(ABC):
         return max_new_tokens
 
 
+def max_tokens(max_new_tokens: int, guide: Guide | None) -> int:
+    """Return the most tokens of a text with a thought, if it has one, and an answer of `max_new_tokens`."""
+    return guide.max_tokens(max_new_tokens) if guide else max_new_tokens
+
+
 def masks(guides: Sequence[Guide]) -> NDArray[numpy.int32]:
     """Return the tokens that each guide allows next as bits (guides, tokens / 32), the lowest bit first.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from vqa.errors import InvalidJob
-from workers.engine.text.thoughts import CLOSE, OPEN
+from workers.engine.text.thoughts import CLOSE, OPEN, knows_thoughts
 
 #: breaking up a token may join its neighbours into another one, so it is repeated; no real tokenizer needs more rounds
 _ROUNDS = 8
@@ -26,33 +26,39 @@ class SpecialTokens:
         added = self._tokenizer.get_added_vocab()
         # image placeholders need not be tokens: the processor replaces them in the string
         extra = {getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")}
-        # the ends of thoughts open no turn and claim no image, and chat templates look for them in earlier answers
-        candidates = {*added, *extra} - {OPEN, CLOSE}
-        tokens = {token for token in candidates if isinstance(token, str) and is_special(token)}
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
+        # a template may look for the marks of thoughts where the tokenizer has no tokens for them
+        marks = {OPEN, CLOSE} if knows_thoughts(processor) else set[str]()
+        tokens = {token for token in {*added, *extra, *marks} if isinstance(token, str) and is_special(token)}
+        self._all, self._but_thoughts = _pattern(tokens), _pattern(tokens - {OPEN, CLOSE})
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}
+        self._thoughts = frozenset(added[mark] for mark in (OPEN, CLOSE) if mark in added)
 
-    def escape(self, text: str) -> str:
-        """Break up every special token in `text`.
+    def escape(self, text: str, *, keep_thoughts: bool = False) -> str:
+        """Break up every special token in `text`, with `keep_thoughts` without `<think>` and `</think>`.
 
         Raises InvalidJob if one is left, UnicodeEncodeError if `text` has a lone surrogate.
         """
         text.encode()
-        if self._pattern is None:
+        if (pattern := self._but_thoughts if keep_thoughts else self._all) is None:
             return text
         for _ in range(_ROUNDS):
-            if not self._pattern.search(text):
+            if not pattern.search(text):
                 break
-            text = self._pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+            text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
         # the tokenizer's normalization may still produce a special token
-        if self.occur_in(self._tokenizer(text, add_special_tokens=False)["input_ids"]):
+        left = self._ids.intersection(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if left - (self._thoughts if keep_thoughts else frozenset()):
             raise InvalidJob("the text contains a special token of the model that cannot be escaped")
         return text
 
     def occur_in(self, ids: Iterable[int]) -> bool:
         """Whether a special token is among the tokens."""
         return not self._ids.isdisjoint(ids)
+
+
+def _pattern(tokens: Collection[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if tokens else None
 
 
 def is_special(token: str) -> bool:

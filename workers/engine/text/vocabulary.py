@@ -36,7 +36,7 @@ def vocabulary(tokenizer: Any, eos_ids: Collection[int]) -> LLTokenizer:
 
 def count_tokens(tokenizer: Any) -> int:
     """Return one more than a tokenizer's largest token."""
-    return 1 + max(tokenizer.get_vocab().values())
+    return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def _without_special_tokens(serialized: str) -> str:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import make_prompt
 from vqa.grammar import one_of
-from workers.engine.base import Prompt
+from workers.engine.base import Prompt, Turn
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.forced import ForcedTokens
 from workers.engine.text.grammar import Guides
@@ -41,7 +41,7 @@ class NoInputs(ChatEncoder[Any]):
 
 def forced(tokenizer: Any, guides: Guides, text: str) -> Guide:
     encoder = NoInputs(SimpleNamespace(tokenizer=tokenizer, chat_template=""), 4096, guides)
-    prompt = make_prompt("a", ())
+    prompt = make_prompt("a", (Turn("user", ("which colour?",)),))
     guide = encoder.guide(replace(prompt, params=replace(prompt.params, forced=text)))
     assert guide is not None
     return guide
@@ -72,7 +72,6 @@ def test_exactly_the_given_tokens_are_allowed_again_after_a_restart(ids: list[in
     guide.restart()
 
     assert follow(guide) == ids
-    assert guide.max_tokens(3) == len(ids)
     assert not guide.take(ids[-1])
 
 
