@@ -62,7 +62,7 @@ def test_frames_have_the_times_of_their_indices() -> None:
         ({"num_frames": 2, "fps": 4}, (0, 0.25)),
         ({"num_frames": -1}, (0, 1, 2)),
     ],
-    ids=["as vLLM", "rate", "duration", "first frames", "all frames"],
+    ids=["as vLLM", "rate", "duration", "numbers with a fraction of 0", "first frames", "all frames"],
 )
 def test_frames_without_all_fields_have_times(fields: dict[str, Any], times: tuple[float, ...]) -> None:
     assert video(f"{JPEG}AAAA,AAAB,AAAC", **fields).times_s == times
