@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -104,12 +106,10 @@ def linear(x: Tensor, weight: Matrix) -> Tensor:
     if isinstance(weight, Tensor):
         return functional.linear(x, weight)
     if len(x) <= FEW_TOKENS:
-        return few_tokens(x, weight, _few_tile(len(x)))
+        return few_tokens(x, weight, Tile(32, max(16, triton.next_power_of_2(len(x))), 4, 4))
+    if _suits_cublas(x, weight):
+        return cublas(x, weight)
     return many_tokens(x, weight, Tile(128, 128, 8, 3) if len(x) > 512 else Tile(128, 64, 4, 4))
-
-
-def _few_tile(tokens: int) -> Tile:
-    return Tile(32, max(16, triton.next_power_of_2(tokens)), 4, 4)
 
 
 def few_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
@@ -137,9 +137,23 @@ def many_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
     return out
 
 
+@functools.cache
+def _has_cublas(device: torch.device) -> bool:
+    """Whether cuBLAS multiplies by scales of blocks: from 12.9 on, and on Hopper alone."""
+    version = tuple(map(int, (torch.version.cuda or "0.0").split(".")))
+    return version >= (12, 9) and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _suits_cublas(x: Tensor, weight: Float8Matrix) -> bool:
+    rows, width = weight.values.shape
+    # it reads a column of the weights' scales in 16 bytes
+    aligned = width % (4 * FLOAT8_BLOCK) == 0 and rows % 16 == 0
+    return aligned and x.dtype == torch.bfloat16 and _has_cublas(x.device)
+
+
 def cublas(x: Tensor, weight: Float8Matrix) -> Tensor:
-    """Quantize (T, H), and multiply by (O, H) with cuBLAS 12.9 on a Hopper card; H is a multiple of 512."""
-    # it reads scales in 16 bytes, those of a group next to one another
+    """Quantize (T, H), and multiply by (O, H) with cuBLAS (see `_suits_cublas`)."""
+    # it reads scales in 16 bytes, too, those of a group next to one another
     values, scales = quantize(x, rows_of=4, by_group=True)
     recipes = functional.ScalingType
     made = functional.scaled_mm(

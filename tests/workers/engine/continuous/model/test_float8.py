@@ -75,9 +75,12 @@ def release(
     change: Callable[[Tensors], None] = lambda tensors: None,
 ) -> Path:
     """Write the -FP8 checkpoint of a model, with what ends in one of `kept` at full size, and then changed."""
-    shutil.copytree(whole, folder)
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     stored: Tensors = {}
-    for name, weight in load_file(whole / "model.safetensors").items():
+    weights: Tensors = {}
+    for file in whole.glob("*.safetensors"):
+        weights |= load_file(file)
+    for name, weight in weights.items():
         if not is_quantized(name, weight.shape) or name.endswith(tuple(kept)):
             stored[name] = weight
         elif weight.dim() == 2:
