@@ -10,6 +10,7 @@ from typing import Any
 
 from producer.bulk.batch import BatchReporter, BulkClient
 from producer.bulk.image_loader import ImageLoader, LoadedRow, PendingRow
+from producer.bulk.neighbours import neighbours
 from producer.bulk.output.formats import Failure
 from producer.bulk.output.review import Shown
 from producer.bulk.output.writer import ResultWriter
@@ -116,7 +117,8 @@ class JobBuilder:
 
     def build(self, rows: Iterable[PendingRow]) -> Iterator[PreparedJob]:
         """Yield the rows' jobs on demand; rows that cannot become one are reported and written as failures."""
-        for loaded in self._images.load(rows):
+        # a pipe's rows are sent as they come
+        for loaded in self._images.load(rows if self._plan.piped else neighbours(rows)):
             row, id = loaded.row, loaded.id
             try:
                 job = self._job(loaded)
