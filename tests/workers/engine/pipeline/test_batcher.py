@@ -29,7 +29,7 @@ def encoded(
     **drawn: Any,
 ) -> Encoded:
     prompt = make_prompt(id, (), max_new_tokens, **drawn, lane=lane, alone=alone)
-    return Encoded(Pending(prompt), cast(ModelInputs, SimpleNamespace(prompt_tokens=tokens)))
+    return Encoded(Pending(prompt), cast(ModelInputs, SimpleNamespace(prompt_tokens=tokens, guide=None)))
 
 
 def add(batcher: Batcher, prompt: Encoded) -> None:
