@@ -43,6 +43,28 @@ Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 gives t
 TopP = Annotated[
     float | None, typer.Option(min=0.001, max=1, help="Sample from the likeliest tokens only; needs --temperature.")
 ]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Sample from this many likeliest tokens; needs --temperature. 0: all.")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Sample from tokens with this share of the likeliest's probability; needs --temperature."
+    ),
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(min=-2, max=2, help="Subtracted from the logits of tokens that the answer has.")
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(min=-2, max=2, help="The same, for each time that the answer has the token.")
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(min=0.1, max=10, help="Over 1, tokens of prompt and answer become less likely.")
+]
+Logprobs = Annotated[bool, typer.Option("--logprobs", help="Tell the log probability of each of the answer's tokens.")]
+TopLogprobs = Annotated[
+    int | None, typer.Option(min=0, max=20, help="With --logprobs: tell so many of the likeliest tokens, too.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes sampling repeatable; needs --temperature.")]
 Schema = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="JSON schema that the answer must satisfy.")

@@ -18,7 +18,7 @@ from redis import Redis
 from producer import Job, PromptTooLong
 from producer.demo.redis_server import free_port
 from tests.producer.conftest import COMMAND, PlayedWorker, Vqa, echo
-from vqa.answer import SeenImage
+from vqa.answer import SeenImage, TokenLogprob
 from vqa.settings import NAMES
 
 
@@ -123,6 +123,38 @@ def test_how_to_draw_is_told_to_the_worker(
     what = [questions] if command == "submit" else [questions.parent / "teal.png", "What?"]
     assert vqa(command, *what, "--temperature", "0.7", "--top-p", "0.9", "--seed", str(2**63 - 1)).returncode == 0
     assert drawn == {(0.7, 0.9, 2**63 - 1)}
+
+
+@pytest.mark.parametrize("command", ["ask", "submit"])
+def test_what_is_likely_is_told_to_the_worker_and_log_probabilities_come_back(
+    vqa: Vqa, answering: Callable[..., None], questions: Path, command: str
+) -> None:
+    told = {
+        **{"top_k": 40, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1},
+        **{"logprobs": True, "top_logprobs": 2},
+    }
+    jobs: list[dict[str, Any]] = []
+    token = {"token": "a", "logprob": -0.5, "bytes": [97]}
+
+    def note(job: Job, lease: Any) -> Any:
+        jobs.append(job.model_dump())
+        logprobs = (TokenLogprob.model_validate({**token, "top_logprobs": [token]}),)
+        return echo(job, lease).model_copy(update={"logprobs": logprobs})
+
+    answering(note)
+    what = [questions] if command == "submit" else [questions.parent / "teal.png", "What?", "--json"]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in told.items() if name != "logprobs"]
+    done = vqa(command, *what, "--logprobs", *options)
+    assert done.returncode == 0
+    assert all({name: job[name] for name in told} == told for job in jobs)
+    for line in done.stdout.splitlines():
+        assert json.loads(line)["logprobs"] == [{**token, "top_logprobs": [token]}]
+
+
+def test_log_probabilities_have_no_place_beside_a_text(vqa: Vqa, questions: Path) -> None:
+    refused = vqa("ask", questions.parent / "teal.png", "What?", "--logprobs")
+    assert refused.returncode == 2
+    assert "--json" in refused.stderr
 
 
 @pytest.mark.parametrize("wrong", [("--top-p", "0"), ("--top-p", "1.5"), ("--seed", "-1"), ("--seed", str(2**63))])
