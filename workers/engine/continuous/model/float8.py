@@ -7,12 +7,23 @@ kernels that it downloads, and no more than one tensor should be on the card in 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor, nn
 
 from vqa.errors import NotReady
 from workers.engine.continuous.model.matrices import MatrixReader
-from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights, Layer, language_weights
-from workers.engine.continuous.ops.base import Heads
+from workers.engine.continuous.model.weights import (
+    Dense,
+    Experts,
+    LanguageWeights,
+    Layer,
+    language_weights,
+    layer_weights,
+)
+from workers.engine.continuous.ops.base import Heads, Matrix
+from workers.engine.continuous.ops.float8 import quantize_matrix
 from workers.engine.model.checkpoint import Checkpoint, open_checkpoint
 from workers.engine.settings import EngineSettings
 
@@ -22,11 +33,13 @@ _FIRST_NORM = re.compile(r"(.*\blanguage_model\.(?:model\.)?layers\.)0\.input_la
 def read_weights(model: Any, settings: EngineSettings) -> LanguageWeights:
     """Return the weights of a loaded model; if it was loaded without its layers, read them from its files.
 
+    Layers of a model that `load` did not load (a benchmark's, of random weights) are quantized from memory.
+
     Raises NotReady.
     """
     text = model.model.language_model
     if len(text.layers) == text.config.num_hidden_layers:
-        return language_weights(model)
+        return language_weights(model, _quantized(text) if settings.quant == "fp8" else None)
     with open_checkpoint(settings, model.device) as checkpoint:
         matrices = MatrixReader(checkpoint, model.dtype, quantize=settings.quant == "fp8")
         reader = LayerReader(matrices, text.config, _prefix(checkpoint))
@@ -82,6 +95,22 @@ class LayerReader:
         width = self._config.hidden_size
         gate_up = self._matrices.joined({f"{at}gate_proj.weight": inner, f"{at}up_proj.weight": inner}, width)
         return Dense(gate_up, self._matrices.joined({f"{at}down_proj.weight": width}, inner))
+
+
+def _quantized(text: Any) -> list[Layer]:
+    """Quantize the layers of a loaded model, which loses one after another."""
+    made = []
+    for number, module in enumerate(text.layers):
+        layer = layer_weights(module, text.config)
+        part = layer.feed_forward
+        smaller = replace(part, gate_up=_in_float8(part.gate_up), down=_in_float8(part.down))
+        made.append(replace(layer, qkv=_in_float8(layer.qkv), out=_in_float8(layer.out), feed_forward=smaller))
+        text.layers[number] = nn.Identity()
+    return made
+
+
+def _in_float8(matrix: Matrix) -> Matrix:
+    return quantize_matrix(matrix) if isinstance(matrix, Tensor) else matrix
 
 
 def _prefix(checkpoint: Checkpoint) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from vqa.errors import NotReady
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
-from workers.engine.continuous.ops.float8 import dequantize, quantize_matrix
+from workers.engine.continuous.ops.float8 import dequantize, join, quantize_matrix, stack, transpose
 from workers.engine.model.checkpoint import Checkpoint
 from workers.engine.model.quant import SCALE_SUFFIX
 
@@ -37,9 +37,7 @@ class MatrixReader:
         # a block across a seam has two scales: those weights are kept at full size, rather than changed
         if len(eights) < len(parts) or any(seam % FLOAT8_BLOCK for seam in seams):
             return torch.cat([self._whole(part) for part in parts])
-        return Float8Matrix(
-            _in_bytes(torch.cat, [part.values for part in eights]), torch.cat([part.scales for part in eights])
-        )
+        return join(eights)
 
     def stacked(self, name: str, shape: tuple[int, int, int]) -> Matrix:
         """Read experts that lie in one tensor: (experts, O, H), or (experts, H, O) as in the released checkpoints."""
@@ -49,20 +47,15 @@ class MatrixReader:
         matrix = self._scaled(name, self._of_shape(name, stored, turned if is_turned else shape))
         if isinstance(matrix, Tensor):
             matrix = matrix.mT if is_turned else matrix
-            return self.stack([quantize_matrix(one) for one in matrix]) if self._quantize else matrix.contiguous()
-        if not is_turned:
-            return matrix
-        values = matrix.values.view(torch.uint8).mT.contiguous().view(torch.float8_e4m3fn)
-        return Float8Matrix(values, matrix.scales.mT.contiguous())
+            return quantize_matrix(matrix) if self._quantize else matrix.contiguous()
+        return transpose(matrix) if is_turned else matrix
 
     def stack(self, matrices: Sequence[Matrix]) -> Matrix:
         """Stack matrices; in float8 if all of them are."""
         eights = [matrix for matrix in matrices if isinstance(matrix, Float8Matrix)]
         if len(eights) < len(matrices):
             return torch.stack([self._whole(matrix) for matrix in matrices])
-        return Float8Matrix(
-            _in_bytes(torch.stack, [matrix.values for matrix in eights]), torch.stack([one.scales for one in eights])
-        )
+        return stack(eights)
 
     def _scaled(self, name: str, stored: Tensor) -> Matrix:
         """Return a matrix with its scales if it is in float8."""
@@ -89,8 +82,3 @@ class MatrixReader:
                 f"{name} of {self.checkpoint.model} (VQA_MODEL) is {list(stored.shape)} and has to be {list(shape)}"
             )
         return stored
-
-
-def _in_bytes(join: Callable[[list[Tensor]], Tensor], values: Sequence[Tensor]) -> Tensor:
-    # torch joins no float8
-    return join([value.view(torch.uint8) for value in values]).view(torch.float8_e4m3fn)

@@ -72,7 +72,7 @@ def language_weights(model: Any, layers: Sequence[Layer] | None = None) -> Langu
     frequencies = text.rotary_emb.inv_freq.float()
     return LanguageWeights(
         embedding=text.embed_tokens.weight,
-        layers=tuple(_layer(layer, config) for layer in text.layers) if layers is None else tuple(layers),
+        layers=tuple(layer_weights(layer, config) for layer in text.layers) if layers is None else tuple(layers),
         norm=text.norm.weight,
         head=model.lm_head.weight,
         epsilon=config.rms_norm_eps,
@@ -81,7 +81,8 @@ def language_weights(model: Any, layers: Sequence[Layer] | None = None) -> Langu
     )
 
 
-def _layer(layer: Any, config: Any) -> Layer:
+def layer_weights(layer: Any, config: Any) -> Layer:
+    """Return the weights of one layer of a loaded model."""
     attention = layer.self_attn
     heads = Heads(
         query_heads=config.num_attention_heads,

@@ -186,6 +186,20 @@ def test_quantizing_at_load_makes_the_same_weights(whole: Path, tmp_path: Path, 
 
 
 @both
+def test_a_model_that_was_loaded_otherwise_is_quantized_from_memory(whole: Path) -> None:
+    settings = EngineSettings(model=str(whole), engine="continuous", quant="fp8")
+    loaded: Any = load(settings.model_copy(update={"quant": "none"})).model
+
+    made = read_weights(loaded, settings)
+
+    for one, other in zip(matrices(made), matrices(weights_of(whole, quant="fp8")), strict=True):
+        assert isinstance(one, Float8Matrix)
+        assert torch.equal(numbers(one), numbers(other))
+    # else both would be on the card
+    assert not any(name.endswith(("o_proj.weight", "down_proj")) for name, _ in loaded.named_parameters())
+
+
+@both
 def test_without_rounded_activations_answers_are_those_of_the_dequantized_weights(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
