@@ -127,9 +127,12 @@ class Drive:
     def finish(self) -> None:
         """Until everybody has left; each pass computes at least a token."""
         for _ in range(sum(seq.max_len + 3 for seq in self.present) + 3):
+            if not self.present:
+                break
             self.turn()
             self.check()
         assert not self.present
+        assert self.turn() is None
         assert not self.scheduler.running
         assert self.blocks.num_free == self.blocks.num_blocks
 
