@@ -86,6 +86,10 @@ class RequestEncoder(ChatEncoder[Request]):
         hashes = self._block_hashes(tokens, spans, prompt.cache_salt)
         return Request(tokens, positions, spans, prompt.params, self.guide(prompt), hashes)
 
+    def media(self, image: RGBImage) -> Any:
+        # templates look whether there is one, and the processor never gets it
+        return "image"
+
     def count_tokens(self, made: Request) -> int:
         return made.num_tokens
 

@@ -54,6 +54,10 @@ class ChatEncoder(ABC, Generic[Inputs]):
     def count_tokens(self, inputs: Inputs) -> int:
         """Count the prompt's tokens."""
 
+    def media(self, image: RGBImage) -> Any:
+        """Return what the chat has for an image or a frame: here what a processor takes."""
+        return image.pil
+
     def encode(self, prompt: Prompt) -> Inputs:
         """Make the engine's inputs of a prompt. Raises PromptTooLong, InvalidJob or EngineError."""
         characters = sum(len(part) for turn in prompt.turns for part in turn.parts if isinstance(part, str))
@@ -104,9 +108,9 @@ class ChatEncoder(ABC, Generic[Inputs]):
         content: list[dict[str, Any]] = []
         for part in turn.parts:
             if isinstance(part, Video):
-                content.append({"type": "video", "video": [frame.pil for frame in part.frames]})
+                content.append({"type": "video", "video": [self.media(frame) for frame in part.frames]})
             elif isinstance(part, RGBImage):
-                content.append({"type": "image", "image": part.pil})
+                content.append({"type": "image", "image": self.media(part)})
             elif content and content[-1]["type"] == "text":
                 # joined before escaping: a special token could be split over two parts
                 content[-1]["text"] += part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 from vqa.errors import InvalidJob
@@ -11,6 +12,10 @@ from workers.engine.text.thoughts import CLOSE, OPEN, knows_thoughts
 
 #: breaking up a token may join its neighbours into another one, so it is repeated; no real tokenizer needs more rounds
 _ROUNDS = 8
+
+#: texts whose result is kept, and the most characters of one
+_KEPT = 64
+_KEPT_CHARACTERS = 65_536
 
 
 class SpecialTokens:
@@ -32,12 +37,21 @@ class SpecialTokens:
         self._all, self._but_thoughts = _pattern(tokens), _pattern(tokens - {OPEN, CLOSE})
         self._ids = frozenset(added[token] for token in tokens if token in added) - {self._tokenizer.unk_token_id}
         self._thoughts = frozenset(added[mark] for mark in (OPEN, CLOSE) if mark in added)
+        # a system prompt is the same in thousands of jobs
+        self._kept = lru_cache(_KEPT)(self._escape)
 
     def escape(self, text: str, *, keep_thoughts: bool = False) -> str:
         """Break up every special token in `text`, with `keep_thoughts` without `<think>` and `</think>`.
 
         Raises InvalidJob if one is left, UnicodeEncodeError if `text` has a lone surrogate.
         """
+        return (self._kept if len(text) <= _KEPT_CHARACTERS else self._escape)(text, keep_thoughts)
+
+    def occur_in(self, ids: Iterable[int]) -> bool:
+        """Whether a special token is among the tokens."""
+        return not self._ids.isdisjoint(ids)
+
+    def _escape(self, text: str, keep_thoughts: bool) -> str:
         text.encode()
         if (pattern := self._but_thoughts if keep_thoughts else self._all) is None:
             return text
@@ -50,10 +64,6 @@ class SpecialTokens:
         if left - (self._thoughts if keep_thoughts else frozenset()):
             raise InvalidJob("the text contains a special token of the model that cannot be escaped")
         return text
-
-    def occur_in(self, ids: Iterable[int]) -> bool:
-        """Whether a special token is among the tokens."""
-        return not self._ids.isdisjoint(ids)
 
 
 def _pattern(tokens: Collection[str]) -> re.Pattern[str] | None:
