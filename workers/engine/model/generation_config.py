@@ -106,6 +106,9 @@ def sampling_defaults(settings: EngineSettings) -> SamplingDefaults:
     if fields.get("do_sample") is not True:
         return SamplingDefaults()
     temperature, top_p, min_p = (_number(fields, *how) for how in _ADVICE)
+    if temperature < 0.01:
+        # Qwen2.5-VL's is 0.000001
+        return SamplingDefaults()
     top_k = fields.get("top_k") or 0
     if not _is_id(top_k):
         raise NotReady(f"VQA_SAMPLING_DEFAULTS=checkpoint: top_k={top_k!s:.40} of generation_config.json is no count")
@@ -113,7 +116,7 @@ def sampling_defaults(settings: EngineSettings) -> SamplingDefaults:
 
 
 #: names, neutral values and ranges, which are those of a job's fields
-_ADVICE = (("temperature", 1.0, 0.01, 2.0), ("top_p", 1.0, 1e-6, 1.0), ("min_p", 0.0, 0.0, 1.0))
+_ADVICE = (("temperature", 1.0, 0.0, 2.0), ("top_p", 1.0, 1e-6, 1.0), ("min_p", 0.0, 0.0, 1.0))
 
 
 def _number(fields: Mapping[str, Any], name: str, neutral: float, least: float, most: float) -> float:
