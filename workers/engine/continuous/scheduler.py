@@ -164,7 +164,8 @@ class Scheduler:
         return self._reserve.admits_bulk(self._slots, len(self._running), bulk, self._slot_share.is_due("bulk"))
 
     def _can_enter(self, seq: Sequence) -> bool:
-        if any(other.alone for other in self._running) or (seq.alone and self._running):
+        # one that runs alone is the only one
+        if self._running and (seq.alone or self._running[0].alone):
             return False
         return self._blocks.needed(seq) <= self._block_manager.num_free - self._reserved_blocks(seq)
 

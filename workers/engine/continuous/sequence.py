@@ -50,7 +50,7 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the next decode step computes a token of its answer."""
+        """Whether the next pass computes a token of its answer."""
         is_prefilled = self.slot is not None and self.num_prefilled == self.num_prompt_tokens
         return is_prefilled and self.num_generated < self.max_tokens
 
