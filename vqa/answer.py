@@ -33,6 +33,8 @@ class Usage(Outgoing):
     completion_tokens: Count
     #: of the prompt's, those that the engine had computed for earlier prompts with the same beginning
     cached_tokens: Count = 0
+    #: of the completion's, those of a thought before the answer, with those that end it
+    reasoning_tokens: Count = 0
 
     @property
     def total_tokens(self) -> int:
@@ -124,7 +126,7 @@ class Answer(Outgoing):
     timings: Timings
     #: the value of a structured answer: its parsed JSON, or the choice
     parsed: Any = None
-    #: what a model that thinks before it answers thought; None if its thought did not end, and is the text
+    #: what a model that thinks before it answers thought; the text is empty if it wrote nothing after it
     reasoning: str | None = None
     #: of the tokens of the text, if the job asked for them
     logprobs: tuple[TokenLogprob, ...] | None = None

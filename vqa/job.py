@@ -168,7 +168,8 @@ class Job(Frozen):
     #: whether the answer tells the log probability of each of its tokens, and of this many of the likeliest beside it
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
-    #: most tokens of the thought of a model that thinks before it answers; None for no limit but `max_new_tokens`
+    #: most tokens of the thought of a model that thinks before it answers, which `max_new_tokens` does not count; the
+    #: thought is ended there, and the answer begins. None for the worker's VQA_MAX_REASONING_TOKENS
     max_reasoning_tokens: int | None = Field(default=None, ge=0, le=32_768)
     #: constrains the answer to JSON, with or without a schema, or to one of several choices
     response_format: ResponseFormat | None = None

@@ -50,10 +50,12 @@ def usage_object(answer: Answer) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
 def parse_usage(usage: Mapping[str, Any]) -> Usage:
     """Invert `usage_object`. Raises pydantic's ValidationError."""
     # chat completions of earlier releases have no details
-    return Usage.model_validate({**usage, **usage.get("prompt_tokens_details", {})})
+    details = {**usage.get("prompt_tokens_details", {}), **usage.get("completion_tokens_details", {})}
+    return Usage.model_validate({**usage, **details})

@@ -3,7 +3,8 @@
 Fields that cannot be honoured are refused by name, so that no answer differs from what was asked; values without effect
 are accepted. `model` is not compared with the workers' models. Null fields count as missing. Without `temperature`,
 decoding is greedy, as everywhere in this project, unless the workers have another default (VQA_SAMPLING_DEFAULTS);
-OpenAI's default is 1. `top_k`, `min_p` and `repetition_penalty` are vLLM's names.
+OpenAI's default is 1. `top_k`, `min_p` and `repetition_penalty` are vLLM's names. `max_reasoning_tokens` is this
+project's own: OpenAI's `reasoning_effort`, which is refused, says no number.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vqa.frozen_model import shown
 JOB_FIELDS: Final[Mapping[str, str]] = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
+    "max_reasoning_tokens": "max_reasoning_tokens",
     "temperature": "temperature",
     "top_p": "top_p",
     "seed": "seed",
@@ -40,7 +42,8 @@ JOB_FIELDS: Final[Mapping[str, str]] = {
 
 _NUMBERS = frozenset(
     {
-        *("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n"),
+        *("max_tokens", "max_completion_tokens", "max_reasoning_tokens", "seed", "n"),
+        *("temperature", "top_p", "top_k", "min_p"),
         *("presence_penalty", "frequency_penalty", "repetition_penalty", "top_logprobs"),
     }
 )

@@ -139,6 +139,8 @@ class Completion:
     alternatives: tuple[Completion, ...] = ()
     #: the probability of each of `SamplingParams.choices`, which sum to 1
     choices: Mapping[str, float] | None = None
+    #: of `completion_tokens`, those of the thought, with those that end it
+    reasoning_tokens: int = 0
 
 
 #: what a thread is doing: a computing one, or the one that consumes messages

@@ -142,6 +142,7 @@ def _with_alternatives(completions: Sequence[Completion]) -> Completion:
     return replace(
         first,
         completion_tokens=sum(each.completion_tokens for each in completions),
+        reasoning_tokens=sum(each.reasoning_tokens for each in completions),
         cached_tokens=min(each.cached_tokens for each in completions),
         alternatives=tuple(others),
     )

@@ -168,6 +168,7 @@ class Answering:
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
                 cached_tokens=completion.cached_tokens,
+                reasoning_tokens=completion.reasoning_tokens,
             ),
             timings=Timings(
                 queued_s=lease.queued_s,

@@ -13,11 +13,16 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="that the worker had computed for an earlier prompt with the same beginning")
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int = Field(description="of a thought before the answer")
+
+
 class CompletionUsage(BaseModel):
     prompt_tokens: int = Field(description="images count as the tokens that they become")
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CompletionMessage(BaseModel):

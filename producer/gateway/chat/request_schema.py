@@ -229,6 +229,13 @@ class ChatRequestBody(_Part):
     top_logprobs: int | None = Field(
         default=None, ge=0, le=20, description="and of so many of the likeliest at its place; only with logprobs"
     )
+    max_reasoning_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        le=32_768,
+        description="of a model that thinks before it answers: most tokens of the thought, which max_tokens does not "
+        "count; 0 for none. By default the worker's",
+    )
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     n: int | None = Field(
         default=None, ge=1, le=16, description="answers to generate; over 1 only with a temperature over 0, no stream"

@@ -98,7 +98,7 @@ def test_neutral_values_of_other_servers_fields_are_accepted() -> None:
 def test_how_tokens_are_chosen_is_said_in_openais_and_vllms_names() -> None:
     fields = {
         **{"top_k": 40, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1},
-        **{"logprobs": True, "top_logprobs": 5, "temperature": 0.7},
+        **{"logprobs": True, "top_logprobs": 5, "temperature": 0.7, "max_reasoning_tokens": 0},
     }
 
     assert parse(**fields).fields == {**parse().fields, **fields}

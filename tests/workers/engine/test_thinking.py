@@ -132,6 +132,10 @@ def test_thought_and_answer_are_those_of_generate_with_the_end_forced_at_the_bou
         made = answers(engine, prompts)
 
         assert [(each.reasoning, each.text, each.completion_tokens) for each in made] == expected
+        assert all(
+            each.completion_tokens - each.reasoning_tokens <= most
+            for each, (_, most) in zip(made, budgets, strict=True)
+        )
         assert ["".join(heard) for heard in pieces] == [each.text for each in made]
 
 

@@ -180,6 +180,7 @@ class Generation:
         reasoning, text = self._finish()
         seen = (self._image_sizes, self._image_tokens)
         made = Completion(text, reason, self.prompt_tokens, self._count, reasoning, *seen, self.cached_tokens)
+        made = replace(made, reasoning_tokens=self._num_extra) if self._num_extra else made
         if self.pending.prompt.params.logprobs:
             logprobs = text_logprobs(self._logprobs, text)
             made = replace(made, logprobs=logprobs, total_logprob=self._total_logprob)

@@ -31,6 +31,7 @@ def test_an_answer_is_a_line_of_openais_batch_output() -> None:
             "completion_tokens": 2,
             "total_tokens": 5,
             "prompt_tokens_details": {"cached_tokens": 1},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
     assert (about["worker"], about["attempt"], about["reused"]) == ("played@here", 1, False)
@@ -46,7 +47,7 @@ def test_a_row_without_one_is_a_line_with_its_code_and_number() -> None:
 def test_the_short_form_keeps_its_lines() -> None:
     line = json.loads(encode(ShortFormat().answer("q1", answer(ID, "teal"))))
     assert (line["id"], line["answer"], line["finish_reason"], line["job"]) == ("q1", "teal", "stop", ID)
-    assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
+    assert line["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1, "reasoning_tokens": 0}
     failed = json.loads(encode(ShortFormat().failure(ID, None, Failure("invalid_job", "not JSON", 7, bad_row=True))))
     assert failed == {"id": None, "error": {"code": "invalid_job", "message": "line 7: not JSON"}, "job": ID}
 
