@@ -75,12 +75,12 @@ class RequestEncoder(ChatEncoder[Request]):
         text = self.processor.apply_chat_template(
             chat, tokenize=False, continue_final_message=continued, add_generation_prompt=not continued
         )
-        if videos := prompt.videos:
-            text = self._with_times(text, videos)
+        if prompt.videos:
+            text = self._with_times(text, prompt.videos)
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids.count(self._image_id) != len(prompt.images):
             raise InvalidJob(NO_PLACE.format("an image"))
-        tokens, spans = self._place_images(ids, prompt.images, videos)
+        tokens, spans = self._place_images(ids, prompt)
         grids = [(span.start, span.rows // self._merge, span.columns // self._merge) for span in spans]
         positions = mrope_positions(len(tokens), grids)
         hashes = self._block_hashes(tokens, spans, prompt.cache_salt)
@@ -106,21 +106,19 @@ class RequestEncoder(ChatEncoder[Request]):
         times = [processor.replace_video_token(made, number) for number in range(len(videos))]
         return str(processor.get_text_with_replacements([text], [], times)[0][0])
 
-    def _place_images(
-        self, ids: list[int], images: Sequence[RGBImage], videos: Sequence[Video]
-    ) -> tuple[Tensor, tuple[ImageSpan, ...]]:
+    def _place_images(self, ids: list[int], prompt: Prompt) -> tuple[Tensor, tuple[ImageSpan, ...]]:
         """Replace the placeholder of each image, and of frames that become one, by as many as it has tokens."""
         spans: list[ImageSpan] = []
         #: of each id, how many tokens stand for it
         counts: list[int] = []
         count = 0
         left = {
-            self._image_id: iter([(image,) for image in images]),
-            self._video_id: chain.from_iterable(video.patches(self._temporal) for video in videos),
+            self._image_id: iter([(image,) for image in prompt.images]),
+            self._video_id: chain.from_iterable(video.patches(self._temporal) for video in prompt.videos),
         }
         for id in ids:
             if id in left:
-                spans.append(self._span(next(left[id]), count))
+                spans.append(self._span(next(left[id]), count, prompt.cache_salt))
             counts.append(spans[-1].tokens if id in left else 1)
             count += counts[-1]
         return torch.from_numpy(numpy.repeat(numpy.array(ids, numpy.int64), counts)), tuple(spans)
@@ -130,7 +128,7 @@ class RequestEncoder(ChatEncoder[Request]):
             return ()
         return block_hashes(tokens, spans, self._block_size, f"{self._model} {salt}")
 
-    def _span(self, frames: tuple[RGBImage, ...], start: int) -> ImageSpan:
+    def _span(self, frames: tuple[RGBImage, ...], start: int, salt: str) -> ImageSpan:
         image = frames[0]
         if image.width % self._factor or image.height % self._factor:
             raise ValueError(f"image of {image.width} x {image.height}: its sides must be multiples of {self._factor}")
@@ -141,7 +139,7 @@ class RequestEncoder(ChatEncoder[Request]):
         else:
             # the model sees an image as frames that are all the same
             pixels = (image.pixels,)
-        return ImageSpan(pixels, rows, columns, start, rows * columns // self._merge**2, digest)
+        return ImageSpan(pixels, rows, columns, start, rows * columns // self._merge**2, f"{salt} {digest}".lstrip())
 
 
 def check_image_processor(image_processor: Any, vision: Any) -> None:

@@ -24,6 +24,7 @@ class ImageSpan:
     #: its first token in the prompt, and the number of its tokens
     start: int
     tokens: int
+    #: of the pixels, after the prompt's salt: the key under which features are kept
     digest: str
 
     @property

@@ -153,5 +153,14 @@ def test_a_salt_and_another_model_keep_prompts_apart(encoding: Encoding, change:
     assert common(encoding(text), encoding(text, **change)) == 0
 
 
+def test_features_of_images_are_not_shared_by_prompts_with_other_salts(bundled: Any) -> None:
+    encoder = RequestEncoder(bundled.processor, 4096)
+    digests = [encoder.encode(prompt(image(1), salt=salt)).images[0].digest for salt in ("", "", "a", "a", "b")]
+
+    assert digests[0] == digests[1] == image(1).digest
+    assert digests[2] == digests[3]
+    assert len({*digests}) == 3
+
+
 def test_nothing_is_hashed_without_a_block_size(bundled: Any) -> None:
     assert RequestEncoder(bundled.processor, 4096).encode(prompt("what is it? " * 8)).block_hashes == ()
