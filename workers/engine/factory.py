@@ -32,8 +32,9 @@ _SPINS = "1000"
 #: of experts do not wait for the host
 _MIN_CAPABILITY, _EXPERTS_MAJOR = (8, 0), frozenset({9, 10})
 
-#: compute capability from which on tensor cores multiply float8; its experts need no grouped products of torch's
-_FLOAT8_CAPABILITY = (8, 9)
+#: Compute capability from which on tensor cores multiply float8, and the major versions for its experts, whose kernel
+#: needs no grouped products of torch's, but more shared memory than 12.0 has (120 of 99 KiB).
+_FLOAT8_CAPABILITY, _FLOAT8_EXPERTS_MAJOR = (8, 9), frozenset({8, 9, 10})
 
 
 def make_engine(settings: EngineSettings, slots: int) -> Engine:
@@ -133,7 +134,8 @@ def _card_objection(
         return f"the card has compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
     if capability is not None and float8 and capability < _FLOAT8_CAPABILITY:
         return f"the weights are in fp8, and the card has compute capability {capability[0]}.{capability[1]}, not 8.9"
-    if capability is not None and experts and not float8 and capability[0] not in _EXPERTS_MAJOR:
+    majors = _FLOAT8_EXPERTS_MAJOR if float8 else _EXPERTS_MAJOR
+    if capability is not None and experts and capability[0] not in majors:
         return f"the model has experts and the card has compute capability {capability[0]}.{capability[1]}, not 9 or 10"
     if cards and experts and "float16" in {settings.dtype, settings.dtype == "auto" and config.get("dtype")}:
         return "the model has experts, which need bfloat16, and is computed in float16"
