@@ -74,6 +74,16 @@ def test_the_same_chat_gets_the_same_answer_however_it_is_written(http: httpx2.C
     assert answers[0] == answers[1]
 
 
+def test_log_probabilities_have_a_place_in_a_whole_answer_and_none_in_a_stream(client: OpenAI) -> None:
+    body: Any = {"model": "vqa", **chat("Colour?", image_url("red")), "logprobs": True, "top_logprobs": 2}
+    # the echo engine has no model, and so no probabilities
+    logprobs = client.chat.completions.create(**body, extra_body={"top_k": 20, "min_p": 0.1}).choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content == []
+    with pytest.raises(openai.BadRequestError, match="logprobs: a stream carries the text alone"):
+        client.chat.completions.create(**body, stream=True)
+
+
 def test_a_stored_image_is_named_by_its_id(http: httpx2.Client) -> None:
     stored = http.post("/v1/images", content=image_bytes("red"), headers={"content-type": "image/png"}).json()["id"]
     by_id, inline = (http.post(PATH, json=chat("Colour?", url)).json() for url in (stored, image_url("red")))
