@@ -17,6 +17,7 @@ from producer.cli.options import (
     Logprobs,
     MaxImageTokens,
     MaxNewTokens,
+    MaxReasoningTokens,
     MinP,
     PresencePenalty,
     Probabilities,
@@ -42,6 +43,7 @@ def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file or URL, or - for stdin.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     max_new_tokens: MaxNewTokens = None,
+    max_reasoning_tokens: MaxReasoningTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -92,6 +94,7 @@ def ask(
     fields = job_fields(
         lane,
         max_new_tokens=max_new_tokens,
+        max_reasoning_tokens=max_reasoning_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,

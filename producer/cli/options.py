@@ -39,6 +39,9 @@ RedisUrl = Annotated[
 ]
 Lane = Annotated[LaneName, typer.Option(help="Interactive jobs are answered before bulk jobs.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum length of the answer in tokens.")]
+MaxReasoningTokens = Annotated[
+    int | None, typer.Option(min=0, help="Maximum length of a thought before the answer, in tokens, not counted in it.")
+]
 Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="0 gives the same answer every time.")]
 TopP = Annotated[
     float | None, typer.Option(min=0.001, max=1, help="Sample from the likeliest tokens only; needs --temperature.")

@@ -19,6 +19,7 @@ from producer.cli.options import (
     Logprobs,
     MaxImageTokens,
     MaxNewTokens,
+    MaxReasoningTokens,
     MinP,
     Output,
     PresencePenalty,
@@ -120,6 +121,7 @@ def submit(
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a job is given up.")] = None,
     max_new_tokens: MaxNewTokens = None,
+    max_reasoning_tokens: MaxReasoningTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -177,6 +179,7 @@ def submit(
         raise typer.BadParameter(f"needs {needed}", param_hint=given)
     answer = {
         "max_new_tokens": max_new_tokens,
+        "max_reasoning_tokens": max_reasoning_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,

@@ -27,7 +27,8 @@ def answer_tokens(job: Job) -> int:
     if job.scored_choices:
         # each ends with an end of text
         return sum(min(job.max_new_tokens, text_tokens(len(choice))) + 1 for choice in job.scored_choices)
-    return job.max_new_tokens * job.n
+    # what a thought may have by the worker's own setting is not known here
+    return (job.max_new_tokens + (job.max_reasoning_tokens or 0)) * job.n
 
 
 def text_tokens(characters: int) -> int:

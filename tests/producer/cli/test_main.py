@@ -131,7 +131,7 @@ def test_what_is_likely_is_told_to_the_worker_and_log_probabilities_come_back(
 ) -> None:
     told = {
         **{"top_k": 40, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1},
-        **{"logprobs": True, "top_logprobs": 2},
+        **{"logprobs": True, "top_logprobs": 2, "max_reasoning_tokens": 100},
     }
     jobs: list[dict[str, Any]] = []
     token = {"token": "a", "logprob": -0.5, "bytes": [97]}
