@@ -12,7 +12,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
 CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
 
-.PHONY: help install demo test test-quant check eval bench chaos fuzz clean
+.PHONY: help install demo test equality test-quant check eval bench chaos fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -53,6 +53,9 @@ demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; 
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@# many processes on few cores: threads of torch would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(TESTS)
+
+equality: $(STAMP) ## 20,000 prompts that share prefixes, each compared with `generate`, token for token
+	@OMP_NUM_THREADS=1 EQUALITY_PROMPTS=20000 $(BIN)/python -m pytest tests/workers/engine/continuous/test_shared_prefixes.py
 
 test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
 	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[quant]'

@@ -62,11 +62,14 @@ def test_it_measures_prompts_that_begin_alike_with_a_prefix_cache_and_without(tm
 
 
 @pytest.mark.timeout(240)
-def test_the_reference_of_logits_is_the_engine_in_float32(tmp_path: Path) -> None:
+def test_it_measures_float8_and_the_error_of_its_logits(tmp_path: Path) -> None:
     figures = measured(tmp_path / "out.jsonl", "--only", "fp8")
-    error = figures["relative error of float32 logits"]
-    assert float(str(error["worst"])) < 1e-5
-    assert error["notes"]["same_greedy_token"] == 1  # type: ignore[index]
+    # the reference is the engine's own arithmetic, on a machine without a card
+    exact, quantized = (figures[f"relative error of {kind} logits"] for kind in ("float32", "fp8"))
+    assert float(str(exact["worst"])) < 1e-5
+    assert exact["notes"]["same_greedy_token"] == 1  # type: ignore[index]
+    assert 1e-4 < float(str(quantized["worst"])) < 0.05
+    assert float(str(figures["W1, spread routing, continuous, fp8, all at once"]["worst"])) > 0
 
 
 @pytest.mark.timeout(240)
