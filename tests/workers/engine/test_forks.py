@@ -61,14 +61,15 @@ def test_a_prompt_of_three_answers_gets_them_in_the_order_of_their_seeds(hands: 
     parent = hands.fork(n=3, seed=2**63 - 1)
     assert [child.prompt.params.seed for child in hands.children] == [2**63 - 1, 0, 1]
     assert {(child.prompt.id, child.prompt.params.n) for child in hands.children} == {("job", 1)}
-    hands.answer(2, "c", cached_tokens=8)
-    hands.answer(0, "a")
+    hands.answer(2, "c", cached_tokens=8, reasoning_tokens=2)
+    hands.answer(0, "a", reasoning_tokens=1)
     assert not parent.settled
     hands.answer(1, "b", cached_tokens=8)
 
     answer = parent.future.result(0)
     assert [each.text for each in (answer, *answer.alternatives)] == ["a", "b", "c"]
     assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (10, 9, 0)
+    assert answer.reasoning_tokens == 3
     assert len(hands.pending) == 0
 
 

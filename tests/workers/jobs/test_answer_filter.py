@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vqa import Answer, Job, QuestionRefused
-from vqa.answer import Timings, Usage
+from vqa.answer import Alternative, Timings, TokenLogprob, Usage
 from vqa.ledger.records import Header, Lease
 from workers.filter.lists import Lists
 from workers.filter.settings import FilterSettings
@@ -25,14 +25,20 @@ def lists(tmp_path: Path) -> Lists:
 
 
 def ask(
-    policy: Any, text: str, reasoning: str | None = None, job: Job = JOB, stream: bool = False, parsed: Any = None
+    policy: Any,
+    text: str,
+    reasoning: str | None = None,
+    job: Job = JOB,
+    stream: bool = False,
+    parsed: Any = None,
+    **more: Any,
 ) -> Answer:
     """Run an attempt that is answered with `text`."""
     usage, timings = Usage(prompt_tokens=5, completion_tokens=1), Timings(queued_s=0, media_s=0, engine_s=1, total_s=1)
 
     def answer(job: Job, lease: Lease) -> Answer:
         about = {"usage": usage, "timings": timings, "model": "m", "worker": "w", "attempt": 1}
-        return Answer(id="a", text=text, reasoning=reasoning, parsed=parsed, finish_reason="stop", **about)
+        return Answer(id="a", text=text, reasoning=reasoning, parsed=parsed, finish_reason="stop", **about, **more)
 
     header = Header("leased", "bulk", 0, 0, 1, 0, stream=stream)
     outcome = middleware.run([policy], job, Lease("a", "token", header, b"", 0), answer)
@@ -53,6 +59,35 @@ def test_answers_are_masked_flagged_and_refused(lists: Lists) -> None:
     # its client has read some of it
     assert (seen.text, seen.finish_reason) == ("a ███, ", "content_filter")
     assert policy.figures() == {"filtered": {"masked": 3, "flagged": 2, "refused": 2}}
+
+
+def test_each_of_several_answers_is_filtered(lists: Lists) -> None:
+    logprobs = (TokenLogprob(token="x", logprob=-1.0, bytes=(120,)),)
+    others = [Alternative(text=each, finish_reason="stop", logprobs=logprobs) for each in ("fine", "bad", "the worst")]
+    answer = ask(AnswerFilter(lists, questions=False), "fine", alternatives=tuple(others), stream=True)
+    assert (answer.text, answer.filtered) == ("fine", ("masked", "refused"))
+    assert [(each.text, each.finish_reason) for each in answer.alternatives] == [
+        ("fine", "stop"),
+        ("███", "stop"),
+        ("", "content_filter"),
+    ]
+    # the tokens' texts would tell the words
+    assert [each.logprobs is None for each in answer.alternatives] == [False, True, True]
+
+
+def test_the_probabilities_do_not_tell_a_choice_that_is_refused(lists: Lists) -> None:
+    job = Job(messages=JOB.messages, response_format={"type": "choice", "choices": ["bad", "fine"]})
+    policy = AnswerFilter(lists, questions=False)
+    refused = ask(policy, "bad", job=job, parsed="bad", choices={"bad": 0.9, "fine": 0.1})
+    fine = ask(policy, "fine", job=job, parsed="fine", choices={"bad": 0.1, "fine": 0.9})
+    assert (refused.text, refused.choices, refused.finish_reason) == ("", None, "content_filter")
+    assert fine.choices == {"bad": 0.1, "fine": 0.9}
+
+
+def test_each_of_several_answers_ends_with_the_notice() -> None:
+    others = (Alternative(text="blue", finish_reason="stop"), Alternative(text="", finish_reason="content_filter"))
+    answer = ask(Label("Made by a machine."), "red", alternatives=others)
+    assert [each.text for each in answer.alternatives] == ["blue\n\nMade by a machine.", ""]
 
 
 def test_a_thought_that_is_refused_is_left_out(lists: Lists) -> None:
