@@ -143,7 +143,6 @@ def _with_alternatives(completions: Sequence[Completion]) -> Completion:
         first,
         completion_tokens=sum(each.completion_tokens for each in completions),
         reasoning_tokens=sum(each.reasoning_tokens for each in completions),
-        cached_tokens=min(each.cached_tokens for each in completions),
         alternatives=tuple(others),
     )
 
