@@ -107,8 +107,8 @@ class Direct:
         """Measure W2: the saturated rate, then latency at a share of it, against jobs one at a time."""
         self.warm_up(stock)
         runs = [self.all_at_once(stock.take())[0] for _ in range(self.repeats)]
-        rates, wanted, notes = [run.rate for run in runs], self.limits(targets.W2), {"jobs": stock.count}
-        saturated = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=notes)
+        rates, wanted, jobs = [run.rate for run in runs], self.limits(targets.W2), {"jobs": stock.count}
+        saturated = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=jobs)
         self.report.add(saturated)
         one_by_one = self.trial.run(stock.take(_W2_ALONE), 1)
         alone = one_by_one.percentile(50)

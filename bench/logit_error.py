@@ -22,7 +22,7 @@ from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.model.language import LanguageModel
 from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights, Layer
 from workers.engine.continuous.ops import reference
-from workers.engine.continuous.ops.base import Float8Matrix, Matrix
+from workers.engine.continuous.ops.base import Float8Matrix, Matrix, Route
 from workers.engine.continuous.ops.float8 import dequantize
 from workers.engine.continuous.ops.select import ops_for
 
@@ -85,7 +85,7 @@ def _recorded(model: LanguageModel) -> Iterator[Chosen]:
     chosen: Chosen = {}
     for layer, route in list(model.routes.items()):
 
-        def recorded(logits: Tensor, layer: int = layer, route: reference.Route = route) -> tuple[Tensor, Tensor]:
+        def recorded(logits: Tensor, layer: int = layer, route: Route = route) -> tuple[Tensor, Tensor]:
             weights, chosen[layer] = route(logits)
             return weights, chosen[layer]
 
