@@ -17,7 +17,6 @@ from workers.engine.base import Phase, TokenLogprob
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.requests import Intake, Request
 from workers.engine.continuous.sampler import Logits, Sampler
-from workers.engine.continuous.sampling.logprobs import read_logprobs
 from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Sequence
 from workers.engine.continuous.stats import StatsCounter
@@ -26,6 +25,7 @@ from workers.engine.runtime.faults import context_is_lost, is_poisoned
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.generation import Generation
+from workers.engine.text.log_probabilities import read_logprobs
 from workers.engine.text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)

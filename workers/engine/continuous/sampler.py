@@ -15,11 +15,11 @@ from torch import Tensor
 
 from workers.engine.base import SamplingParams
 from workers.engine.continuous.sampling.draw import SMALL_TOP_K, sample_top_k, sample_top_p, uniform
-from workers.engine.continuous.sampling.logprobs import log_probabilities
 from workers.engine.continuous.sampling.table import SamplingTable
 from workers.engine.continuous.slot_table import SlotTable
 from workers.engine.continuous.transfer import numbers, upload
 from workers.engine.text.grammar import Guide, masks
+from workers.engine.text.log_probabilities import log_probabilities
 from workers.engine.text.masks import unpack_masks
 from workers.engine.text.penalties import is_penalized
 

@@ -18,9 +18,10 @@ from transformers.generation.logits_process import (
 from workers.engine.base import SamplingParams, TokenLogprob
 from workers.engine.text.generation import Generation
 from workers.engine.text.grammar import masks
+from workers.engine.text.log_probabilities import log_probabilities, read_logprobs
 from workers.engine.text.masks import unpack_masks
 from workers.engine.text.penalties import is_penalized, penalize
-from workers.engine.text.token_bytes import TokenBytes, token_logprob
+from workers.engine.text.token_bytes import TokenBytes
 
 
 class _Sample(LogitsProcessor):
@@ -60,31 +61,27 @@ def sampling(params: SamplingParams) -> LogitsProcessorList:
 
 
 class LogprobProcessor(LogitsProcessor):
-    """Keeps the log probabilities of the rows that ask for them; must be the first processor, and changes nothing."""
+    """Keeps the logits of rows that ask for log probabilities; must be the first processor, and changes nothing."""
 
     def __init__(self, rows: Sequence[Generation], names: TokenBytes) -> None:
         params = [row.pending.prompt.params for row in rows]
         self._tops = {n: each.top_logprobs for n, each in enumerate(params) if each.logprobs}
         self._names = names
-        self._logprobs: Tensor | None = None
+        #: (rows that ask, vocabulary)
+        self._logits: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._tops:
-            self._logprobs = scores[list(self._tops)].float().log_softmax(-1)
+            self._logits = scores[list(self._tops)]
         return scores
 
     def of(self, tokens: Sequence[int]) -> dict[int, TokenLogprob]:
         """Return those of the `tokens` that each row got after the latest call, by row."""
-        if self._logprobs is None:
+        if self._logits is None:
             return {}
-        likeliest = self._logprobs.topk(min(max(self._tops.values()), self._logprobs.shape[-1]))
-        chosen = torch.tensor([[tokens[row]] for row in self._tops], device=self._logprobs.device)
-        values = torch.cat((self._logprobs.gather(-1, chosen), likeliest.values), -1).tolist()
-        ids = torch.cat((chosen, likeliest.indices), -1).tolist()
-        return {
-            row: token_logprob(value[: 1 + top], id[: 1 + top], self._names)
-            for (row, top), value, id in zip(self._tops.items(), values, ids, strict=True)
-        }
+        chosen = torch.tensor([tokens[row] for row in self._tops], device=self._logits.device)
+        made = log_probabilities(self._logits, chosen, max(self._tops.values()))
+        return read_logprobs(self._tops, made, self._names)
 
 
 class PenaltyProcessor(LogitsProcessor):
@@ -113,8 +110,9 @@ class PenaltyProcessor(LogitsProcessor):
         ids, logits = input_ids[self._rows], scores[self._rows].float()
         prompts = torch.zeros_like(logits, dtype=torch.bool)
         for row, tokens in enumerate(self._prompt_tokens):
-            # without the padding on the left
-            prompts[row, ids[row, self._width - tokens : self._width]] = True
+            # without the padding on the left; some models' placeholders of images are behind the vocabulary
+            prompt = ids[row, self._width - tokens : self._width]
+            prompts[row, prompt[prompt < logits.shape[-1]]] = True
         answers = ids[:, self._width :]
         counts = torch.zeros_like(logits).scatter_add(-1, answers, torch.ones_like(answers, dtype=logits.dtype))
         penalties = self._penalties.to(logits.device).split(1, dim=-1)

@@ -1,1 +1,1 @@
-"""Choosing tokens on the device: parameters of each slot, penalties, draws and log probabilities."""
+"""Choosing tokens on the device: parameters and tokens of each slot, and draws."""

@@ -1,4 +1,4 @@
-"""Log probabilities of chosen tokens and of the likeliest beside them, computed on the device."""
+"""Log probabilities of chosen tokens and of the likeliest beside them, computed where the logits are."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def log_probabilities(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor,
 
     `logits` are (n, vocabulary); the likeliest tokens are in order.
     """
-    logprobs = logits.float().log_softmax(-1)
+    logprobs, tokens = logits.float().log_softmax(-1), tokens[:, None]
+    chosen = logprobs.gather(-1, tokens)
+    if not top:
+        return chosen, tokens
     values, ids = logprobs.topk(min(top, logits.shape[-1]))
-    tokens = tokens[:, None]
-    return torch.cat((logprobs.gather(-1, tokens), values), -1), torch.cat((tokens, ids), -1)
+    return torch.cat((chosen, values), -1), torch.cat((tokens, ids), -1)
 
 
 def read_logprobs(rows: Mapping[int, int], copied: Sequence[Tensor], names: TokenBytes) -> dict[int, TokenLogprob]:
