@@ -125,6 +125,9 @@ def build_model(folder: Path, experts: bool, thinks: tuple[str, ...] | None = No
     model.generation_config = GenerationConfig(
         eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")], pad_token_id=ids("<|endoftext|>")
     )
+    if thinks is not None:
+        # `generate` cannot go on behind a placeholder of an image that there is not
+        model.lm_head.weight.data[[ids("<|image_pad|>"), ids("<|video_pad|>")]] = 0
     if thinks:
         # so that its thoughts end by themselves, too
         model.lm_head.weight.data[ids("</think>")] *= 2

@@ -115,7 +115,7 @@ def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[Completion]:
 @given(
     budgets=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 20)), min_size=1, max_size=6),
 )
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 def test_thought_and_answer_are_those_of_generate_with_the_end_forced_at_the_bound(
     kit: Kit, budgets: list[tuple[int, int]]
 ) -> None:
@@ -144,7 +144,7 @@ def test_thought_and_answer_are_those_of_generate_with_the_end_forced_at_the_bou
     temperature=st.sampled_from([0.0, 1.0]),
     grammar=st.sampled_from([COLOURS, NUMBERS]),
 )
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 def test_a_structured_answer_keeps_its_form_after_the_thought(
     kit: Kit, budgets: list[int], temperature: float, grammar: str
 ) -> None:
@@ -216,3 +216,12 @@ def test_a_thinking_model_says_how_long_it_thinks(kit: Kit, caplog: pytest.LogCa
 
     [line] = [each.message for each in caplog.records if "thinks" in each.message]
     assert "thinks before it answers: for up to 30 tokens (VQA_MAX_REASONING_TOKENS)" in line
+
+
+def test_choices_are_scored_without_a_thought_alike_in_both_engines(kit: Kit) -> None:
+    first, second = (engine.submit(ask(0, choices=("red", "blue"))).result(SOON) for engine in kit.engines)
+
+    assert first.choices is not None
+    assert sum(first.choices.values()) == pytest.approx(1)
+    assert second.choices == pytest.approx(first.choices, abs=1e-4)
+    assert (first.reasoning, first.text) == (None, max(first.choices, key=first.choices.__getitem__))
