@@ -1,4 +1,4 @@
-"""Mixture of experts (see `Ops`): sorts tokens by expert, multiplies group by group and sums the outputs per token."""
+"""Mixture of experts (see `Ops`): routing, the choice of a product by its size, and the sum of outputs per token."""
 
 # Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
@@ -10,10 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops import reference
-from workers.engine.continuous.ops.base import Matrix
+from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
 from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
-from workers.engine.continuous.ops.norms import silu_product
+from workers.engine.continuous.ops.few_float8_experts import MAX_TOKENS as MAX_FLOAT8_TOKENS
+from workers.engine.continuous.ops.few_float8_experts import few_float8_experts
+from workers.engine.continuous.ops.float8 import dequantize
+from workers.engine.continuous.ops.float8_grouped_experts import float8_grouped_experts
+from workers.engine.continuous.ops.grouped_experts import grouped_experts
 
 
 @triton.jit
@@ -34,36 +37,6 @@ def _route_kernel(logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.cons
         tl.store(chosen + token * COUNT + n, best)
         left = tl.where(at == best, -1.0, left)
     tl.store(weights + token * COUNT + rank, (likeliest / tl.sum(likeliest, axis=0)).to(kind))
-
-
-@triton.jit
-def _count_kernel(chosen, counts, pairs, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < pairs
-    expert = tl.load(chosen + at, mask=inside, other=0)
-    tl.atomic_add(counts + expert, 1, mask=inside)
-
-
-@triton.jit
-def _gather_kernel(
-    x, chosen, counts, cursors, ends, places, ordered,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr, EXPERT_BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Copy one token's row to the rows of each of its experts, in any order among that expert's rows."""
-    token = tl.program_id(0).to(tl.int64)
-    number = tl.arange(0, EXPERT_BLOCK)
-    count = tl.load(counts + number, mask=number < EXPERTS, other=0)
-    end = tl.cumsum(count, axis=0)
-    if token == 0:
-        tl.store(ends + number, end, mask=number < EXPERTS)
-    at = tl.arange(0, BLOCK)
-    row = tl.load(x + token * WIDTH + at, mask=at < WIDTH, other=0.0)
-    for n in tl.static_range(COUNT):
-        expert = tl.load(chosen + token * COUNT + n)
-        begin = tl.sum(tl.where(number == expert, end - count, 0), axis=0)
-        place = (begin + tl.atomic_add(cursors + expert, 1)).to(tl.int64)
-        tl.store(places + token * COUNT + n, place)
-        tl.store(ordered + place * WIDTH + at, row, mask=at < WIDTH)
 
 
 @triton.jit
@@ -89,34 +62,25 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
-    if len(x) > MAX_TOKENS and x.dtype != torch.bfloat16:
-        # torch's grouped product supports only bfloat16
-        return reference.experts(x, weights, chosen, gate_up, down)
     tokens, count = chosen.shape
     width = x.shape[-1]
-    multiply = few_experts if tokens <= MAX_TOKENS else _many_experts
-    made, places = multiply(x, chosen, gate_up, down)
+    made, places = _multiply(x, chosen, gate_up, down)
     out = torch.empty_like(x)
     block = min(1024, triton.next_power_of_2(width))
     _sum_kernel[(tokens, triton.cdiv(width, block))](made, weights, places, out, WIDTH=width, BLOCK=block, COUNT=count)
     return out
 
 
-def _many_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute what `few_experts` does with torch's grouped product."""
-    tokens, count = chosen.shape
-    width, number = x.shape[-1], len(gate_up)
-    counts = torch.zeros(2, number, dtype=torch.int32, device=x.device)
-    ends = torch.empty(number, dtype=torch.int32, device=x.device)
-    places = torch.empty_like(chosen)
-    ordered = x.new_empty(tokens * count, width)
-    _count_kernel[(triton.cdiv(tokens * count, 256),)](chosen, counts, tokens * count, BLOCK=256)
-    _gather_kernel[(tokens,)](
-        x, chosen, counts[0], counts[1], ends, places, ordered,
-        WIDTH=width, BLOCK=triton.next_power_of_2(width), COUNT=count,
-        EXPERTS=number, EXPERT_BLOCK=triton.next_power_of_2(number),
-    )  # fmt: skip
-    gated = silu_product(torch._grouped_mm(ordered, gate_up.transpose(-2, -1), offs=ends))
-    return torch._grouped_mm(gated, down.transpose(-2, -1), offs=ends), places
+def _multiply(x: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> tuple[Tensor, Tensor]:
+    """Return each pair's output (pairs, H) in the experts' order, and each pair's place in it (T, k)."""
+    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix):
+        if all(size % FLOAT8_BLOCK == 0 for size in down.values.shape[1:]):
+            multiply = few_float8_experts if len(x) <= MAX_FLOAT8_TOKENS else float8_grouped_experts
+            return multiply(x, chosen, gate_up, down)
+        # blocks with a scale that are not whole: too small a model to be read in float8
+        gate_up, down = dequantize(gate_up).to(x.dtype), dequantize(down).to(x.dtype)
+    assert isinstance(gate_up, Tensor)
+    assert isinstance(down, Tensor)
+    # the tensor cores do not multiply float32
+    many = len(x) > MAX_TOKENS and x.element_size() == 2
+    return (grouped_experts if many else few_experts)(x, chosen, gate_up, down)

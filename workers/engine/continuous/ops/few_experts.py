@@ -10,60 +10,40 @@ first. In the kernels a pair is a token and one of its experts, and a line is a 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.engine.continuous.ops.expert_order import order_of
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Tile of a product: rows of the weights, depth of one iteration, and Triton's warps and pipeline stages."""
+    """Tile of a product: pairs of an expert, rows of the weights, depth of an iteration, Triton's warps and stages."""
 
+    lines: int
     rows: int
     depth: int
     warps: int
     stages: int
 
 
-#: above this a grouped product is faster
-MAX_TOKENS = 256
+#: above this a product made for more lines is as fast
+MAX_TOKENS = 192
 
-#: pairs of one expert in a tile
-_LINES = 16
-
-# the fastest of 30 tiles on an H200 for 128 experts of 768 x 2048: within 3 % of the time to read their bytes
-_GATE_UP, _DOWN = Tile(64, 128, 4, 3), Tile(128, 128, 4, 3)
-#: tokens up to which other tiles are faster
-_VERY_FEW = 12
-_VERY_FEW_GATE_UP, _VERY_FEW_DOWN = Tile(64, 128, 4, 4), Tile(64, 64, 4, 4)
+#: for up to so many tokens, the tiles of gate and up and of down: the fastest of 20 on an H200 for 128 experts of
+#: 768 x 2048, within 3 % of the time to read their bytes
+_TILES = (
+    (12, (Tile(16, 64, 128, 4, 4), Tile(16, 64, 64, 4, 4))),
+    (sys.maxsize, (Tile(16, 64, 128, 4, 3), Tile(16, 128, 128, 4, 3))),
+)
 
 
 @triton.jit
-def _sort_kernel(chosen, ends, order, places, pairs, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr):
-    """Sort all pairs by expert, in one program.
-
-    `order` maps a place in the experts' order to a pair, `places` a pair to its place.
-    """
-    at = tl.arange(0, BLOCK)
-    inside = at < pairs
-    # positions without a pair fall into an extra bin
-    expert = tl.load(chosen + at, mask=inside, other=EXPERTS)
-    number = tl.arange(0, BINS)
-    count = tl.histogram(expert, BINS)
-    end = tl.cumsum(count, axis=0)
-    # `ends` first holds where each expert's pairs begin; each pair takes a place by incrementing it, up to the end
-    tl.store(ends + number, end - count, mask=number < EXPERTS)
-    tl.debug_barrier()
-    place = tl.atomic_add(ends + expert, 1, mask=inside)
-    tl.store(order + place, at, mask=inside)
-    tl.store(places + at, place, mask=inside)
-
-
-@triton.jit
-def _expert_lines(ends, block, EXPERTS: tl.constexpr, BINS: tl.constexpr, LINES: tl.constexpr):
+def expert_lines(ends, block, EXPERTS: tl.constexpr, BINS: tl.constexpr, LINES: tl.constexpr):
     """Return the expert of a block of lines (EXPERTS if there is none), the first line, and the expert's last + 1."""
     number = tl.arange(0, BINS)
     end = tl.load(ends + number, mask=number < EXPERTS, other=0)
@@ -84,7 +64,7 @@ def _gate_up_kernel(
     ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Compute silu(gate) * up of the pairs, in the experts' order."""
-    expert, first, last = _expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
+    expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
         token = tl.load(order + line, mask=line < last, other=0) // COUNT
@@ -98,7 +78,8 @@ def _gate_up_kernel(
         up = tl.zeros([ROWS, LINES], dtype=tl.float32)
         inside = (row < INNER)[:, None]
         for at in range(0, WIDTH, DEPTH):
-            value = tl.load(inputs + at)
+            # all lines without a pair would load the same row
+            value = tl.load(inputs + at, mask=(line < last)[None, :], other=0.0)
             gate = tl.dot(tl.load(gates + at, mask=inside, other=0.0), value, gate, input_precision="ieee")
             up = tl.dot(tl.load(ups + at, mask=inside, other=0.0), value, up, input_precision="ieee")
         kind = out.dtype.element_ty
@@ -115,7 +96,7 @@ def _down_kernel(
     ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order."""
-    expert, first, last = _expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
+    expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -139,26 +120,22 @@ def few_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tup
     """Return each pair's output (pairs, H) in the experts' order, and each pair's place in it (T, k)."""
     tokens, count = chosen.shape
     pairs, width, number, inner = tokens * count, x.shape[-1], len(gate_up), down.shape[-1]
-    bins = triton.next_power_of_2(number + 1)
-    ends, order, places = (torch.empty(n, dtype=torch.int32, device=x.device) for n in (number, pairs, pairs))
-    _sort_kernel[(1,)](
-        chosen, ends, order, places, pairs, BLOCK=triton.next_power_of_2(pairs), EXPERTS=number, BINS=bins, num_warps=8
-    )
-    blocks = min(pairs, number + pairs // _LINES)
+    first, second = next(tiles for most, tiles in _TILES if tokens <= most)
+    order = order_of(chosen, number, first.lines)
+    blocks = min(pairs, number + pairs // first.lines)
     gated, made = x.new_empty(pairs, inner), x.new_empty(pairs, width)
-    first, second = (_GATE_UP, _DOWN) if tokens > _VERY_FEW else (_VERY_FEW_GATE_UP, _VERY_FEW_DOWN)
+    shape = {"WIDTH": width, "INNER": inner, "EXPERTS": number, "BINS": triton.next_power_of_2(number + 1)}
     _gate_up_kernel[(triton.cdiv(inner, first.rows), blocks)](
-        x, gate_up, ends, order, gated,
-        WIDTH=width, INNER=inner, COUNT=count, EXPERTS=number, BINS=bins,
-        ROWS=first.rows, DEPTH=_depth(first, width, x), LINES=_LINES, num_warps=first.warps, num_stages=first.stages,
+        x, gate_up, order.spans[1], order.pairs, gated,
+        COUNT=count, ROWS=first.rows, DEPTH=_depth(first, width, x), LINES=first.lines, **shape,
+        num_warps=first.warps, num_stages=first.stages,
     )  # fmt: skip
     _down_kernel[(triton.cdiv(width, second.rows), blocks)](
-        gated, down, ends, made,
-        WIDTH=width, INNER=inner, EXPERTS=number, BINS=bins,
-        ROWS=second.rows, DEPTH=_depth(second, inner, x), LINES=_LINES, num_warps=second.warps,
-        num_stages=second.stages,
+        gated, down, order.spans[1], made,
+        ROWS=second.rows, DEPTH=_depth(second, inner, x), LINES=second.lines, **shape,
+        num_warps=second.warps, num_stages=second.stages,
     )  # fmt: skip
-    return made, places.view(tokens, count)
+    return made, order.places
 
 
 def _depth(tile: Tile, width: int, like: Tensor) -> int:
