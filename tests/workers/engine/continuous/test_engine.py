@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ from workers.engine.settings import EngineSettings
 
 #: more than can be computed while a test runs
 ENDLESS = 40_000
+
+#: whether prompts take what others have computed of their beginnings; without it all is computed in their company
+caching = pytest.mark.parametrize("prefix_cache", [True, False], ids=["cached", "computed"])
 
 
 class Starting(Protocol):
@@ -51,20 +55,20 @@ def starting(dense: Any, dense_model: Path, crashes: Crashes) -> Iterator[Starti
 
 
 class Gate:
-    """Holds the engine's thread before each decode step until it is opened."""
+    """Holds the engine's thread before it attends from decoding rows, until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.open = threading.Event()
-        #: rows of each step
+        #: decoding rows, for each layer of each pass that has any
         self.steps: list[int] = []
         attend_paged = reference.attend_paged
 
-        def gated(q: Tensor, *given: Any) -> Tensor:
+        def gated(q: Tensor, *given: Any) -> None:
             self.steps.append(len(q))
             self.reached.set()
             assert self.open.wait(SOON)
-            return attend_paged(q, *given)
+            attend_paged(q, *given)
 
         monkeypatch.setattr(reference, "attend_paged", gated)
 
@@ -80,6 +84,11 @@ def answers(engine: Engine, prompts: list[Prompt]) -> list[Completion]:
     return [future.result(SOON) for future in [engine.submit(prompt) for prompt in prompts]]
 
 
+def uncached(*completions: Completion) -> list[Completion]:
+    """Completions as they were if no token had been found in the cache."""
+    return [replace(completion, cached_tokens=0) for completion in completions]
+
+
 def given(stats: Stats) -> int:
     """Tokens of all prompts, computed or not."""
     return stats.prompt_tokens + stats.cached_tokens
@@ -92,18 +101,20 @@ def long(number: int, tokens: int, **how: Any) -> Prompt:
 
 
 def break_attention(monkeypatch: pytest.MonkeyPatch, tokens: int, error: BaseException) -> list[tuple[int, ...]]:
-    """Let the model fail at the end of every prompt of so many tokens; what is returned gets each prefill's lengths."""
-    attend = reference.attend
+    """Let the model fail at the end of every prompt of so many tokens.
+
+    What is returned gets, of each attention of chunks, the tokens of their prompts up to their ends.
+    """
+    attend_chunks = reference.attend_chunks
     seen: list[tuple[int, ...]] = []
 
-    def breaks(q: Tensor, k: Tensor, v: Tensor, queries: Any, keys: Any, causal: bool) -> Tensor:
-        if causal:
-            seen.append(queries.lengths)
-            if tokens in keys.lengths:
-                raise error
-        return attend(q, k, v, queries, keys, causal)
+    def breaks(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, starts: Tensor, lengths: Tensor, *given: Any) -> None:
+        seen.append(tuple(lengths.tolist()))
+        if tokens in seen[-1]:
+            raise error
+        attend_chunks(q, k, v, blocks, starts, lengths, *given)
 
-    monkeypatch.setattr(reference, "attend", breaks)
+    monkeypatch.setattr(reference, "attend_chunks", breaks)
     return seen
 
 
@@ -116,14 +127,19 @@ def test_it_is_an_engine(starting: Starting) -> None:
     assert engine.stall() is None
 
 
-def test_answers_in_company_are_those_of_prompts_alone(starting: Starting) -> None:
-    engine = starting(slots=3)
+@caching
+def test_answers_in_company_are_those_of_prompts_alone(starting: Starting, prefix_cache: bool) -> None:
+    engine = starting(slots=3, prefix_cache=prefix_cache)
     prompts = [ask(number) for number in range(8)]
     prompts += [make_prompt("words", (Turn("user", ("hello",)),), 6), long(9, 200)]
 
     alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
+    company = answers(engine, prompts)
 
-    assert answers(engine, prompts) == alone
+    assert uncached(*company) == uncached(*alone)
+    # of a prompt that was asked before, all full blocks but that with the last token
+    found = [(each.prompt_tokens - 1) // 16 * 16 if prefix_cache else 0 for each in company]
+    assert [each.cached_tokens for each in company] == found
     assert len({completion.text for completion in alone}) == len(prompts)
 
 
@@ -193,7 +209,7 @@ def test_one_who_listens_and_raises_fails_alone(starting: Starting) -> None:
     failed, beside = engine.submit(ask(0, on_text=raises)), engine.submit(ask(1))
 
     assert "OSError" in str(failed.exception(SOON))
-    assert beside.result(SOON) == neighbour
+    assert uncached(beside.result(SOON)) == uncached(neighbour)
 
 
 def test_a_deadline_that_passes_in_the_queue_fails_at_once_and_costs_nothing(
@@ -258,7 +274,7 @@ def test_a_cancelled_prompt_makes_room_for_the_next_and_nobody_else_is_disturbed
 
     engine.cancel("job-6")
 
-    assert next_one.result(SOON) == alone
+    assert uncached(next_one.result(SOON)) == uncached(alone)
     assert isinstance(cancelled.exception(SOON), Cancelled)
     assert not remaining.done()
 
@@ -280,20 +296,21 @@ def few_blocks(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
     monkeypatch.setattr(build, "free_memory", lambda: blocks * block * 4)
 
 
+@caching
 def test_what_the_memory_never_holds_is_refused_and_what_it_holds_later_waits(
-    starting: Starting, monkeypatch: pytest.MonkeyPatch
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, prefix_cache: bool
 ) -> None:
     # an image may take 64 tokens
     few_blocks(monkeypatch, 12)
-    engine = starting(max_image_tokens=64)
+    engine = starting(max_image_tokens=64, prefix_cache=prefix_cache)
     assert engine.built.block_manager.num_blocks == 12
     alone = engine.submit(long(0, 100)).result(SOON)
 
     with pytest.raises(PromptTooLong, match="than the card has room for"):
         engine.submit(long(1, 190)).result(SOON)
 
-    # of two there is room for one
-    assert answers(engine, [long(0, 100) for _ in range(6)]) == [alone] * 6
+    # of two there is room for one, unless they share blocks
+    assert uncached(*answers(engine, [long(0, 100) for _ in range(6)])) == uncached(*[alone] * 6)
     assert engine.submit(long(2, 189)).result(SOON).prompt_tokens == 189
 
 
@@ -320,14 +337,19 @@ def test_a_image_of_a_wrong_size_is_refused_and_its_neighbours_answered(starting
     prompts = [ask(0), *(make_prompt(p.digest, (Turn("user", (p, "?")),), 4) for p in (wrong, short)), ask(0)]
     first, *bad, last = [engine.submit(prompt) for prompt in prompts]
 
-    assert first.result(SOON) == last.result(SOON) == good
+    assert uncached(first.result(SOON), last.result(SOON)) == uncached(good, good)
     assert all(isinstance(future.exception(SOON), InvalidJob) for future in bad)
 
 
+@caching
 def test_a_prompt_that_the_model_fails_on_fails_alone(
-    starting: Starting, monkeypatch: pytest.MonkeyPatch, crashes: Crashes, caplog: pytest.LogCaptureFixture
+    starting: Starting,
+    monkeypatch: pytest.MonkeyPatch,
+    crashes: Crashes,
+    caplog: pytest.LogCaptureFixture,
+    prefix_cache: bool,
 ) -> None:
-    engine = starting(slots=8, prefill_tokens=1000)
+    engine = starting(slots=8, prefill_tokens=1000, prefix_cache=prefix_cache)
     innocent = [ask(number) for number in range(6)]
     alone = [engine.submit(prompt).result(SOON) for prompt in innocent]
     seen = break_attention(monkeypatch, 77, ValueError("the user's own words"))
@@ -342,29 +364,35 @@ def test_a_prompt_that_the_model_fails_on_fails_alone(
 
     with pytest.raises(EngineError, match=r"failed on this prompt \(ValueError\)"):
         culprit.result(SOON)
-    assert [future.result(SOON) for future in futures] == alone
+    assert uncached(*(future.result(SOON) for future in futures)) == uncached(*alone)
     assert first.result(SOON)
     assert any(len(lengths) > 1 and 77 in lengths for lengths in seen)
     assert "running them one by one" in caplog.text
     assert not any("own words" in record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG)
     assert not crashes
-    assert engine.submit(ask(0)).result(SOON) == alone[0]
+    assert uncached(engine.submit(ask(0)).result(SOON)) == uncached(alone[0])
 
 
-def test_a_prompt_that_fails_in_a_later_chunk_fails_alone(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = starting(prefill_tokens=64)
+@caching
+def test_a_prompt_that_fails_in_a_later_chunk_fails_alone(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, prefix_cache: bool
+) -> None:
+    engine = starting(prefill_tokens=64, prefix_cache=prefix_cache)
     alone = engine.submit(ask(0)).result(SOON)
     break_attention(monkeypatch, 149, ValueError())
 
     culprit, beside = engine.submit(long(1, 149)), engine.submit(ask(0))
 
     assert isinstance(culprit.exception(SOON), EngineError)
-    assert beside.result(SOON) == alone
-    assert engine.submit(ask(0)).result(SOON) == alone
+    assert uncached(beside.result(SOON)) == uncached(alone)
+    assert uncached(engine.submit(ask(0)).result(SOON)) == uncached(alone)
 
 
-def test_a_image_that_the_tower_fails_on_fails_its_prompt_alone(starting: Starting, dense: Any) -> None:
-    engine = starting(vision_reuse_mib=0)
+@caching
+def test_a_image_that_the_tower_fails_on_fails_its_prompt_alone(
+    starting: Starting, dense: Any, prefix_cache: bool
+) -> None:
+    engine = starting(vision_reuse_mib=0, prefix_cache=prefix_cache)
     alone = engine.submit(ask(0)).result(SOON)
     # 160 x 96 pixels: 60 patches, merged 4 by 4
     merger = dense.model.model.visual.merger
@@ -377,7 +405,7 @@ def test_a_image_that_the_tower_fails_on_fails_its_prompt_alone(starting: Starti
     try:
         culprit, beside = engine.submit(ask(3)), engine.submit(ask(0))
         assert isinstance(culprit.exception(SOON), EngineError)
-        assert beside.result(SOON) == alone
+        assert uncached(beside.result(SOON)) == uncached(alone)
     finally:
         hook.remove()
 
@@ -412,7 +440,7 @@ def test_what_escapes_a_step_is_told_with_who_was_in_it(
     engine = starting(slots=2)
     raised = RuntimeError("no step can be repeated")
 
-    def breaks(*_: Any) -> Tensor:
+    def breaks(*_: Any) -> None:
         raise raised
 
     monkeypatch.setattr(reference, "attend_paged", breaks)
@@ -443,9 +471,11 @@ def test_stopping_settles_all_and_the_thread_ends(starting: Starting, monkeypatc
 
 
 def test_a_step_that_hangs_is_told_with_those_in_slots(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = starting(slots=2, hang_s=0.3)
+    engine = starting(slots=2, slot_tokens=50_000, hang_s=0.3)
+    futures = [engine.submit(ask(number, max_new_tokens=ENDLESS)) for number in range(2)]
+    # a pass of one's prompt and the other's next token may take longer
+    wait_until(lambda: any(seq.num_generated > 1 for seq in engine.built.loop._scheduler.running[1:]))
     with Gate(monkeypatch) as gate:
-        futures = [engine.submit(ask(number, max_new_tokens=4)) for number in range(2)]
         waits = engine.submit(ask(2))
         assert gate.reached.wait(SOON)
         wait_until(lambda: engine.stall() is not None)
@@ -458,25 +488,27 @@ def test_a_step_that_hangs_is_told_with_those_in_slots(starting: Starting, monke
     assert stall is not None
     assert (stall.phase, stall.limit_s) == ("decode", 0.3)
     assert stall.silent_s > 0.3
-    assert set(stall.ids) <= {"job-0", "job-1", "job-2"}
-    assert stall.ids
+    assert set(stall.ids) == {"job-0", "job-1"}
     assert later is not None
     assert later.ids == ()
     assert all(isinstance(future.exception(SOON), Cancelled) for future in (*futures, waits))
     wait_until(lambda: engine.stall() is None)
 
 
-def test_a_prefill_may_take_longer_than_a_step(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attention", ["attend", "attend_chunks"], ids=["tower", "chunks"])
+def test_a_prefill_may_take_longer_than_a_step(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, attention: str
+) -> None:
     engine = starting(hang_s=0.2)
     began, go_on = threading.Event(), threading.Event()
-    attend = reference.attend
+    attend = getattr(reference, attention)
 
-    def waits(*given: Any, **how: Any) -> Tensor:
+    def waits(*given: Any, **how: Any) -> Any:
         began.set()
         assert go_on.wait(SOON)
         return attend(*given, **how)
 
-    monkeypatch.setattr(reference, "attend", waits)
+    monkeypatch.setattr(reference, attention, waits)
     future = engine.submit(ask(0))
     assert began.wait(SOON)
     wait_until(lambda: engine.stall() is not None)
@@ -497,7 +529,7 @@ def test_an_engine_without_prompts_neither_hangs_nor_stops_serving(starting: Sta
         assert engine.stall() is None
         time.sleep(0.01)
 
-    assert engine.submit(ask(0)).result(SOON) == first
+    assert uncached(engine.submit(ask(0)).result(SOON)) == uncached(first)
 
 
 def test_an_idle_engine_takes_no_processor_time(starting: Starting) -> None:
@@ -514,21 +546,21 @@ def test_an_idle_engine_takes_no_processor_time(starting: Starting) -> None:
 def test_a_prompt_that_is_alone_has_no_company(starting: Starting, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = starting(slots=4)
     rows: list[set[str]] = []
-    attend_paged, attend = reference.attend_paged, reference.attend
+    attend_paged, attend_chunks = reference.attend_paged, reference.attend_chunks
 
     def note(ids: tuple[str, ...]) -> None:
         rows.append(set(ids))
 
-    def watched(*given: Any) -> Tensor:
+    def watched(*given: Any) -> None:
         note(engine._heartbeats[0].ids)
-        return attend_paged(*given)
+        attend_paged(*given)
 
-    def watched_prefill(*given: Any, **how: Any) -> Tensor:
+    def watched_chunks(*given: Any) -> None:
         note(engine._heartbeats[0].ids)
-        return attend(*given, **how)
+        attend_chunks(*given)
 
     monkeypatch.setattr(reference, "attend_paged", watched)
-    monkeypatch.setattr(reference, "attend", watched_prefill)
+    monkeypatch.setattr(reference, "attend_chunks", watched_chunks)
     prompts = [ask(number, alone=number % 4 == 0, lane=("interactive", "bulk")[number % 2]) for number in range(12)]
 
     assert len(answers(engine, prompts)) == 12
@@ -578,8 +610,9 @@ def test_hundreds_of_short_prompts_are_all_answered_and_the_stats_add_up(startin
     assert engine.built.block_manager.num_free == engine.built.block_manager.num_blocks
 
 
-def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense: Any) -> None:
-    engine = starting()
+@caching
+def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense: Any, prefix_cache: bool) -> None:
+    engine = starting(prefix_cache=prefix_cache)
     seen: list[int] = []
     hook = dense.model.model.visual.merger.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     try:
@@ -589,12 +622,16 @@ def test_the_same_image_asked_about_again_is_seen_once(starting: Starting, dense
     finally:
         hook.remove()
 
-    assert first == again != other
+    assert uncached(first) == uncached(again) != uncached(other)
+    assert first.text != other.text
     assert len(seen) == 1
 
 
-def test_a_image_that_is_cut_over_chunks_is_seen_once_though_nothing_is_kept(starting: Starting, dense: Any) -> None:
-    engine = starting(vision_reuse_mib=0, prefill_tokens=64)
+@caching
+def test_a_image_that_is_cut_over_chunks_is_seen_once_though_nothing_is_kept(
+    starting: Starting, dense: Any, prefix_cache: bool
+) -> None:
+    engine = starting(vision_reuse_mib=0, prefill_tokens=64, prefix_cache=prefix_cache)
     whole = RGBImage.from_pil(Image.effect_noise((256, 256), 80))
     seen: list[int] = []
     hook = dense.model.model.visual.merger.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
@@ -603,18 +640,19 @@ def test_a_image_that_is_cut_over_chunks_is_seen_once_though_nothing_is_kept(sta
         prompts = [make_prompt(f"{n}", (Turn("user", ("?" * n, whole, whole)),), 4) for n in range(3)]
         one = engine.submit(prompts[0]).result(SOON)
         assert seen == [256]
-        assert answers(engine, prompts)[0] == one
+        assert uncached(answers(engine, prompts)[0]) == uncached(one)
     finally:
         hook.remove()
 
 
+@pytest.mark.parametrize("attention", ["attend", "attend_chunks", "attend_paged"], ids=["tower", "chunks", "step"])
 def test_a_model_that_loads_and_does_not_answer_is_not_ready(
-    starting: Starting, monkeypatch: pytest.MonkeyPatch
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, attention: str
 ) -> None:
     def breaks(*_: Any, **__: Any) -> Tensor:
         raise ValueError
 
-    monkeypatch.setattr(reference, "attend", breaks)
+    monkeypatch.setattr(reference, attention, breaks)
 
     with pytest.raises(NotReady, match="does not answer"):
         starting()
@@ -627,20 +665,32 @@ def test_a_model_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
         engine.start(lambda error, ids: None)
 
 
+@caching
 def test_a_prompt_whose_activations_are_no_numbers_spoils_nobody_after_it(
-    starting: Starting, monkeypatch: pytest.MonkeyPatch
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, prefix_cache: bool
 ) -> None:
-    engine = starting(slots=2, prefill_tokens=512)
+    # one of 300 tokens takes 19: it runs alone, those after it get its blocks, and find nothing else in the cache
+    few_blocks(monkeypatch, 20)
+    engine = starting(slots=2, prefill_tokens=512, max_image_tokens=64, prefix_cache=prefix_cache)
     prompts = [ask(0), long(1, 140)]
     alone = [engine.submit(prompt).result(SOON) for prompt in prompts]
-    attend = reference.attend
+    attend_chunks = reference.attend_chunks
+    overflown: list[tuple[int, int]] = []
 
-    def overflows(q: Tensor, k: Tensor, v: Tensor, queries: Any, keys: Any, causal: bool) -> Tensor:
-        made = attend(q, k, v, queries, keys, causal)
-        return made * torch.nan if causal and 300 in queries.lengths else made
+    def overflows(
+        q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, starts: Tensor, lengths: Tensor, size: int, out: Tensor
+    ) -> None:
+        attend_chunks(q, k, v, blocks, starts, lengths, size, out)
+        if 300 in lengths:
+            overflown.append((len(lengths), len(out)))
+            out.fill_(torch.nan)
 
-    monkeypatch.setattr(reference, "attend", overflows)
-    answers(engine, [long(number, 300, temperature=1.0) for number in (7, 8)])
+    monkeypatch.setattr(reference, "attend_chunks", overflows)
+    # of other text, so that they share nothing
+    texts = ["y" * 281, "z" * 281]
+    answers(engine, [make_prompt(text[0], (Turn("user", (text,)),), 4, temperature=1.0) for text in texts])
+    # both in each of two layers
+    assert overflown == [(1, 300)] * 4
 
     # in the blocks that those had
     assert answers(engine, prompts) == alone
