@@ -132,6 +132,10 @@ class RequestEncoder(ChatEncoder[Request]):
         image = frames[0]
         if image.width % self._factor or image.height % self._factor:
             raise ValueError(f"image of {image.width} x {image.height}: its sides must be multiples of {self._factor}")
+        for frame in frames:
+            # or the pass fails that computes it, with all prompts in it
+            if len(frame.pixels) != 3 * image.width * image.height:
+                raise ValueError(f"image of {image.width} x {image.height}: it has {len(frame.pixels)} bytes of pixels")
         rows, columns = image.height // self._patch, image.width // self._patch
         digest = image.digest
         if any(frame.digest != digest for frame in frames):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from workers.engine.continuous.requests import Request
 from workers.engine.image import RGBImage
 from workers.engine.model.image_sizes import read_fit
 from workers.engine.pipeline.encoding import Encoder, ModelInputs
+from workers.engine.video import Video
 
 words = st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|im_", "start|>", "<|"]), st.text(max_size=6)), max_size=4)
 #: numbers stand for images
@@ -118,3 +120,12 @@ def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any)
 
     with pytest.raises(PromptTooLong, match=r"31 prompt tokens and max_new_tokens=34 .*VQA_SLOT_TOKENS"):
         encoder.encode(make_prompt("a", (Turn("user", (image(1), "?")),), 34))
+
+
+def test_an_image_whose_pixels_are_fewer_than_its_size_says_is_refused_before_any_pass(dense: Any) -> None:
+    whole, short = image(0), RGBImage(64, 64, bytes(100), "short")
+    encoder = RequestEncoder(dense.processor, slot_tokens=512)
+
+    for shown in (short, Video((whole, replace(whole, pixels=whole.pixels[:-1], digest="short")), (0.0, 0.5))):
+        with pytest.raises(InvalidJob, match="bytes of pixels"):
+            encoder.encode(make_prompt("a", (Turn("user", (shown, "?")),), 4))
