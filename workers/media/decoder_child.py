@@ -144,8 +144,12 @@ def _open(memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str,
 
 
 def _decode(memory: int, fields: dict[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    from workers.media.request import ImageRequest
+
     data, at, images = _read(memory, fields), 0, []
     name = sha256(data)
+    # an image and a frame of one file and size may differ: each is scaled as the processor of its kind does
+    name.update(f" {limits.filter_for(ImageRequest.from_options(data, fields))}".encode())
     for decoded in _source(data, fields, limits).images():
         at = write_file(memory, decoded.image.tobytes(), at)
         images.append(_about(decoded, name))
@@ -177,7 +181,7 @@ def _source(data: bytes, fields: dict[str, Any], limits: ImageLimits) -> Source:
 
 
 def _about(decoded: Decoded, name: Any) -> dict[str, Any]:
-    """Return the fields of an `RGBImage` but its pixels; `name` is the hash of the file."""
+    """Return the fields of an `RGBImage` but its pixels; `name` is the hash of the file and filter."""
     fields = {field: getattr(decoded, field) for field in _PASSED_ON}
     fields["width"], fields["height"] = decoded.image.size
     digest = name.copy()

@@ -74,6 +74,11 @@ class ImageLimits:
         useful = min(self.useful_pixels, request.max_pixels)
         return replace(self, useful_pixels=useful, fit=self.fit and self.fit.capped(request.max_pixels))
 
+    def filter_for(self, request: ImageRequest) -> int | None:
+        """Return the filter that scales a request's images, by Pillow's number; None if the engine scales them."""
+        fit = request.video.fit if request.video is not None else self.for_request(request).fit
+        return fit.resample if fit is not None else None
+
     def pixel_bytes(self, request: ImageRequest, count: int) -> int:
         """Return the most that the pixels of the images of a request take."""
         if request.video is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -13,7 +14,8 @@ from PIL import Image
 
 from tests.workers.media.video_files import SIZE, animation, frame, joined, number_of, video_file
 from vqa.errors import BadImage
-from vqa.images.video_fit import QWEN3_VL, VideoFit
+from vqa.images.fit import Fit
+from vqa.images.video_fit import QWEN3_VL, FrameFit, VideoFit
 from workers.media.decoder import Decoder
 from workers.media.image import Decoded
 from workers.media.limits import ImageLimits
@@ -284,3 +286,21 @@ def test_a_frame_that_is_a_file_of_its_own_is_scaled_with_the_others() -> None:
     (only,) = decode(buffer.getvalue(), LIMITS, ImageRequest(buffer.getvalue(), frame=fit))
 
     assert only.image.size == fit.size(640, 480) == (96, 64)
+
+
+def test_a_frame_has_the_name_of_its_pixels_where_images_are_scaled_by_another_filter() -> None:
+    fit = Fit(32, 4096, 65_536, Image.Resampling.BICUBIC)
+    limits = replace(LIMITS, fit=fit)
+    buffer = io.BytesIO()
+    Image.effect_noise((640, 480), 80).save(buffer, "PNG")
+    # of one frame, so that the image and the frames have one size
+    frames = [FrameFit(32, 4096, 65_536, filter, frames=1, temporal=1) for filter in (3, Image.Resampling.BILINEAR)]
+    requests = [ImageRequest(buffer.getvalue(), frame=frame) for frame in (None, *frames)]
+    decoder = Decoder(limits)
+
+    image, same, other = (decoder.decode(buffer.getvalue(), request=request)[0] for request in requests)
+
+    decoder.close()
+    assert (image.width, image.height) == (same.width, same.height) == (other.width, other.height)
+    assert image.pixels == same.pixels != other.pixels
+    assert image.digest == same.digest != other.digest
