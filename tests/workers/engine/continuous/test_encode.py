@@ -123,9 +123,16 @@ def test_a_prompt_that_is_longer_than_a_slot_is_told_with_its_length(dense: Any)
 
 
 def test_an_image_whose_pixels_are_fewer_than_its_size_says_is_refused_before_any_pass(dense: Any) -> None:
-    whole, short = image(0), RGBImage(64, 64, bytes(100), "short")
+    whole = image(0)
+    short = replace(whole, pixels=whole.pixels[:-1], digest="short")
     encoder = RequestEncoder(dense.processor, slot_tokens=512)
 
-    for shown in (short, Video((whole, replace(whole, pixels=whole.pixels[:-1], digest="short")), (0.0, 0.5))):
-        with pytest.raises(InvalidJob, match="bytes of pixels"):
-            encoder.encode(make_prompt("a", (Turn("user", (shown, "?")),), 4))
+    def encode(*frames: RGBImage) -> Request:
+        shown = frames[0] if len(frames) == 1 else Video(frames, (0.0, 0.5))
+        return encoder.encode(make_prompt("a", (Turn("user", (shown, "?")),), 4))
+
+    assert encode(whole).images
+    assert encode(whole, whole).images
+    for frames in ((short,), (whole, short), (short, whole)):
+        with pytest.raises(InvalidJob, match="ValueError"):
+            encode(*frames)
