@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 #: Sequences of one length before it is planned for. cuDNN takes 60 ms for a plan (H200), which then saves about 2 ms
 #: for an image of a megapixel.
@@ -16,9 +15,6 @@ _MIN_LENGTH = 256
 #: lengths that are planned for, and lengths that are counted
 _MAX_PLANNED, _MAX_COUNTED = 64, 4096
 
-#: sequences of one length in a run: powers of 2 up to this, to keep the number of plans small
-_MAX_RUN = 8
-
 
 class Lengths:
     """Counts sequences by length."""
@@ -27,29 +23,25 @@ class Lengths:
         self._seen: Counter[int] = Counter()
         self._planned: set[int] = set()
 
-    def runs(self, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Count the lengths; return runs of equal ones as (sequences, length), or () if a length is not common yet."""
-        for length in lengths:
-            self._count(length)
-        return tuple(_runs(lengths)) if self._planned.issuperset(lengths) else ()
+    def are_common(self, lengths: Sequence[int]) -> bool:
+        """Count the lengths; return whether all of them are common.
 
-    def _count(self, length: int) -> None:
+        Of lengths that become common together only one does in this call: a pass should wait for one plan at most.
+        """
+        for length in lengths:
+            if self._count(length):
+                break
+        return self._planned.issuperset(lengths)
+
+    def _count(self, length: int) -> bool:
+        """Return whether the length has become common."""
         if length in self._planned or length < _MIN_LENGTH or len(self._planned) == _MAX_PLANNED:
-            return
+            return False
         if len(self._seen) == _MAX_COUNTED:
             # common lengths are soon counted again
             self._seen.clear()
         self._seen[length] += 1
-        if self._seen[length] == COMMON:
-            self._planned.add(length)
-
-
-def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    for length, equal in groupby(lengths):
-        left = len(list(equal))
-        count = _MAX_RUN
-        while left:
-            while count > left:
-                count //= 2
-            yield count, length
-            left -= count
+        if self._seen[length] < COMMON:
+            return False
+        self._planned.add(length)
+        return True

@@ -36,10 +36,10 @@ def numbers(values: Sequence[int], device: torch.device) -> Tensor:
 
 
 def spans_of(lengths: Sequence[int], device: torch.device, common: Lengths | None = None) -> Spans:
-    """Return the spans of consecutive sequences; `common` counts their lengths and finds runs of equal ones."""
+    """Return the spans of consecutive sequences, whose lengths `common` counts."""
     starts = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-    runs = common.runs(lengths) if common is not None else ()
-    return Spans(upload(starts, device), max(lengths), tuple(lengths), runs)
+    are_common = common is not None and common.are_common(lengths)
+    return Spans(upload(starts, device), max(lengths), tuple(lengths), are_common)
 
 
 class AsyncTokens:

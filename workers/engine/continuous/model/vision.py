@@ -84,7 +84,7 @@ class VisionTower:
             if number - 1 in self._deepstack:
                 deepstack.append(self._deepstack[number - 1](x))
             q, k, v = self._ops.rotate_patches(_linear(h, block.attn.qkv), self._heads, cos_sin)
-            delta = _linear(self._ops.attend(q, k, v, spans, spans, causal=False), block.attn.proj)
+            delta = _linear(self._ops.attend(q, k, v, spans), block.attn.proj)
             h, x = self._norm(delta, x, block.norm2)
             inner = block.mlp.linear_fc1
             delta = _linear(self._ops.gelu_linear(h, inner.weight, inner.bias), block.mlp.linear_fc2)

@@ -53,8 +53,8 @@ class Spans:
     max_seqlen: int
     #: the same on the host
     lengths: tuple[int, ...]
-    #: runs of equal lengths as (sequences, length) if all lengths are common (see `lengths`), else empty
-    runs: tuple[tuple[int, int], ...] = ()
+    #: whether all lengths are common (see `lengths`)
+    are_common: bool = False
 
 
 class Ops(Protocol):
@@ -80,11 +80,8 @@ class Ops(Protocol):
     def rotate_patches(self, qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split `qkv` (T, 3 H); rotate queries and keys by `cos_sin` (T, 2, D / 2). Returns (T, heads, D) each."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, queries: Spans, keys: Spans, causal: bool) -> Tensor:
-        """Attend within each sequence; (T, heads, D) in, (T, heads D) out.
-
-        A sequence may have fewer queries than keys. With `causal`, its last query attends to all of its keys.
-        """
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
+        """Attend within each sequence, to all of it; (T, heads, D) in, (T, heads D) out."""
 
     def attend_paged(
         self,

@@ -36,9 +36,9 @@ def rotate_patches(qkv: Tensor, heads: int, cos_sin: Tensor) -> tuple[Tensor, Te
     return _rotate(q, cos_sin), _rotate(k, cos_sin), v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, queries: Spans, keys: Spans, causal: bool) -> Tensor:
-    parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True)
-    return torch.cat([_attend_one(q, k, v, causal) for q, k, v in parts]).flatten(1)
+def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
+    parts = zip(q.split(spans.lengths), k.split(spans.lengths), v.split(spans.lengths), strict=True)
+    return torch.cat([_attend_one(*one, False) for one in parts]).flatten(1)
 
 
 def attend_paged(

@@ -59,9 +59,7 @@ def _rotate_kernel(
     angles = cos_sin + token * (2 * HALF)
     _rotate(start, q + token * (QUERIES * 2 * HALF), query_norm, angles, epsilon, QUERIES, HALF, QUERY_LINES, BLOCK)
     place = tl.load(slot_mapping + token).to(tl.int64) * (GROUPS * 2 * HALF)
-    _rotate(
-        start + QUERIES * 2 * HALF, keys + place, key_norm, angles, epsilon, GROUPS, HALF, GROUP_LINES, BLOCK
-    )
+    _rotate(start + QUERIES * 2 * HALF, keys + place, key_norm, angles, epsilon, GROUPS, HALF, GROUP_LINES, BLOCK)
     head = tl.arange(0, GROUP_LINES)[:, None]
     at = tl.arange(0, BLOCK)[None, :]
     inside = (head < GROUPS) & (at < HALF)
@@ -82,9 +80,7 @@ def _rotate_patches_kernel(
     _rotate(qkv + token * 3 * width + width, k + token * width, None, angles, 0.0, HEADS, HALF, LINES, BLOCK)
 
 
-def rotate(
-    qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
-) -> Tensor:
+def rotate(qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor) -> Tensor:
     q = qkv.new_empty(len(qkv), heads.query_heads, heads.head_dim)
     half = heads.head_dim // 2
     _rotate_kernel[(len(qkv),)](
