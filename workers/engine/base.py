@@ -105,7 +105,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token of an answer and the natural logarithm of its probability, before temperature and other sampling."""
+    """A token of an answer and the natural logarithm of its probability, before temperature and other sampling.
+
+    The logarithm is minus infinity for a token that the checkpoint suppresses, and not a number if the logits are not.
+    """
 
     token: int
     #: what the token adds to the text; bytes, as a character may be spread over tokens

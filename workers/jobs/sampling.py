@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from vqa.answer import TokenLogprob, TopLogprob
 from vqa.job import Job
 from workers.engine import base
 from workers.engine.model.generation_config import SamplingDefaults
+
+#: in place of a logarithm that is no number, or minus infinity, which JSON has not; as OpenAI writes it
+_IMPOSSIBLE = -9999.0
 
 
 def sampling_params(job: Job, defaults: SamplingDefaults) -> base.SamplingParams:
@@ -55,4 +60,4 @@ def _text(token: base.TokenLogprob) -> str:
 
 def _rounded(token: base.TokenLogprob) -> float:
     # further digits are noise of bfloat16, and a part of the answer's size
-    return round(token.logprob, 6)
+    return round(token.logprob, 6) if math.isfinite(token.logprob) else _IMPOSSIBLE

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import SOON, ask, ask_about
 from training.questions import held_out
-from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded
+from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError
 from workers.engine.base import Completion, Engine, Prompt
 from workers.engine.continuous.build import BLOCK_SIZE
 from workers.engine.continuous.engine import ContinuousEngine
@@ -128,6 +128,19 @@ def test_a_trained_model_is_sure_of_what_it_answers(kind: Any) -> None:
             made = answer(engine, scored(prompt, choices))
             assert made.choices == pytest.approx(teacher.probabilities(prompt, choices), abs=1e-4)
             assert made.text == answer(engine, prompt).text
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["continuous", "pipeline"])
+def test_logits_that_are_no_numbers_make_no_choice_likely(kind: Any, dense_model: Path) -> None:
+    pipe: Any = load(EngineSettings(model=str(dense_model)))
+    engine = kind(EngineSettings(model=str(dense_model), slot_tokens=1024), 4, load=lambda _: pipe)
+    engine.start(lambda error, ids: None)
+    pipe.model.lm_head.weight.data.fill_(math.nan)
+    try:
+        with pytest.raises(EngineError, match="no probability"):
+            answer(engine, scored(ask(), ("no", "none")))
     finally:
         engine.stop()
 

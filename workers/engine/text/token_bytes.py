@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +13,6 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 #: how SentencePiece writes a space
 _SPACE = "\u2581"
-
-#: in place of a logarithm that is no number, or minus infinity, which JSON has not; as OpenAI writes it
-_IMPOSSIBLE = -9999.0
 
 
 class TokenBytes:
@@ -65,8 +61,5 @@ def _byte_names() -> dict[int, str]:
 
 def token_logprob(values: Sequence[float], ids: Sequence[int], names: TokenBytes) -> TokenLogprob:
     """Make one of a chosen token, which comes first, and the likeliest tokens after it."""
-    chosen, *top = (
-        TokenLogprob(id, names[id], value if math.isfinite(value) else _IMPOSSIBLE)
-        for value, id in zip(values, ids, strict=True)
-    )
+    chosen, *top = (TokenLogprob(id, names[id], value) for value, id in zip(values, ids, strict=True))
     return TokenLogprob(chosen.token, chosen.text, chosen.logprob, tuple(top))

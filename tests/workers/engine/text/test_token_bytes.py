@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tests.worker_process import TINY
 from workers.engine.base import TokenLogprob
 from workers.engine.text.logprobs import text_logprobs
-from workers.engine.text.token_bytes import TokenBytes, token_logprob
+from workers.engine.text.token_bytes import TokenBytes
 
 tokenizer = AutoTokenizer.from_pretrained(TINY)
 names = TokenBytes(tokenizer)
@@ -41,12 +39,6 @@ def test_tokens_of_sentencepiece_have_spaces_and_bytes() -> None:
     spelled = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=made))
 
     assert [spelled[token] for token in range(3)] == [b" cat", b"\xe2", b"s"]
-
-
-def test_a_logarithm_that_json_has_not_is_as_openai_writes_it() -> None:
-    made = token_logprob([-math.inf, math.nan], [0, 1], names)
-
-    assert (made.logprob, made.top[0].logprob) == (-9999.0, -9999.0)
 
 
 @pytest.mark.parametrize(
