@@ -42,9 +42,14 @@ def model_identity(settings: EngineSettings) -> str:
     """Return a key for everything that changes the model's answers; a local folder counts by its content."""
     folder = Path(settings.model)
     model = _hash_folder(folder) if folder.is_dir() else settings.model
-    # images are shrunk to what a slot holds, if their job allows it
-    images = (settings.max_image_tokens, settings.high_image_tokens, settings.slot_tokens)
-    return json.dumps([settings.engine, model, settings.revision, settings.quant, settings.dtype, *images])
+    # images and thoughts are cut to what a slot holds, if their job allows it
+    bounds = (
+        settings.max_image_tokens,
+        settings.high_image_tokens,
+        settings.slot_tokens,
+        settings.max_reasoning_tokens,
+    )
+    return json.dumps([settings.engine, model, settings.revision, settings.quant, settings.dtype, *bounds])
 
 
 def _hash_folder(folder: Path) -> str:

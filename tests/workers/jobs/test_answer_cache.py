@@ -13,6 +13,7 @@ from workers.engine.settings import EngineSettings
 from workers.jobs.answer_cache import AnswerCache, model_identity
 
 PNG = b"\x89PNG an image"
+CHOICE: dict[str, Any] = {"type": "choice", "choices": ["red", "blue"]}
 
 
 def job(image: bytes | str = PNG, **fields: Any) -> Job:
@@ -58,6 +59,12 @@ def test_what_does_not_change_a_greedy_answer_is_not_part_of_the_question(
         {"max_new_tokens": 7},
         {"stop": ["."]},
         {"response_format": {"type": "json_object"}},
+        {"response_format": CHOICE},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5},
+        {"repetition_penalty": 1.1},
+        {"logprobs": True},
+        {"max_reasoning_tokens": 9},
         {"reuse": False},
         # what another has asked is not told
         {"tenant": "another"},
@@ -67,6 +74,23 @@ def test_what_does_is(redis: Redis, answer: Answer, fields: dict[str, Any]) -> N
     cache = AnswerCache(redis, "m", 60)
     cache.put(job(), answer)
     assert cache.get(job(**fields)) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"response_format": CHOICE}, {"response_format": CHOICE | {"probabilities": True}}),
+        ({"logprobs": True}, {"logprobs": True, "top_logprobs": 2}),
+    ],
+    ids=["probabilities", "top_logprobs"],
+)
+def test_an_answer_that_tells_more_is_another(
+    redis: Redis, answer: Answer, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    cache = AnswerCache(redis, "m", 60)
+    cache.put(job(**one), answer)
+    assert cache.get(job(**other)) is None
+    assert cache.get(job(**one)) == answer
 
 
 def test_each_model_has_answers_of_its_own(redis: Redis, answer: Answer) -> None:
@@ -109,4 +133,5 @@ def test_a_model_in_a_folder_is_known_by_what_is_in_it(tmp_path: Path) -> None:
 _OTHER: dict[str, Any] = {
     **{"revision": "v2", "quant": "int4", "dtype": "float32"},
     **{"max_image_tokens": 500, "high_image_tokens": 2000, "slot_tokens": 2000},
+    "max_reasoning_tokens": 100,
 }
