@@ -74,7 +74,7 @@ class EngineSettings(Settings):
         "`max_new_tokens`",
     )
     prefill_tokens: int = Field(
-        default=8192,
+        default=3072,
         ge=64,
         description="continuous engine: most tokens computed in one pass, one of each running answer and the rest of "
         "prompts, which bounds how long running answers are held up",
