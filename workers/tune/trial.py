@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import threading
@@ -80,9 +81,13 @@ class Trial:
         except BaseException:
             self.engine.stop()
             raise
+        # as a worker does when it is ready
+        gc.collect()
+        gc.freeze()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        gc.unfreeze()
         self.engine.stop()
         self._decoders.close()
 
