@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -103,7 +104,33 @@ def test_what_is_kept_does_not_hold_on_to_the_images_that_were_seen_with_it() ->
     features = ImageFeatures(Tower().encode_images, 1 * EACH)
     ask(features, "abcd")
 
-    assert [each.untyped_storage().nbytes() for each in features._whole.values()] == [EACH]
+    assert [each.untyped_storage().nbytes() for each in features._whole._features.values()] == [EACH]
+
+
+def test_a_pass_that_needs_the_ends_of_many_images_never_keeps_more_than_the_limit() -> None:
+    tower, tokens = Tower(), 4 * TAIL
+    whole = 2 * tokens * 3 * 4
+    kept: list[int] = []
+
+    def one_by_one(images: Sequence[ImageSpan]) -> Iterator[tuple[ImageSpan, Tensor]]:
+        for each in images:
+            yield from tower.encode_images([each])
+            held = (features._whole, features._tails)
+            assert [each.nbytes for each in held] == [sum(t.nbytes for t in each._features.values()) for each in held]
+            kept.append(sum(each.nbytes for each in held))
+
+    features = ImageFeatures(one_by_one, 2 * whole)
+    ask(features, "abcdefgh", tokens=tokens, begin=tokens - 1)
+    assert len(kept) == 8
+    assert max(kept) <= 2 * whole
+
+
+@pytest.mark.parametrize("reuse", [False, True], ids=["not kept", "kept"])
+def test_an_image_that_is_used_does_not_hold_on_to_the_images_that_were_seen_with_it(reuse: bool) -> None:
+    features = ImageFeatures(Tower().encode_images, reuse * 100 * EACH)
+    wanted = [ImageRows(image(digest), digest != "a", 4) for digest in "abcd"]
+
+    assert features.get(wanted, ())[0].untyped_storage().nbytes() == EACH
 
 
 def test_of_images_that_were_used_longer_ago_the_ends_are_kept() -> None:
