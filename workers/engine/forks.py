@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from vqa.errors import Cancelled, EngineError, VQAError
-from workers.engine.base import Completion, Prompt, SamplingParams
+from workers.engine.base import Completion, Prompt, SamplingParams, TokenLogprob
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.generation import TextStream
 
@@ -27,9 +27,6 @@ MOST_AT_ONCE = 16
 
 #: seeds of children stay in the range of a job's
 _SEEDS = 2**63
-
-#: tokens beyond the bytes of a forced answer: the end of text, and the space that some tokenizers put in front
-_EXTRA_TOKENS = 2
 
 
 def is_forked(params: SamplingParams) -> bool:
@@ -71,6 +68,9 @@ class Fork:
         self._children = _Children(deque(enumerate(_children(parent.prompt))))
         self._count = len(self._children.waiting)
         self._completions: dict[int, Completion] = {}
+        #: score and text of the likeliest choice so far, and the log probabilities of its tokens
+        self._best: tuple[float, str] | None = None
+        self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def start(self) -> None:
         self._parent.future.add_done_callback(self._children.cancel)
@@ -98,13 +98,25 @@ class Fork:
         if isinstance(error, VQAError):
             self._parent.fail(error)
             return
-        with self._children.lock:
-            self._completions[number] = ended.result()
-            all_ended = len(self._completions) == self._count
-        if all_ended:
+        if self._keep(number, ended.result()):
             self._settle([self._completions[each] for each in range(self._count)])
         else:
             self._start_next()
+
+    def _keep(self, number: int, made: Completion) -> bool:
+        """Keep the completion of a child; return whether it is the last one.
+
+        The log probabilities of all choices may be a million, so only those of the likeliest one are kept.
+        """
+        choices = self._parent.prompt.params.choices
+        with self._children.lock:
+            if choices:
+                rank = _score(made), choices[number]
+                if self._best is None or rank > self._best:
+                    self._best, self._logprobs = rank, made.logprobs
+                made = replace(made, logprobs=())
+            self._completions[number] = made
+            return len(self._completions) == self._count
 
     def _settle(self, completions: Sequence[Completion]) -> None:
         params = self._parent.prompt.params
@@ -112,7 +124,7 @@ class Fork:
             self._parent.answer(_with_alternatives(completions))
             return
         try:
-            chosen = _choose(params, completions)
+            chosen = _choose(params, completions, self._logprobs)
         except EngineError as error:
             self._parent.fail(error)
             return
@@ -124,10 +136,8 @@ class Fork:
 def _children(prompt: Prompt) -> Iterator[Prompt]:
     params = prompt.params
     for choice in params.choices:
-        # a choice that is too long for the answer fails like any that is cut; the end of text is one token more
-        most = min(params.max_new_tokens + 1, len(choice.encode()) + _EXTRA_TOKENS)
         top = params.top_logprobs if params.logprobs else 0
-        own = SamplingParams(most, forced=choice, logprobs=True, top_logprobs=top)
+        own = SamplingParams(params.max_new_tokens, forced=choice, logprobs=True, top_logprobs=top)
         yield replace(prompt, params=own, on_text=None)
     if not params.choices:
         for number in range(params.n):
@@ -147,24 +157,31 @@ def _with_alternatives(completions: Sequence[Completion]) -> Completion:
     )
 
 
-def _choose(params: SamplingParams, completions: Sequence[Completion]) -> Completion:
-    """Return the completion of the likeliest choice with the probabilities of all. Raises EngineError."""
-    scores = {
-        choice: math.nan if each.total_logprob is None else each.total_logprob
-        for choice, each in zip(params.choices, completions, strict=True)
-    }
+def _score(made: Completion) -> float:
+    return math.nan if made.total_logprob is None else made.total_logprob
+
+
+def _choose(
+    params: SamplingParams, completions: Sequence[Completion], logprobs: tuple[TokenLogprob, ...]
+) -> Completion:
+    """Return the completion of the likeliest choice, which has these log probabilities, with the probabilities of all.
+
+    Raises EngineError.
+    """
+    scores = {choice: _score(each) for choice, each in zip(params.choices, completions, strict=True)}
     choices = probabilities(scores)
     # equal ones by their text, so that the order in which they are given does not matter
-    likeliest = max(params.choices, key=lambda choice: (choices[choice], choice))
+    likeliest = max(params.choices, key=lambda choice: (scores[choice], choice))
     chosen = completions[params.choices.index(likeliest)]
     return replace(
         chosen,
         text=likeliest,
         finish_reason="stop",
         completion_tokens=sum(each.completion_tokens for each in completions),
+        reasoning_tokens=sum(each.reasoning_tokens for each in completions),
         cached_tokens=min(each.cached_tokens for each in completions),
         choices=choices,
-        logprobs=chosen.logprobs if params.logprobs else (),
+        logprobs=logprobs if params.logprobs else (),
     )
 
 

@@ -86,8 +86,26 @@ def answer(engine: Engine, prompt: Prompt) -> Completion:
     return engine.submit(prompt).result(SOON)
 
 
+#: a normalizing tokenizer makes twice as many bytes of this letter (NFC of U+0958)
+LONGER = "\u0958"
+
 #: one the beginning of another, others that share theirs, of one token and of several bytes a character
-WORDS = ("cat", "cat s", "cats", "a", "ab", "no", "none", "猫", "猫🐈", "naïve", "<|im_end|>", "bottom left", "\n")
+WORDS = (
+    "cat",
+    "cat s",
+    "cats",
+    "a",
+    "ab",
+    "no",
+    "none",
+    "猫",
+    "猫🐈",
+    "naïve",
+    "<|im_end|>",
+    "bottom left",
+    "\n",
+    LONGER,
+)
 
 
 @given(
@@ -168,6 +186,13 @@ def test_a_choice_that_exceeds_the_answers_length_is_an_error_by_name(engine: En
 
     with pytest.raises(AnswerTooLong, match="max_new_tokens"):
         answer(engine, scored(ask(max_new_tokens=3), ("abc", "abcd")))
+
+
+def test_a_choice_may_have_more_tokens_than_bytes(engine: Engine) -> None:
+    made = answer(engine, scored(ask(max_new_tokens=6), (LONGER, "cat")))
+
+    assert made.choices is not None
+    assert made.completion_tokens == 6 + 1 + 3 + 1
 
 
 def test_choices_leave_others_as_they_are(engine: Engine) -> None:

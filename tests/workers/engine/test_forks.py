@@ -154,6 +154,35 @@ def test_the_likeliest_choice_is_the_answer(hands: Hands) -> None:
     assert shown == ["cow"]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], ids=["rising", "falling", "mixed"])
+def test_the_likeliest_choice_has_its_log_probabilities(hands: Hands, order: tuple[int, ...]) -> None:
+    parent = hands.fork(choices=("a", "b", "c", "d"), logprobs=True)
+    for number in order:
+        # of two that are equally likely, the one whose text is greater
+        token = TokenLogprob(number, b"x", -1.0)
+        hands.answer(number, score=(-3, -2, -1, -1)[number], logprobs=(token,), reasoning_tokens=2)
+
+    answer = parent.future.result(0)
+    assert (answer.text, [each.token for each in answer.logprobs], answer.reasoning_tokens) == ("d", [3], 8)
+
+
+class Tokens(tuple[TokenLogprob, ...]):
+    """Log probabilities of which a test sees whether they are kept."""
+
+
+def test_log_probabilities_of_other_choices_are_let_go_before_all_are_scored(hands: Hands) -> None:
+    parent = hands.fork(choices=("a", "b", "c", "d"), logprobs=True)
+    made = [Tokens((TokenLogprob(number, b"x", -1.0),)) for number in range(3)]
+    kept = [weakref.ref(tokens) for tokens in made]
+    for number, score in enumerate((-2.0, -1.0, -3.0)):
+        hands.answer(number, score=score, logprobs=made[number])
+    made.clear()
+    del hands.children[:3]
+
+    assert not parent.settled
+    assert [each() is not None for each in kept] == [False, True, False]
+
+
 def test_choices_without_scores_are_an_error(hands: Hands) -> None:
     parent = hands.fork(choices=("cat", "dog"))
     hands.answer(0)

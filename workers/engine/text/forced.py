@@ -36,6 +36,10 @@ class ForcedTokens(Guide):
     def over(self) -> bool:
         return self._taken == len(self._ids)
 
+    def max_tokens(self, max_new_tokens: int) -> int:
+        # the one that ends the text is no part of the answer
+        return min(max_new_tokens + 1, len(self._ids))
+
     def fill(self, mask: NDArray[numpy.int32]) -> None:
         # whatever follows is not taken
         allow(mask, self._ids[min(self._taken, len(self._ids) - 1)])

@@ -75,6 +75,11 @@ def test_exactly_the_given_tokens_are_allowed_again_after_a_restart(ids: list[in
     assert not guide.take(ids[-1])
 
 
+@pytest.mark.parametrize(("bound", "most"), [(9, 3), (2, 3), (1, 2)], ids=["shorter", "as-long", "longer"])
+def test_a_forced_text_takes_its_own_tokens_up_to_the_bound_and_an_end(bound: int, most: int) -> None:
+    assert ForcedTokens([4, 5, 0], 100).max_tokens(bound) == most
+
+
 def test_another_token_is_refused_and_changes_nothing() -> None:
     guide = ForcedTokens([4, 5], 100)
 
