@@ -166,16 +166,16 @@ def test_the_likeliest_choice_has_its_log_probabilities(hands: Hands, order: tup
     assert (answer.text, [each.token for each in answer.logprobs], answer.reasoning_tokens) == ("d", [3], 8)
 
 
-class Tokens(tuple[TokenLogprob, ...]):
-    """Log probabilities of which a test sees whether they are kept."""
+class Token(TokenLogprob):
+    """One of which a test sees whether it is kept: with slots alone it has no weak references."""
 
 
 def test_log_probabilities_of_other_choices_are_let_go_before_all_are_scored(hands: Hands) -> None:
     parent = hands.fork(choices=("a", "b", "c", "d"), logprobs=True)
-    made = [Tokens((TokenLogprob(number, b"x", -1.0),)) for number in range(3)]
-    kept = [weakref.ref(tokens) for tokens in made]
+    made = [Token(number, b"x", -1.0) for number in range(3)]
+    kept = [weakref.ref(token) for token in made]
     for number, score in enumerate((-2.0, -1.0, -3.0)):
-        hands.answer(number, score=score, logprobs=made[number])
+        hands.answer(number, score=score, logprobs=(made[number],))
     made.clear()
     del hands.children[:3]
 
