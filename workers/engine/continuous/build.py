@@ -15,7 +15,7 @@ from workers.engine.continuous.loop import Loop
 from workers.engine.continuous.model.float8 import read_weights
 from workers.engine.continuous.model.image_features import ImageFeatures
 from workers.engine.continuous.model.language import LanguageModel
-from workers.engine.continuous.model.vision import MAX_GRID_BYTES, VisionTower
+from workers.engine.continuous.model.vision import MAX_GRID_BYTES, MAX_PATCHES, VisionTower
 from workers.engine.continuous.model.weights import LanguageWeights
 from workers.engine.continuous.model_runner import ModelRunner
 from workers.engine.continuous.ops.select import ops_for
@@ -101,6 +101,10 @@ def build(pipe: Any, settings: EngineSettings, slots: int) -> Built:
         # until its lengths are planned for: cuDNN's very first plan takes a second, in which no prompt should wait
         for _ in range(1 + -(-COMMON // len(usual))):
             runner.forward(Batch((), tuple(usual)))
+        # prompts that find all but the ends of many images in the KV cache need these images whole
+        image = usual[0].images[0]
+        for _ in vision.encode_images([image] * (MAX_PATCHES // image.patches)):
+            pass
         return runner.cache.nbytes
 
     block_manager = _block_manager(trial, weights, settings, slots)

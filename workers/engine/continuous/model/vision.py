@@ -16,8 +16,9 @@ from workers.engine.continuous.ops.base import Ops
 from workers.engine.continuous.requests import ImageSpan
 from workers.engine.continuous.transfer import spans_of, upload_bytes
 
-#: patches of one pass, which bound the memory of its activations
-_MAX_PATCHES = 16 * 4096
+#: Patches of one pass, unless it is of a single image. They bound the memory of its activations, as forward passes do
+#: not: each of their tokens may be the end of an image that must be computed whole.
+MAX_PATCHES = 8 * 4096
 #: memory of the cached `PatchGrid`s
 MAX_GRID_BYTES = 256 * 2**20
 
@@ -144,9 +145,9 @@ def _linear(x: Tensor, module: Any) -> Tensor:
 
 def _in_passes(images: Sequence[ImageSpan]) -> list[list[ImageSpan]]:
     passes: list[list[ImageSpan]] = []
-    patches = _MAX_PATCHES
+    patches = MAX_PATCHES
     for image in images:
-        if patches + image.patches > _MAX_PATCHES:
+        if patches + image.patches > MAX_PATCHES:
             passes.append([])
             patches = 0
         passes[-1].append(image)
