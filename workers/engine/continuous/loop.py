@@ -8,7 +8,7 @@ sampled after the previous tokens have been read: the masks of guided rows depen
 from __future__ import annotations
 
 import logging
-from collections import abc
+from collections import abc, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class Loop:
         self._eos_ids = eos_ids
         #: of waiting and running sequences
         self._generations: dict[Sequence, Generation] = {}
+        #: those of them that have ended, appended by the thread that ends them
+        self._ended: deque[Sequence] = deque()
         self.counter = StatsCounter()
 
     def serve(self, intake: Intake, heartbeat: Heartbeat) -> None:
@@ -114,10 +116,14 @@ class Loop:
             sizes,
         )
         self._scheduler.add(seq)
+        # Called at once if it has ended already. Futures outlive the engine, so they must not hold the loop.
+        ended = self._ended
+        pending.future.add_done_callback(lambda _: ended.append(seq))
 
     def _remove_finished(self) -> None:
         """Remove the sequences that have ended: by a token, a failure, a deadline or a cancellation."""
-        for seq in [seq for seq, generation in self._generations.items() if generation.pending.settled]:
+        while self._ended:
+            seq = self._ended.popleft()
             self._scheduler.finish(seq)
             # the scheduler may keep the sequence for a while, its pixels are not needed
             seq.request = None
