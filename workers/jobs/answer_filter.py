@@ -18,6 +18,7 @@ from workers.filter.lists import Lists
 from workers.filter.stream import StreamFilter
 from workers.filter.structured import filter_structured
 from workers.filter.word_filter import Filtered, WordFilter
+from workers.jobs.filtered_logprobs import filter_logprobs
 from workers.jobs.text_buffer import OnShow
 
 #: categories that the worker's entry in the list of workers counts; more would make each renewal of leases larger
@@ -59,7 +60,7 @@ class AnswerFilter:
         found, update = _filter(words, job, outcome, lease.header.stream)
         others = [_filter(words, job, each) for each in outcome.alternatives]
         categories = tuple(sorted({*asked, *found, *chain.from_iterable(own for own, _ in others)}))
-        if not categories:
+        if not categories and outcome.logprobs is None and not others:
             return outcome
         self._count(categories)
         alternatives = tuple(
@@ -117,6 +118,8 @@ def _filter(
     if text.text != answer.text:
         # the tokens' texts tell the words that are masked
         update |= {"parsed": job.parse(text.text), "logprobs": None}
+    elif answer.logprobs is not None:
+        update["logprobs"] = filter_logprobs(words, answer.logprobs, text.text)
     return categories, update
 
 

@@ -75,6 +75,30 @@ def test_each_of_several_answers_is_filtered(lists: Lists) -> None:
     assert [each.logprobs is None for each in answer.alternatives] == [False, True, True]
 
 
+def token(text: str, *others: str) -> TokenLogprob:
+    """A token of an answer, and the likeliest ones at its place."""
+    made, *top = (TokenLogprob(token=each, logprob=-1.0, bytes=tuple(each.encode())) for each in (text, text, *others))
+    return made.model_copy(update={"top_logprobs": tuple(top)})
+
+
+def test_the_likeliest_tokens_do_not_tell_words_that_are_not_shown(lists: Lists) -> None:
+    logprobs = (token("fine", "bad", "brand", " worst"), token(".", "!"))
+    other = Alternative(text="fine.", finish_reason="stop", logprobs=logprobs)
+    answer = ask(AnswerFilter(lists, questions=False), "fine.", logprobs=logprobs, alternatives=(other,))
+    for made in (answer.logprobs, answer.alternatives[0].logprobs):
+        assert made is not None
+        assert [[top.token for top in each.top_logprobs] for each in made] == [["fine", "brand"], [".", "!"]]
+    assert (answer.text, answer.filtered) == ("fine.", ())
+
+
+def test_a_token_that_a_stop_string_cut_does_not_tell_the_word_that_it_ends(lists: Lists) -> None:
+    job = Job(messages=JOB.messages, stop=["d"], max_new_tokens=8, logprobs=True)
+    cut = ask(AnswerFilter(lists, questions=False), "a ba", job=job, logprobs=(token("a"), token(" b"), token("ad")))
+    fine = ask(AnswerFilter(lists, questions=False), "a ba", job=job, logprobs=(token("a"), token(" b"), token("and")))
+    assert (cut.text, cut.logprobs) == ("a ba", None)
+    assert fine.logprobs is not None
+
+
 def test_the_probabilities_do_not_tell_a_choice_that_is_refused(lists: Lists) -> None:
     job = Job(messages=JOB.messages, response_format={"type": "choice", "choices": ["bad", "fine"]})
     policy = AnswerFilter(lists, questions=False)
