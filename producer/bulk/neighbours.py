@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from producer.bulk.image_loader import PendingRow
 from producer.inputs import image_sources
 
-#: rows and characters of their sources, which are images themselves if they are inline, that are read ahead
+#: rows that are read ahead, and characters of their texts and sources, which are images themselves if they are inline
 WINDOW_ROWS = 2048
 WINDOW_CHARACTERS = 16 * 2**20
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows that show the same image first."""
+
+    rows: list[PendingRow] = field(default_factory=list)
+    characters: int = 0
 
 
 def neighbours(rows: Iterable[PendingRow], most: int = WINDOW_ROWS) -> Iterator[PendingRow]:
@@ -18,17 +27,25 @@ def neighbours(rows: Iterable[PendingRow], most: int = WINDOW_ROWS) -> Iterator[
     Looks `most` rows ahead, so that many rows at most are brought forward over any row.
     """
     #: by the first image, the oldest first
-    groups: dict[str, list[PendingRow]] = {}
+    groups: dict[str, _Group] = {}
     count = characters = 0
     for row in rows:
         sources = image_sources(row.row)
+        size = sum(map(len, sources)) + _characters(row)
         # rows without images have nothing to share
-        groups.setdefault(sources[0] if sources else row.id, []).append(row)
-        count, characters = count + 1, characters + sum(map(len, sources))
+        group = groups.setdefault(sources[0] if sources else row.id, _Group())
+        group.rows.append(row)
+        group.characters += size
+        count, characters = count + 1, characters + size
         while count >= most or characters >= WINDOW_CHARACTERS:
             oldest = groups.pop(next(iter(groups)))
-            count -= len(oldest)
-            characters -= sum(len(source) for each in oldest for source in image_sources(each.row))
-            yield from oldest
+            count, characters = count - len(oldest.rows), characters - oldest.characters
+            yield from oldest.rows
     for group in groups.values():
-        yield from group
+        yield from group.rows
+
+
+def _characters(row: PendingRow) -> int:
+    """Return the length of the row's texts."""
+    parts = (part for message in row.row.fields["messages"] for part in message["content"])
+    return sum(len(part["text"]) for part in parts if part["type"] == "text")

@@ -13,9 +13,9 @@ from producer.bulk.neighbours import WINDOW_CHARACTERS, neighbours
 from producer.inputs import Row
 
 
-def row(number: int, *sources: str) -> PendingRow:
+def row(number: int, *sources: str, text: str = "") -> PendingRow:
     parts = [{"type": "image", "image": source} for source in sources]
-    content = [*parts, {"type": "text", "text": f"question {number}"}]
+    content = [*parts, {"type": "text", "text": text or f"question {number}"}]
     return PendingRow(
         f"job{number}", Row(number, f"row-{number}", {"messages": [{"role": "user", "content": content}]})
     )
@@ -48,15 +48,17 @@ def test_every_row_comes_once_and_none_before_more_than_the_window(images: list[
         assert own == sorted(own)
 
 
-def test_it_reads_no_more_rows_than_the_window_and_no_more_inline_images_than_fit() -> None:
+def test_it_reads_no_more_rows_than_the_window_and_no_more_characters_than_fit() -> None:
     taken = 0
 
-    def counted(size: int) -> Iterator[PendingRow]:
+    def counted(size: int, text: str = "") -> Iterator[PendingRow]:
         nonlocal taken
         for taken in range(1, 101):
-            yield row(taken, f"data:{taken}".ljust(size))
+            yield row(taken, f"data:{taken}".ljust(size), text=text)
 
     next(neighbours(counted(10), most=8))
     assert taken == 8
     next(neighbours(counted(WINDOW_CHARACTERS // 4)))
+    assert taken == 4
+    next(neighbours(counted(10, text="a" * (WINDOW_CHARACTERS // 4))))
     assert taken == 4
