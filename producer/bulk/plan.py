@@ -60,7 +60,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raise SettingsError if `delivery` is invalid, or no row can have what `review` needs."""
-        if self.review and "response_format" not in self.source.defaults and self.source.form in _WITHOUT_FORMATS:
+        format = self.source.defaults.get("response_format", {})
+        if self.review and not format.get("probabilities") and self.source.form in _WITHOUT_FORMATS:
             raise SettingsError("--review-below needs the probabilities of choices; give --choice")
         try:
             Job(messages=[{"role": "user", "content": "?"}], **self.delivery)
@@ -107,6 +108,7 @@ def open_output(plan: Plan, client: BulkClient, stack: ExitStack) -> Output:
     review = plan.review.path if plan.review else None
     if plan.out is None or (plan.out.exists() and not plan.out.is_file()):
         _refuse_inputs(plan, plan.errors, review)
+        _refuse_same(review, plan.errors, plan.out)
         record = BatchRecord.create(plan.inputs, plan.source.form)
         writer = ResultWriter.create(record.batch, plan.line_format, plan.out, plan.errors, stack, review)
         return Output(writer, record)
@@ -122,8 +124,7 @@ def open_output(plan: Plan, client: BulkClient, stack: ExitStack) -> Output:
     sidecar = Sidecar(out)
     if os.path.realpath(errors) == os.path.realpath(sidecar.path):
         raise SettingsError(f"{errors} stores the state of {out}; choose another file for --errors")
-    if review and os.path.realpath(review) in map(os.path.realpath, (out, errors, sidecar.path)):
-        raise SettingsError(f"{review} is another output of {out}; choose another file for --review")
+    _refuse_same(review, out, errors, sidecar.path)
     stack.callback(sidecar.close)
     record, fresh = _open_record(plan, client, sidecar, files)
     writer = ResumableWriter(record.batch, plan.line_format, out, errors, plan.retry_failed, review)
@@ -182,6 +183,11 @@ def _refuse_content(path: Path, sidecar: Sidecar) -> None:
         raise SettingsError(
             f"{path} exists, but {sidecar.path.name} to resume it from does not; choose another file, or use --restart"
         )
+
+
+def _refuse_same(review: Path | None, *others: Path | None) -> None:
+    if review and os.path.realpath(review) in map(os.path.realpath, filter(None, others)):
+        raise SettingsError(f"{review} is another output; choose another file for --review")
 
 
 def _refuse_inputs(plan: Plan, *outputs: Path | None) -> None:

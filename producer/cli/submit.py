@@ -101,7 +101,8 @@ def submit(
         bool, typer.Option("--strict", help="Send nothing if a row is invalid, or would be asked about in part.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start over: delete OUT and ERR, and cancel the batch's open jobs.")
+        bool,
+        typer.Option("--restart", help="Start over: delete OUT, ERR and REVIEW, and cancel the batch's open jobs."),
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Send rows again that failed earlier.")] = False,
     detach: Annotated[

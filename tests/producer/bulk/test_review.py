@@ -142,17 +142,20 @@ def test_runs_of_one_batch_review_alike(submit: Submit, tmp_path: Path, rows: Pa
         (("--review", "r.jsonl"), "needs --review-below"),
         (("--probabilities",), "needs --choice"),
         (BELOW, "needs the probabilities of choices; give --choice"),
+        ((*BELOW, "--schema", "schema.json"), "needs the probabilities of choices; give --choice"),
         ((*BELOW, "--choice", "yes", "--detach"), "--detach does not wait"),
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "o.jsonl"), "another output"),
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "o.jsonl.batch"), "another output"),
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "a.png"), "is an input"),
+        (("--choice", "a", "--errors", "e.jsonl", "--review-below", "0.8", "--review", "e.jsonl"), "another output"),
     ],
-    ids=["no-file", "no-limit", "no-choice", "no-format", "detached", "out", "sidecar", "input"],
+    ids=["no-file", "no-limit", "no-choice", "no-format", "schema", "detached", "out", "sidecar", "input", "errors"],
 )
 def test_what_cannot_be_reviewed_is_refused(
     submit: Submit, tmp_path: Path, png: bytes, redis: Any, arguments: tuple[str, ...], why: str
 ) -> None:
     (tmp_path / "a.png").write_bytes(png)
+    write(tmp_path / "schema.json", [{"type": "object"}])
     ended = submit("a.png", "--question", "Is it red?", *arguments)
     assert ended.returncode == 2, ended.stderr
     assert why in " ".join(ended.stderr.replace("│", " ").split())
