@@ -28,6 +28,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class _LedgerWritesRevoked:
@@ -68,7 +69,8 @@ def tally(outcome: Outcome) -> Tally:
     if isinstance(outcome, VQAError):
         return Tally(outcome.code())
     usage = outcome.usage
-    return Tally("", outcome.worker, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    tokens = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
+    return Tally("", outcome.worker, *tokens)
 
 
 def decode(backend: Backend, data: bytes) -> Outcome:

@@ -33,7 +33,7 @@ _MOST_ROWS = 1000
 #: ids per call
 _PAGE = 1000
 
-_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
 def batch_key(id: str) -> str:
@@ -65,6 +65,8 @@ class BatchState:
     completion_tokens: int = 0
     #: of the prompts' tokens, those that workers had in their caches
     cached_tokens: int = 0
+    #: of the completions' tokens, those of thoughts
+    reasoning_tokens: int = 0
     #: number of open jobs
     open: int = 0
     #: when it ends, even with open jobs; 0 for never

@@ -39,7 +39,7 @@ class CachedTokens(BaseModel):
 
 
 class ReasoningTokens(BaseModel):
-    reasoning_tokens: Literal[0]
+    reasoning_tokens: int = Field(description="of thoughts before the answers")
 
 
 class BatchUsage(BaseModel):

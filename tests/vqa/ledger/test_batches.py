@@ -42,20 +42,20 @@ def test_a_batch_goes_from_its_first_row_to_its_last(batches: Batches, ledger: L
     assert state(batches).status == "validating"
     assert accept(ledger, "1", "2", "3") == ["accepted"] * 3
     assert (state(batches).status, state(batches).open) == ("in_progress", 3)
-    end(ledger, "1", Tally("", "card0@here", 10, 5, 4))
+    end(ledger, "1", Tally("", "card0@here", 10, 5, 4, 2))
     end(ledger, "2", Tally("bad_image"))
     for bad in ({"bad_image": 1}, {"bad_image": 2, "invalid_job": 1}, {"bad_image": 2, "invalid_job": 1}):
         # all there are so far, and once more where the reply was lost
         assert batches.count("b", bad, total=6)
     assert not state(batches).is_over
-    end(ledger, "3", Tally("", "card0@here", 20, 7, 16))
+    end(ledger, "3", Tally("", "card0@here", 20, 7, 16, 3))
     assert state(batches).status == "in_progress"
     assert batches.seal("b", 6)
     over = state(batches)
     assert (over.status, over.is_over, over.total, over.done, over.left) == ("completed", True, 6, 6, 0)
     assert (over.completed, over.failed, over.codes) == (2, 4, {"bad_image": 3, "invalid_job": 1})
     assert (over.workers, over.prompt_tokens, over.completion_tokens) == ({"card0@here": 2}, 30, 12)
-    assert over.cached_tokens == 20
+    assert (over.cached_tokens, over.reasoning_tokens) == (20, 5)
     assert (over.tenant, over.lane, over.input, over.keep_ms, over.sealed) == (
         "a tenant",
         "bulk",

@@ -2,7 +2,8 @@
 --
 -- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, bad:{code} (the
 --                      part of failed:{code} that the latest submission reported), worker:{node}, prompt_tokens,
---                      completion_tokens, cached_tokens, tenant, lane, input, sealed, expires, keep_ms, detached
+--                      completion_tokens, cached_tokens, reasoning_tokens, tenant, lane, input, sealed, expires, keep_ms,
+--                      detached
 -- vqa:batch:{id}:open  set of the ids of its open jobs
 -- vqa:batch:{id}:rows  list of "job id, newline, custom_id", for a detached batch
 -- vqa:batches          sorted set of the ids of all batches, by creation
@@ -93,7 +94,9 @@ function leave_batch(batch, id, tally)
     add(key, 'prompt_tokens', tally.prompt_tokens)
     add(key, 'completion_tokens', tally.completion_tokens)
     -- workers of earlier releases do not say
-    if (tally.cached_tokens or 0) > 0 then add(key, 'cached_tokens', tally.cached_tokens) end
+    for _, name in ipairs({'cached_tokens', 'reasoning_tokens'}) do
+      if (tally[name] or 0) > 0 then add(key, name, tally[name]) end
+    end
   else
     if code == 'deadline_exceeded' and expires > 0 and now + EXPIRY_MS >= expires then
       code = 'batch_expired'

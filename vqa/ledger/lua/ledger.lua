@@ -195,9 +195,9 @@ end
 -- id, token, outcome's key, outcome as encoded by Celery's result backend, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), error, time to live in ms and the limit of dead letters. close_if:
 -- 'overdue' closes only a job past its deadline, 'last' only a job whose last attempt's lease has expired. Then what
--- its batch counts (JSON: code, worker, prompt_tokens, completion_tokens, cached_tokens), and the limit of a tenant's
--- jobs in flight. Returns 0 if the job was not closed, else 1 plus the number of dropped dead letters; and the promoted ids, which the
--- caller publishes
+-- its batch counts (JSON: code, worker, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens), and the
+-- limit of a tenant's jobs in flight. Returns 0 if the job was not closed, else 1 plus the number of dropped dead
+-- letters; and the promoted ids, which the caller publishes
 function verbs.close(
   id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
