@@ -217,6 +217,20 @@ class Job(Frozen):
             raise ValueError("must be 0 (greedy), or from 0.01 to 2")
         return temperature
 
+    @field_validator("n")
+    @classmethod
+    def _differ(cls, n: int, info: ValidationInfo) -> int:
+        if n > 1 and info.data.get("temperature") == 0:
+            raise ValueError("over 1 it needs a temperature over 0: greedy answers are all the same")
+        return n
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _are_beside_logprobs(cls, top_logprobs: int, info: ValidationInfo) -> int:
+        if top_logprobs and info.data.get("logprobs") is False:
+            raise ValueError("it needs logprobs to be true")
+        return top_logprobs
+
     @model_validator(mode="after")
     def _has_few_images(self) -> Self:
         if sum(1 for _ in self.images()) > MOST_IMAGES:
@@ -235,12 +249,10 @@ class Job(Frozen):
 
     @model_validator(mode="after")
     def _has_few_logprobs(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
         count = self.max_new_tokens * (1 + self.top_logprobs) * self.n
         if self.logprobs and count > MOST_LOGPROBS:
             raise ValueError(
-                f"logprobs: max_new_tokens x (1 + top_logprobs) x n is {count:,}, and may be {MOST_LOGPROBS:,}"
+                f"with logprobs, max_new_tokens x (1 + top_logprobs) x n is {count:,}, and may be {MOST_LOGPROBS:,}"
             )
         return self
 
@@ -248,8 +260,6 @@ class Job(Frozen):
     def _has_different_answers(self) -> Self:
         if self.n > 1 and self.scored_choices:
             raise ValueError("n cannot be combined with the probabilities of choices, which are the same each time")
-        if self.n > 1 and self.temperature == 0:
-            raise ValueError("n over 1 needs a temperature over 0: greedy answers are all the same")
         return self
 
     @model_validator(mode="after")
