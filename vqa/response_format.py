@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -133,7 +134,7 @@ class ChoiceFormat(Frozen):
     )
     #: whether the answer tells how probable each choice is (`Answer.choices`); its text is then the likeliest one. The
     #: probability is the model's own, whatever the job's temperature
-    probabilities: StrictBool = False
+    probabilities: Annotated[StrictBool, BeforeValidator(lambda given: False if given is None else given)] = False
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -187,13 +187,13 @@ def test_a_part_of_a_choice_is_no_answer() -> None:
         job(choice("yes", "no")).parse("ye")
 
 
-@pytest.mark.parametrize("asks", [True, False], ids=["asked", "not-asked"])
+@pytest.mark.parametrize("asks", [True, False, None], ids=["asked", "not-asked", "null"])
 def test_a_choice_is_scored_where_the_job_says_so(asks: bool) -> None:
     asked = job({**choice("yes", "no"), "probabilities": asks})
 
     assert asked.scored_choices == (("yes", "no") if asks else ())
     # workers of earlier releases refuse a field that they do not know
-    assert (b"probabilities" in asked.to_json()) == asks
+    assert (b"probabilities" in asked.to_json()) == bool(asks)
     assert Job.from_json(asked.to_json()) == asked
 
 
