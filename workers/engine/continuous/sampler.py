@@ -18,7 +18,7 @@ from workers.engine.continuous.sampling.draw import SMALL_TOP_K, sample_top_k, s
 from workers.engine.continuous.sampling.table import SamplingTable
 from workers.engine.continuous.slot_table import SlotTable
 from workers.engine.continuous.transfer import numbers, upload
-from workers.engine.text.grammar import Guide, masks
+from workers.engine.text.guide import Guide, masks
 from workers.engine.text.log_probabilities import log_probabilities
 from workers.engine.text.masks import unpack_masks
 from workers.engine.text.penalties import is_penalized

@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 
 from workers.engine.base import SamplingParams, TokenLogprob
 from workers.engine.text.generation import Generation
-from workers.engine.text.grammar import masks
+from workers.engine.text.guide import masks
 from workers.engine.text.log_probabilities import log_probabilities, read_logprobs
 from workers.engine.text.masks import unpack_masks
 from workers.engine.text.penalties import is_penalized, penalize

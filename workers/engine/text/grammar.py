@@ -12,13 +12,11 @@ from vqa.errors import InvalidJob
 from vqa.grammar import matcher
 from workers.engine.settings import MAX_REASONING_TOKENS
 from workers.engine.text.forced import ForcedTokens
-from workers.engine.text.guide import Guide, masks
+from workers.engine.text.guide import Guide
 from workers.engine.text.vocabulary import count_tokens, vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-
-__all__ = ["Guide", "Guides", "masks"]
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def unpack_masks(masks: Tensor, width: int) -> Tensor:
-    """Unpack the bits of `grammar.masks` (n, tokens / 32), on their device, to bools (n, width).
+    """Unpack the bits of `guide.masks` (n, tokens / 32), on their device, to bools (n, width).
 
     A model's output layer may have more rows than its tokenizer has tokens; these are False.
     """

@@ -19,7 +19,8 @@ from tests.schemas import WORDS, Schema, schemas
 from tests.worker_process import TINY
 from vqa.errors import InvalidJob
 from vqa.grammar import json_grammar, one_of
-from workers.engine.text.grammar import Guide, Guides, masks
+from workers.engine.text.grammar import Guides
+from workers.engine.text.guide import Guide, masks
 from workers.engine.text.masks import unpack_masks
 
 #: `<tool_call>` steers a model and is not marked as special, as in Qwen's
