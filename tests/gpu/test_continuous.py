@@ -362,6 +362,7 @@ def test_a_step_by_a_graph_is_that_without(random_model: Path, dtype: str, ridin
     token, length = table.token.clone(), table.length.clone()
     rider = chunk_of(bench.request(PROMPTS[1]), slots, tuple(range(8 * slots, 8 * slots + 8)))
 
+    @torch.inference_mode()
     def step(count: int) -> tuple[Tensor, Tensor]:
         table.token.copy_(token)
         table.length.copy_(length)
