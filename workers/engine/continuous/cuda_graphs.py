@@ -77,7 +77,7 @@ class PassGraphs:
         self._logits = like.new_empty(slots, len(over.language.weights.head))
         self._features = like.new_zeros(feature_layers, max(mixed_sizes(budget)), like.shape[1])
         shapes = [PassShape(rows, rows, 0, rows) for rows in step_sizes(slots)]
-        shapes += [PassShape(rows, min(slots, rows), min(slots, rows), slots) for rows in mixed_sizes(budget)]
+        shapes += [mixed_shape(rows, slots) for rows in mixed_sizes(budget)]
         # the largest first: the others reuse its memory
         self.all = [self._capture(shape, pool) for shape in sorted(shapes, key=lambda shape: -shape.rows)]
 
@@ -106,6 +106,13 @@ def step_sizes(slots: int) -> list[int]:
     """Return the numbers of rows of steps with a graph, up to `slots`: close together, to pad few rows."""
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, slots, 16)]
     return [size for size in sizes if size < slots] + [slots]
+
+
+def mixed_shape(rows: int, slots: int) -> PassShape:
+    """Return the shape of a pass with chunks that has room for any sequences with so many rows."""
+    # no row is of two sequences
+    sequences = min(slots, rows)
+    return PassShape(rows, sequences, sequences, sequences)
 
 
 def mixed_sizes(budget: int) -> list[int]:
