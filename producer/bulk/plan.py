@@ -121,6 +121,9 @@ def open_output(plan: Plan, client: BulkClient, stack: ExitStack) -> Output:
     for path in files:
         # refuses zstd before anything is written if it is not installed
         codec_for(path)
+        # ERR and REVIEW are opened with their first line, which may come hours later
+        if not path.parent.is_dir():
+            raise SettingsError(f"{path}: there is no folder {path.parent}")
     sidecar = Sidecar(out)
     if os.path.realpath(errors) == os.path.realpath(sidecar.path):
         raise SettingsError(f"{errors} stores the state of {out}; choose another file for --errors")

@@ -147,9 +147,25 @@ def test_runs_of_one_batch_review_alike(submit: Submit, tmp_path: Path, rows: Pa
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "o.jsonl"), "another output"),
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "o.jsonl.batch"), "another output"),
         (("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "a.png"), "is an input"),
+        (
+            ("--choice", "a", "-o", "o.jsonl", "--review-below", "0.8", "--review", "no/r.jsonl"),
+            "there is no folder no",
+        ),
         (("--choice", "a", "--errors", "e.jsonl", "--review-below", "0.8", "--review", "e.jsonl"), "another output"),
     ],
-    ids=["no-file", "no-limit", "no-choice", "no-format", "schema", "detached", "out", "sidecar", "input", "errors"],
+    ids=[
+        "no-file",
+        "no-limit",
+        "no-choice",
+        "no-format",
+        "schema",
+        "detached",
+        "out",
+        "sidecar",
+        "input",
+        "no-folder",
+        "errors",
+    ],
 )
 def test_what_cannot_be_reviewed_is_refused(
     submit: Submit, tmp_path: Path, png: bytes, redis: Any, arguments: tuple[str, ...], why: str
