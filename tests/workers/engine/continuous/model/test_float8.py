@@ -146,11 +146,13 @@ def numbers(matrix: Matrix) -> Tensor:
     return matrix if isinstance(matrix, Tensor) else dequantize(matrix)
 
 
-def answers(folder: Path, **settings: Any) -> list[Completion]:
+def answers(folder: Path, together: bool = True, **settings: Any) -> list[Completion]:
     engine = ContinuousEngine(EngineSettings(model=str(folder), engine="continuous", **settings), slots=4)
     engine.start(lambda error, ids: pytest.fail(f"the engine crashed: {error!r}"))
     try:
-        return [future.result(SOON) for future in [engine.submit(ask(number)) for number in range(6)]]
+        if together:
+            return [future.result(SOON) for future in [engine.submit(ask(number)) for number in range(6)]]
+        return [engine.submit(ask(number)).result(SOON) for number in range(6)]
     finally:
         engine.stop()
 
@@ -211,7 +213,8 @@ def test_without_rounded_activations_answers_are_those_of_the_dequantized_weight
 
 @both
 def test_both_ways_to_float8_give_the_same_answers(whole: Path, tmp_path: Path) -> None:
-    assert answers(release(tmp_path / "fp8", whole)) == answers(whole, quant="fp8")
+    # one by one: a product of other rows has other last bits, after which an activation may round to another number
+    assert answers(release(tmp_path / "fp8", whole), together=False) == answers(whole, together=False, quant="fp8")
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 200])
