@@ -42,8 +42,8 @@ class EngineSettings(Settings):
     )
     quant: Quant = Field(
         default="none",
-        description="quantization of the language model's weights, for smaller cards: none, fp8 (with its activations in "
-        "the continuous engine), int8 or int4; the pipeline engine needs `pip install 'vqa-queue[quant]'`",
+        description="quantization of the language model's weights, for smaller cards: none, fp8 (with its activations "
+        "in the continuous engine), int8 or int4; the pipeline engine needs `pip install 'vqa-queue[quant]'`",
     )
     trust_remote_code: bool = Field(default=False, description="1 runs code that comes with the model")
     slot_tokens: int = Field(
