@@ -230,3 +230,22 @@ def test_a_prompt_has_another_repetition_penalty_than_its_checkpoint(
         finally:
             engine.stop()
         assert completion.text == pipe.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["continuous", "pipeline"])
+def test_a_suppressed_token_is_chosen_where_nothing_else_is_allowed(kind: Kind, dense_model: Path) -> None:
+    pipe: Any = load(EngineSettings(model=str(dense_model)))
+    pipe.model.generation_config.suppress_tokens = [pipe.tokenizer.convert_tokens_to_ids("c")]
+    engine = started(kind, dense_model, pipe)
+    how: list[dict[str, Any]] = [
+        {"grammar": one_of(["cat"])},
+        {"grammar": one_of(["cat"]), "temperature": 1.0},
+        {"grammar": one_of(["cat", "dog"])},
+        {"choices": ("cat", "dog")},
+    ]
+    try:
+        *made, scored = answers(engine, [ask(number, **each) for number, each in enumerate(how)])
+    finally:
+        engine.stop()
+    assert [each.text for each in made] == ["cat", "cat", "dog"]
+    assert scored.choices == {"cat": 0.0, "dog": 1.0}

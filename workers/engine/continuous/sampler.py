@@ -20,7 +20,7 @@ from workers.engine.continuous.slot_table import SlotTable
 from workers.engine.continuous.transfer import numbers, upload
 from workers.engine.text.guide import Guide, masks
 from workers.engine.text.log_probabilities import log_probabilities
-from workers.engine.text.masks import unpack_masks
+from workers.engine.text.masks import restrict, unpack_masks
 from workers.engine.text.penalties import is_penalized
 
 
@@ -107,7 +107,7 @@ class Sampler:
 
     def _masked(self, logits: Tensor) -> Tensor:
         bits = upload(torch.from_numpy(masks(list(self.guides.values()))), logits.device)
-        return logits.masked_fill(~unpack_masks(bits, logits.shape[-1]), -torch.inf)
+        return restrict(logits, unpack_masks(bits, logits.shape[-1]))
 
     def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         if not self.logprobs:

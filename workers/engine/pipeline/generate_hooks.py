@@ -19,7 +19,7 @@ from workers.engine.base import SamplingParams, TokenLogprob
 from workers.engine.text.generation import Generation
 from workers.engine.text.guide import masks
 from workers.engine.text.log_probabilities import log_probabilities, read_logprobs
-from workers.engine.text.masks import unpack_masks
+from workers.engine.text.masks import restrict, unpack_masks
 from workers.engine.text.penalties import is_penalized, penalize
 from workers.engine.text.token_bytes import TokenBytes
 
@@ -139,7 +139,7 @@ class GuideProcessor(LogitsProcessor):
         bits = torch.from_numpy(masks(list(guides.values()))).to(scores.device)
         allowed = unpack_masks(bits, scores.shape[-1])
         scores = scores.clone()
-        scores[at] = scores[at].masked_fill(~allowed, -torch.inf)
+        scores[at] = restrict(scores[at], allowed)
         return scores
 
 
