@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from producer.bulk.output.codec import codec_for
-from tests.producer.conftest import COMMAND
+from tests.producer.conftest import COMMAND, echo
+from vqa.job import Job
+from vqa.ledger.records import Lease
+from vqa.results import Outcome
 
 Submit = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -88,13 +91,29 @@ def echoes(start_worker: Callable[..., Any], journal: Journal) -> Callable[..., 
 
 
 @pytest.fixture
-def submit(environment: dict[str, str], tmp_path: Path) -> Submit:
-    """`vqa submit` to its end."""
+def plays(answering: Callable[..., None], journal: Journal) -> Callable[[], None]:
+    """Start a worker in this process, its runs in the journal: a real one takes three seconds of processor time."""
+
+    def noted(job: Job, lease: Lease) -> Outcome:
+        with journal.path.open("a") as file:
+            file.write('{"event": "start"}\n')
+        return echo(job, lease)
+
+    return lambda: answering(noted)
+
+
+@pytest.fixture
+def submit(
+    environment: dict[str, str], tmp_path: Path, run_here: Callable[..., subprocess.CompletedProcess[str]]
+) -> Submit:
+    """`vqa submit` to its end, in a new process where it is given `options`."""
 
     def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, "submit", *map(str, arguments)]
+        words = ["submit", *map(str, arguments)]
+        if not options:
+            return run_here(words, tmp_path)
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=100, env=environment, cwd=tmp_path, **options
+            [*COMMAND, *words], capture_output=True, text=True, timeout=100, env=environment, cwd=tmp_path, **options
         )
 
     return run

@@ -108,8 +108,10 @@ def test_frames_that_nobody_asked_about_are_told_where_answers_are_collected(
     ]
 
 
-def test_answers_are_written_through_a_link(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_answers_are_written_through_a_link(
+    submit: Submit, vqa: Vqa, plays: Callable[[], None], tmp_path: Path
+) -> None:
+    plays()
     batch = submit(write(tmp_path / "rows.jsonl", chats(2)), "--detach").stdout.strip()
     (tmp_path / "link.jsonl").symlink_to("elsewhere.jsonl")
     assert vqa("collect", batch, "-o", "link.jsonl").returncode == 0
@@ -133,14 +135,14 @@ def test_a_batch_whose_rows_are_still_being_added_is_not_collected_yet(vqa: Vqa,
     assert "rows are still being added" in early.stderr
 
 
-def test_what_has_not_ended_has_no_line(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
+def test_what_has_not_ended_has_no_line(submit: Submit, vqa: Vqa, plays: Callable[[], None], tmp_path: Path) -> None:
     batch = submit(write(tmp_path / "rows.jsonl", chats(5)), "--detach").stdout.strip()
     early = vqa("collect", batch, "-o", "early.jsonl", "--timeout", "0.5")
     assert early.returncode == 75
     assert "5 jobs have not ended yet" in early.stderr
     assert answers(tmp_path / "early.jsonl") == {}
     assert codes(tmp_path / "early.errors.jsonl") == {}
-    echoes()
+    plays()
     assert vqa("collect", batch, "-o", "early.jsonl").returncode == 0
     assert len(answers(tmp_path / "early.jsonl")) == 5
 
@@ -157,14 +159,14 @@ def test_rows_that_the_batchs_end_overtook_have_expired(submit: Submit, vqa: Vqa
 
 
 def test_quiet_leaves_only_the_batchs_id_and_what_failed(
-    submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path
+    submit: Submit, vqa: Vqa, plays: Callable[[], None], tmp_path: Path
 ) -> None:
     sent = submit(write(tmp_path / "rows.jsonl", chats(2)), "--detach", "--quiet")
     assert (sent.returncode, sent.stderr) == (0, "")
     early = vqa("collect", sent.stdout.strip(), "--timeout", "0.2", "--quiet")
     assert (early.returncode, early.stdout) == (75, "")
     assert early.stderr == "vqa: 2 jobs have not ended yet; collect them later\n"
-    echoes()
+    plays()
     done = vqa("collect", sent.stdout.strip(), "-o", "out.jsonl", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -176,8 +178,10 @@ def test_an_output_file_is_for_whoever_waits(submit: Submit, tmp_path: Path) -> 
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_batch_that_was_waited_for_is_in_its_file(submit: Submit, vqa: Vqa, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_a_batch_that_was_waited_for_is_in_its_file(
+    submit: Submit, vqa: Vqa, plays: Callable[[], None], tmp_path: Path
+) -> None:
+    plays()
     submit(write(tmp_path / "rows.jsonl", chats(2)), "-o", "out.jsonl")
     batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
     assert "the `vqa submit` that sent it writes its answers" in vqa("collect", batch).stderr

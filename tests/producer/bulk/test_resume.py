@@ -77,9 +77,9 @@ def test_however_often_it_is_killed_the_file_is_the_undisturbed_one(
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"])
 def test_a_torn_last_line_is_repaired_and_its_row_sent_again(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, name: str
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, name: str
 ) -> None:
-    echoes()
+    plays()
     write(tmp_path / "rows.jsonl", chats(10))
     assert submit("rows.jsonl", "-o", name).returncode == 0
     whole = answers(tmp_path / name)
@@ -91,9 +91,9 @@ def test_a_torn_last_line_is_repaired_and_its_row_sent_again(
 
 
 def test_changed_rows_are_sent_as_new_and_replace_their_lines(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, png: bytes
 ) -> None:
-    echoes()
+    plays()
     image = tmp_path / "teal.png"
     image.write_bytes(png)
     shown = [{"type": "image_url", "image_url": {"url": f"file://{image}"}}, {"type": "text", "text": "?"}]
@@ -118,9 +118,9 @@ def test_changed_rows_are_sent_as_new_and_replace_their_lines(
 
 
 def test_answers_stay_where_images_cannot_be_read_for_the_moment(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, png: bytes
 ) -> None:
-    echoes()
+    plays()
     (tmp_path / "images").mkdir()
     for number in range(4):
         (tmp_path / f"images/{number}.png").write_bytes(png)
@@ -142,8 +142,10 @@ def test_answers_stay_where_images_cannot_be_read_for_the_moment(
     assert journal.runs() == 4
 
 
-def test_a_glob_is_gone_on_with(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, png: bytes) -> None:
-    echoes()
+def test_a_glob_is_gone_on_with(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, png: bytes
+) -> None:
+    plays()
     (tmp_path / "one.png").write_bytes(png)
     for _ in range(2):
         assert submit("*.png", "--question", "?", "-o", "out.jsonl").returncode == 0
@@ -151,9 +153,9 @@ def test_a_glob_is_gone_on_with(submit: Submit, echoes: Echoes, tmp_path: Path, 
 
 
 def test_one_file_for_answers_and_errors_is_one_file_however_it_is_named(
-    submit: Submit, echoes: Echoes, tmp_path: Path
+    submit: Submit, plays: Callable[[], None], tmp_path: Path
 ) -> None:
-    echoes()
+    plays()
     write(tmp_path / "rows.jsonl", [*chats(3), chat("too-hot", "?", temperature=7)])
     for _ in range(2):
         assert submit("rows.jsonl", "-o", "out.jsonl", "--errors", tmp_path / "out.jsonl").returncode == 3
@@ -161,14 +163,14 @@ def test_one_file_for_answers_and_errors_is_one_file_however_it_is_named(
 
 
 def test_rows_that_have_expired_are_sent_again_and_the_batch_counts_what_became_of_them(
-    submit: Submit, echoes: Echoes, tmp_path: Path, client: Client
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, client: Client
 ) -> None:
     write(tmp_path / "rows.jsonl", chats(8))
     first = submit("rows.jsonl", "-o", "out.jsonl", "--within", "1")
     assert first.returncode == 3
     batch = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
     assert client.batches.retrieve(batch).state().status == "expired"
-    echoes()
+    plays()
     assert submit("rows.jsonl", "-o", "out.jsonl", "--retry-failed").returncode == 0
     assert len(answers(tmp_path / "out.jsonl")) == 8
     state = client.batches.retrieve(batch).state()
@@ -176,9 +178,9 @@ def test_rows_that_have_expired_are_sent_again_and_the_batch_counts_what_became_
 
 
 def test_how_jobs_are_sent_may_change_between_runs(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal
 ) -> None:
-    echoes()
+    plays()
     write(tmp_path / "rows.jsonl", chats(5))
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
     options = ("--lane", "interactive", "--timeout", "30", "--tenant", "lab", "--max-inflight", "1")
@@ -238,7 +240,7 @@ def test_answers_on_a_stream_are_not_worth_going_on(start_submit: Start, tmp_pat
 
 
 def test_rows_that_redis_lost_are_sent_by_the_same_command(
-    submit: Submit, start_submit: Start, echoes: Echoes, tmp_path: Path, redis: Redis
+    submit: Submit, start_submit: Start, plays: Callable[[], None], tmp_path: Path, redis: Redis
 ) -> None:
     write(tmp_path / "rows.jsonl", chats(3))
     process = start_submit("rows.jsonl", "-o", "out.jsonl")
@@ -247,7 +249,7 @@ def test_rows_that_redis_lost_are_sent_by_the_same_command(
     _, said = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "Redis lost 3 rows; run the same command again to send them" in said
-    echoes()
+    plays()
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
     assert len(answers(tmp_path / "out.jsonl")) == 3
 
@@ -319,7 +321,7 @@ def test_a_dead_letter_counts_as_failed_although_its_line_was_lost(
 
 
 def test_restart_begins_anew_and_cancels_what_is_open(
-    submit: Submit, start_submit: Start, echoes: Echoes, tmp_path: Path, redis: Redis, journal: Journal
+    submit: Submit, start_submit: Start, plays: Callable[[], None], tmp_path: Path, redis: Redis, journal: Journal
 ) -> None:
     write(tmp_path / "rows.jsonl", chats(3))
     process = start_submit("rows.jsonl", "-o", "out.jsonl")
@@ -328,7 +330,7 @@ def test_restart_begins_anew_and_cancels_what_is_open(
     process.communicate(timeout=30)
     old = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
     (tmp_path / "out.jsonl").write_text("of the old batch\n")
-    echoes()
+    plays()
     anew = submit("rows.jsonl", "-o", "out.jsonl", "--restart")
     assert anew.returncode == 0
     assert f"cancelling the open jobs of {old}" in anew.stderr
@@ -337,8 +339,8 @@ def test_restart_begins_anew_and_cancels_what_is_open(
     assert not redis.keys("vqa:job:*")
 
 
-def test_another_input_never_takes_over_a_file(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_another_input_never_takes_over_a_file(submit: Submit, plays: Callable[[], None], tmp_path: Path) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", chats(3))
     write(tmp_path / "others.jsonl", [chat("other", "?")])
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
@@ -351,8 +353,10 @@ def test_another_input_never_takes_over_a_file(submit: Submit, echoes: Echoes, t
     assert answers(tmp_path / "out.jsonl").keys() == {"other"}
 
 
-def test_another_file_for_errors_sends_no_failed_row_again(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_another_file_for_errors_sends_no_failed_row_again(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path
+) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", [*chats(2), "no row\n"])
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 3
     refused = submit("rows.jsonl", "-o", "out.jsonl", "--errors", "elsewhere.jsonl")
@@ -361,8 +365,10 @@ def test_another_file_for_errors_sends_no_failed_row_again(submit: Submit, echoe
     assert submit("rows.jsonl", "-o", "out.jsonl", "--errors", "out.errors.jsonl").returncode == 3
 
 
-def test_a_folder_of_answers_may_be_moved(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal) -> None:
-    echoes()
+def test_a_folder_of_answers_may_be_moved(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal
+) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", [*chats(2), "no row\n"])
     (tmp_path / "here").mkdir()
     assert submit("rows.jsonl", "-o", "here/out.jsonl").returncode == 3
@@ -372,9 +378,9 @@ def test_a_folder_of_answers_may_be_moved(submit: Submit, echoes: Echoes, tmp_pa
 
 
 def test_what_a_later_release_remembers_of_a_batch_is_let_pass(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal
 ) -> None:
-    echoes()
+    plays()
     write(tmp_path / "rows.jsonl", chats(2))
     assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
     sidecar = tmp_path / "out.jsonl.batch"
@@ -386,8 +392,10 @@ def test_what_a_later_release_remembers_of_a_batch_is_let_pass(
     assert sidecar.read_text() == "what nobody can read\n"
 
 
-def test_rows_from_stdin_are_gone_on_with(submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal) -> None:
-    echoes()
+def test_rows_from_stdin_are_gone_on_with(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal
+) -> None:
+    plays()
     given = write(tmp_path / "rows.jsonl", chats(5)).read_text()
     assert submit("-", "-o", "out.jsonl", input=given).returncode == 0
     assert submit("-", "-o", "out.jsonl", input=given).returncode == 0

@@ -47,8 +47,8 @@ def test_every_row_is_answered_once_and_nothing_is_left_in_redis(
     assert not list(redis.scan_iter("vqa:job:*"))
 
 
-def test_a_batch_is_known_in_redis(submit: Submit, echoes: Echoes, tmp_path: Path, client: Client) -> None:
-    echoes()
+def test_a_batch_is_known_in_redis(submit: Submit, plays: Callable[[], None], tmp_path: Path, client: Client) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", [*chats(3), "no row\n"])
     assert submit("rows.jsonl", "-o", "out.jsonl", "--tenant", "lab").returncode == 3
     id = json.loads((tmp_path / "out.jsonl.batch").read_text())["batch"]
@@ -59,9 +59,9 @@ def test_a_batch_is_known_in_redis(submit: Submit, echoes: Echoes, tmp_path: Pat
 
 
 def test_the_same_command_twice_runs_nothing(
-    submit: Submit, echoes: Echoes, tmp_path: Path, journal: Journal, redis: Redis
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, redis: Redis
 ) -> None:
-    echoes()
+    plays()
     bad = chat("too-hot", "?", temperature=7)
     rows = write(tmp_path / "rows.jsonl", [*chats(20), bad])
     first = submit(rows, "-o", "out.jsonl")
@@ -118,8 +118,8 @@ def test_strict_sends_nothing_where_any_row_is_bad(submit: Submit, tmp_path: Pat
     assert not redis.keys("vqa:job:*")
 
 
-def test_strict_sends_all_where_none_is(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_strict_sends_all_where_none_is(submit: Submit, plays: Callable[[], None], tmp_path: Path) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", chats(5))
     assert submit("rows.jsonl", "-o", "out.jsonl", "--strict").returncode == 0
     assert len(answers(tmp_path / "out.jsonl")) == 5
@@ -160,9 +160,9 @@ def test_frames_that_no_row_asks_about_are_counted_and_refused_by_strict(
 
 
 def test_what_was_not_asked_about_is_counted_in_the_summary(
-    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, png: bytes
 ) -> None:
-    echoes()
+    plays()
     (tmp_path / "a.png").write_bytes(png)
     rows = [f"{number},a.png,?" for number in range(2, 501)]
     rows[2] = '4,a.png,"?'
@@ -174,8 +174,10 @@ def test_what_was_not_asked_about_is_counted_in_the_summary(
     assert "\n496 lines were not asked about: they were read as parts of rows that are not CSV\n" in done.stderr
 
 
-def test_files_that_are_no_images_are_told_for_what_they_are(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_files_that_are_no_images_are_told_for_what_they_are(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path
+) -> None:
+    plays()
     (tmp_path / "p").mkdir()
     for name, data in {"a.jpg": b"", "b.jpg": b"<html>", "c.jpg": b"%PDF-1.7", "d.tga": b""}.items():
         (tmp_path / "p" / name).write_bytes(data)
@@ -192,9 +194,9 @@ def test_files_that_are_no_images_are_told_for_what_they_are(submit: Submit, ech
 
 
 def test_a_folder_of_images_is_asked_about(
-    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes, redis: Redis
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, png: bytes, redis: Redis
 ) -> None:
-    echoes()
+    plays()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(30):
@@ -207,9 +209,9 @@ def test_a_folder_of_images_is_asked_about(
 
 
 def test_the_former_name_of_the_images_form_works_and_is_deprecated(
-    submit: Submit, echoes: Echoes, tmp_path: Path, png: bytes
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, png: bytes
 ) -> None:
-    echoes()
+    plays()
     (tmp_path / "teal.png").write_bytes(png)
     done = submit("teal.png", "--form", "pictures", "--question", "What is it?", "-o", "out.jsonl")
     assert done.returncode == 0
@@ -224,8 +226,8 @@ def test_the_former_name_of_the_images_form_works_and_is_deprecated(
     assert "pictures" not in submit("--help").stdout
 
 
-def test_quiet_prints_errors_only(submit: Submit, echoes: Echoes, tmp_path: Path) -> None:
-    echoes()
+def test_quiet_prints_errors_only(submit: Submit, plays: Callable[[], None], tmp_path: Path) -> None:
+    plays()
     write(tmp_path / "rows.jsonl", [*chats(2), "no row\n"])
     done = submit("rows.jsonl", "-o", "out.jsonl", "--quiet")
     assert (done.returncode, done.stdout) == (3, "")
@@ -329,9 +331,9 @@ def test_rows_that_are_not_sent_in_time_have_expired(
 
 
 def test_a_row_that_names_a_image_that_is_not_stored_fails_alone(
-    submit: Submit, echoes: Echoes, tmp_path: Path
+    submit: Submit, plays: Callable[[], None], tmp_path: Path
 ) -> None:
-    echoes()
+    plays()
     gone = {"id": "gone", "image": "sha256:" + "0" * 64, "question": "?"}
     (tmp_path / "teal.png").write_bytes(b"")
     write(tmp_path / "rows.jsonl", [gone, {**gone, "id": "empty", "image": "teal.png"}])
