@@ -21,10 +21,12 @@ Vqa = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def vqa(environment: dict[str, str], tmp_path: Path) -> Vqa:
-    """Any command of `vqa` to its end."""
+def vqa(environment: dict[str, str], tmp_path: Path, run_here: Callable[..., subprocess.CompletedProcess[str]]) -> Vqa:
+    """Any command of `vqa` to its end, in a new process where it writes to /dev/stdout."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        if "/dev/stdout" not in arguments:
+            return run_here([*arguments], tmp_path)
         return subprocess.run(
             [*COMMAND, *arguments], capture_output=True, text=True, timeout=100, env=environment, cwd=tmp_path
         )
