@@ -200,8 +200,8 @@ def test_in_float32_the_bundled_model_answers_as_generate_does(bundled_exact: Be
     assert {id: each.text for id, each in made.items()} == {p.id: expected(bundled_exact, p)[0] for p in prompts}
 
 
-def runner_of(bench: Bench, slots: int = 1) -> ModelRunner:
-    return bench.loop(Sizes(slots=slots, blocks=8 * slots, block_size=BLOCK))._runner
+def runner_of(bench: Bench, slots: int = 1, budget: int = 256) -> ModelRunner:
+    return bench.loop(Sizes(slots=slots, blocks=8 * slots, block_size=BLOCK, prefill_tokens=budget))._runner
 
 
 def chunk_of(request: Request, slot: int, blocks: tuple[int, ...], start: int = 0, stop: int | None = None) -> Chunk:
@@ -325,7 +325,7 @@ def test_in_bfloat16_the_logits_of_an_image_of_4096_tokens_differ_by_rounding(la
 def test_a_pass_by_a_graph_is_that_without(bundled_rounded: Bench) -> None:
     prompts = [prompt for prompt, _ in questions(8, fit_of_bundled())]
     words = make_prompt("words", (Turn("user", ("what?",)),), 4)
-    runner = runner_of(bundled_rounded, slots=8)
+    runner = runner_of(bundled_rounded, slots=8, budget=1024)
     graphs = runner._graphs
     assert graphs is not None
 

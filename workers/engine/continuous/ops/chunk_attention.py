@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -87,10 +85,9 @@ def _attend_keys(
 def _attend_chunks_kernel(
     q, keys, values, block_tables, cu_seqlens, lengths, out, scale, table_width, sequences, most_tiles,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, BINS: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
     """FlashAttention-2 (Dao, 2023). `LINES` are the `SHARED` query heads that share keys, padded to a power of 2."""
-    await_inputs(EARLY)
     TOKENS: tl.constexpr = ROWS // LINES
     group = tl.program_id(0)
     for tile in range(tl.program_id(1), most_tiles, tl.num_programs(1)):
@@ -151,5 +148,5 @@ def attend_chunks(
         block_tables.stride(0), sequences, most_tiles,
         GROUPS=groups, SHARED=shared, LINES=lines, WIDTH=width, BLOCK_SIZE=block_size, ROWS=rows,
         KEYS=min(tile.keys, block_size), BINS=max(256, triton.next_power_of_2(sequences)),
-        num_warps=tile.warps, num_stages=tile.stages, **early(),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

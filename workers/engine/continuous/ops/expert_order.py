@@ -16,8 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
@@ -38,11 +36,9 @@ class Order:
 # by value, each number of pairs that is a multiple of 16 would be compiled on its own
 @triton.jit(do_not_specialize=["pairs"])
 def _order_kernel(
-    chosen, order, places, spans, blocks, pairs,
-    EXPERTS: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
+    chosen, order, places, spans, blocks, pairs, EXPERTS: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Place one expert's pairs. Each program reads all of `chosen`, and so needs to hear nothing from the others."""
-    await_inputs(EARLY)
     expert = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     before = tl.zeros([BLOCK], dtype=tl.int32)
@@ -78,6 +74,6 @@ def order_of(chosen: Tensor, experts: int, lines: int) -> Order:
     block = 1024 if pairs <= 1024 else 4096
     _order_kernel[(experts,)](
         chosen, order, places, spans, blocks, pairs,
-        EXPERTS=experts, LINES=lines, BLOCK=block, num_warps=block // 512, **early(),
+        EXPERTS=experts, LINES=lines, BLOCK=block, num_warps=block // 512,
     )  # fmt: skip
     return Order(lines, order, places, spans.view(3, experts), blocks)

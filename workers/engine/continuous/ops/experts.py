@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
 from workers.engine.continuous.ops.few_float8_experts import MAX_TOKENS as MAX_FLOAT8_TOKENS
 from workers.engine.continuous.ops.few_float8_experts import few_float8_experts
@@ -21,10 +20,7 @@ from workers.engine.continuous.ops.grouped_experts import grouped_experts
 
 
 @triton.jit
-def _route_kernel(
-    logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, EARLY: tl.constexpr
-):
-    await_inputs(EARLY)
+def _route_kernel(logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     score = tl.load(logits + token * EXPERTS + at, mask=at < EXPERTS, other=float("-inf"))
@@ -44,10 +40,7 @@ def _route_kernel(
 
 
 @triton.jit
-def _sum_kernel(
-    made, weights, places, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, EARLY: tl.constexpr
-):
-    await_inputs(EARLY)
+def _sum_kernel(made, weights, places, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -63,14 +56,7 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     weights = logits.new_empty(tokens, top_k)
     chosen = logits.new_empty(tokens, top_k, dtype=torch.int32)
     _route_kernel[(tokens,)](
-        logits,
-        weights,
-        chosen,
-        EXPERTS=experts,
-        BLOCK=triton.next_power_of_2(experts),
-        COUNT=top_k,
-        num_warps=1,
-        **early(),
+        logits, weights, chosen, EXPERTS=experts, BLOCK=triton.next_power_of_2(experts), COUNT=top_k, num_warps=1
     )
     return weights, chosen
 
@@ -81,9 +67,7 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: M
     made, places = _multiply(x, chosen, gate_up, down)
     out = torch.empty_like(x)
     block = min(1024, triton.next_power_of_2(width))
-    _sum_kernel[(tokens, triton.cdiv(width, block))](
-        made, weights, places, out, WIDTH=width, BLOCK=block, COUNT=count, **early()
-    )
+    _sum_kernel[(tokens, triton.cdiv(width, block))](made, weights, places, out, WIDTH=width, BLOCK=block, COUNT=count)
     return out
 
 

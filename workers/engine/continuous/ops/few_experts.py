@@ -17,7 +17,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.expert_order import order_of
 
 
@@ -62,10 +61,9 @@ def expert_lines(ends, block, EXPERTS: tl.constexpr, BINS: tl.constexpr, LINES: 
 def _gate_up_kernel(
     x, weights, ends, order, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Compute silu(gate) * up of the pairs, in the experts' order."""
-    await_inputs(EARLY)
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
@@ -95,10 +93,9 @@ def _gate_up_kernel(
 def _down_kernel(
     x, weights, ends, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order."""
-    await_inputs(EARLY)
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         line = first + tl.arange(0, LINES)
@@ -131,12 +128,12 @@ def few_experts(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tup
     _gate_up_kernel[(triton.cdiv(inner, first.rows), blocks)](
         x, gate_up, order.spans[1], order.pairs, gated,
         COUNT=count, ROWS=first.rows, DEPTH=_depth(first, width, x), LINES=first.lines, **shape,
-        num_warps=first.warps, num_stages=first.stages, **early(),
+        num_warps=first.warps, num_stages=first.stages,
     )  # fmt: skip
     _down_kernel[(triton.cdiv(width, second.rows), blocks)](
         gated, down, order.spans[1], made,
         ROWS=second.rows, DEPTH=_depth(second, inner, x), LINES=second.lines, **shape,
-        num_warps=second.warps, num_stages=second.stages, **early(),
+        num_warps=second.warps, num_stages=second.stages,
     )  # fmt: skip
     return made, order.places
 

@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.expert_order import order_of
 from workers.engine.continuous.ops.few_experts import Tile, expert_lines
 from workers.engine.continuous.ops.quantize import quantize
@@ -33,10 +32,9 @@ _GROUP = tl.constexpr(FLOAT8_BLOCK)
 def _gate_up_kernel(
     x, x_scales, weights, scales, ends, order, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
-    ROWS: tl.constexpr, LINES: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Compute silu(gate) * up of the pairs, in the experts' order; `x_scales` (T, WIDTH / 128)."""
-    await_inputs(EARLY)
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         groups: tl.constexpr = WIDTH // _GROUP
@@ -67,10 +65,9 @@ def _gate_up_kernel(
 def _down_kernel(
     x, x_scales, weights, scales, ends, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, EXPERTS: tl.constexpr, BINS: tl.constexpr,
-    ROWS: tl.constexpr, LINES: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order."""
-    await_inputs(EARLY)
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
         groups: tl.constexpr = INNER // _GROUP
@@ -100,11 +97,10 @@ def few_float8_experts(x: Tensor, chosen: Tensor, gate_up: Float8Matrix, down: F
     shape = {"WIDTH": width, "INNER": inner, "EXPERTS": number, "BINS": triton.next_power_of_2(number + 1)}
     _gate_up_kernel[(inner // first.rows, blocks)](
         *quantize(x), gate_up.values, gate_up.scales, order.spans[1], order.pairs, gated,
-        COUNT=count, ROWS=first.rows, LINES=first.lines, **shape,
-        num_warps=first.warps, num_stages=first.stages, **early(),
+        COUNT=count, ROWS=first.rows, LINES=first.lines, **shape, num_warps=first.warps, num_stages=first.stages,
     )  # fmt: skip
     _down_kernel[(width // second.rows, blocks)](
         *quantize(gated), down.values, down.scales, order.spans[1], made,
-        ROWS=second.rows, LINES=second.lines, **shape, num_warps=second.warps, num_stages=second.stages, **early(),
+        ROWS=second.rows, LINES=second.lines, **shape, num_warps=second.warps, num_stages=second.stages,
     )  # fmt: skip
     return made, order.places

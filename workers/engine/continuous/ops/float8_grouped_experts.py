@@ -15,7 +15,6 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.expert_order import Order, order_of
 from workers.engine.continuous.ops.grouped_experts import Tile, block_of
 from workers.engine.continuous.ops.quantize import quantize
@@ -32,10 +31,9 @@ _GROUP = tl.constexpr(FLOAT8_BLOCK)
 def _gate_up_kernel(
     x, x_scales, weights, scales, order, spans, blocks, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr,
-    LINES: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    LINES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Compute silu(gate) * up of the pairs in the experts' order; `x_scales` (T, WIDTH / 128)."""
-    await_inputs(EARLY)
     expert, begin, last, own = block_of(spans, blocks, INNER // COLUMNS, EXPERTS)
     if expert < EXPERTS:
         groups: tl.constexpr = WIDTH // _GROUP
@@ -70,13 +68,11 @@ def _gate_up_kernel(
 def _down_kernel(
     x, x_scales, weights, scales, spans, blocks, out, pairs,
     WIDTH: tl.constexpr, INNER: tl.constexpr, EXPERTS: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order.
 
     `x_scales` (INNER / 128, pairs).
     """
-    await_inputs(EARLY)
     expert, begin, last, own = block_of(spans, blocks, WIDTH // COLUMNS, EXPERTS)
     if expert < EXPERTS:
         groups: tl.constexpr = INNER // _GROUP
@@ -114,7 +110,7 @@ def _float8_gate_up(x: Tensor, x_scales: Tensor, weights: Float8Matrix, order: O
         x, x_scales, _rows(weights.values.flatten(0, 1), _GATE_UP.columns), weights.scales,
         order.pairs, order.spans, order.blocks, out,
         WIDTH=width, INNER=inner, COUNT=order.places.shape[1], EXPERTS=experts,
-        LINES=order.lines, COLUMNS=_GATE_UP.columns, num_warps=_GATE_UP.warps, num_stages=_GATE_UP.stages, **early(),
+        LINES=order.lines, COLUMNS=_GATE_UP.columns, num_warps=_GATE_UP.warps, num_stages=_GATE_UP.stages,
     )  # fmt: skip
 
 
@@ -124,7 +120,7 @@ def _float8_down(x: Tensor, x_scales: Tensor, weights: Float8Matrix, order: Orde
         _rows(x, order.lines), x_scales, _rows(weights.values.flatten(0, 1), _DOWN.columns), weights.scales,
         order.spans, order.blocks, out, len(out),
         WIDTH=width, INNER=inner, EXPERTS=experts,
-        LINES=order.lines, COLUMNS=_DOWN.columns, num_warps=_DOWN.warps, num_stages=_DOWN.stages, **early(),
+        LINES=order.lines, COLUMNS=_DOWN.columns, num_warps=_DOWN.warps, num_stages=_DOWN.stages,
     )  # fmt: skip
 
 

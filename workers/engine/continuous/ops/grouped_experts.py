@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.expert_order import Order, order_of
 
 
@@ -84,10 +83,9 @@ def _gate_up_tile(
 def _gate_up_kernel(
     x, weights, order, spans, blocks, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, COUNT: tl.constexpr, EXPERTS: tl.constexpr,
-    LINES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TAIL: tl.constexpr, EARLY: tl.constexpr,
+    LINES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """Compute silu(gate) * up of the pairs, in the experts' order."""
-    await_inputs(EARLY)
     expert, begin, last, own = block_of(spans, blocks, (INNER + COLUMNS - 1) // COLUMNS, EXPERTS)
     if expert < EXPERTS:
         count = tl.cdiv(last - begin, LINES)
@@ -122,13 +120,12 @@ def _down_tile(
 def _down_kernel(
     x, tail, weights, spans, blocks, out,
     WIDTH: tl.constexpr, INNER: tl.constexpr, EXPERTS: tl.constexpr,
-    LINES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TAIL: tl.constexpr, EARLY: tl.constexpr,
+    LINES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order.
 
     `x` and `tail` are the same tensor in tiles of different height.
     """
-    await_inputs(EARLY)
     expert, begin, last, own = block_of(spans, blocks, (WIDTH + COLUMNS - 1) // COLUMNS, EXPERTS)
     if expert < EXPERTS:
         count = tl.cdiv(last - begin, LINES)
@@ -150,7 +147,7 @@ def grouped_gate_up(x: Tensor, weights: Tensor, order: Order, tile: Tile, out: T
         x, _rows(weights.flatten(0, 1), tile.columns, tile), order.pairs, order.spans, order.blocks, out,
         WIDTH=width, INNER=inner, COUNT=order.places.shape[1], EXPERTS=experts,
         LINES=order.lines, COLUMNS=tile.columns, DEPTH=tile.depth, TAIL=tile.tail or order.lines,
-        num_warps=tile.warps, num_stages=tile.stages, **early(),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 
@@ -163,7 +160,7 @@ def grouped_down(x: Tensor, weights: Tensor, order: Order, tile: Tile, out: Tens
         order.spans, order.blocks, out,
         WIDTH=width, INNER=inner, EXPERTS=experts,
         LINES=order.lines, COLUMNS=tile.columns, DEPTH=tile.depth, TAIL=tail,
-        num_warps=tile.warps, num_stages=tile.stages, **early(),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 

@@ -10,14 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
-
 
 @triton.jit
-def _rms_norm_kernel(
-    delta, residual, weight, out, total, epsilon, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
-):
-    await_inputs(EARLY)
+def _rms_norm_kernel(delta, residual, weight, out, total, epsilon, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < WIDTH
@@ -53,8 +48,7 @@ def _layer_norm_kernel(delta, residual, weight, bias, out, total, epsilon, WIDTH
 
 
 @triton.jit
-def _silu_product_kernel(gate_up, out, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    await_inputs(EARLY)
+def _silu_product_kernel(gate_up, out, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     row, column = at // WIDTH, at % WIDTH
@@ -71,16 +65,7 @@ def add_norm(delta: Tensor, residual: Tensor | None, weight: Tensor, epsilon: fl
     width = delta.shape[-1]
     block = triton.next_power_of_2(width)
     _rms_norm_kernel[(len(delta),)](
-        delta,
-        residual,
-        weight,
-        out,
-        total,
-        epsilon,
-        WIDTH=width,
-        BLOCK=block,
-        num_warps=_warps(block),
-        **early(),
+        delta, residual, weight, out, total, epsilon, WIDTH=width, BLOCK=block, num_warps=_warps(block)
     )
     return out, total
 
@@ -107,9 +92,7 @@ def silu_product(gate_up: Tensor) -> Tensor:
     rows, width = len(gate_up), gate_up.shape[-1] // 2
     out = gate_up.new_empty(rows, width)
     block = 1024
-    _silu_product_kernel[(triton.cdiv(rows * width, block),)](
-        gate_up, out, rows * width, WIDTH=width, BLOCK=block, **early()
-    )
+    _silu_product_kernel[(triton.cdiv(rows * width, block),)](gate_up, out, rows * width, WIDTH=width, BLOCK=block)
     return out
 
 

@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.early_launch import await_inputs, early
-
 #: the fewest rows of a tensor core's tile
 _MIN_LINES = 16
 
@@ -26,14 +24,13 @@ _MAX_SPLITS = 16
 def _attend_paged_kernel(
     q, keys, values, block_tables, lengths, out, sums, scale, table_width,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    SPLITS: tl.constexpr, EARLY: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):  # fmt: skip
     """Attend from a row's query heads that share keys to one of `SPLITS` parts of its cache blocks.
 
     FlashAttention (Dao, 2023) with the splits of Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023). `sums` are the
     base 2 logarithms of the parts' softmax denominators; `LINES` are the `SHARED` heads padded to a tile.
     """
-    await_inputs(EARLY)
     row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     if length == 0:
@@ -75,10 +72,7 @@ def _attend_paged_kernel(
 
 
 @triton.jit(do_not_specialize_on_alignment=["lengths"])
-def _join_parts_kernel(
-    parts, sums, lengths, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr
-):
-    await_inputs(EARLY)
+def _join_parts_kernel(parts, sums, lengths, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     head = tl.program_id(0)
     if tl.load(lengths + head // HEADS) == 0:
         return
@@ -103,19 +97,11 @@ def attend_paged(
         # 1.44 is log2(e): the kernel's exponentials have base 2
         q, keys, values, block_tables, lengths, parts, sums, width**-0.5 * 1.4426950408889634, block_tables.stride(0),
         GROUPS=groups, SHARED=heads // groups, LINES=max(_MIN_LINES, triton.next_power_of_2(heads // groups)),
-        WIDTH=width, BLOCK_SIZE=block_size, SPLITS=splits, num_warps=4, num_stages=3, **early(),
+        WIDTH=width, BLOCK_SIZE=block_size, SPLITS=splits, num_warps=4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         _join_parts_kernel[(rows * heads,)](
-            parts,
-            sums,
-            lengths,
-            out,
-            HEADS=heads,
-            WIDTH=width,
-            SPLITS=splits,
-            num_warps=1,
-            **early(),
+            parts, sums, lengths, out, HEADS=heads, WIDTH=width, SPLITS=splits, num_warps=1
         )
 
 

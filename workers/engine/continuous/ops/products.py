@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.quantize import quantize, scale_of
 
 
@@ -38,10 +37,8 @@ FEW_TOKENS = 64
 def _few_kernel(
     x, values, scales, out, tokens,
     OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Quantize and multiply few tokens; the weights are on the long side of the tensor cores' tiles."""
-    await_inputs(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     depth = tl.arange(0, BLOCK)
@@ -71,10 +68,9 @@ def _few_kernel(
 def _many_kernel(
     x, x_scales, values, scales, out, tokens,
     OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
-    TOGETHER: tl.constexpr, EARLY: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """Multiply quantized tokens (T, WIDTH), with scales (T, groups), by a matrix (OUT, WIDTH)."""
-    await_inputs(EARLY)
     # programs that share weights run together, as long as their tokens fit in the L2 cache
     tiles = tl.cdiv(OUT, ROWS)
     first = tl.program_id(0) // (TOGETHER * tiles) * TOGETHER
@@ -123,7 +119,7 @@ def few_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
     _few_kernel[(triton.cdiv(rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
         x.contiguous(), weight.values, weight.scales, out, len(x),
         OUT=rows, WIDTH=width, ROWS=tile.rows, TOKENS=tile.tokens, BLOCK=FLOAT8_BLOCK,
-        num_warps=tile.warps, num_stages=tile.stages, **early(),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
 
@@ -136,7 +132,7 @@ def many_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
     _many_kernel[(triton.cdiv(rows, tile.rows) * triton.cdiv(len(x), tile.tokens),)](
         values, scales, weight.values, weight.scales, out, len(x),
         OUT=rows, WIDTH=width, ROWS=tile.rows, TOKENS=tile.tokens, BLOCK=FLOAT8_BLOCK, TOGETHER=8,
-        num_warps=tile.warps, num_stages=tile.stages, **early(),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
 

@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 
 #: the scale of a group of zeros, times 448
 MIN_AMAX = tl.constexpr(1e-10)
@@ -30,9 +29,8 @@ def scale_of(x, axis: tl.constexpr):
 @triton.jit(do_not_specialize=["tokens", "token_stride", "group_stride"])
 def _quantize_kernel(
     x, values, scales, tokens, token_stride, group_stride,
-    WIDTH: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
+    WIDTH: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    await_inputs(EARLY)
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -62,6 +60,6 @@ def quantize(x: Tensor, rows_of: int = 1, by_group: bool = False) -> tuple[Tenso
     at_once = min(_GROUPS, triton.next_power_of_2(groups))
     _quantize_kernel[(rows, triton.cdiv(groups, at_once))](
         x.contiguous(), values, scales, tokens, *scales.stride(),
-        WIDTH=width, GROUPS=at_once, BLOCK=FLOAT8_BLOCK, num_warps=4, **early(),
+        WIDTH=width, GROUPS=at_once, BLOCK=FLOAT8_BLOCK, num_warps=4,
     )  # fmt: skip
     return values, scales

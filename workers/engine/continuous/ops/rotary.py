@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops.base import Heads
-from workers.engine.continuous.ops.early_launch import await_inputs, early
 
 
 @triton.jit
@@ -53,9 +52,8 @@ def _rotate(
 def _rotate_kernel(
     qkv, query_norm, key_norm, cos_sin, slot_mapping, q, keys, values, epsilon,
     QUERIES: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, QUERY_LINES: tl.constexpr,
-    GROUP_LINES: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
+    GROUP_LINES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    await_inputs(EARLY)
     token = tl.program_id(0).to(tl.int64)
     start = qkv + token * ((QUERIES + 2 * GROUPS) * 2 * HALF)
     angles = cos_sin + token * (2 * HALF)
@@ -89,7 +87,6 @@ def rotate(qkv: Tensor, heads: Heads, cos_sin: Tensor, keys: Tensor, values: Ten
         qkv, heads.query_norm, heads.key_norm, cos_sin, slot_mapping, q, keys, values, heads.epsilon,
         QUERIES=heads.query_heads, GROUPS=heads.kv_heads, HALF=half, BLOCK=triton.next_power_of_2(half),
         QUERY_LINES=triton.next_power_of_2(heads.query_heads), GROUP_LINES=triton.next_power_of_2(heads.kv_heads),
-        **early(),
     )  # fmt: skip
     return q
 
