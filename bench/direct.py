@@ -10,7 +10,6 @@ import torch
 
 from bench import targets
 from bench.engines import HasStats
-from bench.pauses import Pauses
 from bench.report import Figure, Report
 from bench.targets import NOTHING, Wanted
 from bench.work import Stock, any_words, poisson
@@ -46,15 +45,12 @@ class Direct:
     def saturated(self, stock: Stock, rate: Wanted = targets.W1) -> Figure:
         """Submit the whole stock at once, with new images in each repeat; `rate` is what is wanted."""
         self.warm_up(stock)
-        pauses = [Pauses() for _ in range(self.repeats)]
-        runs = [self.all_at_once(each.heard(stock.take())) for each in pauses]
+        runs = [self.all_at_once(stock.take()) for _ in range(self.repeats)]
         rates = [run.rate for run, _ in runs]
         wanted = self.limits(rate)
         figure = Figure(f"{self.name}, all at once", "jobs/s", rates, "more", *wanted, notes=self._notes(runs[0]))
         self.report.add(figure)
-        longest = [each.longest_s for each in pauses]
-        what = f"{self.name}, all at once: longest pause of an answer"
-        self.report.add(Figure(what, "s", longest, "less", *self.limits(targets.PAUSE)))
+        self._pauses(f"{self.name}, all at once", [each.longest_pass_s for _, each in runs if each])
         # includes the prompt's text and the first token of each answer
         prefill_ms = [1000 * each.prefill_s / len(run.latencies_s) for run, each in runs if each]
         if prefill_ms:
@@ -118,23 +114,29 @@ class Direct:
 
     def _loaded(self, stock: Stock, rate: float, alone_s: float) -> None:
         """Measure latencies while jobs arrive at this rate."""
-        pauses = [Pauses() for _ in range(self.repeats)]
-        runs = []
-        for number, each in enumerate(pauses):
-            asked = each.heard(stock.take())
+        runs, pauses = [], []
+        for number in range(self.repeats):
+            asked = stock.take()
+            before = _begin(self.trial.engine)
             runs.append(self.trial.run(asked, len(asked), poisson(len(asked), rate, seed=number)))
+            pauses += [after.longest_pass_s] if before and (after := _stats(self.trial.engine)) else []
         at = f"{self.name}, at {_W2_LOAD:.0%} of that"
         p50, p95 = ([run.percentile(part) for run in runs] for part in (50, 95))
         self.report.add(Figure(f"{at}: p50", "s", p50, "less"))
         self.report.add(Figure(f"{at}: p95", "s", p95, "less", *self.limits(targets.W2_P95)))
         over = [each / alone_s for each in p95]
         self.report.add(Figure(f"{at}: p95 over the p50 of one alone", "", over, "less", aim=2))
-        longest = [each.longest_s for each in pauses]
-        self.report.add(Figure(f"{at}: longest pause of an answer", "s", longest, "less", *self.limits(targets.PAUSE)))
+        self._pauses(at, pauses)
+
+    def _pauses(self, name: str, seconds: Sequence[float]) -> None:
+        """Report the longest pass of each run, for which running answers waited."""
+        if seconds:
+            what = f"{name}: longest pause of those who decode"
+            self.report.add(Figure(what, "s", seconds, "less", *self.limits(targets.PAUSE)))
 
     def all_at_once(self, asked: Sequence[Question], name: str = "") -> tuple[TrialRun, Computed | None]:
         """Ask all questions at once; return how long they took, and what was computed if the engine counts it."""
-        before = _stats(self.trial.engine)
+        before = _begin(self.trial.engine)
         run = self.trial.run(asked, len(asked))
         self.report.say(f"{name or self.name}: {len(asked)} jobs in {run.seconds:.2f} s, {run.rate:.2f} jobs/s")
         after = _stats(self.trial.engine)
@@ -149,9 +151,6 @@ class Direct:
         notes: dict[str, object] = {"jobs": len(run.latencies_s), "tokens_per_s": round(run.tokens / run.seconds)}
         if computed and computed.steps:
             notes |= {"steps": computed.steps, "step_ms": round(1000 * computed.step_s / computed.steps, 2)}
-        if isinstance(self.trial.engine, HasStats):
-            # since the start: the longest wait of decoding rows for a pass
-            notes["longest_pass_ms"] = round(1000 * self.trial.engine.stats().longest_pass_s)
         if torch.cuda.is_available():
             notes["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         return notes
@@ -193,6 +192,8 @@ class Computed:
     #: of prompts: computed, and found in the cache
     prompt_tokens: int
     cached_tokens: int
+    #: of those in which sequences decode
+    longest_pass_s: float
 
     @classmethod
     def between(cls, before: Stats, after: Stats) -> Computed:
@@ -203,6 +204,7 @@ class Computed:
             (after.pass_s - after.step_s) - (before.pass_s - before.step_s),
             after.prompt_tokens - before.prompt_tokens,
             after.cached_tokens - before.cached_tokens,
+            after.longest_pass_s,
         )
 
     @property
@@ -214,6 +216,13 @@ class Computed:
     def cached_share(self) -> float:
         """Share of the prompts' tokens that were in the cache."""
         return self.cached_tokens / max(1, self.cached_tokens + self.prompt_tokens)
+
+
+def _begin(engine: Engine) -> Stats | None:
+    """Return the stats before a run whose longest pass is measured."""
+    if isinstance(engine, HasStats):
+        engine.forget_longest_pass()
+    return _stats(engine)
 
 
 def _stats(engine: Engine) -> Stats | None:

@@ -26,6 +26,9 @@ class HasStats(Protocol):
     def stats(self) -> Stats:
         """Return what has been computed since the start."""
 
+    def forget_longest_pass(self) -> None:
+        """Measure the longest pass anew."""
+
 
 class Once:
     """Loads on the first call and returns the same pipeline afterwards, for one engine after another."""

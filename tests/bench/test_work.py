@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 
 from bench.catalogue import SYSTEM_PROMPT
 from bench.images import photo, renewed
-from bench.pauses import Pauses
 from bench.stage import TINY
 from bench.work import ManyQuestions, Products, Size, Stock, poisson
 
@@ -77,16 +76,3 @@ def test_the_products_of_w4_differ_and_share_what_comes_before_them() -> None:
     assert len({question.image for question in questions}) == len({question.text for question in questions}) == 8
     assert {question.system for question in questions} == {SYSTEM_PROMPT}
     assert len({question.grammar for question in questions}) == 1
-
-
-def test_a_pause_is_the_longest_time_between_two_texts_of_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.1, 100.0, 100.3, 100.5])
-    monkeypatch.setattr("bench.pauses.time.perf_counter", lambda: next(clock))
-    pauses = Pauses()
-    first, second = pauses.heard(Stock.w1(2, SMALL).take())
-    assert pauses.longest_s == 0
-    for question, texts in ((first, 2), (second, 3)):
-        assert question.on_text is not None
-        for _ in range(texts):
-            question.on_text("a")
-    assert pauses.longest_s == pytest.approx(0.3)

@@ -35,8 +35,6 @@ class Question:
     grammar: str | None = None
     #: the system prompt, if there is one
     system: str = ""
-    #: gets the answer's text as it is generated
-    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Trial:
         system = (Turn("system", (question.system,)),) if question.system else ()
         turns = (*system, Turn("user", (image, question.text)))
         params = SamplingParams(question.max_new_tokens, grammar=question.grammar)
-        return Prompt(str(next(self._numbers)), turns, params, lane="bulk", on_text=question.on_text)
+        return Prompt(str(next(self._numbers)), turns, params, lane="bulk")
 
     def answer(self, question: Question) -> Completion:
         """Ask and wait. Raises VQAError."""

@@ -52,6 +52,10 @@ class ContinuousEngine(ModelEngine):
     def stats(self) -> Stats:
         return self.built.loop.counter.stats
 
+    def forget_longest_pass(self) -> None:
+        """See `StatsCounter`."""
+        self.built.loop.counter.forget_longest_pass()
+
     def open(self) -> Loaded:
         pipe: Any = self._load(self.settings)
         check_image_processor(pipe.processor.image_processor, pipe.model.config.vision_config)

@@ -14,7 +14,7 @@ class Stats:
 
     passes: int = 0
     pass_s: float = 0.0
-    #: the longest wait of sequences that decode
+    #: the longest of those in which sequences decode, since `forget_longest_pass`
     longest_pass_s: float = 0.0
     #: passes without chunks of prompts, which are counted above, too
     steps: int = 0
@@ -38,6 +38,10 @@ class StatsCounter:
         """Begin after an idle time: the duration of the first pass is unknown and counts as 0."""
         self._last = None
 
+    def forget_longest_pass(self) -> None:
+        """Measure the longest pass anew. Call it while nothing is computed."""
+        self.stats = replace(self.stats, longest_pass_s=0.0)
+
     def count(self, batch: Batch, tokens: AsyncTokens) -> None:
         """Add the pass that was computed after the one counted last; its tokens must have been read."""
         seconds = tokens.seconds_after(self._last) if self._last is not None else 0.0
@@ -47,7 +51,7 @@ class StatsCounter:
             old,
             passes=old.passes + 1,
             pass_s=old.pass_s + seconds,
-            longest_pass_s=max(old.longest_pass_s, seconds),
+            longest_pass_s=max(old.longest_pass_s, seconds if rows else 0.0),
             steps=old.steps + steps,
             step_s=old.step_s + steps * seconds,
             step_tokens=old.step_tokens + steps * rows,

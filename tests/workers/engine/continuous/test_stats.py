@@ -53,3 +53,16 @@ def test_idle_time_counts_for_no_pass() -> None:
     count(counter, Batch((seq,), ()), 102)
 
     assert (counter.stats.pass_s, counter.stats.longest_pass_s, counter.stats.steps) == (2, 2, 3)
+
+
+def test_the_longest_pass_is_one_in_which_somebody_decodes_and_can_be_measured_anew() -> None:
+    seq, prompt, counter = Sequence(10, 5), Sequence(100, 5), StatsCounter()
+    count(counter, Batch((seq,), ()), 1)
+    count(counter, Batch((), (Chunk(prompt, 0, 100),)), 9)
+    count(counter, Batch((seq,), ()), 11)
+    assert counter.stats.longest_pass_s == 2
+
+    counter.forget_longest_pass()
+    count(counter, Batch((seq,), ()), 12)
+
+    assert (counter.stats.longest_pass_s, counter.stats.passes) == (1, 4)
