@@ -55,7 +55,7 @@ test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(TESTS)
 
 equality: $(STAMP) ## 20,000 prompts that share prefixes, each compared with `generate`, token for token
-	@OMP_NUM_THREADS=1 EQUALITY_PROMPTS=20000 $(BIN)/python -m pytest tests/workers/engine/continuous/test_shared_prefixes.py
+	@OMP_NUM_THREADS=1 EQUALITY_PROMPTS=20000 $(BIN)/python -m pytest --timeout 3600 tests/workers/engine/continuous/test_shared_prefixes.py
 
 test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vqa-queue[quant]` brings
 	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[quant]'
