@@ -1,4 +1,4 @@
-"""A worker whose model breaks on long prompts, in `generate` and in the continuous engine's prefill.
+"""A worker whose model breaks on long prompts, in `generate` and in the continuous engine's passes with chunks of them.
 
 `python -m tests.broken_worker` replaces `python -m celery`. The variable BREAKS says how it breaks: `hang` stops the
 computing thread, `assert` fails on the card and destroys its CUDA context, `stand` stops the thread that consumes
@@ -39,22 +39,22 @@ def _main() -> None:
     from workers.consumer.intake import Intake
     from workers.engine.continuous.model_runner import ModelRunner
 
-    original, prefill = GenerationMixin.generate, ModelRunner.prefill
+    original, forward = GenerationMixin.generate, ModelRunner.forward
 
     def generate(model: Any, **inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] > LONG:
             _break(os.environ.get("BREAKS", ""))
         return original(model, **inputs)
 
-    def breaking_prefill(runner: ModelRunner, chunks: Any) -> Any:
-        if any(chunk.request.num_tokens > LONG for chunk in chunks):
+    def breaking_forward(runner: ModelRunner, batch: Any) -> Any:
+        if any(chunk.request.num_tokens > LONG for chunk in batch.chunks):
             _break(os.environ.get("BREAKS", ""))
-        return prefill(runner, chunks)
+        return forward(runner, batch)
 
     if os.environ.get("BREAKS") == "stand":
         Intake.receive = lambda *_: threading.Event().wait()  # type: ignore[assignment, method-assign]
     GenerationMixin.generate = generate
-    ModelRunner.prefill = breaking_prefill
+    ModelRunner.forward = breaking_forward
     main()
 
 
