@@ -68,14 +68,14 @@ class Lifecycle:
         # Celery consumes, answers pings and says "ready" after this returns
         self._worker.link.watch()
         self._worker.load()
-
-    def _ready(self, **_: Any) -> None:
-        worker = self._worker
-        worker.start()
         # A full collection looks at every object there is, 390,000 once a model is loaded: up to 0.3 s in which nothing
         # is launched. What is here now stays until the end.
         gc.collect()
         gc.freeze()
+
+    def _ready(self, **_: Any) -> None:
+        worker = self._worker
+        worker.start()
         worker.link.report(READY)
         log.info("%s is ready: %s with %d slots", worker.name, worker.engine.model, worker.slots)
 

@@ -300,7 +300,8 @@ def test_the_version_is_printed(vqa: Vqa) -> None:
 
 
 def test_a_shell_can_complete_commands(vqa: Vqa) -> None:
-    assert "_VQA_COMPLETE=complete_bash" in vqa("--show-completion", "bash").stdout.replace(" ", "")
+    # a process of its own: the shell is looked for among its parents
+    assert "_VQA_COMPLETE=complete_bash" in vqa("--show-completion", "bash", env={}).stdout.replace(" ", "")
     completed = vqa(env={"_VQA_COMPLETE": "complete_bash", "COMP_WORDS": "vqa sta", "COMP_CWORD": "1"})
     assert completed.stdout.split() == ["status"]
 

@@ -40,9 +40,10 @@ _BEYOND_SCHEMAS = {
     ("invalid_job", "image"),
     # fields that exclude each other
     ("invalid_job", None),
-    # of a stream
+    # of a stream, or without another field
     ("invalid_job", "logprobs"),
     ("invalid_job", "n"),
+    ("invalid_job", "top_logprobs"),
     # a video with frames and a file, or with other times than frames
     ("invalid_job", "messages"),
     # white space of another standard

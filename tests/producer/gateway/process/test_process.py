@@ -122,7 +122,7 @@ def test_requests_in_progress_end_before_the_gateway(
 ) -> None:
     gateway = start_gateway()
     start_worker(VQA_ECHO_DELAY_S="2")
-    assert fetch(f"{gateway.url}/readyz").status_code == 200
+    wait_until(lambda: fetch(f"{gateway.url}/readyz").status_code == 200, "it is ready")
     with ThreadPoolExecutor(2) as threads:
         whole, streamed = (threads.submit(ask, gateway.url, stream) for stream in (False, True))
         wait_until(lambda: client.counts()["interactive"]["leased"] == 2, "both run")
