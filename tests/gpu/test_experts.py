@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.gpu.conftest import CARD, Draw, error_of
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Float8Matrix
 from workers.engine.continuous.ops.float8 import dequantize, quantize_matrix
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
-CARD = torch.device("cuda")
-
 #: experts, their inner size, hidden size, experts of a token: the 30B's, one with odd tiles
 SIZES = {"30B": (128, 768, 2048, 8), "odd": (12, 384, 640, 3)}
 each_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 each_count = pytest.mark.parametrize("tokens", [1, 12, 100, 256, 300, 512, 777, 1500, 2304, 4096])
-
-Draw = Callable[..., Tensor]
-
-
-@pytest.fixture
-def fused() -> Any:
-    """Imported here, as Triton is only where torch is made for cards."""
-    from workers.engine.continuous.ops import fused
-
-    return fused
-
-
-@pytest.fixture
-def draw() -> Draw:
-    """Normally distributed numbers on the card, the same in every run."""
-    generator = torch.Generator(CARD).manual_seed(1)
-
-    def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(*shape, device=CARD, generator=generator).to(dtype)
-
-    return drawn
-
-
-def error_of(made: Tensor, wanted: Tensor) -> float:
-    """Relative; infinite where something is no number."""
-    off = (made.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30)
-    return float(off.nan_to_num(torch.inf))
 
 
 def float8_of(weights: Tensor) -> Float8Matrix:
