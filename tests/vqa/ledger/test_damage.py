@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -39,6 +39,7 @@ ENTRIES = st.binary(max_size=40) | st.builds(
 
 
 @given(entry=ENTRIES)
+@example(entry=json.dumps(FIELDS | {"trace": float("nan"), "history": [{"n": float("nan")}]}).encode() + b"\n{}")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_entry_makes_a_verb_fail_and_none_is_lost(entry: bytes, redis: Redis) -> None:
     redis.flushall()

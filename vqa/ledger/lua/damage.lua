@@ -47,6 +47,10 @@ local function flaw(header)
     if kind and (type(value) ~= kind or kind == 'number' and not (value <= LARGEST and value >= -LARGEST)) then
       return 'its header has no valid ' .. name
     end
+    -- numbers that are none can be read and not written
+    if (type(value) == 'table' or not kind and type(value) == 'number') and not pcall(cjson.encode, {value}) then
+      return 'its header has no valid ' .. name
+    end
   end
   if header.lane ~= 'interactive' and header.lane ~= 'bulk' then return 'its header has no valid lane' end
   if header.state == 'waiting' and not header.tenant then return 'its header has no valid tenant' end
