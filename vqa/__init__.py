@@ -25,8 +25,9 @@ from vqa.errors import (
     UnsupportedVersion,
     VQAError,
 )
-from vqa.job import Job, RetryPolicy
-from vqa.message import ImagePart, Message, TextPart, VideoPart
+from vqa.jobs.job import Job
+from vqa.jobs.message import ImagePart, Message, TextPart, VideoPart
+from vqa.jobs.retry_policy import RetryPolicy
 
 __all__ = [
     "Answer",

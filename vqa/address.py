@@ -27,6 +27,13 @@ _FORM = (
     "or sentinel://[user:password@]host[:port][;host2...][/number]?master=NAME"
 )
 
+#: as Celery writes them
+_RABBITMQ_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq", "qpid")
+_ONLY_REDIS = (
+    "jobs, images and answers are in Redis, and which job comes next is decided there "
+    "(docs/several-machines.md says what was tried)"
+)
+
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _WORDS: Mapping[str, Mapping[str, Any]] = {
     "ssl_cert_reqs": {"required": "required", "none": "none"},
@@ -67,6 +74,8 @@ class Address:
     def parse(cls, url: str) -> Address:
         """Parse VQA_REDIS_URL. Raises ValueError, which names the mistake and quotes no part of a password."""
         scheme = url.partition("://")[0]
+        if "://" in url and scheme.lower() in _RABBITMQ_SCHEMES:
+            raise ValueError(f"{scheme}:// names RabbitMQ, which vqa cannot use: {_ONLY_REDIS}; write {_FORM}")
         if "://" not in url or scheme not in PLAIN_SCHEMES + TLS_SCHEMES:
             raise ValueError(f"a Redis address is {_FORM}")
         # all schemes are split by http's rules; urlsplit's own errors may quote the password

@@ -55,6 +55,11 @@ class Timings(Outgoing):
     engine_s: Seconds
     #: from acceptance to the answer
     total_s: Seconds
+    #: parts of `engine_s`: until the prompt got a slot, from then to the first token, and from there to the last one; 0
+    #: is also for an engine that does not say
+    slot_wait_s: Seconds = 0
+    prefill_s: Seconds = 0
+    decode_s: Seconds = 0
 
 
 class SeenImage(Outgoing):

@@ -10,10 +10,10 @@ from celery import Celery
 from kombu import Producer, Queue
 from kombu.exceptions import KombuError
 
-from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, sentinel_limits, socket_limits
-from vqa.error_replies import describe
-from vqa.job import LANES, Lane
-from vqa.redis_retry import RetryFor
+from vqa.jobs.lane import LANES
+from vqa.redis.connection import REDIS_ERRORS, RETRY_S, cause_of, lost_host_options, sentinel_limits, socket_limits
+from vqa.redis.error_replies import describe
+from vqa.redis.retry import RetryFor
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,25 @@ _QUEUES = [Queue(name, routing_key=name) for name in (*LANES, DEFAULT_QUEUE)]
 BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 
 
+class _App(Celery):  # type: ignore[misc]  # Celery is Any to mypy
+    """Celery that heeds VQA_REDIS_URL alone.
+
+    CELERY_BROKER_URL and the like win over an app's own settings, and in a producer they are those of another app.
+    """
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
+
+    def connection(self, hostname: str | None = None, **options: Any) -> Any:
+        return self.connection_for_write(hostname, **options)
+
+
 def make_app(settings: QueueSettings) -> Celery:
     """Return a Celery app configured for jobs that take seconds on a GPU."""
-    app = Celery("vqa", set_as_current=False)
+    app = _App("vqa", set_as_current=False)
     app.conf.update(
         **_connection_conf(settings),
         # only JSON is read and written, so that no message can run code
@@ -62,6 +78,7 @@ def make_app(settings: QueueSettings) -> Celery:
         # the worker's lifecycle sets up logging
         worker_hijack_root_logger=False,
     )
+    app.backend_cls = app.conf["result_backend"]
     return app
 
 
@@ -74,6 +91,7 @@ def _connection_conf(settings: QueueSettings) -> dict[str, Any]:
         # seconds that a pop blocks; `workers.consumer.lanes` decides the order of the lists
         "polling_interval": 0.1,
         **limits,
+        "socket_keepalive_options": lost_host_options(),
     }
     if address.master is not None:
         backend = "SentinelOutcomeBackend"
@@ -91,8 +109,10 @@ def _connection_conf(settings: QueueSettings) -> dict[str, Any]:
     }
 
 
-def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
-    """Publish messages for jobs that are in the ledger, in one round trip. Raises one of connection.REDIS_ERRORS.
+def wake(app: Celery, jobs: Sequence[tuple[str, str]]) -> None:
+    """Publish messages for jobs that are in the ledger, given as (id, queue), in one round trip.
+
+    Raises one of connection.REDIS_ERRORS.
 
     Retries temporary errors on a fresh connection for up to RETRY_S seconds. Messages may be sent twice;
     the ledger's `take` refuses the second one.
@@ -102,33 +122,33 @@ def wake(app: Celery, jobs: Sequence[tuple[str, Lane]]) -> None:
         try:
             # an error inside the context replaces the producer's connection, so that the next try has a fresh one
             with app.producer_or_acquire() as producer, producer.batch(max(1, len(jobs))):
-                for id, lane in jobs:
-                    publish(producer, id, lane)
+                for id, queue in jobs:
+                    publish(producer, id, queue)
         except KombuError as error:
             raise cause_of(error) from None
 
     RetryFor(RETRY_S).call_with_retry(send, lambda error: None)
 
 
-def publish_promoted(app: Celery, promoted: Sequence[str]) -> None:
-    """Publish the bulk jobs that a `take` or a `close` promoted. Redis errors are only logged."""
+def publish_promoted(app: Celery, promoted: Sequence[str], queue: str = "bulk") -> None:
+    """Publish the bulk jobs that a `take` or a `close` promoted to a queue. Redis errors are only logged."""
     if not promoted:
         return
     try:
-        wake(app, [(id, "bulk") for id in promoted])
+        wake(app, [(id, queue) for id in promoted])
     except REDIS_ERRORS as error:
         # the janitor publishes queued jobs without a message later
         log.warning("cannot publish %d jobs (%s); the janitor will publish them", len(promoted), describe(error))
 
 
-def publish(producer: Producer, id: str, lane: Lane) -> None:
-    """Push one message, which carries only the job's id, onto the list of its lane."""
+def publish(producer: Producer, id: str, queue: str) -> None:
+    """Push one message, which carries only the job's id, onto the list of its queue."""
     headers: dict[str, Any] = {"lang": "py", "task": TASK, "id": id, "root_id": id, "retries": 0, "ignore_result": True}
     # the anonymous exchange delivers to the list of that name without looking up a binding
     producer.publish(
         BODY,
         exchange="",
-        routing_key=lane,
+        routing_key=queue,
         content_type="application/json",
         content_encoding="utf-8",
         headers=headers,

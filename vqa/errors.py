@@ -6,7 +6,8 @@
     │   └── ImageUnavailable      its image could not be fetched for the moment
     ├── PermanentError            the same job would fail again
     │   ├── InvalidJob            no valid job: an unknown field, a value out of range
-    │   │   └── UnsupportedVersion    written by a newer vqa than the worker's
+    │   │   ├── UnsupportedVersion    written by a newer vqa than the worker's
+    │   │   └── ModelNotFound         it names a model that no worker serves
     │   ├── BadImage              not an image in a supported format, or too many bytes or pixels
     │   ├── ImageMissing          its image is not, or no longer, in the image store
     │   ├── PromptTooLong         more tokens than a slot holds
@@ -72,6 +73,10 @@ class InvalidJob(PermanentError):
 
 class UnsupportedVersion(InvalidJob):
     """The job was written by a newer vqa than the worker's; upgrade workers before producers."""
+
+
+class ModelNotFound(InvalidJob):
+    """The job names a model that no worker serves; the message lists those that are served."""
 
 
 class BadImage(PermanentError):

@@ -59,6 +59,13 @@ class GatewaySettings(Settings):
     drain_s: float = Field(
         default=30.0, ge=0, le=3600, description="seconds that requests in progress get to end after SIGTERM"
     )
+    metrics_key: str | None = Field(
+        default=None,
+        min_length=16,
+        repr=False,
+        description="shows the queue's metrics at /metrics to whoever sends this key (16 characters or more) as a "
+        "bearer token; needs the extra metrics. Unset: no /metrics",
+    )
     webhook_private: bool = Field(
         default=False, description="1 lets webhooks reach loopback, private and link-local addresses, and use http"
     )

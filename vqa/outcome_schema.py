@@ -9,13 +9,38 @@ from pydantic import Field, TypeAdapter
 from vqa.answer import Answer, Outgoing
 
 
-class AnsweredOutcome(Outgoing):
+class PastAttempt(Outgoing):
+    """An attempt that ended without an outcome. Times are in ms on Redis's clock."""
+
+    attempt: int
+    worker: str
+    taken: int
+    ended: int
+    error: str = Field(description="as `Class: message`")
+
+
+class Times(Outgoing):
+    """When a job was accepted and taken, in ms on Redis's clock."""
+
+    accepted: int
+    lane: str
+    taken: int | None = Field(default=None, description="the last attempt's begin")
+    worker: str | None = None
+    attempts: tuple[PastAttempt, ...] = Field(default=(), description="up to 5 before the last one, oldest first")
+
+
+class _Outcome(Outgoing):
+    task_id: str = Field(description="the job's id")
+    trace: str | None = Field(default=None, description="W3C traceparent, if the job has one")
+    times: Times | None = None
+    date_done: str | None = Field(default=None, description="ISO 8601, UTC")
+
+
+class AnsweredOutcome(_Outcome):
     """The job got an answer."""
 
-    task_id: str = Field(description="the job's id")
     status: Literal["SUCCESS"]
     result: Answer
-    date_done: str | None = Field(default=None, description="ISO 8601, UTC")
 
 
 class OutcomeError(Outgoing):
@@ -26,13 +51,11 @@ class OutcomeError(Outgoing):
     exc_module: str
 
 
-class FailedOutcome(Outgoing):
+class FailedOutcome(_Outcome):
     """The job ended with an error."""
 
-    task_id: str = Field(description="the job's id")
     status: Literal["FAILURE"]
     result: OutcomeError
-    date_done: str | None = Field(default=None, description="ISO 8601, UTC")
     attempts: int = Field(default=0, description="attempts of the job; 0 if it never ran")
     last_error: str | None = Field(default=None, description="the last transient error, as `Class: message`")
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +18,9 @@ from pydantic import ValidationError
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
+
+#: the beginning of an outcome that has a trace; an id has no quotes
+_TRACE = re.compile(rb'\{"task_id": ?"[^"\\]*", ?"trace": ?"([0-9a-f-]{55})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class _LedgerWritesRevoked:
     def _store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         if state == states.REVOKED:
             return result
-        return super()._store_result(task_id, result, state, *args, **kwargs)  # type: ignore[misc]
+        return super()._store_result(task_id, result, state, *args, **kwargs)  # type: ignore[misc]  # of the backend beside it
 
 
 class OutcomeBackend(_LedgerWritesRevoked, RedisBackend):  # type: ignore[misc]  # celery has no types
@@ -51,10 +56,27 @@ class SentinelOutcomeBackend(_LedgerWritesRevoked, SentinelBackend):  # type: ig
 Outcome = Answer | VQAError
 
 
-def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_error: str | None = None) -> bytes:
-    """Return the outcome as JSON; `attempts` and `last_error` are stored with an error (an answer has its own)."""
-    meta: dict[str, Any] = {"task_id": id, "traceback": None, "children": []}
-    meta["date_done"] = datetime.now(UTC).isoformat()
+def encode(
+    backend: Backend,
+    id: str,
+    outcome: Outcome,
+    attempts: int = 0,
+    last_error: str | None = None,
+    *,
+    trace: str | None = None,
+    times: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the outcome as JSON; `attempts` and `last_error` are stored with an error (an answer has its own).
+
+    `trace` is the job's traceparent, `times` what `Header.times` returns.
+    """
+    meta: dict[str, Any] = {"task_id": id}
+    if trace:
+        # second, where `trace_of` looks for it
+        meta["trace"] = trace
+    meta |= {"traceback": None, "children": [], "date_done": datetime.now(UTC).isoformat()}
+    if times:
+        meta["times"] = times
     if isinstance(outcome, Answer):
         meta |= {"status": states.SUCCESS, "result": outcome.model_dump(mode="json", exclude_none=True)}
     else:
@@ -62,6 +84,12 @@ def encode(backend: Backend, id: str, outcome: Outcome, attempts: int = 0, last_
         meta |= {"status": states.FAILURE, "result": error, "attempts": attempts, "last_error": last_error}
     encoded: str | bytes = backend.encode(meta)
     return encoded.encode() if isinstance(encoded, str) else encoded
+
+
+def trace_of(data: bytes) -> str | None:
+    """Return the traceparent in an outcome that `encode` wrote, without decoding the outcome."""
+    found = _TRACE.match(data)
+    return found[1].decode() if found else None
 
 
 def tally(outcome: Outcome) -> Tally:

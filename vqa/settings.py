@@ -21,25 +21,30 @@ from vqa.address import Address
 from vqa.errors import SettingsError
 from vqa.images.limits import FileLimits
 from vqa.images.stores.url import check_url
-from vqa.job import LONGEST_TIMEOUT_S, Job, Lane, RetryPolicy
+from vqa.jobs.job import LONGEST_TIMEOUT_S, Job
+from vqa.jobs.lane import Lane
+from vqa.jobs.retry_policy import RetryPolicy
 
 PREFIX = "VQA_"
 
 #: likeness of two names, from 0 to 1, from which one is taken for the other's misspelling
 _NEAR = 0.75
 
-#: variables that classes elsewhere read: of workers, which a producer cannot import, and of `vqa.gateway_settings`
+#: variables that classes elsewhere read: of workers, which a producer cannot import, and of `vqa.gateway_settings` and
+#: `vqa.flower_settings`
 _OTHER_NAMES = """
     VQA_CARDS VQA_DRAIN_S VQA_LOG_LEVEL VQA_MEDIA_PROCESSES VQA_MESSAGE_MAX_BYTES VQA_READY_TIMEOUT_S VQA_RESTARTS
-    VQA_REUSE_TTL_S VQA_SLOTS
+    VQA_LOG_FORMAT VQA_METRICS_ADDRESS VQA_REUSE_TTL_S VQA_ROLLOUT_MODELS VQA_SERVED_NAME VQA_SLOTS
+    VQA_UNNAMED_JOBS
     VQA_DTYPE VQA_ENGINE VQA_HANG_S VQA_HIGH_IMAGE_TOKENS VQA_MAX_IMAGE_TOKENS VQA_MAX_REASONING_TOKENS
     VQA_MICROBATCH VQA_MODEL VQA_PREFILL_TOKENS VQA_QUANT
     VQA_REPLICAS VQA_RESERVED_SLOTS VQA_REVISION VQA_SLOT_TOKENS VQA_TRUST_REMOTE_CODE
-    VQA_CACHE_SALT VQA_PREFIX_CACHE VQA_SAMPLING_DEFAULTS VQA_VISION_REUSE_MIB
-    VQA_ECHO_DELAY_S VQA_ECHO_JOURNAL VQA_ECHO_LOAD_S
+    VQA_CACHE_SALT VQA_HUB VQA_PREFIX_CACHE VQA_SAMPLING_DEFAULTS VQA_VISION_REUSE_MIB
+    VQA_ECHO_DELAY_S VQA_ECHO_JOURNAL VQA_ECHO_LOAD_S VQA_REMOTE_KEY VQA_REMOTE_URLS
+    VQA_FLOWER_ADDRESS VQA_FLOWER_PASSWORD VQA_FLOWER_PORT VQA_FLOWER_USER
     VQA_GATEWAY_ADDRESS VQA_GATEWAY_BODY_MAX_BYTES VQA_GATEWAY_CORS_ORIGINS VQA_GATEWAY_DRAIN_S VQA_GATEWAY_IMAGE_TTL_S
-    VQA_GATEWAY_OPEN VQA_GATEWAY_PORT VQA_GATEWAY_PROCESSES VQA_GATEWAY_TEST_MODELS VQA_GATEWAY_WEBHOOK_PRIVATE
-    VQA_GATEWAY_WEBHOOK_SECRET
+    VQA_GATEWAY_METRICS_KEY VQA_GATEWAY_OPEN VQA_GATEWAY_PORT VQA_GATEWAY_PROCESSES VQA_GATEWAY_TEST_MODELS
+    VQA_GATEWAY_WEBHOOK_PRIVATE VQA_GATEWAY_WEBHOOK_SECRET
     VQA_FETCH_BUCKETS VQA_FETCH_FIRST_BYTE_S VQA_FETCH_HOSTS VQA_FETCH_PRIVATE VQA_FETCH_ROOTS VQA_FETCH_TIMEOUT_S
     VQA_FILTER_ACTIONS VQA_FILTER_LISTS VQA_FILTER_QUESTIONS VQA_LABEL
     VQA_FILES_MAX_BYTES VQA_FILES_TOTAL_BYTES VQA_FILES_TTL_S VQA_FILES_URL
@@ -201,6 +206,13 @@ class QueueSettings(Settings):
         description="seconds after which a worker that has not renewed its leases loses its jobs; it renews them every "
         "third of this",
     )
+    model_keep_s: int = Field(
+        default=3600,
+        ge=60,
+        le=366 * 86_400,
+        description="seconds after which a model that no worker serves is unknown, so that jobs which name it are "
+        "refused; until then they wait for a worker, which may be restarting",
+    )
     queue_most: int = Field(
         default=1_000_000, ge=1, description="open jobs per lane; further jobs are refused with QueueFull"
     )
@@ -273,22 +285,5 @@ class QueueSettings(Settings):
         return self.interactive_retry if lane == "interactive" else self.bulk_retry
 
 
-class FlowerSettings(Settings):
-    """Settings of Flower's web pages."""
-
-    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}FLOWER_")
-
-    user: str = Field(default="vqa", description="user name for Flower's pages")
-    password: str | None = Field(
-        default=None,
-        min_length=8,
-        description="password for Flower's pages, at least 8 characters; `vqa demo` draws a random one when unset",
-    )
-    address: str = Field(
-        default="127.0.0.1", description="address that Flower listens on; its /metrics needs no password"
-    )
-    port: int = Field(default=5555, ge=0, le=65_535, description="port that Flower listens on")
-
-
 #: every variable that is a setting
-NAMES = frozenset([*QueueSettings.variables(), *FlowerSettings.variables(), *_OTHER_NAMES.split()])
+NAMES = frozenset([*QueueSettings.variables(), *_OTHER_NAMES.split()])

@@ -11,7 +11,7 @@ from vqa.fetch.hosts import AllowedHosts
 from vqa.fetch.prefixes import AllowedBuckets, ObjectAddress, parse_object_address
 from vqa.fetch.settings import FetchSettings
 from vqa.fetch.url import WebAddress, parse_web_address
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 from vqa.net.public import is_local_host
 
 

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.records import Ending
 from vqa.settings import Limits
 
 _PARTS = ("records", "damage", "fair_share", "batches", "ledger")
 #: skipped for the verbs of the parts above, as Redis runs the script's whole body at each call
-_RARE_PARTS = ("damage_verbs", "batch_verbs", "dead_letters", "sweep")
+_RARE_PARTS = ("renewal", "damage_verbs", "batch_verbs", "dead_letters", "sweep", "models")
 
 
 def _text(part: str) -> str:
@@ -62,16 +62,21 @@ def accept_command(
     may_wait: bool = True,
     stream: bool = False,
     trace: str | None = None,
+    model: str | None = None,
+    named: str | None = None,
 ) -> Command:
     """Return the command that adds a job to the ledger, unless its id is known.
 
     Redis replies `accepted` (the caller publishes the job), `waiting` (the job is published when it is promoted),
     `open`, `closed`, `full`, or `over` (its batch was cancelled). Without `may_wait`, for a job that has a message
     already, the reply is neither `waiting` nor `over`. With `stream`, workers write its text while they generate it.
+    With a `model`, the job waits on that model's own queue. `named` is the model that the job names: another one if a
+    canary's share has sent it to `model`.
     """
     job: list[Argument] = [id, outcome_key(id), lane, payload, round(timeout_s * 1000), reply, limits.open_jobs]
     turn: list[Argument] = [tenant or "", batch or "", limits.tenant or 0, "" if may_wait else "1"]
-    return [entry_key(id)], ["accept", *job, *turn, "1" if stream else "", trace or ""]
+    share_of = named if model and named != model else None
+    return [entry_key(id)], ["accept", *job, *turn, "1" if stream else "", trace or "", model or "", share_of or ""]
 
 
 def close_command(ending: Ending, limits: Limits) -> Command:

@@ -12,7 +12,6 @@ from typing import cast
 
 from redis import Redis
 
-from vqa.job import Lane
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import texts
 
@@ -29,13 +28,13 @@ _LATE_MS = 5000
 _MOST = 500
 
 
-def count_impossible(redis: Redis, lane: Lane, now_ms: float, lease_s: float) -> int:
+def count_impossible(redis: Redis, queue: str, now_ms: float, lease_s: float) -> int:
     """Return how many leases end later than they can: Redis's clock was set back, and nobody has renewed them since.
 
     Workers may have other leases than `lease_s`.
     """
     latest = now_ms + lease_s * 1000 + _LATE_MS
-    leased = f"vqa:leased:{lane}"
+    leased = f"vqa:leased:{queue}"
     found = cast(list[tuple[bytes, float]], redis.zrevrangebyscore(leased, "+inf", latest, 0, _MOST, withscores=True))
     ends = {id: end for each, end in found for id in texts([each])}
     spans = {id: header.span for id, header in Ledger(redis).headers([*ends]).items()}

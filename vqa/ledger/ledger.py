@@ -10,11 +10,11 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import starmap
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from redis import Redis
 
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from vqa.ledger.commands import SCRIPT, Command, accept_command, close_command, entry_key, outcome_key
 from vqa.ledger.records import (
     UNREADABLE,
@@ -66,8 +66,11 @@ class Ledger:
         tenant: str | None = None,
         batch: str | None = None,
         may_wait: bool = False,
+        model: str | None = None,
+        named: str | None = None,
     ) -> str:
-        command = accept_command(id, lane, payload, timeout_s, reply, self._limits, tenant, batch, may_wait)
+        owner = (tenant, batch, may_wait)
+        command = accept_command(id, lane, payload, timeout_s, reply, self._limits, *owner, model=model, named=named)
         [verdict] = self.accept_many([command])
         return verdict
 
@@ -94,12 +97,22 @@ class Ledger:
         return Lease(id, token, Header.parse(header), payload, int(taken), tuple(_ids(promoted)))
 
     def renew(
-        self, worker: str, held: Sequence[tuple[str, str]], lease_s: float, about: Mapping[str, Any]
+        self,
+        worker: str,
+        held: Sequence[tuple[str, str]],
+        lease_s: float,
+        about: Mapping[str, Any],
+        models: Sequence[str] = (),
+        declared: bool = False,
     ) -> list[str]:
-        """Renew the leases `held` (id, token) and the worker's entry; return the ids of lost leases."""
+        """Renew the leases `held` (id, token) and the worker's entry; return the ids of lost leases.
+
+        `models` are the names that the worker serves, `declared` if it was given them.
+        """
         words = [word for pair in held for word in pair]
         keys = [entry_key(id) for id, _ in held]
-        return _ids(self._run(keys, "renew", worker, json.dumps(about), round(lease_s * 1000), *words))
+        served = (" ".join(models), "1" if declared else "")
+        return _ids(self._run(keys, "renew", worker, json.dumps(about), round(lease_s * 1000), *served, *words))
 
     def give_back(self, leases: Iterable[tuple[Lease, Charge]], error: str) -> list[Lease]:
         """Return several jobs to the queue in one round trip; return the leases that were still valid."""
@@ -130,10 +143,10 @@ class Ledger:
         commands = [close_command(each, self._limits) for each in endings]
         return [self._closed(reply) for reply in self._run.run(commands, self._limits.replicas, must=False)]
 
-    def _closed(self, reply: tuple[int, list[bytes]]) -> Closed:
-        done, promoted = reply
+    def _closed(self, reply: Sequence[Any]) -> Closed:
+        done, promoted, *queue = reply
         self._log_dropped(done - 1)
-        return Closed(bool(done), tuple(_ids(promoted)))
+        return Closed(bool(done), tuple(_ids(promoted)), *texts(queue))
 
     def dead_letter_message(self, id: str, lane: Lane, raw: bytes, reason: str) -> None:
         """Keep a malformed message as a dead letter, cut to DEAD_LETTER_BYTES."""
@@ -154,8 +167,8 @@ class Ledger:
                 "dropped the %d oldest dead letters: at most %d are kept (VQA_DEAD_MOST)", count, self._limits.dead
             )
 
-    def reopen(self, id: str, margin_s: float) -> Lane | Literal["waiting", "unknown", "open"]:
-        """Make a dead letter an open job with a fresh timeout; return its lane, on which the caller publishes it.
+    def reopen(self, id: str, margin_s: float) -> str:
+        """Make a dead letter an open job with a fresh timeout; return its queue, on which the caller publishes it.
 
         Or `waiting` (it is published when it is promoted), `unknown` (no such dead letter) or `open`. Its images are
         kept until `margin_s` after the new deadline.
@@ -163,44 +176,50 @@ class Ledger:
         terms = (round(margin_s * 1000), self._limits.tenant or 0)
         command: Command = ([entry_key(id)], ["reopen", id, outcome_key(id), *terms])
         [[verdict]] = self._run.run([command], self._limits.replicas)
-        return cast(Lane, verdict.decode())
+        return str(verdict.decode())
+
+    def now_ms(self) -> int:
+        """Return the time on Redis's clock."""
+        seconds, micros = self._redis.time()
+        return seconds * 1000 + micros // 1000
 
     def overdue(self, limit: int) -> list[str]:
         """Return up to `limit` ids of jobs past their deadline."""
         return _ids(self._run([], "overdue", limit))
 
-    def expire(self, lane: Lane, limit: int, error: str, asked_ms: int, lease_s: float) -> tuple[list[str], list[str]]:
+    def expire(self, queue: str, limit: int, error: str, asked_ms: int, lease_s: float) -> tuple[list[str], list[str]]:
         """Queue jobs whose lease has expired; return their ids, and the ids of jobs that lost their last attempt.
 
         `asked_ms` is Redis's time at which the caller found that leases may be expired. If that is more than two
         seconds away, no lease is expired. A lease that ends much later than `lease_s` from now, and than it was taken
         for, has expired: Redis's clock was set back.
         """
-        queued, last = self._run([], "expire", lane, limit, error, asked_ms, round(lease_s * 1000))
+        queued, last = self._run([], "expire", queue, limit, error, asked_ms, round(lease_s * 1000))
         return _ids(queued), _ids(last)
 
-    def release_delayed(self, lane: Lane, limit: int) -> list[str]:
+    def release_delayed(self, queue: str, limit: int) -> list[str]:
         """Queue jobs whose delay has ended; return their ids."""
-        return _ids(self._run([], "release_delayed", lane, limit))
+        return _ids(self._run([], "release_delayed", queue, limit))
 
-    def requeue(self, lane: Lane, age_s: float, before_ms: float | None, limit: int) -> list[str]:
+    def requeue(self, queue: str, age_s: float, before_ms: float | None, limit: int) -> list[str]:
         """Mark jobs queued for over `age_s`, and `age_s` before `before_ms`, as queued now; return their ids.
 
         Times are on Redis's clock; None for no second condition.
         """
         before = "" if before_ms is None else f"{before_ms:.0f}"
-        return _ids(self._run([], "requeue", lane, round(age_s * 1000), before, limit))
+        return _ids(self._run([], "requeue", queue, round(age_s * 1000), before, limit))
 
     def headers(self, ids: Sequence[str]) -> dict[str, Header]:
         """Return the headers of those of `ids` that are open; UNREADABLE for a damaged entry."""
         entries = cast(list[bytes | None], self._redis.mget(map(entry_key, ids))) if ids else []
         return {id: _header(entry) for id, entry in zip(ids, entries, strict=True) if entry is not None}
 
-    def promote(self, lane: Lane) -> list[str]:
-        """Queue waiting jobs, if too few are queued, round-robin by tenant; return their ids, for publishing."""
-        return _ids(self._run([], "promote", lane, self._limits.tenant or 0))
+    def promote(self, queue: str) -> list[str]:
+        """Queue waiting jobs, if a queue has too few, round-robin by tenant; return their ids, for publishing."""
+        return _ids(self._run([], "promote", queue, self._limits.tenant or 0))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
+        """Count the open jobs of all models, by lane and state."""
         numbers = iter(self._run([], "counts"))
         return {lane: {state: next(numbers) for state in STATES} for lane in LANES}
 

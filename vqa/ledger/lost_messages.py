@@ -1,4 +1,4 @@
-"""Finds out which queued jobs have lost their message, by the oldest messages of a lane. kombu keeps them in a list."""
+"""Finds queued jobs that have lost their message, by the oldest messages of their queue. kombu keeps them in a list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 
 from redis import Redis
 
-from vqa.job import ID_PATTERN, Lane
+from vqa.jobs.job import ID_PATTERN
 
 #: seconds after which a queued job may have lost its message
 LOST_MESSAGE_S = 5.0
@@ -23,8 +23,8 @@ _LARGEST = 65_536
 _MOST_BYTES = 16 * 2**20
 
 
-def oldest_message_time(redis: Redis, lane: Lane) -> float | None:
-    """Return the earliest queueing time of the jobs with the oldest messages of a lane, in ms on Redis's clock.
+def oldest_message_time(redis: Redis, queue: str) -> float | None:
+    """Return the earliest queueing time of the jobs with the oldest messages of a queue, in ms on Redis's clock.
 
     Jobs that were queued before have lost their message. None if no queued job has a message; 0 if the search gave up.
     Messages are only roughly in order, as producers overtake each other and workers put messages back; therefore the
@@ -34,10 +34,10 @@ def oldest_message_time(redis: Redis, lane: Lane) -> float | None:
     first = read = 0
     while read < _MOST_BYTES:
         first -= _WINDOW
-        raw = cast(list[bytes], redis.lrange(lane, first, first + _WINDOW - 1))
+        raw = cast(list[bytes], redis.lrange(queue, first, first + _WINDOW - 1))
         read += sum(map(len, raw))
         if ids := [id for item in raw if (id := _id_of(item)) is not None]:
-            scores = redis.zmscore(f"vqa:queued:{lane}", ids)
+            scores = redis.zmscore(f"vqa:queued:{queue}", ids)
             if queued := [score for score in scores if score is not None]:
                 return min(queued)
         if len(raw) < _WINDOW:

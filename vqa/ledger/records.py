@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, Self
 
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from vqa.results import Tally
+from vqa.routing import is_model_name, queue_name
 
 #: `waiting`: accepted, but not queued before its tenant's turn
 State = Literal["waiting", "queued", "leased", "delayed"]
@@ -39,6 +42,21 @@ class AttemptRecord:
     ended: int
     #: as `Class: message`
     error: str
+    #: of its lease; None for entries of earlier releases
+    token: str | None = None
+
+
+#: fields that each attempt has
+_ATTEMPT_TYPES: Mapping[str, type | UnionType] = {
+    "attempt": int | float,
+    "worker": str,
+    "taken": int | float,
+    "ended": int | float,
+    "error": str,
+}
+
+#: newest attempts of a job that its outcome keeps
+_TOLD_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,8 @@ class Header:
     stream: bool = False
     #: W3C traceparent of the producer
     trace: str | None = None
+    #: name of the model that answers; None for whichever worker takes the job
+    model: str | None = None
     #: of a dead letter in a batch: the code under which the batch counted it
     code: str | None = None
     #: newest attempts that ended without an outcome, oldest first
@@ -86,23 +106,46 @@ class Header:
     def parse(cls, data: bytes) -> Self:
         """Parse the script's JSON, ignoring fields of later releases and damaged attempts. Raises Unreadable."""
         fields = _object(data, "its header")
-        attempts = fields.get("history") or ()
-        history = tuple(map(_attempt, filter(_is_attempt, attempts if isinstance(attempts, list) else ())))
+        history = cls.parse_history(fields.get("history"))
         for name, kind in _HEADER_TYPES.items():
-            if not isinstance(fields.get(name, 0 if name in _OPTIONAL else None), kind):
+            if not _fits(fields.get(name, 0 if name in _OPTIONAL else None), kind):
                 raise Unreadable(f"its header has no valid {name}")
         if fields["lane"] not in LANES:
             raise Unreadable("its header has no valid lane")
-        return cls(**_known(cls, fields) | {"history": history})
+        if (model := fields.get("model")) is not None and not is_model_name(model):
+            raise Unreadable("its header has no valid model")
+        damaged = {name: None for name, kind in _TOLD_TYPES.items() if not _fits(fields.get(name), kind)}
+        return cls(**_known(cls, fields) | damaged | {"history": history})
+
+    @staticmethod
+    def parse_history(attempts: object) -> tuple[AttemptRecord, ...]:
+        """Return the attempts of a list that are none but valid ones."""
+        return tuple(map(_attempt, filter(_is_attempt, attempts if isinstance(attempts, list) else ())))
+
+    def times(self) -> dict[str, Any]:
+        """Return what the job's outcome tells of its past: times in ms on Redis's clock, and its newest attempts."""
+        told: dict[str, Any] = {"accepted": int(self.accepted), "lane": self.lane}
+        if self.taken is not None:
+            told |= {"taken": int(self.taken), "worker": self.worker}
+        past = [{name: getattr(each, name) for name in _ATTEMPT_TYPES} for each in self.history[-_TOLD_ATTEMPTS:]]
+        return told | ({"attempts": past} if past else {})
+
+    @property
+    def queue(self) -> str:
+        """The list on which the job's messages wait."""
+        return queue_name(self.lane, self.model)
 
 
-#: what is computed with; other fields are only shown. Lua writes large numbers as floats
+#: what a job cannot do without. Lua writes large numbers as floats
 _HEADER_TYPES: Mapping[str, type | UnionType] = {
     "state": str,
     "lane": str,
     **dict.fromkeys(("accepted", "deadline", "attempt", "lost", "dead"), int | float),
 }
 _OPTIONAL = ("dead",)
+
+#: what logs, traces and outcomes tell; None if it is damaged
+_TOLD_TYPES: Mapping[str, type | UnionType] = {"trace": str, "worker": str, "taken": int | float}
 
 
 def texts(words: Iterable[bytes]) -> list[str]:
@@ -125,10 +168,12 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def _is_attempt(entry: object) -> bool:
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(name), str if name in ("worker", "error") else int | float)
-        for name in AttemptRecord.__dataclass_fields__
-    )
+    return isinstance(entry, dict) and all(_fits(entry.get(name), kind) for name, kind in _ATTEMPT_TYPES.items())
+
+
+def _fits(value: object, kind: type | UnionType) -> bool:
+    """Return whether a value is of this kind, and neither NaN nor infinite."""
+    return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _attempt(entry: Mapping[str, Any]) -> AttemptRecord:
@@ -153,8 +198,10 @@ class Lease:
     payload: bytes
     #: when the lease began, in ms on Redis's clock
     taken: int
-    #: ids of bulk jobs that `take` promoted, for the caller to publish
+    #: ids of bulk jobs that `take` promoted, for the caller to publish on the queue of this one
     promoted: tuple[str, ...] = ()
+    #: when this process got the lease, on the clock of `time.monotonic()`
+    began: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def remaining_s(self) -> float:
@@ -165,6 +212,11 @@ class Lease:
     def queued_s(self) -> float:
         """Seconds from acceptance to the start of the lease; 0 if Redis's clock was set back meanwhile."""
         return max(0.0, (self.taken - self.header.accepted) / 1000)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds from acceptance until now."""
+        return self.queued_s + time.monotonic() - self.began
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +264,8 @@ class Closed:
     done: bool
     #: ids of bulk jobs that `close` promoted, for the caller to publish
     promoted: tuple[str, ...] = ()
+    #: where they are published
+    queue: str = "bulk"
 
     def __bool__(self) -> bool:
         return self.done

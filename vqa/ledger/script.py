@@ -1,4 +1,4 @@
-"""Runs the ledger's script in pipelines: loads it where Redis has lost it, and waits for replicas if asked to."""
+"""Runs the ledger's script: loads it where Redis has lost it, and waits for replicas if asked to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from vqa.error_replies import is_temporary
-from vqa.ledger.commands import SCRIPT, Command
-from vqa.redis_retry import RetryFor
+from vqa.ledger.commands import SCRIPT, Argument, Command
+from vqa.redis.error_replies import is_temporary
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +56,10 @@ class Script:
                 said = f"UNCONFIRMED fewer than {replicas} replicas did within {self._confirm_ms / 1000:g} s"
                 self._unconfirmed(Unconfirmed(said), must)
 
-        retry = self._redis.get_retry()
-        # within it the pipeline is tried once, so that a command that has its reply is not sent again
-        if isinstance(retry, RetryFor):
-            retry.call_with_retry(attempt, lambda error: self._redis.connection_pool.disconnect(False))
-        else:
+        if (retry := self._redis.get_retry()) is None:
             attempt()
+        else:
+            retry.call_with_retry(attempt, lambda error: self._redis.connection_pool.disconnect(False))
         return [replies[number] for number in range(len(commands))]
 
     def _unconfirmed(self, error: Unconfirmed, must: bool) -> None:
@@ -95,18 +92,39 @@ class Script:
         return confirmed
 
     def _send(self, commands: Sequence[Command], load: bool, replicas: int) -> tuple[list[Any], int]:
-        # no transaction: Redis refuses one when its memory is full
-        with self._redis.pipeline(transaction=False) as pipe:
-            for number, (keys, arguments) in enumerate(commands):
-                if load and number == 0:
-                    pipe.eval(self._text, len(keys), *keys, *arguments)
-                else:
-                    pipe.evalsha(self._sha, len(keys), *keys, *arguments)
-            if replicas:
-                pipe.wait(replicas, self._confirm_ms)
-            replies = pipe.execute(raise_on_error=False)
+        # not redis-py's pipelines, which take longer than the script
+        sent: list[tuple[Argument, ...]] = [
+            ("EVAL", self._text, len(keys), *keys, *arguments)
+            if load and number == 0
+            else ("EVALSHA", self._sha, len(keys), *keys, *arguments)
+            for number, (keys, arguments) in enumerate(commands)
+        ]
+        if replicas:
+            sent.append(("WAIT", replicas, self._confirm_ms))
+        replies = self._exchange(sent)
         confirmed = replies.pop() if replicas else 0
         if isinstance(confirmed, NoPermissionError):
             raise confirmed
         # a master that has become a replica cannot wait for its own
         return replies, 0 if isinstance(confirmed, Exception) else confirmed
+
+    def _exchange(self, sent: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send the commands at once; return the replies, errors among them."""
+        pool = self._redis.connection_pool
+        connection: Any = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(sent))
+            return [_reply(connection) for _ in sent]
+        except BaseException:
+            # replies may be on their way
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error

@@ -1,4 +1,4 @@
-"""The sweep: closes overdue jobs, requeues lost ones, releases delayed ones, promotes, and republishes lost messages.
+"""The sweep: closes overdue jobs, requeues lost ones and stopped canaries', releases delayed ones, promotes, and more.
 
 The janitor sweeps every two seconds, `vqa doctor --repair` on demand. Concurrent sweeps are harmless: the ledger moves
 only jobs that are due, and `take` refuses duplicate messages. A job that was queued but not published is found by a
@@ -18,15 +18,16 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from vqa.celery import wake
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
 from vqa.errors import DeadlineExceeded, JobGivenUp, VQAError
-from vqa.job import LANES, Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.damage import Damage
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.lost_messages import LOST_MESSAGE_S, oldest_message_time
+from vqa.ledger.models import ModelRegistry, model_queues
 from vqa.ledger.records import CloseIf
+from vqa.ledger.stopped_canaries import StoppedCanaries
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class SweepResult:
     promoted: int = 0
     #: published again: their message was lost
     lost_messages: int = 0
+    #: moved from a canary whose workers have stopped to the model that they name
+    returned: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
@@ -77,6 +80,8 @@ class Sweep:
         self._redis = redis
         self._ledger = Ledger(redis, settings.limits)
         self._damage = Damage(redis)
+        self._models = ModelRegistry(redis, settings.model_keep_s, settings.lease_s)
+        self._canaries = StoppedCanaries(redis, self._models, settings.limits)
         self._app = app
         self._closing = Closing(app, self._ledger, settings.result_ttl_s)
         self._settings = settings
@@ -107,18 +112,24 @@ class Sweep:
     def run(self, lease_check_ms: int | None) -> SweepResult:
         """Do everything that is due. Raises one of connection.REDIS_ERRORS.
 
-        `lease_check_ms` is what `LeaseCheck.time_ms` has just returned; with None, no lease is expired.
+        `lease_check_ms` is what `LeaseCheck.time_ms` has just returned; with None, no lease is expired and no model
+        counts as stopped.
         """
         self._damage.mend()
         result = SweepResult()
-        for lane in LANES:
-            if lease_check_ms is not None:
-                self._expire(lane, lease_check_ms, result)
+        queues = model_queues(self._redis)
+        if lease_check_ms is not None:
+            for queue in queues:
+                self._expire(queue, lease_check_ms, result)
+            # workers have had time to say which models they serve, too
+            self._return_shared(queues, result)
         result.overdue = self._close_overdue()
-        for lane in LANES:
-            result.delayed += self._release_delayed(lane)
-            result.promoted += self._promote(lane)
-            result.lost_messages += self._republish_lost(lane)
+        for queue in queues:
+            result.delayed += self._release_delayed(queue)
+            result.promoted += self._promote(queue)
+            result.lost_messages += self._republish_lost(queue)
+        for name in self._models.forget():
+            log.info("model %s is forgotten: no worker has served it for VQA_MODEL_KEEP_S", name)
         for name in self._ledger.vanished_workers(max(60.0, _GONE_LEASES * self._settings.lease_s)):
             self._ledger.forget_worker(name)
         return result
@@ -127,43 +138,49 @@ class Sweep:
         error = DeadlineExceeded("the job's timeout ran out before it was answered")
         return sum(self._close(ids, error, "overdue") for ids in _portions(lambda: self._ledger.overdue(_PORTION)))
 
-    def _expire(self, lane: Lane, lease_check_ms: int, result: SweepResult) -> None:
+    def _expire(self, queue: str, lease_check_ms: int, result: SweepResult) -> None:
         for _ in range(_PORTIONS):
-            queued, last = self._ledger.expire(lane, _PORTION, _RAN_OUT, lease_check_ms, self._settings.lease_s)
-            self._publish(queued, lane, "their worker vanished")
+            queued, last = self._ledger.expire(queue, _PORTION, _RAN_OUT, lease_check_ms, self._settings.lease_s)
+            self._publish(queued, queue, "their worker vanished")
             error = JobGivenUp(f"{WORKER_LOST}: its workers vanished, the last one while it ran no other job")
             result.given_up += self._close(last, error, "last", WORKER_LOST)
             result.lost += len(queued)
             if len(queued) + len(last) < _PORTION:
                 break
 
-    def _release_delayed(self, lane: Lane) -> int:
+    def _return_shared(self, queues: list[str], result: SweepResult) -> None:
+        for returned in self._canaries.return_jobs(queues):
+            result.returned += returned.moved
+            for queue, ids in returned.queued.items():
+                self._publish(ids, queue, "no worker of its canary is up")
+
+    def _release_delayed(self, queue: str) -> int:
         count = 0
-        for ids in _portions(lambda: self._ledger.release_delayed(lane, _PORTION)):
-            self._publish(ids, lane, "their delay has ended")
+        for ids in _portions(lambda: self._ledger.release_delayed(queue, _PORTION)):
+            self._publish(ids, queue, "their delay has ended")
             count += len(ids)
         return count
 
-    def _promote(self, lane: Lane) -> int:
-        ids = self._ledger.promote(lane)
-        self._publish(ids, lane, "promoted")
+    def _promote(self, queue: str) -> int:
+        ids = self._ledger.promote(queue)
+        self._publish(ids, queue, "promoted")
         return len(ids)
 
-    def _republish_lost(self, lane: Lane) -> int:
-        before, count = oldest_message_time(self._redis, lane), 0
-        for ids in _portions(lambda: self._ledger.requeue(lane, LOST_MESSAGE_S, before, _PORTION)):
-            self._publish(ids, lane, "their message was lost")
+    def _republish_lost(self, queue: str) -> int:
+        before, count = oldest_message_time(self._redis, queue), 0
+        for ids in _portions(lambda: self._ledger.requeue(queue, LOST_MESSAGE_S, before, _PORTION)):
+            self._publish(ids, queue, "their message was lost")
             count += len(ids)
         return count
 
-    def _publish(self, ids: list[str], lane: Lane, why: str) -> None:
+    def _publish(self, ids: list[str], queue: str, why: str) -> None:
         if not ids:
             return
         try:
-            wake(self._app, [(id, lane) for id in ids])
-            log.info("%s: %d jobs published (%s): %s", lane, len(ids), why, _some(ids))
+            wake(self._app, [(id, queue) for id in ids])
+            log.info("%s: %d jobs published (%s): %s", queue, len(ids), why, _some(ids))
         except REDIS_ERRORS as error:
-            log.warning("%s: cannot publish %d jobs (%s); a later sweep will", lane, len(ids), describe(error))
+            log.warning("%s: cannot publish %d jobs (%s); a later sweep will", queue, len(ids), describe(error))
 
     def _close(self, ids: list[str], error: VQAError, close_if: CloseIf, reason: str = "") -> int:
         closed = self._closing.close_all(ids, error, reason, close_if)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from redis.typing import EncodableT, FieldT
+
 #: ms after the last portion at which a stream expires that `close` did not delete
 STREAM_TTL_MS = 60_000
 
@@ -28,7 +30,7 @@ class Portion:
     start: int
     text: str
 
-    def fields(self) -> dict[str, str | int]:
+    def fields(self) -> dict[FieldT, EncodableT]:
         """Return the fields of its entry."""
         return {"attempt": self.attempt, "taken": self.taken, "start": self.start, "text": self.text}
 

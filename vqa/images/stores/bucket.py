@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from vqa.errors import SettingsError
 from vqa.images.stores.contents import StoreUnavailable
@@ -20,6 +21,9 @@ try:
     from obstore.store import from_url
 except ImportError:
     raise SettingsError("VQA_IMAGES_URL: a bucket needs obstore; install vqa-queue[fetch]") from None
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 _CONNECT_S = 5.0
 
@@ -33,10 +37,10 @@ class Bucket:
     def __init__(self, url: str, timeout_s: float) -> None:
         seconds = f"{max(1, round(timeout_s / 2))}s"
         connect = f"{min(_CONNECT_S, max(1, timeout_s / 2)):.0f}s"
-        options = {"timeout": seconds, "connect_timeout": connect, "allow_http": allows_http(os.environ)}
-        retry = {"max_retries": 3, "retry_timeout": timedelta(seconds=timeout_s / 2)}
+        options: ClientConfig = {"timeout": seconds, "connect_timeout": connect, "allow_http": allows_http(os.environ)}
+        retry: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=timeout_s / 2)}
         try:
-            self._store = from_url(url, client_options=options, retry_config=retry)  # type: ignore[call-overload]
+            self._store = from_url(url, client_options=options, retry_config=retry)
         except (BaseError, ValueError, TypeError, OSError) as error:
             # its messages go on with details of its own code
             reason = str(error).partition("\n")[0][:200]

@@ -9,7 +9,8 @@ from typing import Protocol
 class StoreUnavailable(OSError):
     """A folder or bucket failed, and may work again later; the message names VQA_IMAGES_URL, and no URL.
 
-    An OSError, and so one of `vqa.connection.REDIS_ERRORS`: producers and workers treat it like an outage of Redis.
+    An OSError, and so one of `vqa.redis.connection.REDIS_ERRORS`: producers and workers treat it like an outage of
+    Redis.
     """
 
 

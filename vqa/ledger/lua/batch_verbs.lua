@@ -7,6 +7,16 @@ local function forget_fields(key, prefix)
   end
 end
 
+-- Takes two members that are no longer there out of the index, if it meets some: for each batch that is added two places
+-- are looked at, so that at most about half of the index is of batches that have expired, also if nobody lists them.
+local function forget_expired()
+  local count = redis.call('ZCARD', 'vqa:batches')
+  for _, place in ipairs({now % math.max(count, 1), math.floor(now / 7) % math.max(count, 1)}) do
+    local id = redis.call('ZRANGE', 'vqa:batches', place, place)[1]
+    if id and redis.call('EXISTS', batch_key(id)) == 0 then redis.call('ZREM', 'vqa:batches', id) end
+  end
+end
+
 -- id, lane, tenant, input, ms until it expires (0 for never), keep_ms, '1' if detached, '1' to reopen a cancelled
 -- batch. Returns 1, or 0 if the batch exists; then it goes on with its counts and the new expiry
 function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, revived)
@@ -15,10 +25,11 @@ function verbs.batch_create(id, lane, tenant, input, expires, keep, detached, re
   expires = tonumber(expires) > 0 and now + expires or 0
   redis.call('HSET', key, 'lane', lane, 'tenant', tenant, 'input', input, 'expires', expires, 'keep_ms', keep)
   redis.call('HSET', key, 'detached', detached)
-  redis.call('HDEL', key, 'sealed')
+  redis.call('HDEL', key, 'sealed', 'expected')
   forget_fields(key, 'bad:')
   if revived == '1' and STOPPED[redis.call('HGET', key, 'status')] then set_status(key, 'in_progress') end
   if fresh == 1 then
+    forget_expired()
     redis.call('ZADD', 'vqa:batches', now, id)
     set_status(key, 'validating')
   end
@@ -40,7 +51,7 @@ function verbs.batch_seal(id, total, completed, ...)
     end
     redis.call('HSET', key, 'completed', completed, 'failed', failed)
   end
-  redis.call('HSET', key, 'sealed', 1, 'total', total)
+  redis.call('HSET', key, 'sealed', now, 'total', total)
   end_batch(key)
   return 1
 end
@@ -56,6 +67,14 @@ function verbs.batch_count(id, total, ...)
     redis.call('HSET', key, 'bad:' .. bad[i], bad[i + 1])
     count_failed(key, bad[i], bad[i + 1] - reported)
   end
+  return 1
+end
+
+-- id, how many rows the whole input has, for predictions of the batch's end
+function verbs.batch_expect(id, rows)
+  local key = batch_key(id)
+  if redis.call('EXISTS', key) == 0 then return 0 end
+  redis.call('HSET', key, 'expected', rows)
   return 1
 end
 

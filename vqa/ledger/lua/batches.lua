@@ -2,8 +2,8 @@
 --
 -- vqa:batch:{id}       hash: status, created, {status}_at, total, completed, failed, failed:{code}, bad:{code} (the
 --                      part of failed:{code} that the latest submission reported), worker:{node}, prompt_tokens,
---                      completion_tokens, cached_tokens, reasoning_tokens, tenant, lane, input, sealed, expires, keep_ms,
---                      detached
+--                      completion_tokens, cached_tokens, reasoning_tokens, tenant, lane, input, expected (rows of the whole
+--                      input), sealed (when the last row was), expires, keep_ms, detached
 -- vqa:batch:{id}:open  set of the ids of its open jobs
 -- vqa:batch:{id}:rows  list of "job id, newline, custom_id", for a detached batch
 -- vqa:batches          sorted set of the ids of all batches, by creation

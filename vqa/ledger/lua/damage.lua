@@ -16,7 +16,7 @@ local TYPES = {
   state = 'string', lane = 'string', accepted = 'number', deadline = 'number', attempt = 'number', lost = 'number',
   reply = 'string', worker = 'string', token = 'string', taken = 'number', alone = 'boolean', retried = 'string',
   error = 'string', tenant = 'string', batch = 'string', code = 'string', history = 'table', reason = 'string',
-  dead = 'number', span = 'number',
+  dead = 'number', span = 'number', model = 'string', share_of = 'string',
 }
 -- defined in batches.lua
 local leave_batch
@@ -33,6 +33,11 @@ local function add(key, field, by)
   if type(sum) == 'number' then return sum end
   redis.call('HSET', key, field, by)
   return tonumber(by)
+end
+
+-- whether it can be part of a key
+local function is_model(name)
+  return #name <= 128 and string.find(name, '^%w[%w._/@:+-]*$') ~= nil
 end
 
 -- what is wrong with a header, or nil. Most of a verb's time would go here if each field were a call
@@ -53,6 +58,8 @@ local function flaw(header)
     end
   end
   if header.lane ~= 'interactive' and header.lane ~= 'bulk' then return 'its header has no valid lane' end
+  if header.model and not is_model(header.model) then return 'its header has no valid model' end
+  if header.share_of and not is_model(header.share_of) then return 'its header has no valid share_of' end
   if header.state == 'waiting' and not header.tenant then return 'its header has no valid tenant' end
   if header.reply ~= '' and string.sub(header.reply, 1, 10) ~= 'vqa:reply:' then
     return 'its header has no valid reply'
@@ -93,6 +100,16 @@ local function is_id(id)
   return #id <= 128 and string.find(id, '^[%w._:@+-]+$') ~= nil
 end
 
+-- all queues that have jobs, or had some
+local function all_queues()
+  local queues = {'interactive', 'bulk'}
+  for _, model in ipairs(try(redis.call, 'ZRANGE', 'vqa:models:open', '0', '-1') or {}) do
+    table.insert(queues, 'interactive.' .. model)
+    table.insert(queues, 'bulk.' .. model)
+  end
+  return queues
+end
+
 -- keeps what was found as a dead letter, and a note for the janitor's log
 local function keep_damaged(id, raw, why, note)
   local header = {state = 'dead', lane = 'bulk', accepted = now, deadline = now, attempt = 0, lost = 0, reply = ''}
@@ -123,9 +140,8 @@ local function set_aside(key, raw, why)
   -- deleted first: a full Redis allows further writes to a script whose first write frees memory
   redis.call('DEL', key)
   keep_damaged(id, raw, why, key .. ': ' .. why)
-  for _, state in ipairs(IN_FLIGHT) do
-    try(redis.call, 'ZREM', 'vqa:' .. state .. ':interactive', id)
-    try(redis.call, 'ZREM', 'vqa:' .. state .. ':bulk', id)
+  for _, queue in ipairs(all_queues()) do
+    for _, state in ipairs(IN_FLIGHT) do try(redis.call, 'ZREM', 'vqa:' .. state .. ':' .. queue, id) end
   end
   try(redis.call, 'ZREM', 'vqa:deadlines', id)
   if is_id(id) then give_up(id, why) end

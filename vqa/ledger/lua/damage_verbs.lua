@@ -63,9 +63,10 @@ function verbs.restore(...)
     local header = read('vqa:job:' .. id)
     if header then
       redis.call('ZADD', 'vqa:deadlines', 'NX', header.deadline, id)
+      if header.model then redis.call('ZADD', 'vqa:models:open', 'NX', now, header.model) end
       if header.state == 'waiting' then
-        local lane, tenant = header.lane, header.tenant
-        if not redis.call('ZSCORE', turns_key(lane), tenant) then join_round(lane, tenant) end
+        local queue, tenant = queue_of(header), header.tenant
+        if not redis.call('ZSCORE', turns_key(queue), tenant) then join_round(queue, tenant) end
         redis.call('ZADD', set_of(header), 'NX', header.accepted, id)
       else
         -- a worker that holds it renews its lease meanwhile

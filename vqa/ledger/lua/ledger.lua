@@ -4,11 +4,12 @@
 local LOST_ATTEMPTS = 3
 -- newest attempts that a job's history keeps
 local HISTORY = 20
-local WORKERS_MS = 3600000
 -- most dead letters dropped by one call, so that Redis is not blocked
 local MOST_DROPPED = 1000
--- least ms between two counts of slots, which read all of `vqa:workers`
-local COUNT_MS = 1000
+-- how long counts of closed jobs are kept; producer/prediction/reading.py reads those of five minutes
+local CLOSED_MS = 330000
+-- how long counts of errors are kept; producer/monitor/queue_reader.py reads those of five minutes
+local FAILED_MS = 360000
 
 -- span: how many ms a lease or a delay lasts
 local function move(id, header, state, span)
@@ -19,6 +20,7 @@ end
 
 local function open(key, id, header, payload, tenant_most)
   redis.call('ZADD', 'vqa:deadlines', header.deadline, id)
+  if header.model then redis.call('ZADD', 'vqa:models:open', now, header.model) end
   enter(id, header, tonumber(tenant_most))
   -- last: if a set cannot be written to, there is no entry that is in none
   redis.call('SET', key, encode(header, payload))
@@ -27,8 +29,10 @@ end
 -- adds the current attempt, which ended with `error`, to the history
 local function record_attempt(header, error)
   local history = header.history or {}
-  table.insert(history,
-    {attempt = header.attempt, worker = header.worker, taken = header.taken, ended = now, error = error})
+  local past = {attempt = header.attempt, worker = header.worker, taken = header.taken, ended = now, error = error}
+  -- from which the attempt's span in a trace has its id
+  past.token = header.token
+  table.insert(history, past)
   if #history > HISTORY then table.remove(history, 1) end
   header.history = history
 end
@@ -62,28 +66,35 @@ local function add_dead_letter(id, header, payload, reason, ttl, most)
   return over
 end
 
-local function open_jobs(lane)
+-- whether a lane has as many open jobs as it may, of all models together. All lanes together rarely have
+local function is_full(lane, most)
+  local open_jobs = redis.call('ZCARD', 'vqa:deadlines')
+  if open_jobs < most then return false end
   local interactive = 0
-  for _, state in ipairs(IN_FLIGHT) do
-    interactive = interactive + redis.call('ZCARD', 'vqa:' .. state .. ':interactive')
+  for _, queue in ipairs(all_queues()) do
+    for _, state in ipairs(is_bulk(queue) and {} or IN_FLIGHT) do
+      interactive = interactive + redis.call('ZCARD', 'vqa:' .. state .. ':' .. queue)
+    end
   end
-  if lane == 'interactive' then return interactive end
-  return redis.call('ZCARD', 'vqa:deadlines') - interactive
+  return (lane == 'interactive' and interactive or open_jobs - interactive) >= most
 end
 
 -- id, outcome's key, lane, payload, timeout in ms, reply list ('' for none), limit of open jobs per lane, tenant and
 -- batch ('' for none), limit of a tenant's jobs in flight (0 for none), '1' if the job has a message already: then it
--- is queued without waiting, even if its batch was cancelled; '1' if its text is streamed, W3C traceparent ('' for none)
+-- is queued without waiting, even if its batch was cancelled; '1' if its text is streamed, W3C traceparent ('' for none),
+-- the model that answers ('' for any), the model that the job names if that is another ('')
 function verbs.accept(
-  id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there, stream, trace
+  id, outcome, lane, payload, timeout, reply, most, tenant, batch, tenant_most, there, stream, trace, model, share_of
 )
   local known = redis.call('EXISTS', KEYS[1]) == 1 and read(KEYS[1])
   if known then return known.state == 'waiting' and 'waiting' or 'open' end
   if redis.call('EXISTS', outcome, dead_key(id)) > 0 then return 'closed' end
   if batch ~= '' and there ~= '1' and STOPPED[redis.pcall('HGET', batch_key(batch), 'status')] then return 'over' end
-  if open_jobs(lane) >= tonumber(most) then return 'full' end
-  local waits = there ~= '1' and must_wait(lane, tenant, tonumber(tenant_most))
+  if is_full(lane, tonumber(most)) then return 'full' end
   local header = {lane = lane, accepted = now, deadline = now + timeout, attempt = 0, lost = 0, reply = reply}
+  if model and model ~= '' then header.model = model end
+  if share_of and share_of ~= '' then header.share_of = share_of end
+  local waits = there ~= '1' and must_wait(queue_of(header), tenant, tonumber(tenant_most))
   header.state = waits and 'waiting' or 'queued'
   if lane == 'bulk' or tenant ~= '' then header.tenant = tenant end
   if batch ~= '' then header.batch = batch end
@@ -111,55 +122,7 @@ function verbs.take(id, outcome, worker, token, lease, by_itself, tenant_most)
   local job = payload or read_payload(KEYS[1], size)
   move(id, header, 'leased', tonumber(lease))
   local text = update(KEYS[1], header, size, payload)
-  return {'taken', text, job, tostring(now), refill(header.lane, tonumber(tenant_most))}
-end
-
-local function living_slots(lease)
-  local slots, listed = 0, redis.call('HGETALL', 'vqa:workers')
-  for i = 2, #listed, 2 do
-    local newline = string.find(listed[i], '\n', 1, true)
-    -- a line that cannot be read counts for nothing
-    slots = slots + (try(function()
-      -- later than now: the clock was set back since
-      if math.abs(now - cjson.decode(string.sub(listed[i], 1, newline - 1)).seen) > tonumber(lease) then return 0 end
-      return tonumber(cjson.decode(string.sub(listed[i], newline + 1)).slots) or 0
-    end) or 0)
-  end
-  return slots
-end
-
--- worker, its description of itself (JSON), lease in ms, then id and token of each lease; returns the ids it has lost
-function verbs.renew(worker, about, lease, ...)
-  -- a full Redis allows further writes to a script whose first write frees memory, so that leases are still renewed
-  redis.call('HDEL', 'vqa:workers', worker)
-  local held = {...}
-  local lost = {}
-  for i = 1, #held, 2 do
-    local id, token = held[i], held[i + 1]
-    local key = KEYS[(i + 1) / 2]
-    local header, size, payload = read(key)
-    if not header or header.token ~= token then
-      table.insert(lost, id)
-    elseif header.state == 'leased' then
-      redis.call('ZADD', set_of(header), now + lease, id)
-    else
-      -- the lease expired, but no other worker has taken the job: undo the expiry
-      header.lost, header.history = header.lost - 1, header.history or {}
-      table.remove(header.history)
-      local before = header.history[#header.history]
-      header.error = before and before.error
-      if not before then header.history = nil end
-      move(id, header, 'leased', tonumber(lease))
-      update(key, header, size, payload)
-    end
-  end
-  redis.call('HSET', 'vqa:workers', worker, cjson.encode({seen = now}) .. '\n' .. about)
-  redis.call('PEXPIRE', 'vqa:workers', WORKERS_MS)
-  local counted_ms_ago = 10 * lease - redis.call('PTTL', 'vqa:capacity')
-  if counted_ms_ago < 0 or counted_ms_ago >= COUNT_MS then
-    redis.call('SET', 'vqa:capacity', living_slots(lease), 'PX', 10 * lease)
-  end
-  return lost
+  return {'taken', text, job, tostring(now), refill(queue_of(header), tonumber(tenant_most))}
 end
 
 -- id, token, delay in ms, error ('' keeps the last one), how the attempt counts: '0' not at all, '1' as an attempt,
@@ -192,12 +155,27 @@ local function push_reply(list, id, ttl)
   redis.call('PEXPIRE', list, ttl)
 end
 
+-- counts a job that a worker closed. A key for each ten seconds, as INCR takes half as long as HINCRBY; its name has the
+-- seconds without their last digit, as Redis says them. What fails here must not keep a job from being closed
+local function count_closed(queue)
+  local key = 'vqa:closed:' .. queue .. ':' .. string.sub(time[1], 1, -2)
+  if redis.pcall('INCR', key) == 1 then redis.call('PEXPIRE', key, CLOSED_MS) end
+end
+
+-- counts a job that ended with an error, by minute and code, of which there are few (vqa/errors.py)
+local function count_error(tally)
+  local code = string.match(tally, '^{"code": "([%w_]+)"')
+  if not code then return end
+  local key = 'vqa:failed:' .. math.floor(time[1] / 60)
+  if redis.pcall('HINCRBY', key, code, 1) == 1 then redis.pcall('PEXPIRE', key, FAILED_MS) end
+end
+
 -- id, token, outcome's key, outcome as encoded by Celery's result backend, its time to live in ms, the reply list's in
 -- ms; for a dead letter its reason (else ''), error, time to live in ms and the limit of dead letters. close_if:
 -- 'overdue' closes only a job past its deadline, 'last' only a job whose last attempt's lease has expired. Then what
 -- its batch counts (JSON: code, worker, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens), and the
 -- limit of a tenant's jobs in flight. Returns 0 if the job was not closed, else 1 plus the number of dropped dead
--- letters; and the promoted ids, which the caller publishes
+-- letters; the promoted ids, which the caller publishes, and their queue
 function verbs.close(
   id, token, outcome_key, outcome, ttl, reply_ttl, reason, error, dead_ttl, most, close_if, tally, tenant_most
 )
@@ -222,12 +200,17 @@ function verbs.close(
   redis.call('SET', outcome_key, outcome, 'PX', outcome_ttl(header.batch, ttl))
   redis.call('PUBLISH', outcome_key, outcome)
   if header.reply ~= '' then try(push_reply, header.reply, id, reply_ttl) end
-  if token == '' and header.state == 'leased' then redis.call('PUBLISH', 'vqa:dropped', id) end
+  if token ~= '' then
+    count_closed(queue_of(header))
+  elseif header.state == 'leased' then
+    redis.call('PUBLISH', 'vqa:dropped', id)
+  end
+  count_error(tally)
   if header.batch then header.code = try(leave_batch, header.batch, id, cjson.decode(tally)) end
   local dropped = 0
   if reason ~= '' then
     if header.state == 'leased' then record_attempt(header, error) end
     dropped = add_dead_letter(id, header, payload, reason, dead_ttl, most)
   end
-  return {1 + dropped, refill(header.lane, tonumber(tenant_most))}
+  return {1 + dropped, refill(queue_of(header), tonumber(tenant_most)), queue_of(header)}
 end

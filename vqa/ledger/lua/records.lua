@@ -5,10 +5,17 @@
 -- argument 1 us, encoding or decoding a header 4 us: rare verbs are therefore in files of their own, which are skipped.
 --
 -- vqa:job:{id}            entry of an open job: header (JSON, then spaces), newline, the job as submitted
--- vqa:{state}:{lane}      sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
+-- vqa:{state}:{queue}     sorted sets of ids: queued by time, leased by end of lease, delayed by end of delay
 -- vqa:deadlines           sorted set of the ids of all open jobs, by deadline
+-- vqa:closed:{queue}:{s}  jobs that workers closed in ten seconds; s is when they began, in units of ten seconds
+-- vqa:failed:{m}          hash of error code -> jobs that ended with it in the minute m
 -- vqa:workers             hash of node name -> time of last renewal and the worker's description of itself
 -- vqa:dead:{id}           dead letter: an entry with a reason; vqa:dead is the sorted set of their ids, by time
+--
+-- A queue is a lane, for the jobs that name no model, or a lane of one model: bulk, bulk.NAME (vqa/routing.py).
+--
+-- vqa:models              hash of served model -> when a worker has last served it, see models.lua
+-- vqa:models:open         sorted set of the models that have jobs, or had some, by the latest acceptance
 --
 -- `take` writes the caller's token into the header; only that token may retry or close the attempt. With an empty
 -- token, `close` needs no lease: for cancelled, overdue and lost jobs.
@@ -61,11 +68,24 @@ local function dead_key(id)
   return 'vqa:dead:' .. id
 end
 
-local function waiting_set(lane, tenant)
-  return 'vqa:waiting:' .. lane .. ':' .. tenant
+local function waiting_set(queue, tenant)
+  return 'vqa:waiting:' .. queue .. ':' .. tenant
+end
+
+local function queue_of(header)
+  return header.model and header.lane .. '.' .. header.model or header.lane
+end
+
+local function is_bulk(queue)
+  return string.sub(queue, 1, 4) == 'bulk'
+end
+
+-- the part of a lane's queues that name a model; '' for the others
+local function suffix_of(queue)
+  return string.sub(queue, is_bulk(queue) and 5 or 12)
 end
 
 local function set_of(header)
-  if header.state == 'waiting' then return waiting_set(header.lane, header.tenant) end
-  return 'vqa:' .. header.state .. ':' .. header.lane
+  if header.state == 'waiting' then return waiting_set(queue_of(header), header.tenant) end
+  return 'vqa:' .. header.state .. ':' .. queue_of(header)
 end

@@ -47,14 +47,14 @@ function verbs.overdue(limit)
   return ids
 end
 
--- lane, limit, error, time at which the caller found that leases may be expired, lease in ms: moves jobs with an
+-- queue, limit, error, time at which the caller found that leases may be expired, lease in ms: moves jobs with an
 -- expired lease back to the queue; returns their ids, and the ids of jobs whose last attempt this was, which are not
 -- changed
-function verbs.expire(lane, limit, error, asked, lease)
+function verbs.expire(queue, limit, error, asked, lease)
   local queued, last = {}, {}
   -- this call was delayed, and the workers' renewals may have been delayed, too; or the clock was set
   if math.abs(now - asked) > 2000 then return {queued, last} end
-  each_over('vqa:leased:' .. lane, tonumber(lease), limit, function(id, key, header, size, payload)
+  each_over('vqa:leased:' .. queue, tonumber(lease), limit, function(id, key, header, size, payload)
     if header.alone then
       table.insert(last, id)
       return
@@ -69,10 +69,10 @@ function verbs.expire(lane, limit, error, asked, lease)
   return {queued, last}
 end
 
--- lane, limit: queues jobs whose delay has ended; returns their ids
-function verbs.release_delayed(lane, limit)
+-- queue, limit: queues jobs whose delay has ended; returns their ids
+function verbs.release_delayed(queue, limit)
   local queued = {}
-  each_over('vqa:delayed:' .. lane, USUAL_DELAY_MS, limit, function(id, key, header, size, payload)
+  each_over('vqa:delayed:' .. queue, USUAL_DELAY_MS, limit, function(id, key, header, size, payload)
     move(id, header, 'queued')
     update(key, header, size, payload)
     table.insert(queued, id)
@@ -80,11 +80,11 @@ function verbs.release_delayed(lane, limit)
   return queued
 end
 
--- lane, age in ms, queueing time of the oldest message's job ('' for no message), limit: finds jobs that were queued
+-- queue, age in ms, queueing time of the oldest message's job ('' for no message), limit: finds jobs that were queued
 -- more than `age` ago, and more than `age` before that job, so that their message must be lost; marks them as queued
 -- now and returns their ids
-function verbs.requeue(lane, age, before, limit)
-  local key = 'vqa:queued:' .. lane
+function verbs.requeue(queue, age, before, limit)
+  local key = 'vqa:queued:' .. queue
   for _, id in ipairs(far_ids(key, 0, limit)) do
     -- the clock was set back since it was queued; removed first, see below
     redis.call('ZREM', key, id)
@@ -107,26 +107,26 @@ end
 
 -- Counts each tenant's jobs in flight anew if the counts do not add up: entries that were set aside or deleted by hand
 -- are still counted, and a set of counts that was set aside has lost them.
-local function recount(lane)
+local function recount(queue)
   local in_flight, counted, counts = 0, 0, {}
-  for _, state in ipairs(IN_FLIGHT) do in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. lane) end
-  local fields = redis.call('HGETALL', flight_key(lane))
+  for _, state in ipairs(IN_FLIGHT) do in_flight = in_flight + redis.call('ZCARD', 'vqa:' .. state .. ':' .. queue) end
+  local fields = redis.call('HGETALL', flight_key(queue))
   for i = 2, #fields, 2 do counted = counted + (tonumber(fields[i]) or 0) end
-  if lane ~= 'bulk' or counted == in_flight or in_flight > MOST_RECOUNTED then return end
+  if not is_bulk(queue) or counted == in_flight or in_flight > MOST_RECOUNTED then return end
   for _, state in ipairs(IN_FLIGHT) do
-    for _, id in ipairs(redis.call('ZRANGE', 'vqa:' .. state .. ':' .. lane, 0, -1)) do
+    for _, id in ipairs(redis.call('ZRANGE', 'vqa:' .. state .. ':' .. queue, 0, -1)) do
       local header = read('vqa:job:' .. id)
       local tenant = header and header.tenant
       if tenant then counts[tenant] = (counts[tenant] or 0) + 1 end
     end
   end
-  redis.call('DEL', flight_key(lane))
-  for tenant, count in pairs(counts) do redis.call('HSET', flight_key(lane), tenant, count) end
-  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(lane), 'inf', 'inf')) do join_round(lane, tenant) end
+  redis.call('DEL', flight_key(queue))
+  for tenant, count in pairs(counts) do redis.call('HSET', flight_key(queue), tenant, count) end
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', turns_key(queue), 'inf', 'inf')) do join_round(queue, tenant) end
 end
 
--- lane, limit of a tenant's jobs in flight: promotes waiting jobs; returns their ids
-function verbs.promote(lane, most)
-  recount(lane)
-  return promote(lane, tonumber(most))
+-- queue, limit of a tenant's jobs in flight: promotes waiting jobs; returns their ids
+function verbs.promote(queue, most)
+  recount(queue)
+  return promote(queue, tonumber(most))
 end

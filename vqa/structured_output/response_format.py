@@ -24,9 +24,9 @@ from pydantic_core import from_json
 
 from vqa.errors import AnswerTooLong, InvalidJob
 from vqa.frozen_model import Frozen
-from vqa.grammar import json_grammar, one_of, refusal
-from vqa.json_schema import meant
-from vqa.validation import not_a_schema, violated
+from vqa.structured_output.grammar import json_grammar, one_of, refusal
+from vqa.structured_output.json_schema import meant
+from vqa.structured_output.validation import not_a_schema, violated
 
 #: bytes of a schema in JSON, or of all choices together
 MOST_BYTES = 64 * 1024

@@ -19,6 +19,8 @@ from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
 
+from vqa.log.format import JsonFormatter
+
 #: writes that wait for a reader; log lines have some hundred bytes each
 _MOST = 10_000
 
@@ -28,7 +30,8 @@ _DRAIN_S = 1.0
 _STDOUT, _STDERR = 1, 2
 
 #: format of a line that says how many were lost; as the log's own, which `set_up_logging` sets
-_LOST = "%s WARNING %s: %d writes to standard output and error were lost: %s"
+_LOST_MESSAGE = "%d writes to standard output and error were lost: %s"
+_LOST = f"%s WARNING %s: {_LOST_MESSAGE}"
 
 
 class Output:
@@ -77,6 +80,11 @@ class Output:
 
 
 def _lost_line(count: int, why: str) -> bytes:
+    told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": _LOST_MESSAGE}
+    record = logging.makeLogRecord({**told, "args": (count, why), "created": time.time()})
+    formatters = [each.formatter for each in logging.getLogger().handlers if isinstance(each.formatter, JsonFormatter)]
+    if formatters:
+        return (formatters[0].format(record) + "\n").encode()
     now = logging.Formatter().formatTime(logging.makeLogRecord({"created": time.time()}))
     return (_LOST % (now, __name__, count, why) + "\n").encode()
 
@@ -105,6 +113,9 @@ class Stream(io.TextIOBase):
         self._fd = fd
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            # by this error click, and with it Celery's --help, tells a stream of text from one of bytes
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
             self._output.put(self._fd, text)
         return len(text)
@@ -132,8 +143,8 @@ def protect_output() -> Output:
         _unblock(fd)
     output = Output()
     # Celery prints to the originals
-    sys.stdout = sys.__stdout__ = Stream(output, _STDOUT)  # type: ignore[misc, assignment]
-    sys.stderr = sys.__stderr__ = Stream(output, _STDERR)  # type: ignore[misc, assignment]
+    sys.stdout = sys.__stdout__ = Stream(output, _STDOUT)  # type: ignore[misc, assignment]  # constants in typeshed
+    sys.stderr = sys.__stderr__ = Stream(output, _STDERR)  # type: ignore[misc, assignment]  # constants in typeshed
     atexit.register(output.drain)
     return output
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
 
 from redis.sentinel import MasterNotFoundError
 
-from vqa.error_replies import describe
+from vqa.redis.error_replies import describe
+from vqa.redis.retry import causes
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -42,17 +42,11 @@ class RedisOutage:
 
 
 def _reason(error: BaseException) -> str:
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, socket.gaierror):
             return "its host name is unknown"
         if isinstance(cause, MasterNotFoundError):
             return "no Sentinel answers and knows a master of this name"
     # redis-py's own words, such as `Error 111 connecting to ...`, name the address a second time
-    said = next((cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror), "")
+    said = next((cause.strerror for cause in causes(error) if isinstance(cause, OSError) and cause.strerror), "")
     return said or describe(error)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self, TypedDict, Unpack, cast
+from typing import Annotated, Any, Self, Unpack, cast
 
-from PIL import Image
 from pydantic import (
     Field,
     ValidationError,
@@ -24,8 +23,12 @@ from vqa.errors import InvalidJob, UnsupportedVersion
 from vqa.frozen_model import Frozen, explain, names_of
 from vqa.images.source import read_image
 from vqa.images.stored_id import is_stored_id
-from vqa.message import MOST_FRAMES, Detail, ImagePart, Message, TextPart, VideoPart, is_url
-from vqa.response_format import (
+from vqa.jobs.fields import AboutFields, ImageSource
+from vqa.jobs.lane import Lane
+from vqa.jobs.message import MOST_FRAMES, ImagePart, Message, TextPart, VideoPart, is_url
+from vqa.jobs.retry_policy import RetryPolicy
+from vqa.jobs.version import LATER_DEFAULTS, SAMPLING_SINCE_5, VERSION, oldest_version
+from vqa.structured_output.response_format import (
     ChoiceFormat,
     JsonObjectFormat,
     JsonSchemaFormat,
@@ -33,47 +36,6 @@ from vqa.response_format import (
     ResponseFormat,
     TextFormat,
 )
-
-
-class RetryPolicy(Frozen):
-    """How often a job is retried after a transient error, and after which delays.
-
-    The delay before attempt n + 1 is drawn from 0 to min(cap_s, base_s * 2**(n - 1)): full jitter, as in "Exponential
-    Backoff And Jitter" (AWS Architecture Blog, 2015).
-    """
-
-    attempts: int = Field(default=3, ge=1, le=100)
-    base_s: float = Field(default=1.0, ge=0, le=86_400)
-    cap_s: float = Field(default=60.0, ge=0, le=86_400)
-
-    def longest_delay_s(self, attempt: int) -> float:
-        """Return the upper bound of the delay after attempt number `attempt` (from 1)."""
-        # 2**63 exceeds any cap; a much larger exponent would overflow a float
-        return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 63))
-
-
-Lane = Literal["interactive", "bulk"]
-LANES: tuple[Lane, ...] = ("interactive", "bulk")
-
-#: newest known version of the job format; a worker refuses newer ones. 2 added `top_p` and `seed`; 3 added `tenant`,
-#: `batch`, `reuse` and `response_format`; 4 added videos, URLs of images, `detail`, `pages`, `max_image_tokens` and
-#: `shrink_images`; 5 added `top_k`, `min_p`, the penalties, `logprobs`, `top_logprobs`, `n`, `max_reasoning_tokens` and
-#: the probabilities of choices. A job gets the oldest version that has all of its fields, so that workers of earlier
-#: releases can read it
-VERSION = 5
-
-#: defaults of fields that version 1 has not, except None
-_LATER_DEFAULTS: Mapping[str, Any] = {
-    "top_p": 1.0,
-    "reuse": False,
-    "shrink_images": False,
-    "logprobs": False,
-    "top_logprobs": 0,
-    "n": 1,
-}
-
-#: fields of version 5 that say how tokens are chosen; None where the job leaves it to the worker
-_SAMPLING_SINCE_5 = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 #: log probabilities that an answer may have, so that it stays a few megabytes: tokens, times one and `top_logprobs`,
 #: times `n`
@@ -91,52 +53,11 @@ ID_PATTERN = r"^[A-Za-z0-9._:@+-]{1,128}$"
 #: the name of a batch or a tenant
 NAME_PATTERN = r"^[A-Za-z0-9._@+-]{1,64}$"
 
+#: the name of a served model, which becomes part of Redis keys: a hub's `owner/name`, a folder's name, `name:tag`
+MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,127}$"
+
 #: fields of `AboutFields` that are the part's
 _OF_PART = frozenset({"detail", "pages", "video", "fps", "max_frames"})
-
-ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
-
-
-class JobFields(TypedDict, total=False):
-    """The fields of a `Job` that a caller may give besides its image and question; documented there."""
-
-    id: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int | None
-    min_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    n: int
-    logprobs: bool
-    top_logprobs: int
-    max_reasoning_tokens: int | None
-    stop: Sequence[str]
-    response_format: ResponseFormat | Mapping[str, Any] | None
-    timeout_s: float | None
-    lane: Lane
-    retry: RetryPolicy | Mapping[str, Any] | None
-    tenant: str | None
-    batch: str | None
-    reuse: bool
-    max_image_tokens: int | None
-    shrink_images: bool
-    metadata: Mapping[str, str]
-
-
-class AboutFields(JobFields, total=False):
-    """The fields of a `Job`, and those of the part that shows its image or video."""
-
-    detail: Detail
-    #: of a TIFF or PDF file: `3`, or `2-5`
-    pages: str | None
-    #: whether it is a video, shown as frames, and how these are sampled
-    video: bool
-    fps: float | None
-    max_frames: int | None
 
 
 class Job(Frozen):
@@ -176,6 +97,8 @@ class Job(Frozen):
     #: seconds from acceptance to the deadline; None for the lane's default
     timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_TIMEOUT_S)
     lane: Lane = "interactive"
+    #: name of the model that answers, one that workers serve; None for whichever worker takes it
+    model: str | None = Field(default=None, pattern=MODEL_PATTERN)
     #: None for the lane's default
     retry: RetryPolicy | None = None
     #: for whom the job runs: bulk jobs of several tenants are served in turn
@@ -199,15 +122,7 @@ class Job(Frozen):
     @field_validator("version")
     @classmethod
     def _is_the_oldest_possible(cls, version: int, info: ValidationInfo) -> int:
-        data = info.data
-        if _needs_5(data):
-            return 5
-        if data.get("max_image_tokens") or data.get("shrink_images") or _needs_4(data.get("messages", ())):
-            return 4
-        named = ("tenant", "batch", "response_format")
-        if any(data.get(name) is not None for name in named) or data.get("reuse"):
-            return 3
-        return 1 if data.get("top_p", 1.0) == 1.0 and data.get("seed") is None else 2
+        return oldest_version(info.data)
 
     @field_validator("temperature")
     @classmethod
@@ -309,9 +224,13 @@ class Job(Frozen):
             )
         return cls(**fields)
 
+    def for_model(self, model: str) -> Self:
+        """Return the job with a model, whose name has been checked, to answer it."""
+        return self.model_copy(update={"model": model, "version": oldest_version({"model": model})})
+
     def to_json(self) -> bytes:
         """Return the job as JSON, without the fields that its version does not have."""
-        defaults = {name for name, value in _LATER_DEFAULTS.items() if getattr(self, name) == value}
+        defaults = {name for name, value in LATER_DEFAULTS.items() if getattr(self, name) == value}
         defaults |= {"temperature"} - self.model_fields_set
         return self.model_dump_json(exclude_none=True, exclude=defaults).encode()
 
@@ -321,7 +240,7 @@ class Job(Frozen):
 
         A job whose answer may be reused is greedy.
         """
-        given = (getattr(self, name) is not None for name in _SAMPLING_SINCE_5)
+        given = (getattr(self, name) is not None for name in SAMPLING_SINCE_5)
         return "temperature" in self.model_fields_set or self.top_p < 1 or self.reuse or any(given)
 
     @property
@@ -356,23 +275,6 @@ class Job(Frozen):
         references = cast(Mapping[bytes | str, str], contents)
         replaced = tuple(message.with_contents(references) for message in self.messages)
         return self.model_copy(update={"messages": replaced})
-
-
-def _needs_5(data: Mapping[str, Any]) -> bool:
-    """Return whether these fields of a job have what version 4 of the format has not."""
-    given = any(data.get(name) is not None for name in (*_SAMPLING_SINCE_5, "max_reasoning_tokens"))
-    probabilities = getattr(data.get("response_format"), "probabilities", None)
-    return bool(given or data.get("logprobs") or data.get("n", 1) > 1 or probabilities)
-
-
-def _needs_4(messages: Iterable[Message]) -> bool:
-    """Return whether the messages have what version 3 of the format has not."""
-    for part in (part for message in messages for part in message.visuals()):
-        if isinstance(part, VideoPart) or part.detail != "auto" or part.pages is not None:
-            return True
-        if isinstance(part.image, str) and is_url(part.image):
-            return True
-    return False
 
 
 _FORMATS = (TextFormat, JsonObjectFormat, JsonSchemaFormat, ChoiceFormat, NamedSchema)

@@ -1,0 +1,1 @@
+"""The job, as producers write it and workers read it."""

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what there is, and the server that shows it."""
