@@ -27,6 +27,9 @@ def worker(
     microbatch: Annotated[str | None, typer.Option(help="Most prompts that a pipeline runs together.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     quant: Annotated[str | None, typer.Option(help="fp8, int8 or int4, for smaller cards; none by default.")] = None,
+    served_name: Annotated[
+        str | None, typer.Option(help="Names, separated by commas, under which jobs may ask for the model.")
+    ] = None,
     redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis with the queue.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Node name in place of card0, ...: two supervisors on one host need two.")
@@ -53,10 +56,13 @@ def worker(
 def _supervise(name: str | None) -> int:
     """Check the settings and run the supervisor; return the exit status."""
     from vqa.celery import make_app
-    from vqa.connection import connect
     from vqa.errors import NotReady, SettingsError
-    from vqa.output import protect_output
+    from vqa.log.format import LogSettings
+    from vqa.log.output import protect_output
+    from vqa.metrics.server import require_package
+    from vqa.redis.connection import connect
     from vqa.settings import QueueSettings
+    from vqa.tracing.active import start_tracing
     from workers.cards import requested_cards
     from workers.engine.echo.settings import EchoSettings
     from workers.engine.settings import EngineSettings
@@ -81,16 +87,21 @@ def _supervise(name: str | None) -> int:
         if filter_settings.paths:
             Lists(filter_settings)
         require_packages(engine_settings)
+        if settings.metrics:
+            require_package("VQA_METRICS_ADDRESS")
+        LogSettings()
         workers = requested_cards(settings.cards)
         for cards in workers:
             check_spread(engine_settings, cards)
+        set_up_logging(settings.log_level)
+        # for the jobs that its janitor closes
+        start_tracing("vqa-worker", "supervisor")
     except SettingsError as error:
         print(f"vqa: SettingsError: {error}", file=sys.stderr)
         return 2
     except NotReady as error:
         print(f"vqa: NotReady: {error}", file=sys.stderr)
         return EXIT_NEVER_READY
-    set_up_logging(settings.log_level)
     janitor = Janitor(connect(queue_settings, retry_s=0), make_app(queue_settings), queue_settings)
     janitor.start()
     try:

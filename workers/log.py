@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import socket
+import re
+import sys
+from typing import TextIO
 
-from vqa.output import protect_output
+from vqa.log.format import is_json, set_up_root
+from vqa.log.output import protect_output
+
+log = logging.getLogger(__name__)
+
+#: a bar of progress goes back to its line's beginning
+_LINE_END = re.compile("[\r\n]")
 
 #: loggers that add a traceback to warnings after which they go on: a rejected message, an unreadable broadcast
 _VERBOSE = ("celery.app.trace", "kombu.transport.redis")
@@ -25,7 +34,44 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("py.warnings").addFilter(_is_useful)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.INFO)
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {socket.gethostname()} %(name)s: %(message)s")
+    set_up_root(level, _original(sys.stderr))
+    if is_json():
+        # Celery says on one that it shuts down, transformers draws bars on the other
+        sys.stdout = sys.__stdout__ = PrintedLines(_original(sys.stdout))  # type: ignore[misc, assignment]  # constants in typeshed
+        sys.stderr = sys.__stderr__ = PrintedLines(_original(sys.stderr))  # type: ignore[misc, assignment]  # constants in typeshed
+
+
+class PrintedLines(io.TextIOBase):
+    """Standard output or error whose lines are logged, so that all that a process writes is JSON."""
+
+    def __init__(self, original: TextIO) -> None:
+        self.original = original
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = _LINE_END.split(self._rest + text)
+        for line in filter(None, map(str.strip, lines)):
+            log.info("%s", line)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.original.fileno()
+
+
+def _original(stream: TextIO) -> TextIO:
+    """Return what log lines themselves are written to."""
+    return stream.original if isinstance(stream, PrintedLines) else stream
+
+
+def announce(text: str) -> None:
+    """Tell what was decided at the start: on standard output whatever VQA_LOG_LEVEL is, or as a line of JSON."""
+    if is_json():
+        log.info("%s", text)
+    else:
+        print(text, flush=True)
 
 
 def _shorten_warning(record: logging.LogRecord) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from vqa.errors import SettingsError
+from vqa.metrics.server import ListenAddress
+from vqa.rollout import Target
+from vqa.routing import MODEL_CHARACTERS, is_model_name
 from vqa.settings import Settings
 from workers.cards import parse_cards
 from workers.slots import parse_slots
@@ -44,6 +47,14 @@ class WorkerSettings(Settings):
         le=366 * 86_400,
         description="seconds that an answer is kept for later jobs that allow `reuse`; 0 disables it",
     )
+    served_name: str = Field(
+        default="",
+        description="names under which jobs and requests may ask for this worker's model, separated by commas; an "
+        "answer has the name that was asked for, else the first. Unset: the model's own name",
+    )
+    unnamed_jobs: bool = Field(
+        default=True, description="0 leaves jobs that name no model to other workers; needs VQA_SERVED_NAME"
+    )
     ready_timeout_s: float = Field(
         default=1800.0, gt=0, description="seconds after which a worker that is not ready is given up"
     )
@@ -57,9 +68,25 @@ class WorkerSettings(Settings):
     drain_s: float = Field(
         default=60.0, ge=1, description="seconds that a stopping worker has to finish its jobs; it gives back the rest"
     )
+    rollout_models: str = Field(
+        default="",
+        description="models that `vqa rollout` may start in place of the supervisor's own, separated by commas: each a "
+        "hub's name, which allows its default branch alone, NAME@REVISION, or a local folder. Unset: none",
+    )
+    metrics_address: str | None = Field(
+        default=None,
+        description="where each worker shows its metrics to Prometheus, as 127.0.0.1:9110, or :9110 for all addresses; "
+        "needs the extra metrics. A worker adds the number of its first card to the port: card 2 is at 9112. Unset: no "
+        "metrics",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="log level: DEBUG, INFO, WARNING or ERROR"
     )
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """The names of `served_name`, each once."""
+        return tuple(dict.fromkeys(filter(None, map(str.strip, self.served_name.split(",")))))
 
     @property
     def decoders(self) -> int:
@@ -67,6 +94,44 @@ class WorkerSettings(Settings):
         # a container may be restricted to some of the machine's cores
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self.media_processes or min(8, max(2, cores // 2))
+
+    @property
+    def metrics(self) -> ListenAddress | None:
+        """Where metrics are shown, if they are."""
+        return None if self.metrics_address is None else ListenAddress.parse(self.metrics_address)
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            ListenAddress.parse(address)
+        return address
+
+    @field_validator("served_name")
+    @classmethod
+    def _are_names(cls, names: str) -> str:
+        if not all(map(is_model_name, filter(None, map(str.strip, names.split(","))))):
+            raise ValueError(f"a model's name has {MODEL_CHARACTERS}")
+        return names
+
+    @field_validator("unnamed_jobs")
+    @classmethod
+    def _takes_some_jobs(cls, unnamed: bool, info: ValidationInfo) -> bool:
+        if not unnamed and not info.data.get("served_name"):
+            raise ValueError("0 needs VQA_SERVED_NAME, by which jobs name this worker's model")
+        return unnamed
+
+    @property
+    def rollout_targets(self) -> frozenset[Target]:
+        """The models of `rollout_models`."""
+        return frozenset(Target.parse(each) for each in map(str.strip, self.rollout_models.split(",")) if each)
+
+    @field_validator("rollout_models")
+    @classmethod
+    def _are_targets(cls, models: str) -> str:
+        for each in filter(None, map(str.strip, models.split(","))):
+            Target.parse(each)
+        return models
 
     @field_validator("cards")
     @classmethod

@@ -14,9 +14,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from vqa.fetch.settings import FetchSettings
+from vqa.flower_settings import FlowerSettings
 from vqa.gateway_settings import FilesSettings, GatewaySettings
-from vqa.settings import FlowerSettings, QueueSettings, Settings
+from vqa.log.format import LogSettings
+from vqa.settings import QueueSettings, Settings
 from workers.engine.echo.settings import EchoSettings
+from workers.engine.remote.settings import RemoteSettings
 from workers.engine.settings import EngineSettings
 from workers.filter.settings import FilterSettings
 from workers.settings import WorkerSettings
@@ -25,10 +28,12 @@ CLASSES: dict[str, type[Settings]] = {
     "Queue": QueueSettings,
     "Worker": WorkerSettings,
     "Engine": EngineSettings,
+    "Servers": RemoteSettings,
     "Filter": FilterSettings,
     "Gateway": GatewaySettings,
     "Files": FilesSettings,
     "Fetching": FetchSettings,
+    "Logs": LogSettings,
     "Flower": FlowerSettings,
     "Tests": EchoSettings,
 }

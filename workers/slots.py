@@ -99,6 +99,9 @@ def plan_slots(settings: EngineSettings, cards: Sequence[int | str], slots: int 
     """
     if settings.engine == "echo":
         return SlotPlan(slots or DEFAULT_SLOTS)
+    if settings.engine == "remote":
+        # an upper bound: how many are used, the servers decide
+        return SlotPlan(slots or MAX_SLOTS)
     check_spread(settings, cards)
     shape = read_footprint(settings, on_card=bool(cards))
     free = len(cards) * min(map(free_bytes, cards)) if cards else free_bytes(None)

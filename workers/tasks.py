@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
@@ -12,12 +14,17 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from vqa.celery import TASK
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
 from vqa.errors import Cancelled, VQAError
-from vqa.job import Lane
-from workers.jobs.attempt import Attempts, Delayed, ShuttingDown
+from vqa.ledger.commands import outcome_key
+from vqa.ledger.records import Refusal
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
+from vqa.results import decode
+from vqa.routing import lane_of, model_of
+from workers.jobs.attempt import Attempts, ShuttingDown
+from workers.jobs.endings import Delayed
 from workers.jobs.foreign import ForeignJob
+from workers.jobs.task_events import telling
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +35,20 @@ _PAUSE_S = 1.0
 _NO_BODY = object()
 
 
+class _ClosedBefore(Ignore):  # type: ignore[misc]  # celery has no types
+    """The message's job was closed by another process than a worker's thread, with this error."""
+
+    def __init__(self, error: VQAError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _say_started(eventer: Any, id: str, shown: Mapping[str, Any]) -> None:
+    if eventer is not None and eventer.enabled:
+        # Flower searches these by `kwargs:lane=bulk`
+        eventer.send("task-started", uuid=id, kwargs=repr(dict(shown)))
+
+
 class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
     """A delivered message that shows only its id in events, `inspect` and logs, never the user's text."""
 
@@ -36,6 +57,8 @@ class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
         self._argsrepr, self._kwargsrepr = f"({self.id})", "{}"
         # read by the log records of Celery's tracer
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+        # without a reference to this request, which would be a cycle for the garbage collector
+        self._request_dict["say_started"] = partial(_say_started, self._eventer, self.id)
 
     @property
     def argsrepr(self) -> str:
@@ -50,15 +73,31 @@ class PrivateRequest(Request):  # type: ignore[misc]  # celery has no types
         info: dict[str, Any] = super().info(safe=True)
         return info
 
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
-        """Report a cancelled job as revoked, not as failed."""
-        error = exc_info.exception
-        if not isinstance(getattr(error, "exc", error), Cancelled):
-            super().on_failure(exc_info, *args, **kwargs)
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Leave `task-started` to the thread that takes the job, which knows what it is."""
+        if type == "task-started":
             return
-        task_ready(self)
-        self.acknowledge()
-        self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+        if type == "task-received":
+            # so that a second message of a job does not hide what is known of it
+            del fields["kwargs"]
+            fields["routing_key"] = (self.delivery_info or {}).get("routing_key")
+        super().send_event(type, **fields)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
+        """Report a cancelled job as revoked, not as failed, and one that was closed before it was taken, too."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, _ClosedBefore):
+            super().on_failure(exc_info, *args, **kwargs)
+            error = error.error
+            if not isinstance(error, Cancelled):
+                self.send_event("task-failed", exception=repr(error), traceback="")
+        elif isinstance(error, Cancelled):
+            task_ready(self)
+            self.acknowledge()
+        else:
+            super().on_failure(exc_info, *args, **kwargs)
+        if isinstance(error, Cancelled):
+            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
 
 
 class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
@@ -77,15 +116,16 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Answer the job with this task's id, or the foreign job in the message's body."""
         body = args[0] if args else kwargs.get("job", kwargs or _NO_BODY)
-        routing_key = (self.request.delivery_info or {}).get("routing_key")
-        lane: Lane = "interactive" if routing_key == "interactive" else "bulk"
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
         try:
             if self.attempts is None:
                 raise ShuttingDown
-            refusal = self.attempts.answer(self.request.id, None if body is _NO_BODY else ForeignJob(body), lane)
+            foreign = None if body is _NO_BODY else ForeignJob(body, model_of(queue))
+            with telling(self.request.get("say_started")):
+                refusal = self.attempts.answer(self.request.id, foreign, lane_of(queue))
             if refusal is not None:
                 log.debug("message of job %s is dropped, its job is %s", self.request.id, refusal)
-                raise Ignore
+                raise self._dropped(refusal)
         except ShuttingDown:
             raise Reject(requeue=True) from None
         except Delayed as delayed:
@@ -96,6 +136,13 @@ class AnswerTask(Task):  # type: ignore[misc]  # celery has no types
             # the message is popped again at once, and Redis may still refuse
             time.sleep(_PAUSE_S)
             raise Reject(requeue=True) from None
+
+    def _dropped(self, refusal: Refusal) -> Ignore:
+        """Return what ends the message's task; the error of a job that was cancelled or overdue before it was taken."""
+        if refusal != "closed" or not (data := self.backend.get(outcome_key(self.request.id))):
+            return Ignore()
+        outcome = decode(self.backend, data)
+        return _ClosedBefore(outcome) if isinstance(outcome, VQAError) else Ignore()
 
 
 def register(app: Celery, attempts: Attempts) -> None:

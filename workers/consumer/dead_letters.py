@@ -7,9 +7,10 @@ import logging
 
 from vqa import results
 from vqa.errors import InvalidJob
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import DEAD_LETTER_BYTES
+from vqa.routing import lane_of
 from workers.consumer.sanitize import MalformedMessage, usable_id
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ def write_dead_letter(closing: Closing, raw: bytes, queue: str, malformed: Malfo
     """Keep a malformed message in the ledger; with `closing` bound, an `intake.WriteDeadLetter`."""
     reason = f"malformed: {malformed.reason}"
     error, ledger, id = InvalidJob(reason), closing.ledger, malformed.id
-    lane: Lane = next((lane for lane in LANES if lane == queue), "bulk")
+    lane = lane_of(queue)
     # first: a call that Redis refuses is repeated, and these can be
     for waiting in malformed.waiting:
         _end(closing, waiting, lane, error)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe, is_temporary
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe, is_temporary
 from workers.consumer.sanitize import MalformedMessage, sanitize
 from workers.engine.fair_share import Reserve
 from workers.settings import MESSAGE_MAX_BYTES
@@ -40,6 +40,8 @@ class Intake:
         self._max_bytes = max_bytes
         #: limits how many bulk messages this worker takes; set before the first connection is made
         self.reserve = Reserve()
+        #: how many messages this worker may hold now; None for as many as it has threads
+        self.most_held: Callable[[], int] | None = None
         self._stopped = threading.Event()
         self._paused_until = 0.0
         self._silent_until = 0.0

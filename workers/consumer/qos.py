@@ -16,7 +16,8 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from vqa.celery import BODY, DEFAULT_QUEUE
-from vqa.connection import REDIS_ERRORS
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.routing import lane_of
 from workers.consumer.intake import Intake
 from workers.consumer.sanitize import MalformedMessage
 
@@ -42,6 +43,24 @@ class QoS(plain.QoS):
 
     channel: Channel
 
+    _prefetch_count = 0
+
+    @property
+    def prefetch_count(self) -> int:
+        """Messages that this worker may hold; 0 for no limit. An engine with changing places may allow fewer."""
+        most_held = self.channel.intake.most_held
+        # 0 would be no limit; `can_consume` knows better
+        return self._prefetch_count if most_held is None else max(1, min(self._prefetch_count, most_held()))
+
+    @prefetch_count.setter
+    def prefetch_count(self, count: int) -> None:
+        self._prefetch_count = count
+
+    def can_consume(self) -> bool:
+        """Whether another message may be popped; asked before each pop, ten times a second at least."""
+        most_held = self.channel.intake.most_held
+        return bool(super().can_consume()) and (most_held is None or most_held() > 0)
+
     @property
     def unacked(self) -> int:
         return len(self._delivered) - len(self._dirty)
@@ -49,7 +68,7 @@ class QoS(plain.QoS):
     @property
     def unacked_bulk(self) -> int:
         queues = (message.delivery_info["routing_key"] for message in self._unacked_messages())
-        return sum(queue != "interactive" for queue in queues)
+        return sum(lane_of(queue) != "interactive" for queue in queues)
 
     def _unacked_messages(self) -> list[Any]:
         # an acknowledged message is added to `_dirty` and leaves `_delivered` later

@@ -16,10 +16,10 @@ from typing import Any
 from celery.worker.control import Panel, nok, ok
 
 from vqa.celery import TASK
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
 from vqa.errors import Cancelled
 from vqa.ledger.closing import Closing
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
 from workers.consumer.sanitize import usable_id
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ REFUSED: Mapping[str, str] = {
     "objgraph": "it would hold up all jobs",
 }
 
-#: commands that only read, or that are replaced below
+#: commands that only read, that are replaced below, or `workers.consumer.rollout`
 _ALLOWED = """
     active active_queues clock conf dump_active dump_conf dump_reserved dump_revoked dump_schedule dump_tasks
-    enable_events heartbeat hello ping query_task registered report reserved revoke revoked scheduled shutdown stats
-    terminate
+    enable_events heartbeat hello ping query_task registered report reserved revoke revoked rollout scheduled shutdown
+    stats terminate
 """
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from kombu.utils import json as kombu_json
 
 from vqa.celery import BODY, TASK
-from vqa.job import ID_PATTERN, LONGEST_TIMEOUT_S
+from vqa.jobs.job import ID_PATTERN, LONGEST_TIMEOUT_S
 from workers.consumer.json_limits import has_too_many_parts, is_too_deep
 from workers.consumer.waiting import following_ids, id_in_tail, is_waited_for
 from workers.settings import MESSAGE_MAX_BYTES

@@ -1,220 +1,22 @@
 # mypy: disallow-untyped-calls=False
-"""kombu's Redis transport for workers: no message and no refusal by Redis ends the worker.
-
-Plain kombu hands Celery every message as it was popped. And when Redis refuses a pop, the write of a message's copy or
-an acknowledgement (a replica after a failover, no memory, no disk, no right), Celery exits; it reconnects only after a
-lost connection.
-"""
+"""kombu's Redis transport for workers: its channels pop through an Intake, and its connections are soon made again."""
 
 from __future__ import annotations
 
-import logging
-import time
-import traceback
-from collections.abc import Callable
-from functools import cache, partial
-from queue import Empty
+from functools import cache
 from typing import Any
 
 import kombu
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.worker.state import maybe_shutdown
 from kombu.transport import redis as plain
-from kombu.utils.encoding import bytes_to_str
-from redis import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
 
-from vqa.connection import REDIS_ERRORS
-from vqa.ledger.damage import Damage
-from workers.consumer import qos
+from workers.consumer.channel import Channel
 from workers.consumer.intake import Intake, WriteDeadLetter
-from workers.consumer.json_limits import broadcast_flaw
-from workers.consumer.lanes import PARTIAL_POP_S, Lanes
-from workers.consumer.qos import CONNECTION_LOST, raw_message
-from workers.consumer.sanitize import MalformedMessage
 from workers.settings import MESSAGE_MAX_BYTES
-
-log = logging.getLogger(__name__)
-
-#: seconds after which the reply to a pop is overdue, on top of the time that it may block
-_POP_LATE_S = 3.0
 
 #: seconds between tries to connect: the first pause, what each further one adds, and the longest
 _RECONNECT = {"interval_start": 1, "interval_step": 1, "interval_max": 5}
-
-
-#: routing key, pattern and queue
-_BINDING_PARTS = 3
-
-
-class Channel(plain.Channel):
-    """Pops messages through an Intake."""
-
-    QoS = qos.QoS
-    intake: Intake
-    _shared: Redis | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # set here, since the transport option `queue_order_strategy` would apply to producers, too
-        self._queue_cycle = Lanes(self.qos, self.intake.reserve)
-
-    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
-        # Celery closes a lost connection twice. The first time may leave a channel open, and without this check the
-        # second would end the worker with an AttributeError
-        if self.connection is None or self.connection.client is None:
-            raise ConnectionError("the channel's connection is closed")
-        return super()._connparams(*args, **kwargs)
-
-    def _create_client(self, asynchronous: bool = False) -> Redis:
-        if asynchronous:
-            client: Redis = super()._create_client(asynchronous)
-            client.set_response_callback("BRPOP", self._on_popped)
-            return client
-        # kombu creates a client for each command, which takes longer than the command; clients are thread-safe
-        if self._shared is None or self._shared.connection_pool is not self.pool:
-            self._shared = super()._create_client()
-        return self._shared
-
-    def _on_popped(self, reply: list[bytes] | None, **_: Any) -> tuple[bytes, bytes] | None:
-        if not reply:
-            return None
-        message = self.intake.receive(reply[0].decode().partition(self.sep)[0], reply[1])
-        if self.intake.stopped:
-            self._return_held()
-        return None if message is None else (reply[0], message)
-
-    def _brpop_start(self, timeout: float | None = None) -> None:
-        if not self.intake.paused and self._return_held() and not self.intake.stopped:
-            super()._brpop_start(PARTIAL_POP_S if self._queue_cycle.skips_lists else timeout)
-
-    def _return_held(self) -> bool:
-        if not self.intake.held:
-            return True
-        try:
-            with self.conn_or_acquire() as client:
-                self.intake.return_held(client)
-        except REDIS_ERRORS as error:
-            self.pause_after(error)
-            return False
-        return True
-
-    def pause_after(self, error: BaseException) -> None:
-        """Pop nothing for a moment, and reconnect: the address may lead to a new master by then."""
-        self.intake.pause_after(error)
-        if self._pool is not None:
-            self._pool.disconnect()
-
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)
-        except CONNECTION_LOST:
-            raise
-        except RedisError as error:
-            self.pause_after(error)
-            self.client.connection.disconnect()
-            raise Empty from None
-
-    def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
-        """Consume; an error that escapes the callback ends the message, not the worker."""
-        guarded = callback if no_ack else partial(self._deliver, callback)
-        return super().basic_consume(queue, no_ack, guarded, *args, **kwargs)
-
-    def _deliver(self, callback: Callable[[Any], Any], message: Any) -> Any:
-        try:
-            return callback(message)
-        except CONNECTION_LOST:
-            raise
-        except RedisError as error:
-            self.pause_after(error)
-            self.basic_reject(message.delivery_tag, requeue=True)
-        except Exception as error:
-            id, queue = message.headers["id"], message.delivery_info["routing_key"]
-            log.error("delivering the message of job %s failed: %s at %s", id, type(error).__name__, _location(error))
-            malformed = MalformedMessage(f"the worker failed on it with {type(error).__name__}", id)
-            self.intake.dead_letter_message(raw_message(message), queue, malformed)
-            self.basic_ack(message.delivery_tag)
-
-    def _handle_message(self, client: Any, response: Any) -> Any:
-        payload = super()._handle_message(client, response)
-        if bytes_to_str(payload["type"]).endswith("message") and (flaw := broadcast_flaw(payload["data"])):
-            log.warning("dropped a broadcast message: %s", flaw)
-            # kombu skips a message without data
-            payload["data"] = None
-        return payload
-
-    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
-        try:
-            return bool(super()._deliver_fanout_message(message, exchange))
-        except CONNECTION_LOST:
-            raise
-        except RedisError as error:
-            self.pause_after(error)
-        except Exception as error:
-            log.warning("dropped a broadcast message that cannot be read: %s", type(error).__name__)
-        return True
-
-    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        """Return an exchange's bindings, without those that another program has damaged."""
-        return [binding for binding in super().get_table(exchange) if len(binding) == _BINDING_PARTS]
-
-    def queue_declare(self, *args: Any, **kwargs: Any) -> Any:
-        """Declare a queue, waiting while Redis refuses; called while a connection is made."""
-        return self._retry_refused(super().queue_declare, *args, **kwargs)
-
-    def queue_bind(self, *args: Any, **kwargs: Any) -> None:
-        self._retry_refused(super().queue_bind, *args, **kwargs)
-
-    def _retry_refused(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        while True:
-            try:
-                return call(*args, **kwargs)
-            except CONNECTION_LOST:
-                raise
-            except RedisError as error:
-                self.pause_after(error)
-                self._mend()
-            self.intake.wait()
-            # raises if Celery was told to stop meanwhile
-            maybe_shutdown()
-
-    def _mend(self) -> None:
-        # a worker's janitor starts only once it has connected, and may be the only one
-        try:
-            with self.conn_or_acquire() as client:
-                Damage(client).mend()
-        except REDIS_ERRORS as error:
-            log.warning("damaged keys are not set aside: %s", type(error).__name__)
-
-    def maybe_refresh_binding_expiry(self) -> None:
-        """Refresh this channel's bindings in Redis; a full Redis keeps the old ones. Called once a second."""
-        self._end_overdue_pop()
-        try:
-            super().maybe_refresh_binding_expiry()
-        except CONNECTION_LOST:
-            raise
-        except OutOfMemoryError:
-            pass
-        except RedisError as error:
-            self.pause_after(error)
-
-    def _end_overdue_pop(self) -> None:
-        """Reconnect if a pop lasts too long: when Redis's clock is set back, it blocks for that time on top.
-
-        It may leave out lists, which nothing would be taken from meanwhile. A message that Redis pops just then is
-        published again by the janitor.
-        """
-        connection: Any = self._in_poll
-        overdue = time.monotonic() - (self._brpop_sent_at or 0) > self.brpop_timeout + _POP_LATE_S
-        if connection and connection._sock and overdue and not plain._socket_readable(connection._sock):
-            connection.disconnect()
-
-
-def _location(error: Exception) -> str:
-    # no traceback and no message: both may quote the user's text
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"
 
 
 class Connection(kombu.Connection):

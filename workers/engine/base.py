@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from vqa.answer import FinishReason
+from vqa.errors import EngineError
 from vqa.images.fit import Fit
 from vqa.images.video_fit import VideoFit
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from workers.engine.image import RGBImage
 from workers.engine.video import Video
 
@@ -39,7 +40,7 @@ class SamplingParams:
     #: rounded and so, rarely, the answer
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    #: the grammar of `vqa.grammar` that the answer must match; None allows any text
+    #: the grammar of `vqa.structured_output.grammar` that the answer must match; None allows any text
     grammar: str | None = None
     #: draw from this many likeliest tokens; 0 for all
     top_k: int = 0
@@ -144,6 +145,19 @@ class Completion:
     choices: Mapping[str, float] | None = None
     #: of `completion_tokens`, those of the thought, with those that end it
     reasoning_tokens: int = 0
+    #: seconds from `submit` until the prompt got a slot, from then to the first token, and from there to the last one;
+    #: 0 where an engine does not know. The same answer may take longer
+    slot_wait_s: float = field(default=0.0, compare=False)
+    prefill_s: float = field(default=0.0, compare=False)
+    decode_s: float = field(default=0.0, compare=False)
+
+
+class EngineUnavailable(EngineError):
+    """The engine can answer nothing for now, through no fault of the job, whose attempt does not count."""
+
+
+class LoadingCrashed(EngineError):
+    """The engine's process was killed while it loaded the model: by lack of memory, say. It may load the next time."""
 
 
 #: what a thread is doing: a computing one, or the one that consumes messages
@@ -179,7 +193,7 @@ class Engine(Protocol):
     video_fit: VideoFit | None
 
     def start(self, on_crash: OnCrash) -> None:
-        """Load and warm up; return when prompts can be answered. Raises NotReady.
+        """Load and warm up; return when prompts can be answered. Raises NotReady, or LoadingCrashed.
 
         If an engine's thread crashes, it calls `on_crash` once, and then fails every pending prompt with EngineError.
         A crashed engine cannot be used again.
@@ -196,3 +210,12 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Stop answering; pending prompts fail with EngineError."""
+
+
+@runtime_checkable
+class HasPlaces(Protocol):
+    """An engine that takes more or fewer prompts from one moment to the next."""
+
+    @property
+    def places(self) -> int:
+        """How many prompts it computes at once now; 0 while it can compute none. Thread-safe."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from vqa.errors import InvalidJob
 from vqa.images.fit import Fit
-from vqa.message import Detail
+from vqa.jobs.message import Detail
 from workers.engine.settings import EngineSettings
 
 #: most tokens of an image with `detail: low`

@@ -13,6 +13,9 @@ from workers.engine.model.generation_config import processed_fields
 from workers.engine.model.quant import is_released_float8, released_quantization
 from workers.engine.settings import EngineSettings
 
+#: `make_engine`, as the process of an engine is told; see `workers.engine.process`
+FACTORY = f"{__name__}:make_engine"
+
 #: architectures that the continuous engine implements
 SUPPORTED = frozenset({"Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"})
 
@@ -55,6 +58,10 @@ def make_engine(settings: EngineSettings, slots: int) -> Engine:
             from workers.engine.pipeline.engine import PipelineEngine
 
             return PipelineEngine(settings, slots)
+        case "remote":
+            from workers.engine.remote.engine import RemoteEngine
+
+            return RemoteEngine(settings, slots)
         case "auto":
             raise ValueError("choose_engine must replace auto first")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Self
 
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 
 if TYPE_CHECKING:
     from workers.engine.settings import EngineSettings
@@ -39,6 +39,11 @@ class FairShare:
     def is_due(self, lane: str) -> bool:
         """Whether the next turn is this lane's, whatever its priority."""
         return self._passed.get(lane, 0) >= BULK_TURN - 1
+
+    @property
+    def turns(self) -> int:
+        """How many turns the lane to serve next may have in a row, before another one is due."""
+        return max(1, BULK_TURN - 1 - max(self._passed.values(), default=0))
 
     def served(self, lane: str, waiting: Collection[str]) -> None:
         """Count a turn of `lane`; `waiting` are the lanes that still have jobs."""
@@ -79,5 +84,9 @@ class Reserve:
         Bulk leaves the reserve free. When it is `due`, only its own slots count against its share: otherwise a flood
         of interactive jobs would starve it. Its share is at least one slot.
         """
-        share = max(1, slots - self.places)
+        share = self.share(slots)
         return bulk < share and (due or taken < share) and taken < slots
+
+    def share(self, slots: int) -> int:
+        """Return how many of `slots` slots bulk may fill."""
+        return max(1, slots - self.places)

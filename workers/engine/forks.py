@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from functools import partial
 from vqa.errors import Cancelled, EngineError, VQAError
 from workers.engine.base import Completion, Prompt, SamplingParams, TokenLogprob
 from workers.engine.runtime.pending import Pending
-from workers.engine.text.generation import TextStream
+from workers.engine.text.text_stream import TextStream
 
 #: children of a prompt that run at the same time: a job with a thousand choices must leave slots to others
 MOST_AT_ONCE = 16
@@ -121,7 +122,7 @@ class Fork:
     def _settle(self, completions: Sequence[Completion]) -> None:
         params = self._parent.prompt.params
         if not params.choices:
-            self._parent.answer(_with_alternatives(completions))
+            self._parent.answer(self._timed(_with_alternatives(completions)))
             return
         try:
             chosen = _choose(params, completions, self._logprobs)
@@ -130,7 +131,12 @@ class Fork:
             return
         if self._parent.prompt.on_text:
             TextStream(self._parent).write(chosen.text)
-        self._parent.answer(chosen)
+        self._parent.answer(self._timed(chosen))
+
+    def _timed(self, made: Completion) -> Completion:
+        """Return the completion with what came after the first child's prefill as time of decoding."""
+        before = made.slot_wait_s + made.prefill_s
+        return replace(made, decode_s=max(0.0, time.monotonic() - self._parent.since - before))
 
 
 def _children(prompt: Prompt) -> Iterator[Prompt]:

@@ -25,16 +25,21 @@ HIGH_IMAGE_TOKENS = 4096
 
 
 class EngineSettings(Settings):
-    engine: Literal["auto", "continuous", "pipeline", "echo"] = Field(
+    engine: Literal["auto", "continuous", "pipeline", "remote", "echo"] = Field(
         default="auto",
         description="auto (continuous where it supports the model's architecture, else pipeline), continuous "
-        "(Qwen3-VL, dense and mixture of experts), pipeline (any image-text-to-text model) or echo (no model: for "
-        "tests and load tests of the queue)",
+        "(Qwen3-VL, dense and mixture of experts), pipeline (any image-text-to-text model), remote (servers with "
+        "OpenAI's API, see VQA_REMOTE_URLS) or echo (no model: for tests and load tests of the queue)",
     )
     model: str = Field(
         default="Qwen/Qwen3-VL-30B-A3B-Instruct",
         min_length=1,
-        description="model: a name on the Hugging Face hub or a local folder",
+        description="model: a name on a hub (VQA_HUB) or a local folder",
+    )
+    hub: Literal["huggingface", "modelscope"] = Field(
+        default="huggingface",
+        description="where a model's name is looked up: huggingface (HF_ENDPOINT names a mirror) or modelscope, which "
+        "needs `pip install 'vqa-queue[modelscope]'`",
     )
     revision: str | None = Field(default=None, description="the model's commit or tag on the hub")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(

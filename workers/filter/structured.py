@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from vqa.errors import VQAError
-from vqa.response_format import ChoiceFormat, JsonSchemaFormat, ResponseFormat, TextFormat
+from vqa.structured_output.response_format import ChoiceFormat, JsonSchemaFormat, ResponseFormat, TextFormat
 from workers.filter.json_text import quoted, strings
 from workers.filter.word_filter import Filtered, WordFilter
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from redis import Redis
 
 from vqa.celery import wake
-from vqa.connection import REDIS_ERRORS
 from vqa.errors import Cancelled, InvalidJob, VQAError
-from vqa.job import Job
 from vqa.ledger.commands import REPLY_TTL_MS, Command, accept_command
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.routing import queue_name
 from workers.inbox.entry import Entry, Refused, Request, parse
 from workers.inbox.stream import Refusal
-from workers.jobs.foreign import ForeignJobs
+from workers.jobs.foreign import ForeignJobs, ReadJob
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,11 @@ class _Ready:
 
     entry: str
     request: Request
-    job: Job
-    timeout_s: float
+    read: ReadJob
+
+    @property
+    def queue(self) -> str:
+        return queue_name(self.read.job.lane, self.read.model)
 
 
 @dataclass(slots=True)
@@ -58,7 +61,7 @@ class Acceptance:
         verdicts = self._ledger.accept_many(map(self._command, ready))
         results = list(zip(ready, verdicts, strict=True))
         # an open job may have lost its message; the ledger ignores a superfluous one
-        if woken := [(each.job.id, each.job.lane) for each, verdict in results if verdict in ("accepted", "open")]:
+        if woken := [(each.request.id, each.queue) for each, verdict in results if verdict in ("accepted", "open")]:
             wake(self._foreign.closing.app, woken)
         for each, verdict in results:
             self._conclude(each, verdict, accepted)
@@ -69,7 +72,7 @@ class Acceptance:
         request: Request | None = None
         try:
             request = parse(entry, self._max_bytes)
-            return _Ready(entry.id, request, *self._foreign.read(request.fields))
+            return _Ready(entry.id, request, self._foreign.read(request.fields))
         except Refused as refused:
             self._refuse(entry.id, refused.request, refused.error, accepted)
         except VQAError as error:
@@ -88,12 +91,14 @@ class Acceptance:
         accepted.refused.append(Refusal(entry, request.id if request else "", error))
 
     def _command(self, ready: _Ready) -> Command:
-        job, request = ready.job, ready.request
+        job, request = ready.read.job, ready.request
         owner = (job.tenant, job.batch)
         return accept_command(
-            *(job.id, job.lane, job.to_json(), ready.timeout_s, request.reply, self._limits, *owner),
+            *(job.id, job.lane, job.to_json(), ready.read.timeout_s, request.reply, self._limits, *owner),
             stream=request.stream,
             trace=request.trace,
+            model=ready.read.model,
+            named=job.model,
         )
 
     def _conclude(self, ready: _Ready, verdict: str, accepted: Accepted) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from workers.consumer.json_limits import has_too_many_parts, is_too_deep
 from workers.consumer.sanitize import usable_id
 

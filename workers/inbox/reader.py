@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
 from workers.inbox.accept import Acceptance
 from workers.inbox.entry import Entry
 from workers.inbox.stream import InboxStream, Position, is_reply

@@ -13,9 +13,9 @@ from typing import Any, Literal, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from vqa.error_replies import ErrorReply
 from vqa.errors import VQAError
 from vqa.inbox import GROUP, INBOX, OUTBOX, OUTBOX_ENTRIES
+from vqa.redis.error_replies import ErrorReply
 from workers.inbox.entry import Entry
 
 #: entries that one call claims; more than all workers hold at once, unless there are hundreds of them

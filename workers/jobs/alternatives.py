@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vqa.answer import Alternative
-from vqa.job import Job
+from vqa.jobs.job import Job
 from workers.engine.base import Completion
 from workers.jobs.sampling import answer_logprobs
 

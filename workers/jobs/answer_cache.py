@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,24 +19,33 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from vqa.answer import Answer, Timings
-from vqa.error_replies import describe
 from vqa.images.store import reference
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.jobs.message import is_url
 from vqa.ledger.records import Lease
-from vqa.message import is_url
+from vqa.redis.error_replies import describe
 from vqa.results import Outcome
 from workers.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-#: fields that do not change a greedy model's answer, or that it does not see; the tenant is not one
+#: fields that do not change a greedy model's answer, or that it does not see; the tenant is not one. The key has the
+#: model that answers, whatever the job calls it
 _IGNORED = {
-    *("id", "timeout_s", "lane", "retry", "batch", "reuse", "metadata", "version"),
+    *("id", "model", "timeout_s", "lane", "retry", "batch", "reuse", "metadata", "version"),
     *("temperature", "top_p", "top_k", "min_p", "seed"),
 }
 
 #: hashed from the end of each file. Reading whole weights takes seconds, and other weights differ in every part
 _TAIL_BYTES = 64 * 1024
+
+
+def remote_identity(settings: EngineSettings, model: str, names: Sequence[str]) -> str:
+    """Do as `model_identity` for a model of other servers, which may call two models the same.
+
+    What tells them apart is the `names` that were given to the worker.
+    """
+    return model_identity(settings.model_copy(update={"model": " ".join([model, *sorted(names)])}))
 
 
 def model_identity(settings: EngineSettings) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from vqa.answer import Alternative, Answer
 from vqa.errors import QuestionRefused
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.jobs.message import Message, TextPart
 from vqa.ledger.records import Lease
-from vqa.message import Message, TextPart
 from vqa.results import Outcome
 from workers.filter.lists import Lists
 from workers.filter.stream import StreamFilter

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -15,9 +15,9 @@ from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import DeadlineExceeded, PromptTooLong
 from vqa.images.fit import Fit
 from vqa.images.pages import page_range
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.jobs.message import ImagePart, TextPart, VideoPart
 from vqa.ledger.records import Lease
-from vqa.message import ImagePart, TextPart, VideoPart
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.detail import ImageTokens
 from workers.engine.image import RGBImage
@@ -26,6 +26,7 @@ from workers.engine.video import Video
 from workers.jobs.alternatives import alternatives
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
+from workers.jobs.permits import Permit
 from workers.jobs.sampling import answer_logprobs, sampling_params
 from workers.jobs.shrinking import Images, Requests, explain, image_tokens, smaller_requests
 from workers.jobs.text_buffer import OnShow
@@ -48,6 +49,7 @@ class _Attempt:
     fetch: Fetch
     #: None if nobody reads the answer while it is generated
     on_text: OnText | None
+    permit: Permit
 
     @property
     def deadline(self) -> float:
@@ -77,19 +79,20 @@ class Answering:
     #: VQA_SAMPLING_DEFAULTS: for jobs that do not say how tokens are chosen
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
-    def answer(self, job: Job, lease: Lease, started: float) -> Answer:
-        """Answer a leased job; the attempt `started` at that monotonic time.
+    def answer(self, job: Job, lease: Lease, permit: Permit, started: float) -> Answer:
+        """Answer a leased job, whose thread holds its `permit`; the attempt `started` at that monotonic time.
 
         Raises VQAError, and one of REDIS_ERRORS if its images cannot be fetched.
         """
         requests = {part: self._request(part, job) for part in job.images()}
         videos = {part: self._video_requests(part, job) for part in job.videos()}
         wanted, caller = partial(self.leases.holds, lease), job.tenant or job.id
-        with (
-            self.images.opened(job.contents(), started + lease.remaining_s, wanted, caller) as fetch,
-            self.texts.writing(lease, self.on_show(job)) as on_text,
-        ):
-            attempt = _Attempt(job, lease, started, fetch, on_text)
+        opened = self.images.opened(job.contents(), started + lease.remaining_s, wanted, caller)
+        with ExitStack() as stack:
+            with permit.waiting():
+                fetch = stack.enter_context(opened)
+            on_text = stack.enter_context(self.texts.writing(lease, self.on_show(job)))
+            attempt = _Attempt(job, lease, started, fetch, on_text, permit)
             return self._decode_and_answer(attempt, requests, videos, _MOST_SHRINKS * job.shrink_images)
 
     def _decode_and_answer(
@@ -117,7 +120,9 @@ class Answering:
     ) -> Iterator[tuple[Images, Videos]]:
         # each distinct image is decoded once
         distinct = list(dict.fromkeys([*requests.values(), *chain.from_iterable(video_requests.values())]))
-        with self.media.decoded(distinct, attempt.deadline, attempt.fetch) as decoded:
+        with ExitStack() as stack:
+            with attempt.permit.waiting():
+                decoded = stack.enter_context(self.media.decoded(distinct, attempt.deadline, attempt.fetch))
             found = dict(zip(distinct, decoded, strict=True))
             videos = {
                 part: video_of(part, [image for request in some for image in found[request]])
@@ -150,7 +155,7 @@ class Answering:
             on_text=attempt.on_text,
         )
         media_s = time.monotonic() - started
-        completion = self._complete(lease, prompt)
+        completion = self._complete(attempt, prompt)
         self.answered.set()
         elapsed_s = time.monotonic() - started
         return Answer(
@@ -175,6 +180,9 @@ class Answering:
                 media_s=round(media_s, 4),
                 engine_s=round(elapsed_s - media_s, 4),
                 total_s=round(lease.queued_s + elapsed_s, 4),
+                slot_wait_s=round(completion.slot_wait_s, 4),
+                prefill_s=round(completion.prefill_s, 4),
+                decode_s=round(completion.decode_s, 4),
             ),
             model=self.engine.model,
             worker=self.worker,
@@ -182,13 +190,14 @@ class Answering:
             last_error=lease.header.error,
         )
 
-    def _complete(self, lease: Lease, prompt: Prompt) -> Completion:
+    def _complete(self, attempt: _Attempt, prompt: Prompt) -> Completion:
         future = self.engine.submit(prompt)
         # if the job was closed before `submit`, the engine did not know the id when it was told to cancel it
-        if not self.leases.holds(lease):
+        if not self.leases.holds(attempt.lease):
             self.engine.cancel(prompt.id)
         try:
-            return future.result(timeout=max(0.0, prompt.deadline - time.monotonic()))
+            with attempt.permit.answered():
+                return future.result(timeout=max(0.0, prompt.deadline - time.monotonic()))
         except FutureTimeout:
             # the engine ends overdue prompts itself, unless its threads are starved or hang
             self.engine.cancel(prompt.id)

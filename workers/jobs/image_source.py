@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from vqa.errors import BadImage, Cancelled, DeadlineExceeded, ImageUnavailable
 from vqa.fetch.fetcher import Fetcher
 from vqa.images.store import ImageStore
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 from workers.media.budget import Budget
 
 #: images of the largest size that jobs may hold while their others come, and as many until they are answered; those

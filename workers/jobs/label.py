@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqa.answer import Answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 

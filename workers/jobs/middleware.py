@@ -7,7 +7,7 @@ from typing import Protocol
 
 from vqa.answer import Answer
 from vqa.errors import VQAError
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from vqa.answer import Answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vqa.answer import TokenLogprob, TopLogprob
-from vqa.job import Job
+from vqa.jobs.job import Job
 from workers.engine import base
 from workers.engine.model.generation_config import SamplingDefaults
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from vqa.errors import PromptTooLong
 from vqa.images.fit import Fit
-from vqa.job import Job
-from vqa.message import ImagePart
+from vqa.jobs.job import Job
+from vqa.jobs.message import ImagePart
 from workers.engine.image import RGBImage
 from workers.jobs.sizing import Shown, at_scale, even_bound, even_scale
 from workers.media.request import ImageRequest

@@ -17,10 +17,10 @@ from functools import partial
 from redis import Redis
 from redis.exceptions import RedisError
 
-from vqa.error_replies import describe, is_temporary, is_wrong_type
 from vqa.ledger.commands import REPLY_TTL_MS
 from vqa.ledger.records import Lease
 from vqa.ledger.text_stream import STREAM_TTL_MS, Portion, stream_key
+from vqa.redis.error_replies import describe, is_temporary, is_wrong_type
 from workers.jobs.text_buffer import Buffer, OnShow
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class TextWriter:
         # no transaction: Redis refuses one when its memory is full
         with self._redis.pipeline(transaction=False) as pipe:
             for buffer, portion in taken:
-                pipe.xadd(stream_key(buffer.id), portion.fields())  # type: ignore[arg-type]
+                pipe.xadd(stream_key(buffer.id), portion.fields())
                 clients.setdefault(buffer.reply, []).append(buffer.id)
             for buffer, _ in taken:
                 pipe.pexpire(stream_key(buffer.id), STREAM_TTL_MS)

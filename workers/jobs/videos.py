@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from vqa.answer import SeenVideo
 from vqa.errors import InvalidJob, PromptTooLong
 from vqa.images.video_fit import VideoFit
-from vqa.job import Job
-from vqa.message import VideoPart
+from vqa.jobs.job import Job
+from vqa.jobs.message import VideoPart
 from workers.engine.image import RGBImage
 from workers.engine.video import NO_VIDEOS, Video
 from workers.media.request import ImageRequest, VideoSampling

@@ -61,6 +61,15 @@ class DecoderPool:
         for decoder in self._decoders:
             self._idle.put(decoder)
 
+    @property
+    def processes(self) -> int:
+        return len(self._decoders)
+
+    @property
+    def busy(self) -> int:
+        """How many processes decode now. Thread-safe."""
+        return len(self._decoders) - self._idle.qsize()
+
     @contextmanager
     def decoded(
         self, requests: Sequence[ImageRequest], deadline: float = math.inf, fetch: Fetch = _unknown
@@ -116,7 +125,7 @@ class DecoderPool:
         """Return the images of each file, and how many each has. None of files with more than `counts` is decoded."""
         decoding = [_Decoding(request, counts[number] if counts else None) for number, request in enumerate(requests)]
         try:
-            futures = [self._threads_for(each).submit(self._decode, each, deadline, fetch) for each in decoding]
+            futures = [self._start(each, deadline, fetch) for each in decoding]
         except RuntimeError:
             raise EngineError("the worker is stopping") from None
         timeout_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
@@ -132,8 +141,14 @@ class DecoderPool:
             for future in unfinished:
                 future.cancel()
 
-    def _threads_for(self, each: _Decoding) -> ThreadPoolExecutor:
-        return self._video_threads if each.request.video else self._threads
+    def _start(self, each: _Decoding, deadline: float, fetch: Fetch) -> Future[Images]:
+        if (images := self._shared.find(each.request)) is not None:
+            each.found = len(images)
+            future: Future[Images] = Future()
+            future.set_result(images)
+            return future
+        threads = self._video_threads if each.request.video else self._threads
+        return threads.submit(self._decode, each, deadline, fetch)
 
     def _check_videos(self, requests: Sequence[ImageRequest]) -> None:
         """Raise BadImage for videos whose pixels `_pixels` could not bound, as it admits whatever comes alone."""
@@ -158,8 +173,9 @@ class DecoderPool:
             )
 
     def _decode(self, each: _Decoding, deadline: float, fetch: Fetch) -> Images:
-        content = each.request.content
-        data = fetch(content) if isinstance(content, str) else content
+        def read() -> bytes:
+            content = each.request.content
+            return fetch(content) if isinstance(content, str) else content
 
         def admit(needed: int, count: int) -> AbstractContextManager[None]:
             each.found = count
@@ -167,7 +183,7 @@ class DecoderPool:
                 raise NotAdmitted
             return self._decoding.holding(needed, deadline)
 
-        def decode() -> Images:
+        def decode(data: bytes) -> Images:
             # every decoder is used by one thread at a time
             decoder = self._idle.get()
             try:
@@ -176,7 +192,7 @@ class DecoderPool:
                 self._idle.put(decoder)
 
         try:
-            images = self._shared.get(data, each.request, decode)
+            images = self._shared.get(each.request, read, decode)
         except NotAdmitted:
             return ()
         # those of another job, which `admit` did not count

@@ -10,23 +10,26 @@ from typing import Any
 from celery import Celery
 from redis.exceptions import RedisError
 
-from vqa.connection import connect
-from vqa.error_replies import describe
-from vqa.errors import NotReady
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
 from vqa.ledger.closing import Closing
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.models import ModelRegistry
+from vqa.log.context import add_process_fields
+from vqa.redis.connection import connect
+from vqa.redis.error_replies import describe
+from vqa.rollout import PROCESS
 from vqa.settings import QueueSettings
 from workers.cards import card_environment, compute_capability, requested_cards
 from workers.consumer.dead_letters import write_dead_letter
 from workers.consumer.events import HEARTBEAT
 from workers.consumer.remote_control import register_commands
+from workers.consumer.rollout import Rollouts
 from workers.consumer.transport import install_intake
-from workers.engine.base import Engine, Stall
+from workers.engine.base import Engine, HasPlaces, Stall
 from workers.engine.detail import ImageTokens
-from workers.engine.factory import choose_engine, make_engine
+from workers.engine.factory import FACTORY, choose_engine, make_engine
 from workers.engine.fair_share import Reserve
 from workers.engine.model.generation_config import sampling_defaults
 from workers.engine.runtime.heartbeat import Heartbeat
@@ -36,7 +39,7 @@ from workers.filter.settings import FilterSettings
 from workers.inbox.accept import Acceptance
 from workers.inbox.reader import InboxReader
 from workers.inbox.stream import InboxStream
-from workers.jobs.answer_cache import AnswerCache, model_identity
+from workers.jobs.answer_cache import AnswerCache, model_identity, remote_identity
 from workers.jobs.answer_filter import AnswerFilter
 from workers.jobs.answering import Answering
 from workers.jobs.attempt import Attempts
@@ -46,12 +49,23 @@ from workers.jobs.label import Label
 from workers.jobs.leases import Leases
 from workers.jobs.middleware import AttemptMiddleware
 from workers.jobs.recent_answers import RecentAnswers
+from workers.jobs.served import Served
+from workers.jobs.task_events import TaskEvents
 from workers.jobs.text_writer import TextWriter
+from workers.log import announce
 from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
 from workers.process.janitor import Janitor
-from workers.process.preconditions import require_open_files, require_own_name, require_packages, wait_for_redis
+from workers.process.model_queues import consume_models
+from workers.process.preconditions import (
+    require_open_files,
+    require_own_name,
+    require_packages,
+    require_redis_7,
+    wait_for_redis,
+)
 from workers.process.shutdown import Shutdown
+from workers.process.telemetry import Telemetry
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 from workers.slots import parse_slots, plan_slots, slots_for
@@ -71,11 +85,18 @@ _CHECK_S = 0.5
 _SILENT_CALLS = 4
 
 
-class Worker:
-    """All parts of a worker process. Raises SettingsError."""
+def look_ahead(slots: int) -> int:
+    """Return how many jobs a worker holds: more than slots, so that images are decoded while all slots are busy."""
+    return slots + max(2, slots // 4)
 
-    def __init__(self, app: Celery, settings: QueueSettings) -> None:
+
+class Worker:
+    """All parts of a worker process."""
+
+    def __init__(self, app: Celery, settings: QueueSettings, engine_factory: str = FACTORY) -> None:
+        """Engines with a model are made in their process by `engine_factory`. Raises SettingsError."""
         self._app = app
+        self._engine_factory = engine_factory
         self._settings = settings
         self._hasty = settings.model_copy(
             update={"redis_timeout_s": min(settings.redis_timeout_s, settings.lease_s / 3)}
@@ -85,6 +106,7 @@ class Worker:
         self._fetcher = Fetcher(FetchSettings(), settings.image_max_bytes)
         self._filter_settings = FilterSettings()
         self._lists = Lists(self._filter_settings) if self._filter_settings.paths else None
+        self._telemetry = Telemetry(self.settings.metrics)
         self.link = SupervisorLink()
         self._redis = connect(settings, _RETRY_S)
         self.janitor = Janitor(self._redis, app, settings)
@@ -92,6 +114,8 @@ class Worker:
         closing = Closing(app, Ledger(connect(settings), settings.limits.unbounded), settings.result_ttl_s)
         self._intake = install_intake(app, partial(write_dead_letter, closing), self.settings.message_max_bytes)
         self.shutdown = Shutdown(self._intake.stop)
+        self._rollouts = Rollouts(self.link, self.settings, self._engine_settings)
+        self._rollouts.register()
         register_commands(closing, settings.bulk_timeout_s)
         self._consuming = Heartbeat(max(self._engine_settings.hang_s, _SILENT_CALLS * settings.redis_timeout_s))
         setattr(app, HEARTBEAT, self._consuming)
@@ -104,20 +128,20 @@ class Worker:
         Raises SettingsError, and NotReady if the slots do not fit the card.
         """
         require_packages(self._engine_settings)
-        cards = requested_cards(self.settings.cards)[0]
+        cards = self._cards = requested_cards(self.settings.cards)[0]
         # a supervisor has set this already; without one the worker limits itself to its cards here
         os.environ.update(card_environment(cards))
         slots = parse_slots(self.settings.slots) if self.settings.slots else None
         self._engine_settings, why = choose_engine(self._engine_settings, len(cards), compute_capability(cards))
         plan = plan_slots(self._engine_settings, cards, slots_for(slots, cards))
-        print(f"{self._engine_settings.engine} engine ({why}), {plan}", flush=True)
+        announce(f"{self._engine_settings.engine} engine ({why}), {plan}")
         self._sampling = sampling_defaults(self._engine_settings)
         if self._engine_settings.sampling_defaults == "checkpoint":
-            print(f"jobs that do not say how tokens are chosen are answered {self._sampling}", flush=True)
+            announce(f"jobs that do not say how tokens are chosen are answered {self._sampling}")
         self.name, self.slots = name, plan.slots
+        add_process_fields(worker=name)
         self._intake.reserve = Reserve.from_settings(self._engine_settings, self.slots)
-        # more threads than slots, so that the next images are decoded while all slots are busy
-        self.threads = self.slots + max(2, self.slots // 4)
+        self.threads = look_ahead(self.slots)
         require_open_files(self.threads, self.settings.decoders)
         return self.threads
 
@@ -126,28 +150,33 @@ class Worker:
         with connect(self._hasty, retry_s=0) as redis:
             wait_for_redis(redis, self._settings, self.link.waits)
         self._require_own_name(self.settings.drain_s)
-        self._require_redis_7()
-        self.engine = make_engine(self._engine_settings, self.slots)
+        require_redis_7(self._redis)
+        self.engine = self.shutdown.engine = self._make_engine()
         self.watchdog = Watchdog(self._stall, self.shutdown.engine_hung, self._send_heartbeat, _CHECK_S)
         self.watchdog.start()
         self.engine.start(self.shutdown.engine_crashed)
-        self.attempts = self.shutdown.attempts = self._make_attempts(self.engine)
+        self._hold_no_more_than_the_engine_takes(self.engine)
+        served = consume_models(self._app, self._redis, Served.from_settings(self.settings, self.engine.model))
+        self.attempts = self.shutdown.attempts = self._make_attempts(self.engine, served)
         self.inbox = self._make_inbox(self.attempts.foreign_jobs)
         register(self._app, self.attempts)
 
     def start(self) -> None:
-        """Start to renew leases, to sweep, and to read the inbox. Raises NotReady if another worker has this name."""
+        """Start to sweep, to read the inbox and to renew leases. Raises NotReady if another worker has this name."""
         assert self.attempts is not None
         # another one may have been started at the same time
         self._require_own_name(wait_s=0)
-        self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
         self.attempts.answering.texts.start()
         self.janitor.start()
         self.inbox.start()
+        self._telemetry.start()
+        # last, as it enters this worker in the list of workers, and who is listed there is ready
+        self.attempts.leases.start(on_lost=self.engine.cancel, engine_alive=lambda: not self.watchdog.stalled)
 
     def stop(self) -> None:
         """Stop all threads, if the model was loaded."""
         if self.attempts is not None:
+            self._telemetry.stop()
             self.watchdog.stop()
             self.janitor.stop()
             self.inbox.stop()
@@ -156,6 +185,18 @@ class Worker:
             self.attempts.answering.texts.stop()
             self.attempts.answering.images.close()
             self.attempts.answering.media.close()
+
+    def _hold_no_more_than_the_engine_takes(self, engine: Engine) -> None:
+        """Leave jobs to other workers while this one's engine has fewer places than slots."""
+        if isinstance(engine, HasPlaces):
+            self._intake.most_held = lambda: look_ahead(engine.places) if engine.places else 0
+
+    def _make_engine(self) -> Engine:
+        if self._engine_settings.engine in {"echo", "remote"}:
+            return make_engine(self._engine_settings, self.slots)
+        from workers.engine.process.engine import EngineProcess
+
+        return EngineProcess(self._engine_settings, self.slots, self._engine_factory, self.link.fds)
 
     def _stall(self) -> Stall | None:
         return self.engine.stall() or self._consuming.stall()
@@ -171,22 +212,14 @@ class Worker:
     def _send_heartbeat(self) -> None:
         self.link.heartbeat(self.attempts is not None and self.attempts.answering.answered.is_set())
 
-    def _require_redis_7(self) -> None:
-        try:
-            version = str(self._redis.info("server")["redis_version"])
-        except RedisError as error:
-            log.warning("Redis does not answer yet (%s); Celery keeps trying to connect", describe(error))
-            return
-        if int(version.partition(".")[0]) < 7:
-            raise NotReady(f"vqa needs Redis 7.0 or later; the server at VQA_REDIS_URL is Redis {version}")
-
-    def _make_attempts(self, engine: Engine) -> Attempts:
+    def _make_attempts(self, engine: Engine, served: Served) -> Attempts:
         settings, own = self._settings, self._engine_settings
         closing = Closing(self._app, Ledger(self._redis, settings.limits.unbounded), settings.result_ttl_s)
         store = ImageStore.open(self._redis, settings.images_url, settings.images_keep_s)
         # separate connections that fail fast: a renewal must not be late, and no job waits for the answer cache
         hasty = self._hasty
         about: dict[str, Any] = {"slots": self.slots, "model": engine.model, "engine": own.engine}
+        about[PROCESS] = self._rollouts.process.model_dump()
         tokens = ImageTokens.from_settings(own)
         if engine.fit is not None:
             about["fit"] = tokens.about(engine.fit)
@@ -197,20 +230,29 @@ class Worker:
             self.name,
             settings.lease_s,
             about,
-            lambda: {**recent.figures(), **words.figures()},
+            lambda: {"leased": len(leases), **recent.figures(), **words.figures()},
+            served,
         )
         texts = TextWriter(connect(hasty, retry_s=0))
-        cache = AnswerCache(connect(hasty, retry_s=0), model_identity(own), self.settings.reuse_ttl_s)
+        identity = model_identity(own)
+        if own.engine == "remote":
+            identity = remote_identity(own, engine.model, served.names if served.declared else ())
+        cache = AnswerCache(connect(hasty, retry_s=0), identity, self.settings.reuse_ttl_s)
         limits = ImageLimits.from_settings(settings, own.max_image_pixels, engine.fit)
         media = DecoderPool(self.settings.decoders, limits, threads=self.threads)
-        print(media.plan, flush=True)
+        announce(str(media.plan))
         first = FirstAnswer(self.link)
         images = ImageSource(store, self._fetcher, settings.image_max_bytes)
         how = (first, tokens, settings.video_max_frames, words.shown, own.cache_salt == "tenant", self._sampling)
         answering = Answering(self.name, images, media, engine, leases, texts, *how)
         # reused answers are counted, labelled and filtered, too
-        middleware: list[AttemptMiddleware] = [recent, Label(self._filter_settings.label), words, cache]
-        return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, middleware)
+        middleware: list[AttemptMiddleware] = [
+            *(TaskEvents(), served, recent, Label(self._filter_settings.label), words, cache)
+        ]
+        models = ModelRegistry(self._redis, settings.model_keep_s, settings.lease_s, own=served.names)
+        foreign_jobs = ForeignJobs(settings, closing, store, models)
+        attempts = Attempts(settings, closing, foreign_jobs, answering, leases, middleware, served=served)
+        return self._telemetry.observed(attempts, self.name, self.slots, self._cards, words.figures)
 
     def _make_inbox(self, foreign_jobs: ForeignJobs) -> InboxReader:
         # a connection of its own, since reading waits for new entries; each round is tried again as a whole

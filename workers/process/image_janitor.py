@@ -8,11 +8,11 @@ import time
 
 from redis import Redis
 
-from vqa.connection import REDIS_ERRORS
 from vqa.images.stores.contents import StoreUnavailable
 from vqa.images.stores.index import Index
 from vqa.images.stores.open import open_blobs
 from vqa.images.stores.sweep import sweep
+from vqa.redis.connection import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import threading
 from celery import Celery
 from redis import Redis
 
-from vqa.connection import REDIS_ERRORS
 from vqa.ledger.lease_check import LeaseCheck
 from vqa.ledger.sweep import Sweep
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.outage import RedisOutage
 from vqa.settings import QueueSettings
 from workers.process.image_janitor import ImageJanitor
 

@@ -15,14 +15,20 @@ from celery import Celery, signals
 
 from vqa.celery import make_app
 from vqa.errors import SettingsError, VQAError
-from vqa.output import protect_output
+from vqa.log.format import is_json
+from vqa.log.output import protect_output
 from vqa.settings import QueueSettings
+from workers.engine.base import LoadingCrashed
+from workers.engine.factory import FACTORY
 from workers.log import set_up_logging
 from workers.process.assembly import Worker
-from workers.supervisor.link import EXIT_NEVER_READY, READY, SupervisorLink
+from workers.supervisor.link import EXIT_CRASHED, EXIT_NEVER_READY, READY, SupervisorLink
 from workers.tasks import AnswerTask
 
 log = logging.getLogger(__name__)
+
+#: seconds after which a computing thread gives way to one that comes back from Redis or the engine; Python's are 5 ms
+_SWITCH_S = 0.0005
 
 
 class Lifecycle:
@@ -52,15 +58,20 @@ class Lifecycle:
                 log.critical("%s: %s", type(error).__name__, error)
             else:
                 log.critical("starting failed", exc_info=error)
+            if isinstance(error, LoadingCrashed):
+                # without a report, after which the supervisor would start no other
+                raise SystemExit(EXIT_CRASHED) from None
             self._worker.link.report(f"{type(error).__name__}: {error}")
             raise SystemExit(EXIT_NEVER_READY) from None
 
     def _set_up_logging(self, **_: Any) -> None:
         set_up_logging(self._worker.settings.log_level)
 
-    def _configure(self, sender: str, conf: Any, **_: Any) -> None:
+    def _configure(self, sender: str, conf: Any, instance: Any, **_: Any) -> None:
         # Celery asks for it after the model is loaded, and loading has something to say
         self._set_up_logging()
+        # its banner is for people
+        instance.quiet = instance.quiet or is_json()
         # the last moment at which the size of the pool can be set
         conf.worker_concurrency = self._worker.plan(sender)
 
@@ -68,10 +79,11 @@ class Lifecycle:
         # Celery consumes, answers pings and says "ready" after this returns
         self._worker.link.watch()
         self._worker.load()
-        # A full collection looks at every object there is, 390,000 once a model is loaded: up to 0.3 s in which nothing
-        # is launched. What is here now stays until the end.
+        # A full collection looks at every object there is, 75,000 here, while no job's thread runs. What is here now
+        # stays until the end; the engine's process does the same with its own.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_S)
 
     def _ready(self, **_: Any) -> None:
         worker = self._worker
@@ -93,6 +105,7 @@ class Lifecycle:
         held = 0
         if worker.attempts is not None:
             worker.attempts.draining.set()
+            worker.attempts.leases.drain()
             worker.inbox.drain()
             held = len(worker.attempts.leases)
         log.info("draining: %d running jobs have %.0f s to finish", held, drain_s)
@@ -104,15 +117,18 @@ class Lifecycle:
             signal.signal(number, signal.SIG_IGN)
 
 
-def make_worker_app() -> Celery:
-    """Return the app of a worker process. On a wrong setting, print one line and exit."""
+def make_worker_app(engine_factory: str = FACTORY) -> Celery:
+    """Return the app of a worker process. On a wrong setting, print one line and exit.
+
+    `engine_factory` is the `module:function` that makes an engine with a model, in a process of its own.
+    """
     protect_output()
     try:
         settings = QueueSettings()
         app = make_app(settings)
         app.conf.worker_consumer = "workers.consumer.events:Consumer"
         app.register_task(AnswerTask())
-        Lifecycle(Worker(app, settings)).connect_signals()
+        Lifecycle(Worker(app, settings, engine_factory)).connect_signals()
     except SettingsError as error:
         SupervisorLink().report(f"SettingsError: {error}")
         print(f"vqa: SettingsError: {error}", file=sys.stderr)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from redis import Redis
+from redis.exceptions import RedisError
 
-from vqa.connection import REDIS_ERRORS
 from vqa.errors import NotReady
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import WorkerInfo
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
+from vqa.redis.outage import RedisOutage
 from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
 
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 #: what every engine with a model imports; the extra `worker` in pyproject.toml
 _PACKAGES = ("torch", "transformers", "huggingface_hub", "jinja2", "numpy")
+
+#: packages by engine where they are others, and the extra that has them
+_OTHER_PACKAGES: Mapping[str, tuple[tuple[str, ...], str]] = {"echo": ((), "worker"), "remote": (("httpx2",), "remote")}
 
 #: open files of a worker without threads and decoders, with a margin: libraries, the model's files, Celery's
 #: connections; of a task thread, which may use a connection of each pool at once; of a decoder
@@ -39,11 +44,11 @@ _RENEWALS = 1.5
 
 def require_packages(settings: EngineSettings) -> None:
     """Raise NotReady if this is an installation for producers, which lacks the packages of a model's engine."""
-    missing = [] if settings.engine == "echo" else [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
+    packages, extra = _OTHER_PACKAGES.get(settings.engine, (_PACKAGES, "worker"))
+    if missing := [name for name in packages if find_spec(name) is None]:
         raise NotReady(
-            f"not installed: {', '.join(missing)}. A worker needs the extra `worker`; in a checkout of vqa-queue: "
-            "pip install '.[worker]' -c constraints.txt"
+            f"not installed: {', '.join(missing)}. A worker needs the extra `{extra}`; in a checkout of vqa-queue: "
+            f"pip install '.[{extra}]' -c constraints.txt"
         )
 
 
@@ -107,3 +112,14 @@ def require_own_name(redis: Redis, name: str, lease_s: float, wait_s: float) -> 
 def _entry(ledger: Ledger, name: str, lease_s: float) -> WorkerInfo | None:
     # Redis's time comes in whole seconds
     return next((worker for worker in ledger.workers(lease_s + 2) if worker.name == name), None)
+
+
+def require_redis_7(redis: Redis) -> None:
+    """Raise NotReady if the server is older; a server that does not answer is only logged."""
+    try:
+        version = str(redis.info("server")["redis_version"])
+    except RedisError as error:
+        log.warning("Redis does not answer yet (%s); Celery keeps trying to connect", describe(error))
+        return
+    if int(version.partition(".")[0]) < 7:
+        raise NotReady(f"vqa needs Redis 7.0 or later; the server at VQA_REDIS_URL is Redis {version}")

@@ -13,12 +13,12 @@ from typing import NoReturn
 
 from celery.worker import state
 
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
 from vqa.errors import EngineError
 from vqa.ledger.records import Lease
-from vqa.output import protect_output
-from workers.engine.base import Stall
+from vqa.log.output import protect_output
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
+from workers.engine.base import Engine, Stall
 from workers.jobs.attempt import Attempts
 from workers.supervisor.link import EXIT_CRASHED, EXIT_HUNG
 
@@ -30,6 +30,8 @@ _SETTLE_S = 0.3
 _GIVE_BACK_S = 5.0
 #: time for threads that are not stuck to end
 _END_S = 1.0
+#: time for the engine to end; its card is free then, and the supervisor may start the next worker
+_END_ENGINE_S = 12.0
 
 
 class Shutdown:
@@ -40,11 +42,14 @@ class Shutdown:
         self._begun = threading.Lock()
         #: None until the model is loaded
         self.attempts: Attempts | None = None
+        self.engine: Engine | None = None
 
     def engine_crashed(self, error: BaseException, ids: Collection[str]) -> None:
         """Shut down because of an error in the engine, which was computing the prompts `ids`."""
         log.critical("the engine crashed, this worker ends", exc_info=error)
-        self.begin(EXIT_CRASHED, f"the engine crashed ({type(error).__name__})", ids)
+        # one in a process of its own has said already what happened
+        why = str(error) if isinstance(error, EngineError) else f"the engine crashed ({type(error).__name__})"
+        self.begin(EXIT_CRASHED, why, ids)
 
     def engine_hung(self, stall: Stall) -> None:
         """Shut down because the engine hangs, or the thread that consumes messages."""
@@ -83,8 +88,15 @@ class Shutdown:
                 threading.Event().wait(_END_S)
             protect_output().drain()
         finally:
-            # an ordinary exit would wait for threads, which may be stuck in the model
+            self._end_engine()
+            # an ordinary exit would wait for threads, which may be stuck
             os._exit(status)
+
+    def _end_engine(self) -> None:
+        if self.engine is not None:
+            thread = threading.Thread(target=self.engine.stop, daemon=True)
+            thread.start()
+            thread.join(_END_ENGINE_S)
 
     def _give_back(self, attempts: Attempts, held: list[Lease], charged: set[str], error: EngineError) -> None:
         leases = {lease.token: lease for lease in [*held, *attempts.leases.held()]}

@@ -1,8 +1,9 @@
 """A worker's link to the supervisor that started it: the result of starting, then heartbeats.
 
 The link is a socket pair. The worker writes WAITS while Redis does not answer, then one line, READY or why it will
-never be ready, and then an empty line each time its watchdog has checked the engine. When the supervisor ends, however
-it ends, the worker reads end-of-file and drains as on SIGTERM.
+never be ready, and then an empty line each time its watchdog has checked the engine. Before it drains for a rollout it
+writes what is asked of its card. When the supervisor ends, however it ends, the worker reads end-of-file and drains as
+on SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ ANSWERED = b"+\n"
 #: in place of an empty line, before READY: the worker waits for Redis, and has not begun to load its model
 WAITS = b"?\n"
 
+#: before a request in JSON: the worker is about to drain, and its card's next process is to load another model
+RESTART = b"restart "
+
 #: exit status of a worker that would fail again in the same way (sysexits.h: EX_CONFIG)
 EXIT_NEVER_READY = 78
 
@@ -36,6 +40,16 @@ class SupervisorLink:
 
     def __init__(self) -> None:
         self._socket = inherited_link()
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The link's descriptor, for a child that uses the card, too: the supervisor sees when none has it any more."""
+        return () if self._socket is None else (self._socket.fileno(),)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor started this process."""
+        return self._socket is not None
 
     def watch(self) -> None:
         """Send this process SIGTERM when the supervisor is gone."""
@@ -55,11 +69,18 @@ class SupervisorLink:
         """Say that this worker waits for Redis. Never blocks or raises."""
         self._send(WAITS)
 
-    def _send(self, line: bytes) -> None:
-        if self._socket is not None:
-            # the buffer is full when the supervisor is stopped: what it has yet to read says the same
-            with contextlib.suppress(OSError):
-                self._socket.send(line, socket.MSG_DONTWAIT)
+    def restart(self, request: str) -> bool:
+        """Ask for another model after this process; return whether that was sent. Never blocks or raises."""
+        return self._send(RESTART + request.encode() + b"\n")
+
+    def _send(self, line: bytes) -> bool:
+        if self._socket is None:
+            return False
+        # The buffer is full when the supervisor is stopped: what it has yet to read says the same, if this is a
+        # heartbeat. A line this short is sent whole or not at all.
+        with contextlib.suppress(OSError):
+            return self._socket.send(line, socket.MSG_DONTWAIT) == len(line)
+        return False
 
     def _wait_for_end(self) -> None:
         assert self._socket is not None

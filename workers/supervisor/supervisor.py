@@ -12,10 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from vqa.rollout import Target
 from workers.cards import Cards, label
 from workers.engine.runtime.heartbeat import limit_s
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
+from workers.supervisor.card_model import CardModel
 from workers.supervisor.link import EXIT_NEVER_READY, READY
 from workers.supervisor.worker_process import SupervisedProcess
 
@@ -50,6 +52,7 @@ class Worker:
 
     cards: Cards
     name: str
+    model: CardModel
     process: SupervisedProcess | None = None
     state: State = "ended"
     #: why it was killed or given up
@@ -74,7 +77,8 @@ class Supervisor:
         self._settings = settings
         self._silence_s = max(_MIN_SILENCE_S, engine.hang_s)
         self._stable_s = _STABLE_S + max(self._silence_s, limit_s("prefill", engine.hang_s))
-        self._workers = [Worker(cards, _node_name(cards, name, len(workers))) for cards in workers]
+        own = Target(model=engine.model, revision=engine.revision)
+        self._workers = [Worker(cards, _node_name(cards, name, len(workers)), CardModel(own)) for cards in workers]
         self._stopping = threading.Event()
         self._signals = 0
 
@@ -104,7 +108,9 @@ class Supervisor:
     def _check(self, worker: Worker, late: bool) -> None:
         now = time.monotonic()
         if worker.state == "ended" and now >= worker.next_start and not self._any_starting():
-            self._start(worker)
+            # slots are planned from the memory that is free
+            if worker.process is None or worker.process.has_freed_card() or now >= worker.next_start + _END_S:
+                self._start(worker)
         elif worker.process is None:
             return
         elif worker.state == "starting":
@@ -114,10 +120,8 @@ class Supervisor:
         elif worker.state == "ready":
             if worker.process.ended:
                 self._on_end(worker, worker.process.describe_end())
-            elif late:
-                worker.process.last_heartbeat = now
             else:
-                self._check_heartbeat(worker, worker.process)
+                self._check_ready(worker, worker.process, late)
 
     def _any_starting(self) -> bool:
         # loading is bound by memory and disk: two at once are slower than one after the other
@@ -126,7 +130,8 @@ class Supervisor:
     def _start(self, worker: Worker) -> None:
         if worker.process is not None:
             worker.process.link.close()
-        worker.process = SupervisedProcess(worker.name, worker.cards, self._settings.log_level)
+        variables = worker.model.environment()
+        worker.process = SupervisedProcess(worker.name, worker.cards, self._settings.log_level, variables)
         worker.state = "starting"
         log.info("%s: starting, process %d", worker.name, worker.process.pid)
 
@@ -136,17 +141,23 @@ class Supervisor:
             worker.state, worker.ready_at = "ready", time.monotonic()
             log.info("%s: ready after %.1f s", worker.name, waited_s)
         elif report:
-            worker.never_ready = True
-            self._give_up(worker, report, _END_S)
+            self._give_up(worker, report, _END_S, never_ready=True)
         elif process.ended:
             how = f"{process.describe_end()} before it was ready"
             if process.status == EXIT_NEVER_READY:
-                worker.never_ready = True
-                self._give_up(worker, how)
+                self._give_up(worker, how, never_ready=True)
             else:
                 self._on_end(worker, how)
         elif waited_s > self._settings.ready_timeout_s:
             self._give_up(worker, f"not ready after {self._settings.ready_timeout_s:.0f} s (VQA_READY_TIMEOUT_S)")
+
+    def _check_ready(self, worker: Worker, process: SupervisedProcess, late: bool) -> None:
+        if late:
+            process.last_heartbeat = time.monotonic()
+        else:
+            self._check_heartbeat(worker, process)
+        if worker.model.on_trial and time.monotonic() - worker.ready_at >= worker.model.watch_s:
+            worker.model.keep()
 
     def _check_heartbeat(self, worker: Worker, process: SupervisedProcess) -> None:
         process.read()
@@ -158,6 +169,8 @@ class Supervisor:
             worker.state, worker.reason = "killed", f"was killed after {silent_s:.0f} s without a heartbeat"
 
     def _on_end(self, worker: Worker, how: str) -> None:
+        if self._changes_model(worker, how):
+            return
         # a card that answered jobs works: one of the jobs may be the cause, or a message
         answered, was_ready = worker.process is not None and worker.process.has_answered(), worker.ready_at > 0
         worker.works = worker.works or answered
@@ -172,11 +185,35 @@ class Supervisor:
         worker.state, worker.next_start = "ended", time.monotonic() + pause_s
         log.error("%s: %s; restarting in %.0f s", worker.name, how, pause_s)
 
-    def _give_up(self, worker: Worker, reason: str, grace_s: float = 0.0) -> None:
+    def _changes_model(self, worker: Worker, how: str) -> bool:
+        """Let an ended worker start again at once if a rollout asked for it, or if the model asked for failed."""
+        if worker.process is not None:
+            # it may have asked just before it ended
+            worker.process.read()
+        if worker.process is not None and worker.process.request is not None:
+            # what it ran until it was asked is the model before, though it was still watched
+            if worker.ready_at:
+                worker.model.keep()
+            worker.model.try_out(worker.process.request)
+            log.info("%s: %s; restarting for a rollout with %s", worker.name, how, worker.model.target)
+        elif worker.model.on_trial:
+            failed = worker.model.target
+            if worker.ready_at:
+                how += f", {time.monotonic() - worker.ready_at:.0f} s after it was ready"
+            worker.model.go_back(how)
+            log.error("%s: %s failed: %s; going back to %s", worker.name, failed, how, worker.model.target)
+        else:
+            return False
+        worker.state, worker.ready_at, worker.failures, worker.next_start = "ended", 0.0, 0, time.monotonic()
+        return True
+
+    def _give_up(self, worker: Worker, reason: str, grace_s: float = 0.0, never_ready: bool = False) -> None:
         if worker.process is not None and not worker.process.wait(grace_s):
             worker.process.kill()
             worker.process.wait(_END_S)
-        worker.state, worker.reason = "given up", reason
+        if self._changes_model(worker, reason):
+            return
+        worker.state, worker.reason, worker.never_ready = "given up", reason, never_ready
         left = sum(other.state != "given up" for other in self._workers)
         log.critical("%s: given up: %s; %d of %d workers are left", worker.name, reason, left, len(self._workers))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Self
 from vqa.settings import QueueSettings
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams, Turn
 from workers.engine.detail import ImageTokens
+from workers.engine.process.child import SWITCH_S
 from workers.engine.settings import EngineSettings
 from workers.media.limits import ImageLimits
 from workers.media.pool import DecoderPool
@@ -79,13 +81,16 @@ class Trial:
         except BaseException:
             self.engine.stop()
             raise
-        # as a worker does when it is ready
+        # as an engine's process does
         gc.collect()
         gc.freeze()
+        self._before_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         gc.unfreeze()
+        sys.setswitchinterval(self._before_s)
         self.engine.stop()
         self._decoders.close()
 

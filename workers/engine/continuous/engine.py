@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,6 @@ from vqa.errors import NotReady
 from workers.engine.continuous.build import BLOCK_SIZE, Built, build
 from workers.engine.continuous.encode import RequestEncoder, check_image_processor, require_alike
 from workers.engine.continuous.requests import Intake, Request
-from workers.engine.continuous.stats import Stats
 from workers.engine.model.generation_config import greedy_rules
 from workers.engine.model.image_sizes import read_fit
 from workers.engine.model.loading import eos_ids, load
@@ -23,6 +23,7 @@ from workers.engine.model_engine import Loaded, ModelEngine, warm_up
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending
 from workers.engine.settings import EngineSettings
+from workers.engine.stats import Stats
 from workers.engine.text.encoder_pool import THREADS, EncoderPool
 from workers.engine.text.grammar import Guides
 
@@ -50,7 +51,9 @@ class ContinuousEngine(ModelEngine):
         return self._built
 
     def stats(self) -> Stats:
-        return self.built.loop.counter.stats
+        blocks = self.built.block_manager
+        used = blocks.num_blocks - blocks.num_free
+        return replace(self.built.loop.counter.stats, blocks=blocks.num_blocks, blocks_used=used)
 
     def forget_longest_pass(self) -> None:
         """See `StatsCounter`."""

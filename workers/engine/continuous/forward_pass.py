@@ -47,9 +47,8 @@ class ForwardPass:
             x = features[0][rows].where(mask, x)
             deepstack = DeepStack(mask, rows, features[1:].unbind())
         cos_sin = self.language.cos_sin(inputs.positions.view(-1, 3))
-        mapping = inputs.slot_mapping.long()
-        attend = _Attention(self, inputs, shape).attend
-        h = self.language.forward(x, cos_sin, mapping, attend, deepstack, inputs.output_rows)
+        attend = _Attention(self, inputs, shape, cos_sin).attend
+        h = self.language.forward(x, attend, deepstack, inputs.output_rows)
         made = self.language.logits(h, logits)
         tokens = made.argmax(-1)
         table.advance(inputs.output_slots, inputs.output_lengths.long(), tokens)
@@ -59,25 +58,30 @@ class ForwardPass:
 class _Attention:
     """Attention of one pass: decoding sequences by one kernel, chunks by another."""
 
-    def __init__(self, over: ForwardPass, inputs: PassInputs, shape: PassShape) -> None:
-        self._ops, self._cache = over.ops, over.language.cache
-        self._inputs, self._shape = inputs, shape
+    def __init__(self, over: ForwardPass, inputs: PassInputs, shape: PassShape, cos_sin: Tensor) -> None:
+        self._ops, self._language = over.ops, over.language
+        self._inputs, self._shape, self._cos_sin = inputs, shape, cos_sin
+        self._slot_mapping = inputs.slot_mapping.long()
         tables = over.slot_table.block_tables
         self._decode_blocks, self._chunk_blocks = tables[inputs.decode_slots], tables[inputs.chunk_slots]
 
-    def attend(self, layer: int, q: Tensor) -> Tensor:
-        """Map the queries (T, heads, D) of a layer to (T, heads D)."""
-        cache, inputs, decode = self._cache, self._inputs, self._shape.decode
-        keys, values, size = cache.keys[layer], cache.values[layer], cache.block_size
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """Write the keys and values of a layer's product (T, (query_heads + 2 kv_heads) D); return (T, heads D)."""
+        cache, inputs, decode = self._language.cache, self._inputs, self._shape.decode
+        heads, size = self._language.weights.layers[layer].heads, cache.block_size
+        keys, values = cache.keys[layer], cache.values[layer]
         # rows that pad the pass stay as they are: no other row reads them
-        out = q.new_empty(len(q), q.shape[1] * q.shape[2])
+        out = qkv.new_empty(len(qkv), heads.query_heads * heads.head_dim)
+        given = (qkv, heads, self._cos_sin, keys, values, self._slot_mapping)
+        blocks, lengths = self._decode_blocks, inputs.decode_lengths
+        if not self._shape.chunks:
+            self._ops.attend_step(*given, blocks, lengths, size, out)
+            return out
+        q = self._ops.rotate(*given)
         if decode:
-            lengths = inputs.decode_lengths
-            self._ops.attend_paged(q[:decode], keys, values, self._decode_blocks, lengths, size, out[:decode])
-        if self._shape.chunks:
-            lengths = inputs.chunk_lengths
-            blocks, cu_seqlens = self._chunk_blocks, inputs.cu_seqlens
-            self._ops.attend_chunks(q, keys, values, blocks, cu_seqlens, lengths, size, out)
+            self._ops.attend_paged(q[:decode], keys, values, blocks, lengths, size, out[:decode])
+        lengths, blocks = inputs.chunk_lengths, self._chunk_blocks
+        self._ops.attend_chunks(q, keys, values, blocks, inputs.cu_seqlens, lengths, size, out)
         return out
 
 

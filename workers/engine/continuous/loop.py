@@ -8,6 +8,7 @@ sampled after the previous tokens have been read: the masks of guided rows depen
 from __future__ import annotations
 
 import logging
+import time
 from collections import abc, deque
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,10 @@ class Loop:
             self._take_back(batch, type(error).__name__)
             return None
         for chunk in batch.chunks:
-            self._generations[chunk.sequence].cached_tokens = chunk.sequence.num_cached
+            generation = self._generations[chunk.sequence]
+            if not generation.has_slot:
+                generation.has_slot, generation.began = True, time.monotonic()
+            generation.cached_tokens = chunk.sequence.num_cached
             if chunk.is_last:
                 chunk.sequence.request = None
         return logits

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.sequence import Chunk, Sequence
 from workers.engine.continuous.sequence_blocks import SequenceBlocks

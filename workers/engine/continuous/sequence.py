@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 
 if TYPE_CHECKING:
     # imports torch, which the scheduler does without

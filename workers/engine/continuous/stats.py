@@ -1,30 +1,12 @@
-"""Counts what the engine computes, for benchmarks and tuning."""
+"""Counts what the engine computes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.transfer import AsyncTokens
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Sums since the engine started. The seconds of a pass run from the end of the previous pass to its own end."""
-
-    passes: int = 0
-    pass_s: float = 0.0
-    #: the longest of those in which sequences decode, since `forget_longest_pass`
-    longest_pass_s: float = 0.0
-    #: passes without chunks of prompts, which are counted above, too
-    steps: int = 0
-    step_s: float = 0.0
-    step_tokens: int = 0
-    #: of prompts: computed, and found in the cache
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    #: computed for sequences that decode, discarded ones included; the first token of an answer is the prompt's
-    answer_tokens: int = 0
+from workers.engine.stats import Stats
 
 
 class StatsCounter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate, chain
 
 import numpy
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from workers.engine.continuous.lengths import Lengths
 from workers.engine.continuous.ops.base import Spans
+from workers.engine.continuous.ops.image_tiles import image_tiles
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -37,9 +39,13 @@ def numbers(values: Sequence[int], device: torch.device) -> Tensor:
 
 def spans_of(lengths: Sequence[int], device: torch.device, common: Lengths | None = None) -> Spans:
     """Return the spans of consecutive sequences, whose lengths `common` counts."""
-    starts = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    starts = [0, *accumulate(lengths)]
+    tiles = image_tiles(lengths)
+    # one copy for both
+    both = upload(torch.tensor([*starts, *chain.from_iterable(tiles)], dtype=torch.int32), device)
     are_common = common is not None and common.are_common(lengths)
-    return Spans(upload(starts, device), max(lengths), tuple(lengths), are_common)
+    cu_seqlens, rest = both.split([len(starts), 3 * len(tiles)])
+    return Spans(cu_seqlens, max(lengths), tuple(lengths), rest.view(-1, 3), are_common)
 
 
 class AsyncTokens:

@@ -2,8 +2,8 @@
 
 The answer is `echo:` and the first 16 hex digits of a SHA-256 over the turns in order: each text as UTF-8, each image
 as `WIDTHxHEIGHT`, each video as `FRAMESxWIDTHxHEIGHT`, each followed by a zero byte. So a test can predict it. A prompt
-with a grammar gets a short text that matches the grammar (`vqa/grammar.py`), always the same. Several answers (`n`) are
-the same, and choices that are scored are all as probable.
+with a grammar gets a short text that matches it (`vqa/structured_output/grammar.py`), always the same. Several answers
+(`n`) are the same, and choices that are scored are all as probable.
 
 A job's metadata may set `echo_delay_s` (seconds before the answer, from the first piece of its text to the last) and
 `echo_fail` (how the job fails then: the name of a class in vqa.errors, `exit` to end the process, `crash` to raise in
@@ -26,9 +26,9 @@ from typing import Self
 
 from vqa import errors
 from vqa.errors import Cancelled, EngineError, InvalidJob, VQAError
-from vqa.grammar import short_text
 from vqa.images.fit import Fit
 from vqa.images.video_fit import QWEN3_VL, VideoFit
+from vqa.structured_output.grammar import short_text
 from workers.engine.base import Completion, OnCrash, Prompt, SamplingParams, Stall
 from workers.engine.echo.settings import EchoSettings
 from workers.engine.echo.slots import Journal, Slots
@@ -38,7 +38,7 @@ from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending, PendingPrompts
 from workers.engine.runtime.timers import Timers
 from workers.engine.settings import EngineSettings
-from workers.engine.text.generation import TextStream
+from workers.engine.text.text_stream import TextStream
 from workers.engine.video import Video
 
 #: exit status of `echo_fail=exit`
@@ -143,19 +143,20 @@ class EchoEngine:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._slots.close()
         self._pending.close(EngineError("the engine is stopping"))
         self._timers.stop()
         self._heartbeat.idle()
 
     def _submit(self, pending: Pending, behaviour: _Behaviour) -> None:
         if behaviour.at_once and self._slots.pass_through(pending):
-            self._finish(pending, behaviour, TextStream(pending))
+            self._finish(pending, behaviour, TextStream(pending), time.monotonic())
         else:
             self._slots.enter(pending, partial(self._begin, pending, behaviour))
 
     def _begin(self, pending: Pending, behaviour: _Behaviour) -> None:
         stream, began = TextStream(pending), time.monotonic()
-        timers = [self._timers.at(began + behaviour.delay_s, partial(self._finish, pending, behaviour, stream))]
+        timers = [self._timers.at(began + behaviour.delay_s, partial(self._finish, pending, behaviour, stream, began))]
         if pending.prompt.on_text:
             # an error of the text is that of the answer
             with suppress(VQAError):
@@ -184,7 +185,7 @@ class EchoEngine:
             self._heartbeat.beat("decode")
         self._timers.at(time.monotonic() + self._beat_s, self._beat)
 
-    def _finish(self, pending: Pending, behaviour: _Behaviour, stream: TextStream) -> None:
+    def _finish(self, pending: Pending, behaviour: _Behaviour, stream: TextStream, began: float) -> None:
         if behaviour.failure:
             self._fail(pending, behaviour.failure)
         else:
@@ -199,7 +200,13 @@ class EchoEngine:
                 # what `_begin` has sent is not sent again
                 stream.restart()
                 _write(stream, _WORD.findall(text))
-            pending.answer(_completion(pending.prompt.params, Completion(text, "stop", words, completion_tokens=1)))
+            made = Completion(
+                *(text, "stop", words),
+                completion_tokens=1,
+                slot_wait_s=began - pending.since,
+                decode_s=time.monotonic() - began,
+            )
+            pending.answer(_completion(pending.prompt.params, made))
 
     def _fail(self, pending: Pending, failure: str) -> None:
         kind = getattr(errors, failure, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from vqa.errors import NotReady
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from workers.engine.base import Completion, Prompt
 from workers.engine.fair_share import FairShare, Reserve
 from workers.engine.runtime.pending import Pending
@@ -58,7 +58,7 @@ class Slots:
         #: prompts being answered, and whether they use a slot. Not keyed by Pending: a future whose callback references
         #: its own Pending keeps the images until a garbage collection
         self._inside: dict[Future[Completion], tuple[Prompt, bool]] = {}
-        self._alone = False
+        self._alone = self._closed = False
 
     def enter(self, pending: Pending, begin: Callable[[], None]) -> None:
         """Call `begin` once the prompt gets a slot, unless it is settled before."""
@@ -77,6 +77,11 @@ class Slots:
         pending.future.add_done_callback(self._leave)
         return True
 
+    def close(self) -> None:
+        """Leave the slots that prompts free empty: those that wait are about to fail."""
+        with self._lock:
+            self._closed = True
+
     def in_slots(self) -> tuple[str, ...]:
         with self._lock:
             return tuple(prompt.id for prompt, slot in self._inside.values() if slot)
@@ -87,6 +92,8 @@ class Slots:
 
     def _next(self) -> Callable[[], None] | None:
         with self._lock:
+            if self._closed:
+                return None
             for waiting in self._waiting.values():
                 while waiting and waiting[0][0].settled:
                     waiting.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, device
@@ -35,7 +35,7 @@ class Checkpoint:
         if name not in self._files:
             raise NotReady(f"the checkpoint {self.model} (VQA_MODEL) has no tensor {name}")
         try:
-            return self._files[name].get_tensor(name)  # type: ignore[no-any-return]
+            return cast(Tensor, self._files[name].get_tensor(name))
         except SafetensorError as error:
             raise NotReady(f"{name} of {self.model} (VQA_MODEL) cannot be read: {error}") from None
 

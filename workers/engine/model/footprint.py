@@ -6,7 +6,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqa.errors import NotReady
+from workers.engine.model.hub import file_of, local_file, remote_file, size_on_hub, source, unreadable
 from workers.engine.model.quant import (
     SCALE_SUFFIX,
     float8_bytes,
@@ -46,14 +46,14 @@ class ModelFootprint:
 
 def read_config(settings: EngineSettings) -> Mapping[str, Any]:
     """The model's config.json. Raises NotReady."""
-    config: Mapping[str, Any] = json.loads(_file(settings, "config.json").read_text())
+    config: Mapping[str, Any] = json.loads(file_of(settings, "config.json").read_text())
     return config
 
 
 def read_optional(settings: EngineSettings, name: str) -> Mapping[str, Any] | None:
     """A JSON file of the model; None if it has none, or none that can be had. Raises NotReady if it is not JSON."""
     try:
-        file = _here(settings, name) or _from_hub(settings, name)
+        file = local_file(settings, name) or remote_file(settings, name)
     except NotReady:
         # the hub is away, and loading will not find the file either
         return None
@@ -136,15 +136,15 @@ def _quantized(settings: EngineSettings, loaded: int, kv_token_bytes: int) -> Mo
 
 def _stored_bytes(settings: EngineSettings) -> int:
     """Return the size of the stored weights, from local files if there are any, else from the hub."""
-    for find in (_here, _from_hub):
+    for find in (local_file, remote_file):
         if index := find(settings, "model.safetensors.index.json"):
             return int(json.loads(index.read_text())["metadata"]["total_size"])
-        if find is _here and (weights := _here(settings, "model.safetensors")):
+        if find is local_file and (weights := local_file(settings, "model.safetensors")):
             return weights.stat().st_size
-    folder = Path(settings.model)
+    folder = Path(source(settings))
     if folder.is_dir():
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return _size_on_hub(settings, "model.safetensors")
+    return size_on_hub(settings, "model.safetensors")
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,18 +154,18 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def weight_files(settings: EngineSettings) -> Sequence[Path] | None:
     """Return the checkpoint's safetensors files; None if some of them are only on the hub. Raises NotReady."""
-    index = _here(settings, "model.safetensors.index.json")
+    index = local_file(settings, "model.safetensors.index.json")
     if index:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     else:
-        folder = Path(settings.model)
+        folder = Path(source(settings))
         names = sorted(file.name for file in folder.glob("*.safetensors")) or ["model.safetensors"]
-    files = [_here(settings, name) for name in names]
+    files = [local_file(settings, name) for name in names]
     present = [file for file in files if file]
     if len(present) == len(files):
         return present
-    if Path(settings.model).is_dir():
-        raise NotReady(f"the folder {settings.model} (VQA_MODEL) lacks {names[files.index(None)]}")
+    if (folder := Path(source(settings))).is_dir():
+        raise NotReady(f"the folder {folder} (VQA_MODEL) lacks {names[files.index(None)]}")
     return None
 
 
@@ -177,7 +177,7 @@ def _tensors(settings: EngineSettings) -> Tensors:
     try:
         return chain(list(tensors_on_hub(settings.model, settings.revision)))
     except Exception as error:
-        raise _unreadable(settings, "the weights' headers", error) from None
+        raise unreadable(settings, "the weights' headers", error) from None
 
 
 def tensors_in(file: Path) -> Tensors:
@@ -201,82 +201,3 @@ def tensors_on_hub(model: str, revision: str | None) -> Tensors:
     for file in HfApi().get_safetensors_metadata(model, revision=revision).files_metadata.values():
         for name, entry in file.tensors.items():
             yield name, tuple(entry.shape)
-
-
-def _size_on_hub(settings: EngineSettings, name: str) -> int:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    try:
-        return int(get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision)).size or 0)
-    except Exception as error:
-        raise _unreadable(settings, name, error) from None
-
-
-def _file(settings: EngineSettings, name: str) -> Path:
-    """Find a file in the model's folder or the hub's cache, or download it. Raises NotReady."""
-    folder = Path(settings.model)
-    if found := _here(settings, name):
-        return found
-    if folder.is_dir():
-        raise NotReady(f"the folder {folder} (VQA_MODEL) has no {name}: it is not the folder of a model")
-    if folder.is_absolute() or settings.model.startswith((".", "~")) or settings.model.count("/") > 1:
-        raise NotReady(f"there is no folder {folder} (VQA_MODEL)")
-    if found := _from_hub(settings, name):
-        return found
-    raise NotReady(f"{settings.model} (VQA_MODEL) has no {name} on the hub: it is not a transformers model")
-
-
-def _here(settings: EngineSettings, name: str) -> Path | None:
-    folder = Path(settings.model)
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(settings.model, name, revision=settings.revision)
-    except HFValidationError:
-        return None
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def _from_hub(settings: EngineSettings, name: str) -> Path | None:
-    """Download a file; return None if the hub does not have it. Raises NotReady if the hub cannot be reached."""
-    if Path(settings.model).is_dir():
-        return None
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        # a download retries for 24 s where there is no network; what the hub itself replies, it tells and retries
-        with suppress(HfHubHTTPError):
-            get_hf_file_metadata(hf_hub_url(settings.model, name, revision=settings.revision))
-        return Path(hf_hub_download(settings.model, name, revision=settings.revision))
-    except EntryNotFoundError as error:
-        if not isinstance(error, LocalEntryNotFoundError):
-            return None
-        raise _unreachable(settings, error) from None
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise _unreadable(settings, name, error) from None
-    except Exception as error:
-        # the HTTP client's own errors
-        raise _unreachable(settings, error) from None
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
-def _unreachable(settings: EngineSettings, error: Exception) -> NotReady:
-    return NotReady(
-        f"{settings.model} (VQA_MODEL) is no folder on this machine, and the hub cannot be reached "
-        f"({first_line(error)}); check the path, or the name and the network"
-    )
-
-
-def _unreadable(settings: EngineSettings, name: str, error: Exception) -> NotReady:
-    """Turn any error of the hub's client or the network into NotReady with its first line."""
-    return NotReady(
-        f"cannot read {name} of {settings.model} (VQA_MODEL) from the hub: {first_line(error)}; check the name, the "
-        f"network and HF_TOKEN, or give a local folder"
-    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText, pipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 
 from vqa.errors import NotReady, VQAError
-from workers.engine.model.footprint import first_line, refuse_quantized
+from workers.engine.model.footprint import refuse_quantized
+from workers.engine.model.hub import first_line, source, unreachable
 from workers.engine.model.processor import load_processor
 from workers.engine.model.quant import runs_in_float8
 from workers.engine.model.quantize import quantization_arguments
@@ -55,6 +57,8 @@ def load(settings: EngineSettings) -> ImageTextToTextPipeline:
             f"(VQA_REPLICAS={settings.replicas})"
         ) from None
     except Exception as error:
+        if "couldn't connect to" in str(error):
+            raise unreachable(settings, error) from error
         # transformers, the hub's client and safetensors raise many kinds of errors; the log shows the cause
         raise NotReady(f"cannot load {settings.model} (VQA_MODEL): {first_line(error)}; {_advice(error)}") from error
 
@@ -68,14 +72,14 @@ def eos_ids(pipe: Any) -> frozenset[int]:
 
 def _load(settings: EngineSettings, device: str) -> ImageTextToTextPipeline:
     origin: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    config = AutoConfig.from_pretrained(settings.model, **origin)
+    config = AutoConfig.from_pretrained(source(settings), **origin)
     processor = load_processor(settings, config, origin)
     dtype = settings.dtype if settings.dtype != "auto" or device != "cpu" else "float32"
     if runs_in_float8(settings, config.to_dict()):
         model = _without_layers(settings, config, dtype, origin)
     else:
         how = {"config": config, "dtype": dtype} | _placed(settings, config, dtype, device)
-        model = AutoModelForImageTextToText.from_pretrained(settings.model, **how, **origin)
+        model = AutoModelForImageTextToText.from_pretrained(source(settings), **how, **origin)
     if config.model_type in _QWEN3_VL:
         replace_patch_embedding(model)
     # accelerate has placed a spread model; its inputs go to the first card
@@ -103,7 +107,7 @@ def _without_layers(settings: EngineSettings, config: Any, dtype: str, origin: d
     ignored = {"_keys_to_ignore_on_load_unexpected": [r"\blanguage_model\.(model\.)?layers\."]}
     exact = dtype if dtype != "auto" else _dtype_of(config)
     without_layers: Any = type(kind.__name__, (kind,), ignored)
-    model = without_layers.from_pretrained(settings.model, config=config, dtype=exact, **origin)
+    model = without_layers.from_pretrained(source(settings), config=config, dtype=exact, **origin)
     model.config.get_text_config().num_hidden_layers = layers
     return model
 
@@ -141,7 +145,11 @@ def _advice(error: BaseException) -> str:
     if "trust_remote_code" in words:
         return "read that code, and set VQA_TRUST_REMOTE_CODE=1 to run it"
     if "video processor" in words or "torchvision" in words.lower():
-        return "the processor of this model needs torchvision: install the version built for this torch"
+        return (
+            f"the processor of this model needs torchvision: install the torchvision built for torch "
+            f"{torch.__version__}, or try a later transformers than {transformers.__version__}, which may do without "
+            "(docs/models.md)"
+        )
     if isinstance(error, ImportError):
         return "install that package"
     return "check the name, the network and HF_TOKEN, or give a local folder"

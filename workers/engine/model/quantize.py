@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from copy import deepcopy
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ def dequantize(weight: Any) -> Tensor:
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
+        return cast(Tensor, dequantize_4bit(weight.data, state))
     if not hasattr(weight, "qdata"):
-        return weight  # type: ignore[no-any-return]
+        return cast(Tensor, weight)
     # torchao's own dequantize goes through float32: three times the memory and time
     stored, scale = weight.qdata, weight.scale.to(weight.dtype)
     return torch.mul(stored, scale) if stored.dtype == torch.int8 else stored.to(weight.dtype).mul_(scale)
@@ -57,7 +57,9 @@ class _DequantizedExperts:
 
 def _experts_forward(experts: Any, hidden: Tensor, experts_of: Tensor, weights_of: Tensor) -> Tensor:
     # transformers passes these arguments by position
-    return grouped_mm_experts_forward(_DequantizedExperts(experts), hidden, experts_of, weights_of)  # type: ignore[arg-type]
+    # what reads only attributes of the module
+    module = cast(nn.Module, _DequantizedExperts(experts))
+    return grouped_mm_experts_forward(module, hidden, experts_of, weights_of)
 
 
 def quantization_arguments(settings: EngineSettings, config: Any, dtype: torch.dtype) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from vqa.images.video_fit import VideoFit
+from workers.engine.model.hub import source
 from workers.engine.model.image_sizes import FILTERS
 from workers.engine.settings import EngineSettings
 from workers.engine.video import Video
@@ -77,7 +78,7 @@ def frame_processor(kind: Any, settings: EngineSettings, origin: dict[str, Any])
     if not issubclass(kind, Qwen3VLProcessor):
         return None
     try:
-        own: Any = Qwen3VLVideoProcessor.from_pretrained(settings.model, **origin)
+        own: Any = Qwen3VLVideoProcessor.from_pretrained(source(settings), **origin)
     except OSError:
         log.warning("%s takes no videos: it has no video_preprocessor_config.json", settings.model)
         return None

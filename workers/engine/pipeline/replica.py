@@ -153,8 +153,11 @@ class Replica:
         prompts = [row.pending.prompt for row in rows]
         ids = tuple(prompt.id for prompt in prompts)
         self._heartbeat.beat("prefill", ids)
+        began = time.monotonic()
         for row in rows:
             row.restart()
+            # not when its microbatch was taken: prompts of other kinds, and runs that failed, come before
+            row.began = began
         logprobs = LogprobProcessor(rows, self._token_bytes)
         stopping = RowStoppingCriteria(rows, partial(self._heartbeat.beat, "decode", ids), logprobs)
         how: dict[str, Any] = {

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from vqa.answer import FinishReason
-from vqa.errors import AnswerTooLong, EngineError, InvalidJob
+from vqa.errors import AnswerTooLong, InvalidJob
 from workers.engine.base import Completion, TokenLogprob
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.detokenizer import Detokenizer, decode
 from workers.engine.text.guide import Guide, max_tokens
 from workers.engine.text.logprobs import text_logprobs
+from workers.engine.text.special_tokens import hidden_ids
+from workers.engine.text.text_stream import TextStream
 from workers.engine.text.thought_guide import ThoughtGuide
-
-log = logging.getLogger(__name__)
-
-
-class TextStream:
-    """Calls `Prompt.on_text` of one prompt; an error in it fails this prompt alone."""
-
-    def __init__(self, pending: Pending) -> None:
-        self._pending = pending
-        self._sent: list[str] = []
-        #: text sent before the prompt was run again and not yet generated again
-        self._replay = ""
-
-    def restart(self) -> None:
-        """Generate again from the first token: text that was sent is expected again, and not sent twice."""
-        self._replay = "".join(self._sent)
-
-    def write(self, piece: str) -> None:
-        """Send the next piece of the answer, unless the prompt is settled."""
-        if self._pending.settled:
-            return
-        old, new = piece[: len(self._replay)], piece[len(self._replay) :]
-        if not self._replay.startswith(old):
-            self._fail_as_changed()
-            return
-        self._replay = self._replay[len(old) :]
-        if new:
-            self._sent.append(new)
-            self._call(new)
-
-    def finish(self) -> None:
-        """Fail the prompt if the answer ended before the text that was already sent."""
-        if self._replay:
-            self._fail_as_changed()
-
-    def _call(self, piece: str) -> None:
-        on_text = self._pending.prompt.on_text
-        try:
-            if on_text is not None:
-                on_text(piece)
-        except Exception as error:
-            # without the error's message, which may contain the answer
-            reason = f"the prompt's on_text callback failed ({type(error).__name__})"
-            if self._pending.fail(EngineError(reason)):
-                log.warning("prompt %s: %s", self._pending.prompt.id, reason)
-
-    def _fail_as_changed(self) -> None:
-        self._pending.fail(EngineError("run again, the prompt got another answer than the one already sent in part"))
 
 
 class Generation:
@@ -93,10 +47,14 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         #: of the prompt, those that were in the KV cache already
         self.cached_tokens = 0
+        #: when the prompt began to be computed, on the clock of `time.monotonic()`
+        self.began = time.monotonic()
+        #: whether `began` was set by an engine whose prompts wait for a slot after their generation is made
+        self.has_slot = False
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._image_sizes, self._image_tokens = image_sizes, image_tokens
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._special_ids = hidden_ids(tokenizer)
         self._stream = TextStream(pending) if pending.prompt.on_text else None
         self._begin()
 
@@ -113,6 +71,8 @@ class Generation:
         if self.pending.settled:
             return
         self._count += 1
+        if self._count == 1:
+            self._first_at = time.monotonic()
         before = self._num_extra
         allowed = self.guide is None or self.guide.take(token)
         is_thought = self._num_extra > before
@@ -155,6 +115,8 @@ class Generation:
 
     def _begin(self) -> None:
         self._count = 0
+        #: when the first token was there
+        self._first_at = 0.0
         self._begun = False
         #: whether `on_text` got what the thought's last token adds to the answer
         self._is_rest_sent = False
@@ -179,7 +141,12 @@ class Generation:
             return
         reasoning, text = self._finish()
         seen = (self._image_sizes, self._image_tokens)
-        made = Completion(text, reason, self.prompt_tokens, self._count, reasoning, *seen, self.cached_tokens)
+        made = Completion(
+            *(text, reason, self.prompt_tokens, self._count, reasoning, *seen, self.cached_tokens),
+            slot_wait_s=self.began - self.pending.since,
+            prefill_s=self._first_at - self.began,
+            decode_s=time.monotonic() - self._first_at,
+        )
         made = replace(made, reasoning_tokens=self._num_extra) if self._num_extra else made
         if self.pending.prompt.params.logprobs:
             logprobs = text_logprobs(self._logprobs, text)

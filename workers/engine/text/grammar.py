@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vqa.errors import InvalidJob
-from vqa.grammar import matcher
+from vqa.structured_output.grammar import matcher
 from workers.engine.settings import MAX_REASONING_TOKENS
 from workers.engine.text.forced import ForcedTokens
 from workers.engine.text.guide import Guide

@@ -74,3 +74,14 @@ def _pattern(tokens: Collection[str]) -> re.Pattern[str] | None:
 def is_special(token: str) -> bool:
     """Whether an added token is special; single characters and runs of spaces are added only to save tokens."""
     return len(token) > 1 and not token.isspace()
+
+
+# as many as an engine's replicas and more; each answer asks
+@lru_cache(16)
+def hidden_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the tokens that are no text, which `decode(..., skip_special_tokens=True)` leaves out.
+
+    A tokenizer names some of them; others are marked in its file alone, such as Idefics3's numbers of tiles.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(tokenizer.all_special_ids) | {id for id, token in added.items() if token.special}

@@ -8,13 +8,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from workers.engine.continuous.kv_cache import KVCache
-from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights
+from workers.engine.continuous.model.weights import Dense, Experts, LanguageWeights, Layer
 from workers.engine.continuous.ops.base import Ops, Route
 
-#: (layer, queries (T, heads, D)) to (T, heads D); keys and values are in the cache by then
+#: (layer, product (T, (query_heads + 2 kv_heads) D)) to (T, heads D): rotates, and writes keys and values to the cache
 Attend = Callable[[int, Tensor], Tensor]
 
 
@@ -61,30 +60,22 @@ class LanguageModel:
     def forward(
         self,
         x: Tensor,
-        cos_sin: Tensor,
-        slot_mapping: Tensor,
         attend: Attend,
         deepstack: DeepStack | None = None,
         output_rows: Tensor | None = None,
     ) -> Tensor:
-        """Map (T, H) to (T, H) after the final norm, or to `output_rows` of it.
-
-        Writes keys and values to the cache positions `slot_mapping` (T).
-        """
+        """Map (T, H) to (T, H) after the final norm, or to `output_rows` of it."""
         delta, residual = x, None
         for number, layer in enumerate(self.weights.layers):
-            h, residual = self._ops.add_norm(delta, residual, layer.input_norm, self.weights.epsilon)
-            keys, values = self.cache.keys[number], self.cache.values[number]
-            q = self._ops.rotate(self._ops.linear(h, layer.qkv), layer.heads, cos_sin, keys, values, slot_mapping)
-            attended = attend(number, q)
+            qkv, _, residual = self._ops.norm_linear(delta, residual, layer.input_norm, self.weights.epsilon, layer.qkv)
+            attended = attend(number, qkv)
             deep = deepstack is not None and number < len(deepstack.features)
             if output_rows is not None and layer is self.weights.layers[-1] and not deep:
                 # no later layer reads the other rows
                 attended, residual = attended[output_rows], residual[output_rows]
                 output_rows = None
             delta = self._ops.linear(attended, layer.out)
-            h, residual = self._ops.add_norm(delta, residual, layer.post_norm, self.weights.epsilon)
-            delta = self._feed_forward(number, layer.feed_forward, h)
+            delta, residual = self._feed_forward(number, layer, delta, residual)
             if deepstack is not None and deep:
                 delta = deepstack.add(number, delta)
         h = self._ops.add_norm(delta, residual, self.weights.norm, self.weights.epsilon)[0]
@@ -94,8 +85,12 @@ class LanguageModel:
         """Map (T, H) to (T, vocabulary), written to `out` if given."""
         return torch.mm(h, self.weights.head.t(), out=out)
 
-    def _feed_forward(self, number: int, part: Dense | Experts, h: Tensor) -> Tensor:
+    def _feed_forward(self, number: int, layer: Layer, delta: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer's output and what it is added to."""
+        part = layer.feed_forward
+        first = part.gate_up if isinstance(part, Dense) else part.router
+        made, h, residual = self._ops.norm_linear(delta, residual, layer.post_norm, self.weights.epsilon, first)
         if isinstance(part, Dense):
-            return self._ops.linear(self._ops.silu_product(self._ops.linear(h, part.gate_up)), part.down)
-        weights, chosen = self.routes[number](linear(h, part.router))
-        return self._ops.experts(h, weights, chosen, part.gate_up, part.down)
+            return self._ops.linear(self._ops.silu_product(made), part.down), residual
+        weights, chosen = self.routes[number](made)
+        return self._ops.experts(h, weights, chosen, part.gate_up, part.down), residual

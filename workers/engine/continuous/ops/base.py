@@ -53,6 +53,8 @@ class Spans:
     max_seqlen: int
     #: the same on the host
     lengths: tuple[int, ...]
+    #: (tiles, 3) int32, on the device (see `image_tiles`)
+    tiles: Tensor
     #: whether all lengths are common (see `lengths`)
     are_common: bool = False
 
@@ -99,6 +101,25 @@ class Ops(Protocol):
         Rows of length 0 are not written.
         """
 
+    def attend_step(
+        self,
+        qkv: Tensor,
+        heads: Heads,
+        cos_sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        lengths: Tensor,
+        block_size: int,
+        out: Tensor,
+    ) -> None:
+        """`rotate` and `attend_paged` of a pass without chunks.
+
+        `slot_mapping` has each row's newest token where `block_tables` and `lengths` have it; the keys and values of
+        rows of length 0 may be written or not. What earlier passes wrote may be read before `qkv` is computed.
+        """
+
     def attend_chunks(
         self,
         q: Tensor,
@@ -123,6 +144,11 @@ class Ops(Protocol):
 
     def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Map (T, H) to (T, I): a linear layer and GELU in its tanh approximation."""
+
+    def norm_linear(
+        self, delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Matrix
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `linear` of `add_norm` (T, O), and what `add_norm` returns."""
 
     def silu_product(self, gate_up: Tensor) -> Tensor:
         """Map (T, 2 I) to (T, I): SiLU of the first half times the second."""

@@ -31,12 +31,15 @@ class Order:
     spans: Tensor
     #: (pairs / lines + experts): the expert of a block, or the number of experts where there is none
     blocks: Tensor
+    #: (2, 4): counters, 0 at [:, 0], for two products whose programs draw their tiles; 16 bytes each
+    drawn: Tensor
 
 
 # by value, each number of pairs that is a multiple of 16 would be compiled on its own
 @triton.jit(do_not_specialize=["pairs"])
 def _order_kernel(
-    chosen, order, places, spans, blocks, pairs, EXPERTS: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr
+    chosen, order, places, spans, blocks, drawn, pairs,
+    EXPERTS: tl.constexpr, LINES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Place one expert's pairs. Each program reads all of `chosen`, and so needs to hear nothing from the others."""
     expert = tl.program_id(0)
@@ -51,6 +54,8 @@ def _order_kernel(
     # whatever experts come before, they have used no block from this one on
     first = begin // LINES + expert
     until = (begin + count) // LINES + expert + 1
+    if expert == 0:
+        tl.store(drawn + tl.arange(0, 8), tl.zeros([8], dtype=tl.int32))
     tl.store(spans + expert, begin)
     tl.store(spans + EXPERTS + expert, begin + count)
     tl.store(spans + 2 * EXPERTS + expert, first)
@@ -68,12 +73,12 @@ def _order_kernel(
 def order_of(chosen: Tensor, experts: int, lines: int) -> Order:
     """Sort the pairs of `chosen` (T, k) by expert, in blocks of `lines`."""
     pairs = chosen.numel()
-    sizes = [pairs, 3 * experts, pairs // lines + experts]
-    order, spans, blocks = torch.empty(sum(sizes), dtype=torch.int32, device=chosen.device).split(sizes)
+    sizes = [pairs, 3 * experts, 8, pairs // lines + experts]
+    order, spans, drawn, blocks = torch.empty(sum(sizes), dtype=torch.int32, device=chosen.device).split(sizes)
     places = torch.empty_like(chosen)
-    block = 1024 if pairs <= 1024 else 4096
+    block = 1024 if pairs <= 1024 else 4096 if pairs <= 16384 else 8192
     _order_kernel[(experts,)](
-        chosen, order, places, spans, blocks, pairs,
+        chosen, order, places, spans, blocks, drawn, pairs,
         EXPERTS=experts, LINES=lines, BLOCK=block, num_warps=block // 512,
     )  # fmt: skip
-    return Order(lines, order, places, spans.view(3, experts), blocks)
+    return Order(lines, order, places, spans.view(3, experts), blocks, drawn.view(2, 4))

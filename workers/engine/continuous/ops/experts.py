@@ -11,18 +11,24 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
+from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
 from workers.engine.continuous.ops.few_float8_experts import MAX_TOKENS as MAX_FLOAT8_TOKENS
 from workers.engine.continuous.ops.few_float8_experts import few_float8_experts
+from workers.engine.continuous.ops.few_pairs import few_pairs, suits
 from workers.engine.continuous.ops.float8 import dequantize
 from workers.engine.continuous.ops.float8_grouped_experts import float8_grouped_experts
 from workers.engine.continuous.ops.grouped_experts import grouped_experts
+from workers.engine.continuous.ops.hopper.support import hopper_experts_for
 
 
 @triton.jit
-def _route_kernel(logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr):
+def _route_kernel(
+    logits, weights, chosen, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, EARLY: tl.constexpr
+):
     token = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
+    await_inputs(EARLY)
     score = tl.load(logits + token * EXPERTS + at, mask=at < EXPERTS, other=float("-inf"))
     kind = score.dtype
     score = score.to(tl.float32)
@@ -56,12 +62,15 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     weights = logits.new_empty(tokens, top_k)
     chosen = logits.new_empty(tokens, top_k, dtype=torch.int32)
     _route_kernel[(tokens,)](
-        logits, weights, chosen, EXPERTS=experts, BLOCK=triton.next_power_of_2(experts), COUNT=top_k, num_warps=1
-    )
+        logits, weights, chosen,
+        EXPERTS=experts, BLOCK=triton.next_power_of_2(experts), COUNT=top_k, num_warps=1, **early(),
+    )  # fmt: skip
     return weights, chosen
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
+    if isinstance(gate_up, Tensor) and isinstance(down, Tensor) and suits(x):
+        return few_pairs(x, weights, chosen, gate_up, down)
     tokens, count = chosen.shape
     width = x.shape[-1]
     made, places = _multiply(x, chosen, gate_up, down)
@@ -82,5 +91,7 @@ def _multiply(x: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> tuple
     assert isinstance(gate_up, Tensor)
     assert isinstance(down, Tensor)
     # the tensor cores do not multiply float32
-    many = len(x) > MAX_TOKENS and x.element_size() == 2
-    return (grouped_experts if many else few_experts)(x, chosen, gate_up, down)
+    if len(x) <= MAX_TOKENS or x.element_size() != 2:
+        return few_experts(x, chosen, gate_up, down)
+    many = hopper_experts_for(x, chosen, gate_up, down) or grouped_experts
+    return many(x, chosen, gate_up, down)

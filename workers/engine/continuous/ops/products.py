@@ -14,7 +14,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
+from workers.engine.continuous.ops import few_rows
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
+from workers.engine.continuous.ops.norms import add_norm
 from workers.engine.continuous.ops.quantize import quantize, scale_of
 
 
@@ -102,9 +104,18 @@ def _many_kernel(
     )
 
 
+def norm_linear(
+    delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Matrix
+) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(weight, Tensor) and few_rows.suits(delta, weight):
+        return few_rows.norm_linear(delta, residual, norm, epsilon, weight)
+    h, residual = add_norm(delta, residual, norm, epsilon)
+    return linear(h, weight), h, residual
+
+
 def linear(x: Tensor, weight: Matrix) -> Tensor:
     if isinstance(weight, Tensor):
-        return functional.linear(x, weight)
+        return few_rows.linear(x, weight) if few_rows.suits(x, weight) else functional.linear(x, weight)
     if len(x) <= FEW_TOKENS:
         return few_tokens(x, weight, Tile(32, max(16, triton.next_power_of_2(len(x))), 4, 4))
     if _suits_cublas(x, weight):

@@ -26,20 +26,23 @@ def scale_of(x, axis: tl.constexpr):
     return tl.div_rn(tl.maximum(tl.max(tl.abs(x), axis=axis), MIN_AMAX), tl.full([], 448.0, tl.float32))
 
 
-@triton.jit(do_not_specialize=["tokens", "token_stride", "group_stride"])
+@triton.jit(do_not_specialize=["rows", "tokens", "token_stride", "group_stride"])
 def _quantize_kernel(
-    x, values, scales, tokens, token_stride, group_stride,
+    x, values, scales, rows, tokens, token_stride, group_stride,
     WIDTH: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
-    at = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    inside = at < WIDTH
-    wide = tl.load(x + token * WIDTH + at, mask=inside & (token < tokens), other=0.0).to(tl.float32)
+    across: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    # a program's groups go on in the next token, as narrow ones would leave most of its lanes without work
+    number = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+    token, group = number // across, number % across
+    column = group[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    at = token.to(tl.int64)[:, None] * WIDTH + column
+    inside = (token < rows)[:, None] & (column < WIDTH)
+    wide = tl.load(x + at, mask=inside & (token < tokens)[:, None], other=0.0).to(tl.float32)
     scale = scale_of(wide, 1)
     made = tl.div_rn(wide, tl.broadcast_to(scale[:, None], wide.shape)).to(values.dtype.element_ty)
-    tl.store(values + token * WIDTH + at, made, mask=inside)
-    tl.store(scales + token * token_stride + group * group_stride, scale, mask=group * BLOCK < WIDTH)
+    tl.store(values + at, made, mask=inside)
+    tl.store(scales + token * token_stride + group * group_stride, scale, mask=token < rows)
 
 
 def quantize(x: Tensor, rows_of: int = 1, by_group: bool = False) -> tuple[Tensor, Tensor]:
@@ -57,9 +60,8 @@ def quantize(x: Tensor, rows_of: int = 1, by_group: bool = False) -> tuple[Tenso
         scales = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     if not rows:
         return values, scales
-    at_once = min(_GROUPS, triton.next_power_of_2(groups))
-    _quantize_kernel[(rows, triton.cdiv(groups, at_once))](
-        x.contiguous(), values, scales, tokens, *scales.stride(),
-        WIDTH=width, GROUPS=at_once, BLOCK=FLOAT8_BLOCK, num_warps=4,
+    _quantize_kernel[(triton.cdiv(rows * groups, _GROUPS),)](
+        x.contiguous(), values, scales, rows, tokens, *scales.stride(),
+        WIDTH=width, GROUPS=_GROUPS, BLOCK=FLOAT8_BLOCK, num_warps=4,
     )  # fmt: skip
     return values, scales

@@ -60,6 +60,22 @@ def attend_paged(
     out[written] = made.reshape(rows, heads * width)
 
 
+def attend_step(
+    qkv: Tensor,
+    heads: Heads,
+    cos_sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_mapping: Tensor,
+    block_tables: Tensor,
+    lengths: Tensor,
+    block_size: int,
+    out: Tensor,
+) -> None:
+    q = rotate(qkv, heads, cos_sin, keys, values, slot_mapping)
+    attend_paged(q, keys, values, block_tables, lengths, block_size, out)
+
+
 def attend_chunks(
     q: Tensor,
     keys: Tensor,
@@ -83,6 +99,13 @@ def linear(x: Tensor, weight: Matrix) -> Tensor:
     if isinstance(weight, Tensor):
         return functional.linear(x, weight)
     return functional.linear(rounded(x), dequantize(weight)).to(x.dtype)
+
+
+def norm_linear(
+    delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Matrix
+) -> tuple[Tensor, Tensor, Tensor]:
+    h, residual = add_norm(delta, residual, norm, epsilon)
+    return linear(h, weight), h, residual
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
