@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from producer.client.states import JobState
     from producer.client.streams import AnswerStream, TextPiece
     from producer.images.shrink import Shrink
+    from producer.prediction import Prediction
     from vqa import *
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Message",
     "NotReady",
     "PermanentError",
+    "Prediction",
     "PromptTooLong",
     "QuestionRefused",
     "QueueFull",
@@ -69,6 +71,7 @@ _OWN = {
     "Client": "producer.client.client",
     "DeadLetter": "producer.client.dead_letters",
     "JobState": "producer.client.states",
+    "Prediction": "producer.prediction",
     "Shrink": "producer.images.shrink",
     "TextPiece": "producer.client.streams",
 }

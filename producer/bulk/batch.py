@@ -12,11 +12,11 @@ from producer.client.batches import cancel_batch
 from producer.client.client import Client
 from producer.client.job_queue import JobQueue
 from producer.client.outage import redis_errors
-from producer.client.waiters import Window
-from vqa.connection import connect
+from producer.client.window import Window
 from vqa.errors import QueueUnavailable, SettingsError
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.batches import Batches
+from vqa.redis.connection import connect
 from vqa.results import Outcome
 
 #: seconds between two updates of the row counts
@@ -82,6 +82,12 @@ class BatchReporter:
             self._reported = time.monotonic()
             with suppress(QueueUnavailable), redis_errors(self._settings):
                 self._batches.count(self._batch, self.failed, self.total)
+
+    def expect(self, rows: int) -> None:
+        """Report how many rows the whole input has."""
+        if self._started:
+            with suppress(QueueUnavailable), redis_errors(self._settings):
+                self._batches.expect(self._batch, rows)
 
     def finalize(self) -> None:
         """Report that every row has ended and the output files are being finished."""

@@ -16,7 +16,7 @@ from producer.client.client import Client
 from producer.process import NOT_ALL, TEMPORARY
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, DeadlineExceeded, SettingsError
-from vqa.ledger.batches import EXPIRED_CODE, BatchState
+from vqa.ledger.batch_state import EXPIRED_CODE, BatchState
 from vqa.results import Outcome
 
 #: custom_id, job id, and the result; None for a job that has not ended
@@ -92,7 +92,7 @@ def _write(writer: ResultWriter, results: Iterable[Result], quiet: bool, among_a
                     open += 1
                 if writer.due:
                     writer.commit()
-                show(writer.totals.answered + writer.totals.failed, writer.totals.failed, 0)
+                show(writer.totals.answered + writer.totals.failed, writer.totals.failed, 0, None)
         finally:
             writer.commit()
     return open

@@ -13,7 +13,7 @@ from pathlib import Path
 from producer.bulk.jobs import JobBuilder
 from producer.bulk.plan import Plan
 from producer.bulk.session import Session
-from producer.client.batches import upload
+from producer.client.batch_submission import upload
 from producer.client.submission import PreparedJob
 from producer.process import NOT_ALL, USAGE
 from vqa.errors import SettingsError
@@ -45,6 +45,7 @@ def detach(plan: Plan) -> int:
             session.writer.finish()
         not_sent = session.reporter.total - sent
         session.reporter.seal()
+        session.forecast.tell()
     print(batch)
     if not plan.quiet:
         for line in session.notes():
@@ -54,6 +55,6 @@ def detach(plan: Plan) -> int:
     return NOT_ALL if not_sent else 0
 
 
-def _with_custom_ids(builder: JobBuilder) -> Iterator[tuple[str, PreparedJob]]:
+def _with_custom_ids(builder: JobBuilder) -> Iterator[tuple[str, PreparedJob] | None]:
     for job in builder.build(builder.pending_rows()):
-        yield builder.open.pop(job.id).custom_id, job
+        yield None if job is None else (builder.open.pop(job.id).custom_id, job)

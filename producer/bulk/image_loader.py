@@ -20,7 +20,7 @@ from vqa.errors import VQAError
 from vqa.images.file import frame_count
 from vqa.images.fit import Fit
 from vqa.images.store import reference
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 
 #: for files, which are nearly always there at once, and for URLs, where a thread waits for a server
 _THREADS, _FETCHES = 8, 32
@@ -91,11 +91,10 @@ class _Reading:
 class ImageLoader:
     """Reads images in threads; a context manager that stops them."""
 
-    def __init__(self, reader: ImageReader, rows_ahead: int = ROWS_AHEAD, shrinker: Shrinker | None = None) -> None:
+    def __init__(self, reader: ImageReader, shrinker: Shrinker | None = None) -> None:
         """With a shrinker, images are scaled to what the model will see of them."""
         self._reader = reader
         self._shrinker = shrinker
-        self._rows_ahead = rows_ahead
         self._files = ThreadPoolExecutor(_THREADS, thread_name_prefix="vqa-images")
         self._urls = ThreadPoolExecutor(_FETCHES, thread_name_prefix="vqa-fetches")
         self._readings: dict[_Wanted, _Reading] = {}
@@ -115,7 +114,7 @@ class ImageLoader:
         waiting: deque[tuple[PendingRow, list[_Wanted], VQAError | None]] = deque()
         for pending in rows:
             waiting.append((pending, *self._start(pending.row, checks)))
-            while waiting and (len(waiting) >= self._rows_ahead or self._bytes >= BYTES_AHEAD):
+            while waiting and (len(waiting) >= ROWS_AHEAD or self._bytes >= BYTES_AHEAD):
                 yield self._collect(*waiting.popleft())
         while waiting:
             yield self._collect(*waiting.popleft())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from producer.arrivals import arriving_singly
 from producer.bulk.batch import BatchReporter, BulkClient
 from producer.bulk.image_loader import ImageLoader, LoadedRow, PendingRow
 from producer.bulk.neighbours import neighbours
@@ -16,13 +17,13 @@ from producer.bulk.output.review import Shown
 from producer.bulk.output.writer import ResultWriter
 from producer.bulk.plan import Plan
 from producer.client.batches import job_id
-from producer.client.submission import PreparedJob
+from producer.client.submission import CHUNK_WAIT_S, PreparedJob
 from producer.images.reader import is_named
 from producer.inputs import BadRow, Row, image_sources, read_rows
 from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, VQAError
 from vqa.images.stored_id import is_stored_id
-from vqa.job import Job
-from vqa.ledger.batches import EXPIRED_CODE
+from vqa.jobs.job import Job
+from vqa.ledger.batch_state import EXPIRED_CODE
 
 #: with less time left than this, a row expires instead of becoming a job
 _MIN_TIMEOUT_S = 0.001
@@ -64,8 +65,13 @@ class JobBuilder:
         #: rows without a line, because an image could not be fetched for the moment
         self.unavailable = 0
 
-    def _unfinished(self) -> Iterator[PendingRow | BadRow]:
-        for row in read_rows(self._plan.source):
+    def _unfinished(self) -> Iterator[PendingRow | BadRow | None]:
+        """Yield the rows without a result, and None while a pipe has none."""
+        rows = read_rows(self._plan.source)
+        for row in arriving_singly(rows, CHUNK_WAIT_S) if self._plan.piped else rows:
+            if row is None:
+                yield None
+                continue
             self._reporter.total += 1
             if isinstance(row, BadRow):
                 yield row
@@ -74,10 +80,13 @@ class JobBuilder:
             if not self._writer.finished.mark_seen(id):
                 yield PendingRow(id, row)
 
-    def pending_rows(self) -> Iterator[PendingRow]:
-        """Read the input; yield the rows to send, and write failures for the invalid ones."""
+    def pending_rows(self) -> Iterator[PendingRow | None]:
+        """Read the input; yield the rows to send, and write failures for the invalid ones.
+
+        Yields None while a pipe has no row.
+        """
         for row in self._unfinished():
-            if isinstance(row, PendingRow):
+            if not isinstance(row, BadRow):
                 yield row
                 continue
             _report(row.number, row.error)
@@ -99,7 +108,7 @@ class JobBuilder:
             for row in self._unfinished():
                 if isinstance(row, PendingRow):
                     yield row
-                else:
+                elif row is not None:
                     count += 1
                     _report(row.number, row.error)
 
@@ -115,10 +124,20 @@ class JobBuilder:
         if self._swallowed:
             yield f"{self._swallowed:,} lines were not asked about: they were read as parts of rows that are not CSV"
 
-    def build(self, rows: Iterable[PendingRow]) -> Iterator[PreparedJob]:
+    def build(self, rows: Iterable[PendingRow | None]) -> Iterator[PreparedJob | None]:
         """Yield the rows' jobs on demand; rows that cannot become one are reported and written as failures."""
+        if not self._plan.piped:
+            yield from self._jobs(neighbours(filter(None, rows)))
+            return
         # a pipe's rows are sent as they come
-        for loaded in self._images.load(rows if self._plan.piped else neighbours(rows)):
+        for row in rows:
+            if row is None:
+                yield None
+            else:
+                yield from self._jobs([row])
+
+    def _jobs(self, rows: Iterable[PendingRow]) -> Iterator[PreparedJob]:
+        for loaded in self._images.load(rows):
             row, id = loaded.row, loaded.id
             try:
                 job = self._job(loaded)
@@ -159,6 +178,8 @@ class JobBuilder:
         left_s = float("inf") if self.deadline is None else self.deadline - time.time()
         if left_s < _MIN_TIMEOUT_S:
             return None
+        if (model := self._model(row)) is not None:
+            extra["model"] = model
         ends_with_batch = left_s < timeout_s
         if ends_with_batch:
             extra["timeout_s"] = left_s
@@ -170,8 +191,16 @@ class JobBuilder:
         self.open[id] = OpenRow(row.custom_id, row.number, ends_with_batch, shown)
         return PreparedJob(job, {image.reference: image.data for image in loaded.images.values()})
 
+    def _model(self, row: Row) -> str | None:
+        """Return the model that the row names. Raises ModelNotFound if no worker serves it."""
+        if (name := row.fields.get("model")) is None and (name := row.named) is None:
+            return None
+        with self._client.queue.redis_errors():
+            return self._client.queue.models.named(name, counts="model" in row.fields)
+
     def _job_error(self, loaded: LoadedRow) -> InvalidJob | None:
         try:
+            self._model(loaded.row)
             job = loaded.row.job(loaded.id, loaded.references)
             if self._plan.review:
                 _require_probabilities(job)

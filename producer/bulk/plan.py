@@ -19,7 +19,7 @@ from producer.bulk.output.writer import ResultWriter, ResumableWriter
 from producer.images.shrink import Shrink
 from producer.inputs import Source
 from vqa.errors import InvalidJob, SettingsError
-from vqa.job import Job
+from vqa.jobs.job import Job
 
 #: forms whose rows have no `response_format` of their own
 _WITHOUT_FORMATS = frozenset({"csv", "parquet", "images"})

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from producer.bulk.batch import BatchReporter, BulkClient
-from producer.bulk.image_loader import ROWS_AHEAD, ImageLoader
+from producer.bulk.forecast import Forecast
+from producer.bulk.image_loader import ImageLoader
 from producer.bulk.jobs import JobBuilder
 from producer.bulk.plan import Plan, open_output
 from producer.images.shrinker import Shrinker
@@ -28,12 +29,12 @@ class Session:
         self.output = open_output(plan, self.client, stack)
         self.writer = self.output.writer
         self.reporter = stack.enter_context(BatchReporter(self.writer.batch, self.client))
-        rows_ahead = 1 if plan.piped else ROWS_AHEAD
         self.shrinker: Shrinker | None = None
         if plan.shrink is not None:
             self.shrinker = Shrinker(plan.shrink, self.client.settings.image_limits, self.client.workers)
-        images = stack.enter_context(ImageLoader(self.client.queue.reader, rows_ahead, self.shrinker))
+        images = stack.enter_context(ImageLoader(self.client.queue.reader, self.shrinker))
         self.builder = JobBuilder(plan, self.client, self.writer, self.reporter, images)
+        self.forecast = stack.enter_context(Forecast(plan, self.writer.batch, self.client, self.reporter))
 
     def notes(self) -> Iterator[str]:
         """Say what the summary has to add about the rows' images, and what was not asked about."""

@@ -16,11 +16,11 @@ from producer.bulk.plan import Plan
 from producer.bulk.session import Session
 from producer.bulk.summary import Progress, progress_bar, summary_lines
 from producer.client.url_images import UrlImages
-from producer.client.waiters import Window
+from producer.client.window import Window
 from producer.process import NOT_ALL, TEMPORARY, USAGE, Stopped
 from vqa.answer import Answer
 from vqa.errors import DeadlineExceeded, JobGivenUp, QueueUnavailable, UnknownJob
-from vqa.ledger.batches import EXPIRED_CODE
+from vqa.ledger.batch_state import EXPIRED_CODE
 from vqa.results import Outcome
 
 #: jobs in flight per slot of the workers, and the bounds of their number
@@ -82,10 +82,11 @@ class _Run:
         if self._plan.within_s is not None:
             self._builder.deadline = self._output.record.began + self._plan.within_s
         rows = self._builder.pending_rows()
-        first = next(rows, None)
+        first = next(filter(None, rows), None)
         if first is not None:
             deadline = self._builder.deadline
             self._session.start_batch(None if deadline is None else max(0.001, deadline - time.time()))
+            self._session.forecast.start()
             # an earlier run may have ended before it deleted these outcomes
             self._committed += self._writer.recent_ids
             self._send(chain([first], rows))
@@ -97,7 +98,7 @@ class _Run:
         if self._output.sidecar is not None and self._slots != self._output.record.slots:
             self._output.sidecar.write(replace(self._output.record, slots=self._slots))
 
-    def _send(self, rows: Iterable[PendingRow]) -> None:
+    def _send(self, rows: Iterable[PendingRow | None]) -> None:
         window = Window(self._builder.build(rows), self._max_in_flight(), UrlImages(self._client.queue.reader))
         for outcomes in self._client.rounds(window):
             for id, outcome in outcomes:
@@ -107,8 +108,9 @@ class _Run:
                 self._delete_outcomes()
             totals = self._writer.totals
             saved = self._session.shrinker.saved.bytes if self._session.shrinker else 0
-            self._show(totals.answered + totals.failed, totals.failed, saved)
+            self._show(totals.answered + totals.failed, totals.failed, saved, self._session.forecast.rows)
             self._reporter.tick()
+            self._session.forecast.tick()
             if time.monotonic() - self._workers_checked >= _WORKERS_INTERVAL_S:
                 window.widen(self._max_in_flight())
 

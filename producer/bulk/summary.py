@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 from producer.bulk.output.totals import Totals
 
-#: shows the numbers of finished and failed rows, and of bytes saved
-Progress = Callable[[int, int, int], None]
+#: shows the numbers of finished and failed rows, of bytes saved, and of all rows, if that is known
+Progress = Callable[[int, int, int, int | None], None]
 
 
 @contextmanager
 def progress_bar(quiet: bool, among_answers: bool) -> Iterator[Progress]:
-    """Yield a function that shows the numbers of finished and failed rows, and of bytes saved by shrinking images.
+    """Yield a function that shows the numbers of finished, failed and all rows, and of bytes saved by shrinking images.
 
     Nothing is shown if `quiet`, if stderr is not a terminal, or if answers are printed to the same terminal.
     """
     if quiet or not sys.stderr.isatty() or (among_answers and sys.stdout.isatty()):
-        yield lambda done, failed, saved: None
+        yield lambda done, failed, saved, rows: None
         return
     from rich import progress as rich
     from rich.console import Console
@@ -33,9 +33,9 @@ def progress_bar(quiet: bool, among_answers: bool) -> Iterator[Progress]:
     with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("done", total=None)
 
-        def show(done: int, failed: int, saved: int) -> None:
+        def show(done: int, failed: int, saved: int, rows: int | None) -> None:
             words = ("done", f"{failed:,} failed" if failed else "", f"{saved / 1e6:,.0f} MB saved" if saved else "")
-            progress.update(task, completed=done, description=", ".join(filter(None, words)))
+            progress.update(task, completed=done, total=rows, description=", ".join(filter(None, words)))
 
         yield show
 

@@ -19,6 +19,7 @@ from producer.cli.options import (
     MaxNewTokens,
     MaxReasoningTokens,
     MinP,
+    Model,
     PresencePenalty,
     Probabilities,
     RedisUrl,
@@ -69,6 +70,7 @@ def ask(
     max_frames: Annotated[int | None, typer.Option(min=1, help="With --video: most frames to show.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds until the job expires.")] = None,
     lane: Lane = LaneName.interactive,
+    model: Model = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
@@ -85,7 +87,8 @@ def ask(
     """
     from producer.cli.stream import ask as ask_streamed
     from producer.client.client import Client
-    from vqa.job import Job
+    from vqa.jobs.job import Job
+    from vqa.tracing.active import start_tracing
 
     if stream and as_json:
         raise typer.BadParameter("cannot be used with --json", param_hint="--stream")
@@ -93,6 +96,7 @@ def ask(
         raise typer.BadParameter("needs --json", param_hint="--logprobs")
     fields = job_fields(
         lane,
+        model=model,
         max_new_tokens=max_new_tokens,
         max_reasoning_tokens=max_reasoning_tokens,
         temperature=temperature,
@@ -119,6 +123,7 @@ def ask(
         raise typer.BadParameter("needs --video", param_hint="--fps" if fps else "--max-frames")
     if video and pages:
         raise typer.BadParameter("cannot be used with --video", param_hint="--pages")
+    start_tracing("vqa-client")
     with Client(shrink=shrink_option(shrink, shrink_tokens, shrink_quality) or False) as client:
         if image != "-":
             client.images.check(image)

@@ -17,14 +17,15 @@ from producer.client.outage import unavailable
 from producer.monitor.checks import Finding, findings
 from producer.monitor.damage import damaged, wrong_types
 from producer.monitor.images import image_store
+from producer.monitor.models import model_findings
 from producer.monitor.probe import run_probe
 from vqa.celery import make_app
-from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
-from vqa.job import LANES
 from vqa.ledger.lease_check import GAP_S, LeaseCheck, count_impossible
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.models import model_queues
 from vqa.ledger.sweep import Sweep, SweepResult
+from vqa.redis.connection import REDIS_ERRORS, connect
 from vqa.settings import PREFIX, QueueSettings
 
 #: how long to wait for the lock of a janitor that has just ended
@@ -42,6 +43,7 @@ _SWEPT = {
     "delayed": "published, their delay is over",
     "promoted": "published, their tenant had its turn",
     "lost_messages": "republished, their message was lost",
+    "returned": "returned to the model that they name, as no worker of its canary is up",
 }
 
 
@@ -72,6 +74,7 @@ def _report(repair: bool) -> Iterator[Finding]:
                 return
             yield from damaged(redis)
             yield from findings(run_probe(redis, settings, dead), settings)
+            yield from model_findings(redis, settings)
             yield from image_store(redis, settings)
     except REDIS_ERRORS as error:
         yield Finding("redis", "wrong", str(unavailable(error, settings)))
@@ -107,8 +110,8 @@ def _has_expired_leases(redis: Redis, lease_s: float) -> bool:
     seconds, microseconds = redis.time()
     now_ms = seconds * 1000 + microseconds // 1000
     return any(
-        redis.zcount(f"vqa:leased:{lane}", "-inf", now_ms) or count_impossible(redis, lane, now_ms, lease_s)
-        for lane in LANES
+        redis.zcount(f"vqa:leased:{queue}", "-inf", now_ms) or count_impossible(redis, queue, now_ms, lease_s)
+        for queue in model_queues(redis)
     )
 
 

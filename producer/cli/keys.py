@@ -130,7 +130,7 @@ def _keys() -> Iterator[Keys]:
     """Yield the keys. Raises QueueUnavailable."""
     from producer.client.outage import redis_errors
     from producer.gateway.access.keys import Keys
-    from vqa.connection import connect
+    from vqa.redis.connection import connect
     from vqa.settings import QueueSettings
 
     settings = QueueSettings()

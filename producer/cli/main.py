@@ -14,12 +14,16 @@ from producer.cli.ask import ask
 from producer.cli.dead_letters import app as dlq
 from producer.cli.gateway import app as gateway
 from producer.cli.keys import app as keys
+from producer.cli.metrics import app as metrics
+from producer.cli.models import app as models
 from producer.cli.options import (
     CONTEXT,
     AsJson,
     RedisUrl,
 )
+from producer.cli.rollout import app as rollout
 from producer.cli.submit import app as bulk
+from producer.cli.top import top
 from producer.process import INTERRUPTED, NOT_ALL, TEMPORARY, USAGE, Stopped, stoppable
 
 _FIRST_STEPS = """\
@@ -30,6 +34,7 @@ vqa asks vision-language models about images, through a queue on Redis.
   vqa ask cat.jpg "What is on the mat?"         ask one question
   vqa submit questions.jsonl -o answers.jsonl   ask many, or resume after a stop
   vqa status                                    show open jobs and workers
+  vqa top                                       watch them, batches and errors
   vqa gateway                                   serve OpenAI's API over HTTP
 
 `vqa --help` lists all commands, and `vqa COMMAND --help` explains one.
@@ -43,6 +48,9 @@ app.add_typer(bulk)
 app.add_typer(dlq)
 app.add_typer(gateway)
 app.add_typer(keys)
+app.add_typer(metrics)
+app.add_typer(models)
+app.add_typer(rollout)
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,6 +75,7 @@ def first_steps(
 
 
 app.command()(ask)
+app.command()(top)
 
 
 @app.command()
@@ -79,11 +88,12 @@ def status(
 ) -> None:
     """Show jobs, a batch, or the whole queue.
 
-    Without ids: how many jobs are open, and which workers are up. Ends with 3 if a batch is over and rows of it failed.
+    Of one job also what happened to it and when. Without ids: how many jobs are open, and which workers are up. Ends
+    with 3 if a batch is over and rows of it failed.
 
     Example: vqa status batch_6f2a9c0d1e3b5a7788990011 --watch
     """
-    from producer.cli import show, show_batch
+    from producer.cli import show, show_batch, show_timeline
     from producer.client.batches import is_batch
     from producer.client.client import Client
 
@@ -94,9 +104,12 @@ def status(
             batch = client.batches.retrieve(ids[0])
             state = show_batch.watch(batch, quiet, as_json) if watch else batch.state()
             if quiet or not watch:
-                print(show_batch.batch(state, as_json))
+                print(show_batch.batch(state, batch.prediction(state), as_json))
             raise typer.Exit(NOT_ALL if state.status == "failed" or (state.is_over and state.failed) else 0)
-        if ids:
+        if ids and len(ids) == 1:
+            [job] = client.states(ids).values()
+            print(show_timeline.job(job, client.timeline(job.id), as_json))
+        elif ids:
             print(show.states(client.states(ids), as_json))
         else:
             print(show.overview(client.counts(), client.inbox_length(), client.workers(), as_json))

@@ -38,6 +38,7 @@ RedisUrl = Annotated[
     typer.Option(metavar="URL", help="Redis with the queue, instead of VQA_REDIS_URL.", callback=_set_redis_url),
 ]
 Lane = Annotated[LaneName, typer.Option(help="Interactive jobs are answered before bulk jobs.")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="Model that answers; see `vqa models`.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum length of the answer in tokens.")]
 MaxReasoningTokens = Annotated[
     int | None, typer.Option(min=0, help="Maximum length of a thought before the answer, in tokens, not counted in it.")

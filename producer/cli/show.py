@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from producer.client.states import JobState
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.ledger import STATES
 from vqa.ledger.records import State, WorkerInfo
+from vqa.rollout import PROCESS
 
 
 def columns(rows: Iterable[Sequence[object]]) -> str:
@@ -45,12 +46,19 @@ def overview(
     )
     if inbox:
         lanes += f"\n\nentries in the inbox that are no jobs yet: {inbox}"
-    # how it scales images is for programs
-    up = [
-        (worker.name, *(f"{name}={value}" for name, value in worker.about.items() if name != "fit"))
-        for worker in workers
-    ]
+    # how it scales images, and which process it is, are for programs
+    up = [(worker.name, *(f"{name}={_shown(value)}" for name, value in _about(worker).items())) for worker in workers]
     return lanes + "\n\n" + ("\n".join("  ".join(row) for row in up) if up else "no worker is up")
+
+
+def _about(worker: WorkerInfo) -> dict[str, Any]:
+    """Return what people want to know of a worker; of the names that it serves only those that were given to it."""
+    hidden = {"fit", PROCESS} | ({"models"} if worker.about.get("models") == [worker.about.get("model")] else set())
+    return {name: value for name, value in worker.about.items() if name not in hidden}
+
+
+def _shown(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _seconds(left_s: float | None) -> str | None:
@@ -60,7 +68,7 @@ def _seconds(left_s: float | None) -> str | None:
 def schemas() -> str:
     """Return the JSON Schemas of jobs, answers and outcomes as one document."""
     from vqa.answer import Answer
-    from vqa.job import Job
+    from vqa.jobs.job import Job
     from vqa.outcome_schema import outcome_schema
 
     found = {"job": Job.model_json_schema(), "answer": Answer.model_json_schema(), "outcome": outcome_schema()}

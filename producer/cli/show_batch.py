@@ -15,7 +15,9 @@ from rich.live import Live
 
 from producer.cli.show import columns
 from producer.client.batches import Batch
-from vqa.ledger.batches import BatchState
+from producer.prediction import Prediction
+from producer.prediction.words import ends
+from vqa.ledger.batch_state import BatchState
 
 #: seconds between two looks at a batch
 _POLL_S = 1.0
@@ -32,17 +34,23 @@ def watch(batch: Batch, quiet: bool, as_json: bool) -> BatchState:
         while True:
             state = batch.state()
             rate = pace.rate(time.monotonic(), state.done)
+            prediction = None if quiet else batch.prediction(state)
             if in_place and not quiet:
-                live.update(progress(state, rate), refresh=True)
+                live.update(progress(state, rate, prediction), refresh=True)
             elif not quiet:
-                print(json.dumps(asdict(state)) if as_json else one_line(state, rate), flush=True)
+                print(_json(state, prediction) if as_json else one_line(state, rate, prediction), flush=True)
             if state.is_over:
                 return state
             time.sleep(_POLL_S)
 
 
-def batch(state: BatchState, as_json: bool) -> str:
-    return json.dumps(asdict(state)) if as_json else progress(state, None)
+def batch(state: BatchState, prediction: Prediction | None, as_json: bool) -> str:
+    return _json(state, prediction) if as_json else progress(state, None, prediction)
+
+
+def _json(state: BatchState, prediction: Prediction | None) -> str:
+    told = None if prediction is None else {**asdict(prediction), "in_time": prediction.in_time}
+    return json.dumps({**asdict(state), "prediction": told})
 
 
 def batches(found: Sequence[BatchState], as_json: bool) -> str:
@@ -71,8 +79,9 @@ class Pace:
         return (done - first) / (now_s - first_s) if now_s > first_s else None
 
 
-def progress(state: BatchState, rate: float | None) -> str:
+def progress(state: BatchState, rate: float | None, prediction: Prediction | None = None) -> str:
     lines = [f"{state.id}  {state.status.replace('_', ' ')}", one_line(state, rate)]
+    lines += [ends(prediction)] if prediction else []
     lines += [f"  {code}: {count:,}" for code, count in sorted(state.codes.items())]
     if state.workers:
         busiest = sorted(state.workers.items(), key=lambda item: -item[1])
@@ -80,18 +89,11 @@ def progress(state: BatchState, rate: float | None) -> str:
     return "\n".join(lines)
 
 
-def one_line(state: BatchState, rate: float | None) -> str:
-    counts = f"{state.done:,} of {state.total:,} rows done, {state.failed:,} failed, {state.left:,} to go"
-    if rate is None or state.is_over:
-        return counts
-    return f"{counts}, {rate:,.1f} rows/s" + (f", {_span(state.left / rate)} left" if rate > 0 else "")
+def one_line(state: BatchState, rate: float | None, prediction: Prediction | None = None) -> str:
+    counts = f"{state.done:,} of {state.rows:,} rows done, {state.failed:,} failed, {state.left:,} to go"
+    words = [counts, f"{rate:,.1f} rows/s" if rate is not None and not state.is_over else ""]
+    return ", ".join(filter(None, [*words, ends(prediction) if prediction else ""]))
 
 
 def _time(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -12,9 +12,9 @@ from typing import Any
 from producer.cli.show import columns
 from producer.client.dead_letters import DeadLetter, Verdict, at_ms
 from vqa.errors import InvalidJob
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.jobs.message import ImagePart, TextPart, VideoPart
 from vqa.ledger.records import AttemptRecord
-from vqa.message import ImagePart, TextPart, VideoPart
 
 #: characters shown of a message that is not a job
 _RAW = 2000
@@ -115,7 +115,8 @@ def _header(letter: DeadLetter) -> dict[str, Any]:
 
 def _attempt(record: AttemptRecord) -> dict[str, Any]:
     times = {"taken": at_ms(record.taken).isoformat(), "ended": at_ms(record.ended).isoformat()}
-    return asdict(record) | times
+    told = {name: value for name, value in asdict(record).items() if name != "token"}
+    return told | times
 
 
 def _job(job: Job, sizes: Sizes) -> Iterable[str]:

@@ -8,7 +8,7 @@ from producer.client.client import Client
 from producer.client.streams import AnswerStream
 from vqa.answer import Answer
 from vqa.errors import VQAError
-from vqa.job import Job
+from vqa.jobs.job import Job
 
 
 def ask(client: Client, job: Job) -> Answer:

@@ -21,6 +21,7 @@ from producer.cli.options import (
     MaxNewTokens,
     MaxReasoningTokens,
     MinP,
+    Model,
     Output,
     PresencePenalty,
     Probabilities,
@@ -113,6 +114,7 @@ def submit(
         typer.Option(min=1, help="Most jobs on the queue at once.  [default: 4 per worker slot, 256 to 5,000]"),
     ] = None,
     lane: Lane = LaneName.bulk,
+    model: Model = None,
     tenant: Annotated[str | None, typer.Option(help="Owner of the jobs; tenants' bulk jobs take turns.")] = None,
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Accept an existing answer to the same question about the same images.")
@@ -174,11 +176,14 @@ def submit(
     from producer.bulk.plan import Plan, Review
     from producer.bulk.submit import submit as run
     from producer.inputs import Columns, detect_source
+    from vqa.tracing.active import start_tracing
 
+    start_tracing("vqa-client")
     if (review_below is None) != (review is None):
         given, needed = ("--review", "--review-below") if review_below is None else ("--review-below", "--review")
         raise typer.BadParameter(f"needs {needed}", param_hint=given)
     answer = {
+        "model": model,
         "max_new_tokens": max_new_tokens,
         "max_reasoning_tokens": max_reasoning_tokens,
         "temperature": temperature,

@@ -12,18 +12,24 @@ from producer.client.aio_resources import AsyncBatchesResource, AsyncDeadLetters
 from producer.client.aio_streams import AsyncAnswerStream
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
+from producer.client.models import AsyncModelsResource
 from producer.client.outage import Unreachable
 from producer.client.resources import DeprecatedMethods
+from producer.client.sending import current_trace
 from producer.client.states import JobState, answer_of
-from producer.client.submission import PreparedJob, chunks
+from producer.client.submission import PreparedJob, arriving_chunks
 from producer.client.threads import InThread, Threads
+from producer.client.timeline import Timeline
 from producer.client.url_images import UrlImages, urls_of
-from producer.client.waiters import Waiter, Window, arrived, remaining
+from producer.client.waiters import Waiter, arrived, remaining
+from producer.client.window import Window
 from producer.client.withdrawals import Withdrawals
 from producer.images.shrink import Shrink
 from vqa.answer import Answer
 from vqa.fetch.settings import FetchSettings
-from vqa.job import AboutFields, ImageSource, Job, Lane
+from vqa.jobs.fields import AboutFields, ImageSource
+from vqa.jobs.job import Job
+from vqa.jobs.lane import Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -55,6 +61,7 @@ class AsyncClient(DeprecatedMethods):
         self.batches = AsyncBatchesResource(self._queue, self.answers, self._threads)
         self.dead_letters = AsyncDeadLettersResource(self._queue, self._threads)
         self.images = AsyncImagesResource(self._queue, self._threads)
+        self.models = AsyncModelsResource(self._queue, self._threads)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,7 +93,7 @@ class AsyncClient(DeprecatedMethods):
 
     async def submit(self, job: Job, *, trace: str | None = None) -> str:
         in_thread = self._threads.fetch if self._is_slow(job) else self._threads.short
-        await in_thread(self._queue.submit, job, trace=trace)
+        await in_thread(self._queue.submit, job, trace=current_trace() if trace is None else trace)
         return job.id
 
     def _is_slow(self, job: Job) -> bool:
@@ -103,15 +110,15 @@ class AsyncClient(DeprecatedMethods):
         The job is submitted when the stream is entered or first awaited. Leaving it early cancels the job.
         """
         start = self._threads.start_fetch if self._is_slow(job) else self._threads.start_short
-        submit = partial(start, self._queue.submit, job, stream=True, trace=trace)
+        submit = partial(start, self._queue.submit, job, stream=True, trace=current_trace() if trace is None else trace)
         return AsyncAnswerStream(self._queue, self._replies, self._withdrawals, job.id, submit)
 
     async def submit_many(self, jobs: Iterable[Job]) -> list[str]:
         """Do as `Client.submit_many`; a wait for capacity occupies no thread."""
         ids: list[str] = []
-        all_chunks, backoff = UrlImages(self._queue.reader).ready(chunks(jobs)), Backoff()
-        with self._threads.own() as in_thread:
-            while rest := await in_thread(_next, all_chunks):
+        all_chunks, backoff = UrlImages(self._queue.reader).ready(arriving_chunks(jobs)), Backoff()
+        with self._threads.own(all_chunks.close) as in_thread:
+            while (rest := await in_thread(_next, all_chunks)) is not None:
                 ids += [job.id for job in rest]
                 while rest:
                     offered = await in_thread(self._queue.submit_chunk, rest)
@@ -122,8 +129,8 @@ class AsyncClient(DeprecatedMethods):
 
     async def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> AsyncGenerator[tuple[str, Outcome]]:
         images = UrlImages(self._queue.reader, collects=True)
-        window, backoff = Window(jobs, in_flight, images), Backoff()
-        with self._replies.waiting() as waiter, self._threads.own() as in_thread:
+        window, backoff = Window(jobs, in_flight, images, reads_in_thread=True), Backoff()
+        with self._replies.waiting() as waiter, self._threads.own(window.close) as in_thread:
             while waiter.pending or not window.done:
                 while chunk := await in_thread(window.due, len(waiter.pending)):
                     await self._offer(in_thread, chunk, window, backoff, waiter)
@@ -175,6 +182,9 @@ class AsyncClient(DeprecatedMethods):
     async def states(self, ids: Iterable[str]) -> dict[str, JobState]:
         return await self._threads.short(self._queue.states, list(ids))
 
+    async def timeline(self, id: str) -> Timeline:
+        return await self._threads.short(self._queue.timeline, id)
+
     async def counts(self) -> dict[Lane, dict[State, int]]:
         return await self._threads.short(self._queue.counts)
 
@@ -188,5 +198,5 @@ class AsyncClient(DeprecatedMethods):
         return await self._threads.short(self._queue.image_sizes, list(references))
 
 
-def _next(all_chunks: Iterator[list[PreparedJob]]) -> Sequence[PreparedJob]:
-    return next(all_chunks, ())
+def _next(all_chunks: Iterator[list[PreparedJob]]) -> Sequence[PreparedJob] | None:
+    return next(all_chunks, None)

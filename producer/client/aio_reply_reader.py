@@ -16,9 +16,9 @@ from producer.client.outage import Outage, Unreachable
 from producer.client.states import Look, parse_look, parse_replies, queue_look, unknown
 from producer.client.threads import Threads
 from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
-from vqa.connection import connect_async
-from vqa.error_replies import is_wrong_type
 from vqa.forks import restart_in_children
+from vqa.redis.connection import connect_async
+from vqa.redis.error_replies import is_wrong_type
 
 #: concurrent lookups of one event loop, each on its own connection
 _LOOKS = 4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
-from producer.client.batches import POLL_S, Batch, Result, RowLike
+from producer.client.batch_submission import RowLike
+from producer.client.batches import POLL_S, Batch, Result
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
 from producer.client.resources import (
@@ -18,8 +19,10 @@ from producer.client.resources import (
 )
 from producer.client.threads import Threads
 from producer.images.stored import StoredImage
-from vqa.job import ImageSource, Lane
-from vqa.ledger.batches import BatchState
+from producer.prediction import Prediction
+from vqa.jobs.fields import ImageSource
+from vqa.jobs.lane import Lane
+from vqa.ledger.batch_state import BatchState
 from vqa.results import Outcome
 
 Answers = Callable[[Iterable[str], float | None], AsyncIterator[tuple[str, Outcome]]]
@@ -36,6 +39,9 @@ class AsyncBatch:
 
     async def state(self) -> BatchState:
         return await self._threads.short(self._batch.state)
+
+    async def prediction(self, state: BatchState | None = None) -> Prediction | None:
+        return await self._threads.short(self._batch.prediction, state)
 
     async def results(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
         loop = asyncio.get_running_loop()
@@ -103,6 +109,9 @@ class AsyncBatchesResource(DeprecatedCall):
 
     async def list(self, limit: int = 100) -> list[BatchState]:
         return await self._threads.short(self._batches.list, limit)
+
+    async def predict(self, states: Sequence[BatchState]) -> dict[str, Prediction]:
+        return await self._threads.short(self._batches.predict, states)
 
 
 class AsyncDeadLettersResource(DeprecatedCall):

@@ -6,18 +6,17 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from producer.client.job_queue import JobQueue
-from producer.client.submission import PreparedJob, chunks
-from producer.client.url_images import UrlImages
+from producer.prediction import Prediction, predict
 from vqa.answer import Answer
-from vqa.errors import InvalidJob, QueueFull, UnknownBatch
-from vqa.job import Job, Lane
-from vqa.ledger.batches import Batches, BatchState
+from vqa.errors import UnknownBatch
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import Batches
 from vqa.ledger.records import Unreadable
 from vqa.results import Outcome
 
@@ -29,9 +28,6 @@ _CANCEL_PAGE = 200
 
 #: seconds between two polls of a batch
 POLL_S = 1.0
-
-#: a Job, whose id becomes the custom_id; or a job's fields with "custom_id" (or "id"), "question" and "image"
-RowLike = Job | Mapping[str, Any]
 
 Answers = Callable[[Iterable[str], float | None], Iterator[tuple[str, Outcome]]]
 
@@ -87,6 +83,15 @@ class Batch:
         if state is None:
             raise UnknownBatch(f"there is no batch {self.id}; batches are deleted VQA_BATCH_TTL_S after their end")
         return state
+
+    def prediction(self, state: BatchState | None = None) -> Prediction | None:
+        """Return when the batch ends, as far as the last minutes tell; None if it is over or being cancelled.
+
+        `state` is the batch's, if it was just read. Raises UnknownBatch.
+        """
+        state = state or self.state()
+        with self._queue.redis_errors():
+            return predict(self._queue.redis, [state], self._queue.settings.lease_s).get(self.id)
 
     def results(self, timeout_s: float | None = None) -> Iterator[Result]:
         """Yield the outcome of each row once, as rows end, about in the order of submission.
@@ -150,73 +155,6 @@ def job_id(batch: str, row: str) -> str:
     return f"{batch}:{hashlib.sha256(f'{batch} {row}'.encode()).hexdigest()[:32]}"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSubmission:
-    """Puts a batch on the queue."""
-
-    lane: Lane = "bulk"
-    tenant: str | None = None
-    #: a label for lists of batches, such as a file name
-    input: str = ""
-    #: seconds until open rows expire; None leaves each row its own timeout, or its lane's
-    within_s: float | None = None
-
-    def send(self, queue: JobQueue, rows: Iterable[RowLike], defaults: Mapping[str, Any]) -> str:
-        """Submit all rows and return the batch's id. Raises QueueFull, InvalidJob or BadImage; then nothing is left."""
-        batches, id = Batches(queue.redis), new_id()
-        with queue.redis_errors():
-            keep_s = queue.settings.batch_ttl_s
-            batches.create(id, self.lane, self.tenant, self.input, self.within_s, keep_s, detached=True)
-        total = upload(queue, id, self._jobs(id, rows, defaults))
-        with queue.redis_errors():
-            batches.seal(id, total)
-        return id
-
-    def _jobs(self, id: str, rows: Iterable[RowLike], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Job]]:
-        end = None if self.within_s is None else time.monotonic() + self.within_s
-        seen: set[int] = set()
-        shared = {**defaults, "lane": self.lane, "tenant": self.tenant, "batch": id}
-        for number, row in enumerate(rows, start=1):
-            custom_id, job = _job(number, row, shared)
-            # hashes alone: a batch may have millions of rows
-            if hash(custom_id) in seen:
-                raise InvalidJob(f"row {number}: an earlier row has the same id")
-            seen.add(hash(custom_id))
-            own: dict[str, Any] = {"id": job_id(id, custom_id)}
-            if end is not None:
-                left_s = max(0.001, end - time.monotonic())
-                own["timeout_s"] = min(job.timeout_s or left_s, left_s)
-            yield custom_id, job.model_copy(update=own)
-
-
-def upload(queue: JobQueue, batch: str, jobs: Iterable[tuple[str, Job | PreparedJob]]) -> int:
-    """Submit (custom_id, job) pairs of a batch that exists already; return their number.
-
-    Raises QueueFull, or any error that `jobs` raises; then the batch has failed and no row is left on the queue.
-    """
-    batches, names, total = Batches(queue.redis), dict[str, str](), 0
-
-    def named() -> Iterator[Job | PreparedJob]:
-        for custom_id, job in jobs:
-            names[job.id] = custom_id
-            yield job
-
-    try:
-        for chunk in UrlImages(queue.reader).ready(chunks(named())):
-            offered = queue.submit_chunk(chunk)
-            if offered.error:
-                raise QueueFull(f"after {total:,} rows: {offered.error}; no row of the batch was left on the queue")
-            with queue.redis_errors():
-                batches.add_rows(batch, total, [(job.id, names.pop(job.id)) for job in chunk])
-            total += len(chunk)
-    except BaseException:
-        cancel_batch(queue, batch)
-        with queue.redis_errors():
-            batches.set_status(batch, "failed")
-        raise
-    return total
-
-
 def cancel_batch(queue: JobQueue, batch: str, within_s: float | None = None) -> int:
     """Refuse further rows, cancel the open ones for at most `within_s`, and return how many were cancelled."""
     batches, ended = Batches(queue.redis), 0
@@ -227,21 +165,3 @@ def cancel_batch(queue: JobQueue, batch: str, within_s: float | None = None) -> 
         while (page := list(islice(ids, _CANCEL_PAGE))) and (end is None or time.monotonic() < end):
             ended += len(queue.cancel_many(page))
     return ended
-
-
-def _job(number: int, row: RowLike, shared: Mapping[str, Any]) -> tuple[str, Job]:
-    own = {name: getattr(row, name) for name in (*row.model_fields_set, "id")} if isinstance(row, Job) else row
-    fields = {**shared, **own, "batch": shared["batch"]}
-    id = fields.pop("id", None)
-    name = fields.pop("custom_id", None) or id
-    if not isinstance(name, str) or not name:
-        raise InvalidJob(f"row {number}: id: missing, or not a string")
-    if "messages" in fields:
-        return name, Job(**fields)
-    try:
-        image, question = fields.pop("image"), fields.pop("question")
-    except KeyError as missing:
-        raise InvalidJob(
-            f"row {number}: {missing.args[0]}: missing; a row needs image and question, or messages"
-        ) from None
-    return name, Job.about(image, question, **fields)

@@ -14,11 +14,13 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from producer.client.submission import PreparedJob
-from vqa.error_replies import is_temporary
 from vqa.errors import QueueFull
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.ledger import DEADLINES, IN_FLIGHT
+from vqa.ledger.models import model_queues
+from vqa.redis.error_replies import is_temporary
+from vqa.routing import lane_of
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -100,10 +102,12 @@ class Capacity:
 
     def _measure(self) -> None:
         self._memory = self._memory_error()
+        queues = [queue for queue in model_queues(self._redis) if lane_of(queue) == "interactive"]
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(DEADLINES)
-            for state in IN_FLIGHT:
-                pipe.zcard(f"vqa:{state}:interactive")
+            for queue in queues:
+                for state in IN_FLIGHT:
+                    pipe.zcard(f"vqa:{state}:{queue}")
             counts = pipe.execute()
         # bulk jobs that wait for their tenant's turn are in none of the lane's sets
         open_jobs: dict[Lane, int] = {"interactive": sum(counts[1:])}

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from producer.client.capacity import Backoff
 from producer.client.job_queue import JobQueue
+from producer.client.models import ModelsResource
 from producer.client.outage import Unreachable
 from producer.client.reply_reader import ReplyReader
 from producer.client.resources import BatchesResource, DeadLettersResource, DeprecatedMethods, ImagesResource
+from producer.client.sending import current_trace
 from producer.client.states import JobState, answer_of
 from producer.client.streams import AnswerStream
 from producer.client.submission import PreparedJob
+from producer.client.timeline import Timeline
 from producer.client.url_images import UrlImages
-from producer.client.waiters import Waiter, Window, arrived, remaining
+from producer.client.waiters import Waiter, arrived, remaining
+from producer.client.window import Window
 from producer.client.withdrawals import Withdrawals
 from producer.images.shrink import Shrink
 from vqa.answer import Answer
 from vqa.fetch.settings import FetchSettings
-from vqa.job import AboutFields, ImageSource, Job, Lane
+from vqa.jobs.fields import AboutFields, ImageSource
+from vqa.jobs.job import Job
+from vqa.jobs.lane import Lane
 from vqa.ledger.records import State, WorkerInfo
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
@@ -57,6 +64,7 @@ class Client(DeprecatedMethods):
         self.batches = BatchesResource(self._queue, self.answers)
         self.dead_letters = DeadLettersResource(self._queue)
         self.images = ImagesResource(self._queue)
+        self.models = ModelsResource(self._queue)
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +99,11 @@ class Client(DeprecatedMethods):
     def submit(self, job: Job, *, trace: str | None = None) -> str:
         """Put a job on the queue and return its id. Submitting the same id again does not run the job twice.
 
-        `trace` is the caller's W3C traceparent, which workers see. Raises QueueFull if the lane, or Redis's memory, is
+        `trace` is the caller's W3C traceparent, which workers see; by default that of the OpenTelemetry span that the
+        caller is in. Raises QueueFull if the lane, or Redis's memory, is
         full; then the job was not accepted.
         """
-        self._queue.submit(job, trace=trace)
+        self._queue.submit(job, trace=current_trace() if trace is None else trace)
         return job.id
 
     def stream(self, job: Job, *, trace: str | None = None) -> AnswerStream:
@@ -108,7 +117,7 @@ class Client(DeprecatedMethods):
         Leaving it early cancels the job. Raises as `submit`.
         """
         try:
-            self._queue.submit(job, stream=True, trace=trace)
+            self._queue.submit(job, stream=True, trace=current_trace() if trace is None else trace)
         except Exception:
             raise
         except BaseException:
@@ -121,24 +130,27 @@ class Client(DeprecatedMethods):
         """Put many jobs on the queue, several hundred per round trip; return their ids in order.
 
         Waits while the queue is full. After an error, the jobs before the failing chunk are on the queue; submitting
-        all of them again is harmless.
+        all of them again is harmless. A generator, or another iterator, is read in a thread of its own: so jobs that
+        are there are sent even if the next one is long in coming.
         """
         return self._queue.submit_many(jobs)
 
     def ask_many(self, jobs: Iterable[Job], in_flight: int = 1000) -> Iterator[tuple[str, Outcome]]:
         """Submit jobs and yield (id, outcome) as they end, with at most `in_flight` open at once.
 
-        Jobs are read on demand, so the iterable may be endless. Each ends by its deadline at the latest; one whose
-        image cannot be fetched from its URL with that error. Waits while the queue is full, and for up to
-        redis_timeout_s while Redis is unreachable.
+        Jobs are read on demand, so the iterable may be endless, or wait for its jobs: it is read as in `submit_many`,
+        and outcomes come meanwhile. Each job ends by its deadline at the latest; one whose image cannot be fetched
+        from its URL with that error. Waits while the queue is full, and for up to redis_timeout_s while Redis is
+        unreachable.
         """
-        for outcomes in self._rounds(Window(jobs, in_flight, UrlImages(self._queue.reader, collects=True))):
+        images = UrlImages(self._queue.reader, collects=True)
+        for outcomes in self._rounds(Window(jobs, in_flight, images, reads_in_thread=True)):
             yield from outcomes
 
     def _rounds(self, window: Window) -> Iterator[list[tuple[str, Outcome]]]:
         """Yield lists of (id, outcome) that arrived together, and an empty list after half a second without one."""
         backoff = Backoff()
-        with self._replies.waiting() as waiter:
+        with closing(window), self._replies.waiting() as waiter:
             while waiter.pending or not window.done:
                 while chunk := window.due(len(waiter.pending)):
                     self._offer(chunk, window, backoff, waiter)
@@ -195,6 +207,10 @@ class Client(DeprecatedMethods):
     def states(self, ids: Iterable[str]) -> dict[str, JobState]:
         """Return where each job stands, without waiting."""
         return self._queue.states(list(ids))
+
+    def timeline(self, id: str) -> Timeline:
+        """Return what happened to a job and when, as far as Redis still knows it."""
+        return self._queue.timeline(id)
 
     def counts(self) -> dict[Lane, dict[State, int]]:
         """Count the open jobs by lane and state."""

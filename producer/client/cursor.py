@@ -6,8 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from vqa.error_replies import describe
 from vqa.ledger.text_stream import Portion
+from vqa.redis.error_replies import describe
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from redis import Redis
 
 from vqa.celery import wake
 from vqa.errors import InvalidJob, UnsupportedVersion
-from vqa.job import Job, Lane
+from vqa.jobs.job import Job
+from vqa.jobs.lane import Lane
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, Ledger
 from vqa.ledger.records import AttemptRecord, Header, texts
@@ -137,14 +138,15 @@ class DeadLetters:
         verdicts: dict[str, Verdict] = {}
         for page in _pages(dict.fromkeys(ids)):
             letters = self.read(page)
-            wakeups: list[tuple[str, Lane]] = []
+            wakeups: list[tuple[str, str]] = []
             for id in page:
-                result = _refusal(letters.get(id)) or self._ledger.reopen(id, self._images_keep_s)
-                if result == "interactive" or result == "bulk":
+                refusal = _refusal(letters.get(id))
+                result = refusal or self._ledger.reopen(id, self._images_keep_s)
+                if result in ("unknown", "open"):
+                    verdicts[id] = cast(Verdict, result)
+                elif refusal is None and result != "waiting":
                     wakeups.append((id, result))
-                    verdicts[id] = "reopened"
-                else:
-                    verdicts[id] = "reopened" if result == "waiting" else result
+                verdicts.setdefault(id, refusal or "reopened")
             if wakeups:
                 wake(self._app, wakeups)
         return verdicts

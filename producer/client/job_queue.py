@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import cast
 
 from redis import Redis
@@ -15,6 +15,7 @@ from producer.client.capacity import Backoff, Capacity, Offered, memory_full
 from producer.client.cursor import Cursor
 from producer.client.dead_letters import DeadLetters
 from producer.client.outage import redis_errors
+from producer.client.sending import sending
 from producer.client.states import (
     Found,
     JobState,
@@ -26,7 +27,8 @@ from producer.client.states import (
     reply_list,
     unknown,
 )
-from producer.client.submission import PreparedJob, chunks, prepare, stored_ids
+from producer.client.submission import PreparedJob, arriving_chunks, prepare, stored_ids
+from producer.client.timeline import Timeline, parse_timeline, queue_timeline
 from producer.client.url_images import UrlImages
 from producer.client.waiters import closed
 from producer.images.reader import ImageReader
@@ -34,19 +36,22 @@ from producer.images.shrink import Shrink
 from producer.images.shrinker import Shrinker
 from producer.images.stored import resolve
 from vqa.celery import make_app, wake
-from vqa.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.errors import Cancelled, DeadlineExceeded, QueueFull
 from vqa.fetch.settings import FetchSettings
 from vqa.forks import restart_in_children
 from vqa.images.store import ImageStore
 from vqa.images.stores.contents import StoreFull
 from vqa.inbox import inbox_length
-from vqa.job import Job, Lane
+from vqa.jobs.job import Job
+from vqa.jobs.lane import Lane
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.models import ModelRegistry
 from vqa.ledger.records import State, WorkerInfo
+from vqa.redis.connection import REDIS_ERRORS, RETRY_S, cause_of, connect
 from vqa.results import encode
+from vqa.routing import queue_name
 from vqa.settings import QueueSettings
 
 log = logging.getLogger(__name__)
@@ -81,6 +86,7 @@ class JobQueue:
         self._app = make_app(settings)
         self._closing = Closing(self._app, self._ledger, settings.result_ttl_s)
         self._capacity = Capacity(self.redis, settings)
+        self.models = ModelRegistry(self.redis, settings.model_keep_s, settings.lease_s)
         self._dead = DeadLetters(self.redis, self._ledger, self._app, settings.images_keep_s)
         self.images = ImageStore.open(self.redis, settings.images_url, settings.images_keep_s)
         self.backend = self._app.backend
@@ -126,21 +132,24 @@ class JobQueue:
         """Submit in chunks, waiting while the queue is full; return the ids in order."""
         ids: list[str] = []
         backoff = Backoff()
-        for chunk in UrlImages(self.reader).ready(chunks(jobs)):
-            ids += [job.id for job in chunk]
-            rest: Sequence[PreparedJob] = chunk
-            while rest:
-                offered = self.submit_chunk(rest)
-                if offered.rest and self.closing.wait(backoff.pause_s(offered, len(rest))):
+        with closing(UrlImages(self.reader).ready(arriving_chunks(jobs))) as all_chunks:
+            for chunk in all_chunks:
+                if self.closing.is_set():
                     raise closed()
-                rest = offered.rest
+                ids += [job.id for job in chunk]
+                rest: Sequence[PreparedJob] = chunk
+                while rest:
+                    offered = self.submit_chunk(rest)
+                    if offered.rest and self.closing.wait(backoff.pause_s(offered, len(rest))):
+                        raise closed()
+                    rest = offered.rest
         return ids
 
     def offer(self, jobs: Sequence[PreparedJob]) -> Offered:
         """Submit as many of the jobs as the queue has capacity for. Raises one of connection.REDIS_ERRORS.
 
         Stores the images, accepts the jobs, then publishes their messages, each in one round trip. Offering accepted
-        jobs again is harmless.
+        jobs again is harmless. Raises ModelNotFound, before anything is sent, for a model that no worker serves.
         """
         with self._unless_closed():
             errors = dict(self._capacity.refusals(jobs))
@@ -154,20 +163,25 @@ class JobQueue:
             return Offered.from_refusals(jobs, errors)
 
     def _accept(self, jobs: Sequence[PreparedJob]) -> Mapping[str, QueueFull]:
-        verdicts = self.accept(jobs)
+        routes = self.models.route(prepared.job for prepared in jobs)
+        verdicts = self.accept(jobs, routes)
         # an open job may have lost its message; the ledger ignores a superfluous one
-        self._publish([(job.id, job.lane) for job in jobs if verdicts[job.id] in ("accepted", "open")])
+        woken = (job for job in jobs if verdicts[job.id] in ("accepted", "open"))
+        self._publish([(job.id, queue_name(job.lane, routes.get(job.id))) for job in woken])
         return {job.id: self._capacity.lane_full(job.lane) for job in jobs if verdicts[job.id] == "full"}
 
-    def accept(self, jobs: Sequence[PreparedJob]) -> dict[str, str]:
+    def accept(self, jobs: Sequence[PreparedJob], routes: Mapping[str, str] | None = None) -> dict[str, str]:
         """Store the images, and accept the jobs without publishing messages; return the ledger's verdicts by id.
 
-        Raises ImageMissing, or one of connection.REDIS_ERRORS.
+        `routes` are the models that jobs go to, by id. Raises ImageMissing, or one of connection.REDIS_ERRORS.
         """
         references = resolve(self.redis, stored_ids(jobs))
-        submission = prepare([job.with_references(references) for job in jobs], self.settings, self.reply_list)
-        submission.store_images(self.images)
-        verdicts = dict(zip((job.id for job in jobs), self._ledger.accept_many(submission.commands), strict=True))
+        with sending(jobs) as sent:
+            resolved = [job.with_references(references) for job in sent.jobs]
+            submission = prepare(resolved, self.settings, self.reply_list, routes or {})
+            submission.store_images(self.images)
+            verdicts = dict(zip((job.id for job in jobs), self._ledger.accept_many(submission.commands), strict=True))
+            sent.verdicts = verdicts
         self._write_cancelled([id for id, verdict in verdicts.items() if verdict == "over"])
         return verdicts
 
@@ -181,7 +195,7 @@ class JobQueue:
                 pipe.set(outcome_key(id), encode(self.backend, id, error), ex=self.settings.result_ttl_s, nx=True)
             pipe.execute()
 
-    def _publish(self, wakeups: Sequence[tuple[str, Lane]]) -> None:
+    def _publish(self, wakeups: Sequence[tuple[str, str]]) -> None:
         if not wakeups:
             return
         try:
@@ -235,6 +249,11 @@ class JobQueue:
         with self.redis_errors(), self.redis.pipeline(transaction=False) as pipe:
             queue_states(pipe, ids)
             return parse_states(self.backend, ids, pipe.execute())
+
+    def timeline(self, id: str) -> Timeline:
+        with self.redis_errors(), self.redis.pipeline(transaction=False) as pipe:
+            queue_timeline(pipe, id)
+            return parse_timeline(self.backend, id, pipe.execute(raise_on_error=False))
 
     def counts(self) -> dict[Lane, dict[State, int]]:
         with self.redis_errors():

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vqa.connection import REDIS_ERRORS, cause_of
-from vqa.error_replies import ErrorReply, is_temporary
 from vqa.errors import QueueUnavailable
 from vqa.images.stores.contents import StoreUnavailable
+from vqa.redis.connection import REDIS_ERRORS, cause_of
+from vqa.redis.error_replies import ErrorReply, is_temporary
 from vqa.settings import QueueSettings
 
 #: pause between two tries; it doubles

@@ -14,9 +14,9 @@ from producer.client.job_queue import JobQueue
 from producer.client.outage import Outage, Unreachable
 from producer.client.states import parse_replies
 from producer.client.waiters import LOOK, OVERDUE_S, Waiter, Waiters, closed
-from vqa.connection import connect
-from vqa.error_replies import is_wrong_type
 from vqa.forks import restart_in_children
+from vqa.redis.connection import connect
+from vqa.redis.error_replies import is_wrong_type
 
 #: seconds that `close` waits for the reading thread
 _JOIN_S = 1.0

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import OutOfMemoryError
 
-from producer.client.batches import Answers, Batch, BatchSubmission, RowLike
+from producer.client.batch_submission import BatchSubmission, RowLike
+from producer.client.batches import Answers, Batch
 from producer.client.capacity import memory_full
 from producer.client.dead_letters import DeadLetter, TimeOrAge, Verdict
 from producer.client.job_queue import JobQueue
 from producer.images.stored import StoredImage, read, remove, resolve, store
+from producer.prediction import Prediction, predict
 from vqa.errors import QueueFull
 from vqa.images.source import read_image
 from vqa.images.stores.contents import StoreFull
-from vqa.job import ImageSource, Lane
-from vqa.ledger.batches import Batches, BatchState
-from vqa.message import is_url
+from vqa.jobs.fields import ImageSource
+from vqa.jobs.lane import Lane
+from vqa.jobs.message import is_url
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import Batches
 
 #: seconds that an image stored by a client is kept
 STORED_TTL_S = 86_400
@@ -102,6 +106,11 @@ class BatchesResource(DeprecatedCall):
         """Return the newest batches."""
         with self._queue.redis_errors():
             return Batches(self._queue.redis).newest(limit)
+
+    def predict(self, states: Sequence[BatchState]) -> dict[str, Prediction]:
+        """Return when batches end, as far as the last minutes tell, by id; none of those over or being cancelled."""
+        with self._queue.redis_errors():
+            return predict(self._queue.redis, states, self._queue.settings.lease_s)
 
 
 class DeadLettersResource(DeprecatedCall):

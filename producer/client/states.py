@@ -12,7 +12,7 @@ from celery.backends.base import Backend
 from producer.client.cursor import Cursor, Entry
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, JobGivenUp, UnknownJob, VQAError
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.commands import entry_key, outcome_key
 from vqa.ledger.ledger import DEAD, DEADLINES
 from vqa.ledger.records import Header, State, Unreadable, texts

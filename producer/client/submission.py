@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from producer.arrivals import arriving
 from producer.images.content import check_content
 from producer.images.parts import Use, job_uses
 from vqa.errors import BadImage, ImageMissing, InvalidJob
 from vqa.images.store import ImageStore, reference
 from vqa.images.stored_id import is_stored_id
-from vqa.job import Job, Lane
+from vqa.jobs.job import Job
+from vqa.jobs.lane import Lane
+from vqa.jobs.message import is_url
 from vqa.ledger.commands import Command, accept_command
-from vqa.message import is_url
 from vqa.settings import QueueSettings
+from vqa.tracing.traceparent import Traceparent
 
 #: jobs, and bytes of images, in one round trip
 CHUNK = 500
@@ -24,9 +26,6 @@ CHUNK_BYTES = 32 * 2**20
 
 #: a chunk is sent after this time even if it is not full
 CHUNK_WAIT_S = 0.05
-
-#: version, trace id, parent id, flags; later versions may have more
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,128})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class PreparedJob:
     trace: str | None = None
 
     def __post_init__(self) -> None:
-        if self.trace is not None and not _TRACEPARENT.fullmatch(self.trace):
+        if self.trace is not None and Traceparent.parse(self.trace) is None:
             raise InvalidJob(f"job {self.id}: trace is not a W3C traceparent")
 
     @property
@@ -85,8 +84,13 @@ class Submission:
                 raise ImageMissing(f"image {name[:19]}... is not in the image store; submit the job with its bytes")
 
 
-def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: str) -> Submission:
-    """Apply lane defaults, check image headers and build the commands. Raises BadImage, naming the job."""
+def prepare(
+    jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: str, routes: Mapping[str, str]
+) -> Submission:
+    """Apply lane defaults, check image headers and build the commands. Raises BadImage, naming the job.
+
+    `routes` are the models that jobs go to, by job id.
+    """
     submission = Submission()
     names: dict[bytes, str] = {}
     for prepared in jobs:
@@ -111,6 +115,8 @@ def prepare(jobs: Iterable[PreparedJob], settings: QueueSettings, reply_list: st
                 *(job.id, job.lane, job.to_json(), timeout_s, reply_list, settings.limits, *owner),
                 stream=prepared.stream,
                 trace=prepared.trace,
+                model=routes.get(job.id),
+                named=job.model,
             )
         )
     return submission
@@ -124,16 +130,37 @@ def _checked_reference(id: str, data: bytes, settings: QueueSettings, use: Use) 
     return reference(data)
 
 
-def chunks(jobs: Iterable[Job | PreparedJob], limit: int = CHUNK) -> Iterator[list[PreparedJob]]:
-    """Split jobs into lists for one round trip each, limited in number, image bytes and time spent on gathering."""
+def chunks(jobs: Iterable[Job | PreparedJob | None], limit: int = CHUNK) -> Iterator[list[PreparedJob]]:
+    """Split jobs into lists for one round trip each, limited in number, image bytes and time spent on gathering.
+
+    None in place of a job says that the next one is not there yet: what has been gathered, if anything, does not wait.
+    """
     chunk: list[PreparedJob] = []
     size = 0
     started = time.monotonic()
     for job in jobs:
-        chunk.append(PreparedJob(job) if isinstance(job, Job) else job)
-        size += chunk[-1].upload_bytes()
-        if len(chunk) == limit or size >= CHUNK_BYTES or time.monotonic() - started >= CHUNK_WAIT_S:
+        if job is not None:
+            chunk.append(_prepared(job))
+            size += chunk[-1].upload_bytes()
+        full = len(chunk) == limit or size >= CHUNK_BYTES
+        if job is None or full or time.monotonic() - started >= CHUNK_WAIT_S:
             yield chunk
             chunk, size, started = [], 0, time.monotonic()
     if chunk:
         yield chunk
+
+
+def arriving_chunks(jobs: Iterable[Job | PreparedJob | None], limit: int = CHUNK) -> Iterator[list[PreparedJob]]:
+    """Split jobs as `chunks` does, but let none of them wait for the next one for longer than CHUNK_WAIT_S.
+
+    For that a generator, or whatever else is no collection, is read in a thread of its own, while a list is asked for.
+    An empty list says that no job has come for that long.
+    """
+    if isinstance(jobs, Collection):
+        return chunks(jobs, limit)
+    prepared = (_prepared(job) for job in jobs if job is not None)
+    return arriving(prepared, CHUNK_WAIT_S, limit, PreparedJob.upload_bytes, CHUNK_BYTES)
+
+
+def _prepared(job: Job | PreparedJob) -> PreparedJob:
+    return PreparedJob(job) if isinstance(job, Job) else job

@@ -77,12 +77,14 @@ class Threads:
             return await in_thread(function, *args, **kwargs)
 
     @contextmanager
-    def own(self) -> Iterator[InThread]:
-        """Give a thread of its own to a series of calls."""
+    def own(self, last: Callable[[], object] | None = None) -> Iterator[InThread]:
+        """Give a thread of its own to a series of calls; it calls `last` after them, whatever becomes of the caller."""
         executor = ThreadPoolExecutor(1, f"{_NAME}-own")
         try:
             yield partial(self._run, executor)
         finally:
+            if last is not None:
+                executor.submit(last)
             executor.shutdown(wait=False)
 
     async def _run(self, executor: Executor, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

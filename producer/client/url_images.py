@@ -6,7 +6,7 @@ With VQA_FETCH=worker the URLs stay in the jobs and are only checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -18,7 +18,7 @@ from producer.images.parts import Use, job_uses
 from producer.images.reader import ImageReader
 from vqa.errors import BadImage, ImageUnavailable
 from vqa.images.store import reference
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 
 _T = TypeVar("_T")
 
@@ -54,11 +54,11 @@ class UrlImages:
         failures, self._failures = self._failures, []
         return failures
 
-    def ready(self, chunks: Iterable[Sequence[PreparedJob]]) -> Iterator[list[PreparedJob]]:
+    def ready(self, chunks: Iterable[Sequence[PreparedJob]]) -> Generator[list[PreparedJob]]:
         """Yield the jobs of the chunks once their images are there; a chunk of many images in several lists.
 
-        What was yielded must have been sent before the next list is asked for. Raises BadImage and ImageUnavailable,
-        naming the job, unless failures are collected.
+        An empty chunk is yielded as it is. What was yielded must have been sent before the next list is asked for.
+        Raises BadImage and ImageUnavailable, naming the job, unless failures are collected.
         """
         for chunk in chunks:
             for part in self._parts(chunk):
@@ -75,7 +75,7 @@ class UrlImages:
                 part, urls = [], set()
             part.append(job)
             urls |= more
-        if part:
+        if part or not jobs:
             yield part
 
     def _fetched(self, part: list[PreparedJob]) -> list[PreparedJob]:

@@ -11,12 +11,11 @@ from itertools import chain, islice
 from celery.backends.base import Backend
 
 from producer.client.cursor import Cursor, Entry
+from producer.client.sending import note_received
 from producer.client.states import Found, outcome_of, still_open
-from producer.client.submission import CHUNK, CHUNK_WAIT_S, PreparedJob, chunks
-from producer.client.url_images import UrlImages
-from vqa.job import Job
 from vqa.results import Outcome
 from vqa.settings import QueueSettings
+from vqa.tracing.active import active
 
 #: open jobs are polled this often, because the reply list may be lost, or may belong to another client
 POLL_S = 0.5
@@ -25,63 +24,12 @@ OVERDUE_S = POLL_S + 3.0
 #: waking thousands of idle callers at each poll would take a third of a core
 _CHECK_S = 30.0
 #: Redis treats a shorter BLMPOP timeout as endless
-_SHORTEST_BLOCK_S = 0.01
+SHORTEST_BLOCK_S = 0.01
 #: With many jobs pending and few answers read, let answers gather before the next read: one read per answer takes a
 #: third of two cores at 300 answers a second.
 _GATHER_ABOVE, _GATHER_S = 64, 0.02
 #: most ids in one look; with more, polls rotate through them
 LOOK = 2000
-
-
-class Window:
-    """Limits how many jobs are open: a chunk is due while fewer than `in_flight` are; no job is read before that."""
-
-    def __init__(self, jobs: Iterable[Job | PreparedJob], in_flight: int, images: UrlImages) -> None:
-        """`images` fetches what the jobs name by URL, and collects the failures."""
-        self.images = images
-        self._chunk_size = min(CHUNK, max(1, in_flight // 4))
-        jobs = iter(jobs)
-        # the first job goes alone: the second may be slow to come
-        self._chunks = images.ready(chain(chunks(islice(jobs, 1)), chunks(jobs, self._chunk_size)))
-        self._in_flight = in_flight
-        self._exhausted = False
-        self._held: Sequence[PreparedJob] = ()
-        #: monotonic time when the held jobs are due again
-        self._held_until = 0.0
-        #: whether jobs are read more slowly than they are sent
-        self.slow = False
-
-    @property
-    def done(self) -> bool:
-        """Whether every job has been handed out."""
-        return self._exhausted and not self._held
-
-    def due(self, open_jobs: int) -> Sequence[PreparedJob]:
-        """Return the jobs to submit while `open_jobs` are open: none if the window is full, held or exhausted."""
-        self.slow = False
-        if self._held:
-            held, self._held = (self._held, ()) if time.monotonic() >= self._held_until else ((), self._held)
-            return held
-        if self._exhausted or open_jobs > self._in_flight - self._chunk_size:
-            return ()
-        started = time.monotonic()
-        chunk = next(self._chunks, None)
-        self.slow = time.monotonic() - started >= CHUNK_WAIT_S
-        self._exhausted = chunk is None
-        return chunk or ()
-
-    def widen(self, in_flight: int) -> None:
-        self._in_flight = in_flight
-
-    def hold(self, jobs: Sequence[PreparedJob], pause_s: float) -> None:
-        """Take back jobs that could not be submitted; they are due again after the pause."""
-        self._held, self._held_until = jobs, time.monotonic() + pause_s
-
-    def until(self) -> float:
-        """Return the monotonic time until which the caller may wait for answers before it calls `due` again."""
-        if self.slow:
-            return time.monotonic() + _SHORTEST_BLOCK_S
-        return min(next_poll(), self._held_until) if self._held else next_poll()
 
 
 class Waiter:
@@ -131,8 +79,11 @@ def closed() -> RuntimeError:
 
 def arrived(backend: Backend, waiter: Waiter) -> Iterator[tuple[str, Outcome]]:
     """Take and decode the outcomes that have arrived."""
+    tracing = active()
     while waiter.arrived:
         id, found = waiter.arrived.popleft()
+        if tracing is not None and isinstance(found, bytes):
+            note_received(tracing, id, found)
         yield id, outcome_of(backend, found)
 
 
@@ -184,7 +135,7 @@ class Waiters:
     def block_s(self, settings: QueueSettings) -> float:
         """Return how long a read of the reply list may block."""
         left_s = self._next_poll - time.monotonic()
-        return max(_SHORTEST_BLOCK_S, min(left_s, settings.redis_timeout_s / 2))
+        return max(SHORTEST_BLOCK_S, min(left_s, settings.redis_timeout_s / 2))
 
     def pause_s(self, read: int) -> float:
         """Return how long to let answers gather before the next read; the last one looked up `read` jobs."""

@@ -30,9 +30,10 @@ from producer.monitor import flower
 from producer.process import INTERRUPTED, TEMPORARY, USAGE, Stopped, stoppable
 from vqa.answer import Answer
 from vqa.errors import NotReady, SettingsError, VQAError
-from vqa.job import Job
+from vqa.flower_settings import FlowerSettings
+from vqa.jobs.job import Job
 from vqa.results import Outcome
-from vqa.settings import FlowerSettings, QueueSettings
+from vqa.settings import QueueSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

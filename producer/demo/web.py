@@ -12,8 +12,8 @@ from producer.demo.processes import Processes, await_ready
 from producer.demo.redis_server import free_port, is_free
 from producer.monitor import flower
 from vqa.errors import NotReady
+from vqa.flower_settings import FlowerSettings
 from vqa.gateway_settings import GatewaySettings
-from vqa.settings import FlowerSettings
 
 #: what the extra `gateway` brings and nothing else does
 _PACKAGES = ("fastapi", "uvicorn")

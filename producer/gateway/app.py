@@ -17,6 +17,7 @@ from producer.gateway.middleware.stack import outermost
 from producer.gateway.openapi.document import complete, operation_id
 from producer.gateway.routes import ask, batches, chat, files, health, images, jobs, models, page, reference, status
 from vqa.gateway_settings import FilesSettings, GatewaySettings
+from vqa.metrics.server import require_package
 from vqa.settings import QueueSettings
 
 _ROUTES = (chat, ask, jobs, images, files, batches, models, health, status, reference, page)
@@ -25,9 +26,9 @@ _ROUTES = (chat, ask, jobs, images, files, batches, models, health, status, refe
 class GatewayApp(FastAPI):
     """FastAPI within middleware that sees all requests and errors, those of FastAPI's own middleware too."""
 
-    def __init__(self, settings: GatewaySettings, **options: object) -> None:
+    def __init__(self, settings: GatewaySettings, **options: Any) -> None:
         self.settings = settings
-        super().__init__(**options)  # type: ignore[arg-type]
+        super().__init__(**options)
         #: whether the process is ending: /readyz says so
         self.state.stopping = False
 
@@ -66,6 +67,8 @@ def create_app(
         # to /v1/files from /v1/files/ by http, since TLS ends before this process: the key would follow in clear
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        # FastAPI's own spans and log records have paths, queries and exceptions in them
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         # FastAPI's pages load their scripts from elsewhere
         docs_url=None,
         redoc_url=None,
@@ -73,4 +76,10 @@ def create_app(
     add_handlers(app)
     for module in _ROUTES:
         app.include_router(module.router)
+    if settings.metrics_key is not None:
+        require_package("VQA_GATEWAY_METRICS_KEY")
+        # prometheus-client is an extra
+        from producer.gateway.routes.metrics import metrics_router
+
+        app.include_router(metrics_router(queue_settings, settings.metrics_key))
     return app

@@ -12,8 +12,8 @@ from producer.images.reader import ImageReader
 from vqa.errors import BadImage, ImageUnavailable
 from vqa.fetch.places import MOST, Places
 from vqa.gateway_settings import GatewaySettings
-from vqa.job import MOST_IMAGES
-from vqa.message import MOST_FRAMES
+from vqa.jobs.job import MOST_IMAGES
+from vqa.jobs.message import MOST_FRAMES
 from vqa.settings import QueueSettings
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from producer.gateway.files.files import Files
 from producer.gateway.readiness import Readiness
 from producer.gateway.webhooks.webhooks import Webhooks, open_webhooks
 from producer.images.reader import ImageReader
-from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
+from vqa.redis.connection import connect_async
 from vqa.settings import QueueSettings
 
 

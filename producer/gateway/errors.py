@@ -18,6 +18,7 @@ from vqa.errors import VQAError
 _STATUS: Mapping[type[VQAError], int] = {
     VQAError: 500,
     errors.InvalidJob: 400,
+    errors.ModelNotFound: 404,
     errors.BadImage: 400,
     errors.ImageMissing: 400,
     # it may be there when the request is sent again, as OpenAI's clients do

@@ -11,17 +11,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from producer.gateway.errors import NoWorker
+from producer.client.models import takes
+from producer.gateway.errors import NotFound, NoWorker
 from producer.gateway.tasks import end_tasks
-from vqa.connection import REDIS_ERRORS, connect_async
-from vqa.errors import QueueFull, QueueUnavailable, VQAError
+from vqa.errors import ModelNotFound, QueueFull, QueueUnavailable, VQAError
 from vqa.ledger.ledger import DEADLINES, WORKERS, living_workers
+from vqa.ledger.models import CANARIES, MODELS, Models
 from vqa.ledger.records import WorkerInfo
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS, connect_async
+from vqa.redis.outage import RedisOutage
 from vqa.settings import QueueSettings
 
 #: seconds for which a look at Redis is good
 _FRESH_S = 1.0
+#: the same, before a model is refused
+_FRESHER_S = 0.1
 #: seconds between two looks that nobody asks for
 _WATCH_S = 5.0
 #: seconds after which Redis counts as away
@@ -42,6 +46,8 @@ class Look:
     workers: Sequence[WorkerInfo] = ()
     open_jobs: int = 0
     problem: str = ""
+    #: as they were when Redis last answered; None if it never has
+    models: Models | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -60,7 +66,7 @@ class Readiness:
     """One for each gateway process; all its requests share a look."""
 
     def __init__(self, settings: QueueSettings) -> None:
-        self._lease_s = settings.lease_s
+        self._lease_s, self._model_keep_s = settings.lease_s, settings.model_keep_s
         # of its own, so that a look that is given up holds up nothing else
         self._redis = connect_async(settings, retry_s=0)
         self._outage = RedisOutage(settings)
@@ -71,10 +77,10 @@ class Readiness:
         #: monotonic time since when Redis has not answered
         self._away_since: float | None = None
 
-    async def look(self) -> Look:
+    async def look(self, fresh_s: float = _FRESH_S) -> Look:
         """Return what Redis said at most a second ago. Never raises, and takes two seconds at most."""
         async with self._lock:
-            if time.monotonic() - self._looked_at >= _FRESH_S:
+            if time.monotonic() - self._looked_at >= fresh_s:
                 self._last = await self._look()
                 self._looked_at = time.monotonic()
             return self._last
@@ -107,7 +113,7 @@ class Readiness:
             self._outage.failed(error)
             self._away_since = self._away_since or time.monotonic()
             # the log names the host, which is nobody's business outside
-            return Look(problem="Redis does not answer")
+            return Look(problem="Redis does not answer", models=self._last.models)
         self._away_since = None
         self._outage.answered()
         return found
@@ -117,15 +123,55 @@ class Readiness:
             pipe.time()
             pipe.hgetall(WORKERS)
             pipe.zcard(DEADLINES)
-            (seconds, _), listed, open_jobs = await pipe.execute()
-        return Look(living_workers(listed, seconds, self._lease_s), open_jobs)
+            pipe.hgetall(MODELS)
+            pipe.hgetall(CANARIES)
+            (seconds, _), listed, open_jobs, served, canaries = await pipe.execute()
+        models = Models.parse(served, canaries, seconds, self._model_keep_s, self._lease_s)
+        return Look(living_workers(listed, seconds, self._lease_s), open_jobs, models=models)
 
-    async def require_worker(self) -> Sequence[WorkerInfo]:
-        """Return the ready workers. Raises NoWorker if there is none, QueueUnavailable."""
-        workers = await self.workers()
+    async def require_worker(self, model: str | None = None) -> Sequence[WorkerInfo]:
+        """Return the ready workers that take jobs of a model, or those that name none.
+
+        Raises NoWorker if there is none, QueueUnavailable.
+        """
+        workers = [worker for worker in await self.workers() if takes(worker, model)]
         if not workers:
-            raise NoWorker("no worker is ready; send the request again later, or to lane bulk, which waits for one")
+            of = f" of model {model}" if model else ""
+            then = "send the request again later, or to lane bulk, which waits for one"
+            raise NoWorker(f"no worker{of} is ready; {then}")
         return workers
+
+    async def named_model(self, name: str | None) -> str | None:
+        """Return the model whose workers get a request that names this one; None for whichever worker takes it.
+
+        Raises NotFound, and QueueUnavailable if Redis has never answered.
+        """
+        if name is None:
+            return None
+        models = (await self.look()).models
+        if models is None or (models.are_declared and name not in models.served):
+            # a worker may have just started
+            look = await self.look(_FRESHER_S)
+            if (models := look.models) is None:
+                raise QueueUnavailable(look.problem)
+        try:
+            return models.named(name)
+        except ModelNotFound as error:
+            raise NotFound(str(error), param="model", code=error.code()) from None
+
+    async def models(self) -> list[str]:
+        """Return the names that requests may ask for: those given to workers, and what ready workers have loaded.
+
+        Raises QueueUnavailable.
+        """
+        names: set[object] = set()
+        for worker in await self.workers():
+            own = worker.about.get("models")
+            # workers of earlier releases say only what they have loaded
+            names.update(own if isinstance(own, list) else [worker.about.get("model")])
+        if (models := (await self.look()).models) is not None:
+            names.update(name for name, served in models.served.items() if served.declared)
+        return sorted(name for name in names if isinstance(name, str))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """Return the ready workers. Raises QueueUnavailable."""

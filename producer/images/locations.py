@@ -1,7 +1,7 @@
 """Locations of images as callers name them, resolved to sources that do not depend on the caller's folder.
 
 A source is `file:` and an absolute path, a `data:` URL, `sha256:` and 64 hex digits, `img_...`, or a URL that is
-fetched (`vqa.message.is_url`). Whether it may be fetched or read is `producer.images.reader`'s to say.
+fetched (`vqa.jobs.message.is_url`). Whether it may be fetched or read is `producer.images.reader`'s to say.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from vqa.errors import BadImage, InvalidJob
 from vqa.images.data_url import from_data_url
 from vqa.images.stored_id import is_stored_id
-from vqa.message import MOST_URL, is_url
+from vqa.jobs.message import MOST_URL, is_url
 
 _REFERENCE = re.compile(r"sha256:[0-9a-f]{64}")
 _SUPPORTED = "data:, https:, http:, s3:, gs:, az:, oss:, file: or sha256:"

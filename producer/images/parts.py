@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vqa.job import Job
-from vqa.message import PAGES_PATTERN, ImagePart, VideoPart
+from vqa.jobs.job import Job
+from vqa.jobs.message import PAGES_PATTERN, ImagePart, VideoPart
 
 #: a part of a message, such as {"type": "image", "image": SOURCE}, or {"type": "video", "frames": [SOURCE, ...]}
 Part = Mapping[str, Any]

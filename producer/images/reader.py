@@ -29,7 +29,7 @@ from vqa.fetch.settings import FetchSettings
 from vqa.forks import restart_in_children
 from vqa.images.data_url import from_data_url
 from vqa.images.stored_id import is_stored_id
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 from vqa.settings import QueueSettings
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from producer.images.parts import Part, part_sources
-from vqa.job import Job
-from vqa.message import Detail, ImagePart
+from vqa.jobs.job import Job
+from vqa.jobs.message import Detail, ImagePart
 
 _DETAILS = frozenset(get_args(Detail))
 

@@ -15,8 +15,8 @@ from vqa.errors import QueueUnavailable
 from vqa.forks import restart_in_children
 from vqa.images.fit import Fit
 from vqa.images.limits import FileLimits
+from vqa.jobs.message import Detail
 from vqa.ledger.records import WorkerInfo
-from vqa.message import Detail
 
 log = logging.getLogger(__name__)
 

@@ -42,6 +42,17 @@ def read_csv(input: Input, source: Source) -> Iterator[Row | BadRow]:
                 yield BadRow(number, None, error, max(0, lines.number - number))
 
 
+def count_records(input: Input, source: Source) -> Iterator[int]:
+    """Yield 1 for each record behind the header, without checking it. Raises InvalidJob if a line cannot be read."""
+    with input.open() as stream:
+        lines = _Lines(numbered_lines(stream))
+        delimiter = _delimiter(lines.first_text(input.name), input, source)
+        # the reader of rows has raised the limit of a field
+        records = filter(None, csv.reader(lines, delimiter=delimiter))
+        next(records, None)
+        yield from (1 for _ in records)
+
+
 def _broken(number: int, swallowed: int, error: csv.Error) -> BadRow:
     if swallowed <= 0:
         return BadRow(number, None, InvalidJob(f"not CSV: {error}"))

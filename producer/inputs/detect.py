@@ -6,11 +6,10 @@ import glob
 import importlib.util
 import os
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from io import BufferedIOBase, BufferedReader
-from typing import Any, Literal, cast
+from io import BufferedReader
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -24,8 +23,8 @@ from producer.inputs.source import DEFAULT_COLUMNS, Columns, Source
 from producer.inputs.visuals import FIELD_COLUMNS
 from vqa.errors import InvalidJob, SettingsError
 from vqa.frozen_model import shown
-from vqa.job import Job
-from vqa.message import Detail
+from vqa.jobs.job import Job
+from vqa.jobs.message import Detail
 
 FormOrAuto = Form | Literal["auto"]
 
@@ -99,7 +98,7 @@ def _expanded(name: str, form: FormOrAuto) -> list[str]:
 
 def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
     if name == "-":
-        return _detect_pipe(name, os.getcwd(), cast(BufferedIOBase, sys.stdin.buffer), None, form)
+        return _detect_pipe(name, os.getcwd(), open_file(name), None, form)
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError) as error:
@@ -124,7 +123,7 @@ def _detect(name: str, form: FormOrAuto) -> tuple[Form, Input]:
 
 
 def _detect_pipe(
-    name: str, folder: str, raw: BufferedIOBase, pipe: BufferedReader | None, form: FormOrAuto
+    name: str, folder: str, raw: BufferedReader, pipe: BufferedReader | None, form: FormOrAuto
 ) -> tuple[Form, Input]:
     if form in ("parquet", "images"):
         raise SettingsError(f"{name}: cannot read {form} from a pipe")

@@ -50,9 +50,10 @@ class Input:
 
 
 def open_file(name: str) -> BufferedReader:
-    """Open a file or pipe. Raises SettingsError if it cannot be opened."""
+    """Open a file or pipe; - is standard input. Raises SettingsError if it cannot be opened."""
     try:
-        return BufferedReader(FileIO(name))
+        # not sys.stdin, whose lock a thread that reads would hold when the interpreter ends, which aborts it
+        return BufferedReader(FileIO(0, closefd=False) if name == "-" else FileIO(name))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -41,7 +41,7 @@ def read_images(source: Source) -> Iterator[Row | BadRow]:
     shared = os.path.commonpath([input.folder for input in source.inputs])
     number = 0
     for input in source.inputs:
-        for path in _image_paths(input):
+        for path in image_paths(input):
             number += 1
             try:
                 if isinstance(path, OSError):
@@ -79,7 +79,8 @@ def fixed_folder(pattern: str) -> str:
     return os.path.abspath(folder)
 
 
-def _image_paths(input: Input) -> Iterator[str | OSError]:
+def image_paths(input: Input) -> Iterator[str | OSError]:
+    """Yield the paths of an input's images; an OSError for each folder that cannot be read."""
     if os.path.isdir(input.name):
         yield from _walk(input.folder)
     elif os.path.lexists(input.name):

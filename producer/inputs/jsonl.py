@@ -14,7 +14,7 @@ from producer.inputs.files import Input
 from producer.inputs.row import JOB_FIELDS, BadRow, Row, question_messages, require_id, valid_id
 from producer.inputs.source import Source
 from producer.inputs.visuals import PART_FIELDS, SOURCE_FIELDS, visual_parts
-from producer.openai.chat_request import parse_request
+from producer.openai.chat_request import named_model, parse_request
 from vqa.errors import InvalidJob, VQAError
 from vqa.frozen_model import shown
 
@@ -57,7 +57,10 @@ def _row(number: int, line: str, folder: str, defaults: Mapping[str, Any], id_na
     try:
         document = json_object(line)
         custom_id = valid_id(document.get(id_name))
-        return Row(number, require_id(document.get(id_name), id_name), {**defaults, **parse(document, folder)})
+        fields, named = {**defaults, **parse(document, folder)}, None
+        if id_name == "custom_id":
+            named = named_model(document)
+        return Row(number, require_id(document.get(id_name), id_name), fields, named)
     except VQAError as error:
         return BadRow(number, custom_id, error)
 

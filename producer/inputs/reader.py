@@ -16,8 +16,8 @@ from producer.inputs.row import BadRow, Row, image_sources
 from producer.inputs.source import Source
 from producer.inputs.tables import read_parquet
 from vqa.errors import InvalidJob, VQAError
-from vqa.job import MOST_IMAGES
-from vqa.message import Detail, TextPart
+from vqa.jobs.job import MOST_IMAGES
+from vqa.jobs.message import Detail, TextPart
 
 #: stands for any image in the check of a row
 _PLACEHOLDER_IMAGE = "sha256:" + "0" * 64

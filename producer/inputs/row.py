@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from producer.images.parts import source_uses, with_sources
 from vqa.errors import InvalidJob, VQAError
-from vqa.job import Job
+from vqa.jobs.job import Job
 
 #: characters of a custom_id
 MAX_ID_LENGTH = 512
@@ -34,6 +34,9 @@ class Row:
     #: `producer.images.parts`, where a source is file:<absolute path>, data:image/...;base64,..., sha256:<64 hex
     #: digits>, img_... or a URL to fetch
     fields: Mapping[str, Any]
+    #: the model that a row of an OpenAI Batch file names, which counts only where workers were given names. Not part of
+    #: the digest, or rows of a batch that an earlier release began would be sent again
+    named: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of the row in hex, by which a later run recognises it.

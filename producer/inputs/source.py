@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from producer.inputs.files import Form, Input
-from vqa.message import Detail
+from vqa.jobs.message import Detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from producer.client.capacity import MEMORY_SHARE
 from producer.monitor.probe import SLACK_S, LaneProbe, Probe
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.records import WorkerInfo
 from vqa.settings import QueueSettings
 

@@ -16,11 +16,12 @@ from redis.exceptions import RedisError
 
 from producer.monitor.flower import local_url, page
 from producer.process import USAGE
-from vqa.connection import connect
 from vqa.errors import SettingsError
+from vqa.flower_settings import FlowerSettings
 from vqa.gateway_settings import GatewaySettings
 from vqa.ledger.ledger import Ledger
-from vqa.settings import FlowerSettings, QueueSettings
+from vqa.redis.connection import connect
+from vqa.settings import QueueSettings
 
 
 def queue() -> bool:

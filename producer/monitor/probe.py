@@ -14,12 +14,14 @@ from redis.exceptions import ResponseError
 from producer.client.dead_letters import DeadLetters
 from vqa.celery import DEFAULT_QUEUE
 from vqa.inbox import inbox_length
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from vqa.ledger.commands import entry_key
 from vqa.ledger.lease_check import count_impossible
 from vqa.ledger.ledger import DEADLINES, IN_FLIGHT, Ledger
 from vqa.ledger.lost_messages import LOST_MESSAGE_S, oldest_message_time
+from vqa.ledger.models import model_queues
 from vqa.ledger.records import State, WorkerInfo
+from vqa.routing import lane_of
 from vqa.settings import QueueSettings
 
 T = TypeVar("T")
@@ -35,20 +37,25 @@ _PAGE = 1000
 _DEAD = 1000
 
 
+#: replies about a queue: counts by state, the oldest queued job, and five numbers
+_REPLIES = len(IN_FLIGHT) + 6
+
 #: a script, because counts of a busy queue that are read one after the other do not add up
 _UNBALANCED = """
 local waiting, less = 0, redis.call('ZCARD', KEYS[1])
-for _, tenant in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  waiting = waiting + redis.call('ZCARD', 'vqa:waiting:bulk:' .. tenant)
+for i = 1, #ARGV do
+  for _, tenant in ipairs(redis.call('ZRANGE', 'vqa:turns:' .. ARGV[i], 0, -1)) do
+    waiting = waiting + redis.call('ZCARD', 'vqa:waiting:' .. ARGV[i] .. ':' .. tenant)
+  end
 end
-for i = 3, #KEYS do less = less - redis.call('ZCARD', KEYS[i]) end
+for i = 2, #KEYS do less = less - redis.call('ZCARD', KEYS[i]) end
 return {waiting, less - waiting}
 """
 
 
 @dataclass(frozen=True, slots=True)
 class LaneProbe:
-    """Counts of a lane's open jobs. `overdue` means for longer than a running janitor takes."""
+    """Counts of a lane's open jobs, of all models. `overdue` means for longer than a running janitor takes."""
 
     counts: Mapping[State, int]
     #: seconds that the oldest queued job has waited; None if there is none
@@ -56,9 +63,9 @@ class LaneProbe:
     leases_out: int
     leases_overdue: int
     delayed_overdue: int
-    #: jobs queued for long without a message on the lane
+    #: jobs queued for long without a message on their list
     lost_messages: int
-    #: messages on Celery's list; some may be superfluous
+    #: messages on Celery's lists; some may be superfluous
     messages: int
     #: leases that end later than they can: Redis's clock was set back
     leases_impossible: int
@@ -126,44 +133,53 @@ def _if_allowed(command: Callable[[], T]) -> T | None:
 
 def _sets(redis: Redis, settings: QueueSettings, now: int) -> tuple[dict[Lane, LaneProbe], Sequence[Any]]:
     """Return the lanes' counts; then overdue jobs, (waiting jobs, ids in some sets only), foreign messages."""
-    lost_before = {lane: _lost_before(redis, lane, now) for lane in LANES}
+    queues = model_queues(redis)
+    lost_before = {queue: _lost_before(redis, queue, now) for queue in queues}
     slack = now - SLACK_S * 1000
-    sets = [f"vqa:{state}:{lane}" for lane in LANES for state in IN_FLIGHT]
+    sets = [f"vqa:{state}:{queue}" for queue in queues for state in IN_FLIGHT]
+    bulk = [queue for queue in queues if lane_of(queue) == "bulk"]
     # no transaction: Redis refuses one when its memory is full
     with redis.pipeline(transaction=False) as pipe:
-        for lane in LANES:
+        for queue in queues:
             for state in IN_FLIGHT:
-                pipe.zcard(f"vqa:{state}:{lane}")
-            pipe.zrange(f"vqa:queued:{lane}", 0, 0, withscores=True)
-            pipe.zcount(f"vqa:leased:{lane}", "-inf", now)
+                pipe.zcard(f"vqa:{state}:{queue}")
+            pipe.zrange(f"vqa:queued:{queue}", 0, 0, withscores=True)
+            pipe.zcount(f"vqa:leased:{queue}", "-inf", now)
             # janitors ignore expired leases for one lease time after they, or Redis, have started
-            pipe.zcount(f"vqa:leased:{lane}", "-inf", slack - settings.lease_s * 1000)
-            pipe.zcount(f"vqa:delayed:{lane}", "-inf", slack)
-            pipe.zcount(f"vqa:queued:{lane}", "-inf", f"({lost_before[lane]:.0f}")
-            pipe.llen(lane)
+            pipe.zcount(f"vqa:leased:{queue}", "-inf", slack - settings.lease_s * 1000)
+            pipe.zcount(f"vqa:delayed:{queue}", "-inf", slack)
+            pipe.zcount(f"vqa:queued:{queue}", "-inf", f"({lost_before[queue]:.0f}")
+            pipe.llen(queue)
         pipe.zcount(DEADLINES, "-inf", slack)
         # whole: by its digest it could be flushed meanwhile
-        pipe.eval(_UNBALANCED, 2 + len(sets), DEADLINES, "vqa:turns:bulk", *sets)
+        pipe.eval(_UNBALANCED, 1 + len(sets), DEADLINES, *sets, *bulk)
         pipe.llen(DEFAULT_QUEUE)
         *replies, overdue, waiting, foreign = pipe.execute()
     rest = iter(replies)
-    impossible = {lane: count_impossible(redis, lane, now, settings.lease_s) for lane in LANES}
-    counted = {lane: _lane(rest, now, waiting[0] * (lane == "bulk"), impossible[lane]) for lane in LANES}
+    found = {queue: [next(rest) for _ in range(_REPLIES)] for queue in queues}
+    for queue, figures in found.items():
+        figures.append(count_impossible(redis, queue, now, settings.lease_s))
+    counted = {
+        lane: _lane([found[queue] for queue in queues if lane_of(queue) == lane], now, waiting[0] * (lane == "bulk"))
+        for lane in LANES
+    }
     return counted, (overdue, waiting, foreign)
 
 
-def _lane(replies: Iterator[Any], now: int, waiting: int, impossible: int) -> LaneProbe:
+def _lane(queues: Sequence[Sequence[Any]], now: int, waiting: int) -> LaneProbe:
+    """Add up the replies about a lane's queues."""
+    numbers = len(IN_FLIGHT)
     counts: dict[State, int] = {"waiting": waiting}
-    counts |= {state: next(replies) for state in IN_FLIGHT}
-    oldest = next(replies)
-    oldest_s = max(0.0, (now - oldest[0][1]) / 1000) if oldest else None
-    figures = [*(next(replies) for _ in range(5)), impossible]
+    counts |= {state: sum(queue[place] for queue in queues) for place, state in enumerate(IN_FLIGHT)}
+    oldest = min((first[1] for queue in queues for first in queue[numbers]), default=None)
+    oldest_s = None if oldest is None else max(0.0, (now - oldest) / 1000)
+    figures = [sum(column) for column in zip(*(queue[numbers + 1 :] for queue in queues), strict=True)]
     return LaneProbe(counts, oldest_s, *figures)
 
 
-def _lost_before(redis: Redis, lane: Lane, now: int) -> float:
+def _lost_before(redis: Redis, queue: str, now: int) -> float:
     latest = now - (LOST_MESSAGE_S + SLACK_S) * 1000
-    oldest = oldest_message_time(redis, lane)
+    oldest = oldest_message_time(redis, queue)
     return latest if oldest is None else min(latest, oldest)
 
 

@@ -1,10 +1,10 @@
 """Fields of a chat-completions body besides its messages.
 
 Fields that cannot be honoured are refused by name, so that no answer differs from what was asked; values without effect
-are accepted. `model` is not compared with the workers' models. Null fields count as missing. Without `temperature`,
-decoding is greedy, as everywhere in this project, unless the workers have another default (VQA_SAMPLING_DEFAULTS);
-OpenAI's default is 1. `top_k`, `min_p` and `repetition_penalty` are vLLM's names. `max_reasoning_tokens` is this
-project's own: OpenAI's `reasoning_effort`, which is refused, says no number.
+are accepted. Whether workers serve the `model` is for others to find out. Null fields count as missing. Without
+`temperature`, decoding is greedy, as everywhere in this project, unless the workers have another default
+(VQA_SAMPLING_DEFAULTS); OpenAI's default is 1. `top_k`, `min_p` and `repetition_penalty` are vLLM's names.
+`max_reasoning_tokens` is this project's own: OpenAI's `reasoning_effort`, which is refused, says no number.
 """
 
 from __future__ import annotations

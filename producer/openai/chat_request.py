@@ -47,6 +47,13 @@ def parse_request(row: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return parse_row(row, partial(resolve_url, folder=folder)).fields
 
 
+def named_model(row: Mapping[str, Any]) -> str | None:
+    """Return the model that a line of a Batch file names, if it is a text."""
+    body = row.get("body")
+    model = body.get("model") if isinstance(body, dict) else None
+    return model if isinstance(model, str) and model else None
+
+
 def parse_row(row: Mapping[str, Any], resolve: ResolveUrl) -> ChatRequest:
     """Read a line of a Batch file: `{"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {...}}`.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
-from vqa.message import MOST_FRAMES
+from vqa.jobs.message import MOST_FRAMES
 
 #: from the URL of an image to the image's source; raises InvalidJob or BadImage
 ResolveUrl = Callable[[str], str]

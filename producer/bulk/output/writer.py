@@ -19,13 +19,13 @@ from producer.bulk.output.review import parse_review
 from producer.bulk.output.rewrite import rewrite
 from producer.bulk.output.totals import Totals
 from vqa.answer import Answer
-from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, JobGivenUp
+from vqa.errors import BadImage, ImageMissing, ImageUnavailable, InvalidJob, JobGivenUp, ModelNotFound
 
 #: outcomes of the last lines of a killed run may still be in Redis: that run had no time to delete them
 _MAX_RECENT = 5000
 
 #: codes of rows that may have failed before a worker saw them
-_NEVER_RAN = frozenset({BadImage.code(), InvalidJob.code(), ImageMissing.code(), ImageUnavailable.code()})
+_NEVER_RAN = frozenset(each.code() for each in (BadImage, InvalidJob, ModelNotFound, ImageMissing, ImageUnavailable))
 
 
 class ResultWriter:

@@ -12,7 +12,7 @@ from producer.gateway.access.rate_limits import RequestLimits
 from producer.gateway.access.windows import Window
 from producer.gateway.errors import Forbidden, RateLimited
 from vqa.errors import QueueUnavailable
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 
 log = logging.getLogger(__name__)
 

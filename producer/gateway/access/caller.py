@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from producer.gateway.access.windows import Window
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 
 #: a limit; the counts of a window stay exact in Lua's numbers
 Limit = Annotated[int, Field(ge=1, le=10**12)]

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import redis.asyncio
 
 from producer.client.outage import unavailable
-from vqa.connection import REDIS_ERRORS, connect_async
-from vqa.error_replies import ErrorReply
+from vqa.redis.connection import REDIS_ERRORS, connect_async
+from vqa.redis.error_replies import ErrorReply
 from vqa.settings import QueueSettings
 
 #: calls at once

@@ -8,9 +8,9 @@ import redis
 import redis.asyncio
 
 from producer.gateway.access.keys import KEYS, Keys
-from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import SettingsError
 from vqa.gateway_settings import GatewaySettings
+from vqa.redis.connection import REDIS_ERRORS, connect
 from vqa.settings import QueueSettings
 
 #: pause between two tries while Redis does not answer

@@ -10,7 +10,8 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from producer.gateway.access.caller import Allowance, Caller
-from vqa.job import LANES, NAME_PATTERN, Lane
+from vqa.jobs.job import NAME_PATTERN
+from vqa.jobs.lane import LANES, Lane
 
 #: bytes of a webhook secret; Standard Webhooks wants 24 to 64
 _SECRET_BYTES = 32

@@ -11,7 +11,7 @@ from producer.gateway.files.files import Files
 from producer.gateway.files.record import FileRecord
 from producer.gateway.files.store import missing
 from producer.ids import owner_tag
-from vqa.ledger.batches import BatchState
+from vqa.ledger.batch_state import BatchState
 
 #: returns batches and their states in order; None for each that is gone
 LoadBatches = Callable[[list[str]], Awaitable[list[tuple[SavedBatch, BatchState] | None]]]

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vqa.job import Lane
-from vqa.ledger.batches import BatchStatus
+from producer.prediction import Unknown
+from vqa.jobs.lane import Lane
+from vqa.ledger.batch_state import BatchStatus
 
 BATCH_ID = "batch_e3b0c44298fc_5f3c9d1e8a7b6c5d4e3f2a1b"
 
@@ -52,12 +53,23 @@ class BatchUsage(BaseModel):
     total_tokens: int
 
 
+class BatchPrediction(BaseModel):
+    """When the batch ends at the rate of the last minutes. Times are in seconds since 1970."""
+
+    ends_at: int | None = Field(description="null if it is not known")
+    earliest_at: int | None = Field(description="at the fastest rate of the last minutes; null if nothing bounds it")
+    latest_at: int | None = Field(description="at the slowest rate; null if nothing bounds it")
+    in_time: bool | None = Field(description="whether it ends within the completion_window")
+    unknown: Unknown | None = Field(description="why ends_at is null")
+
+
 class BatchDetails(BaseModel):
     """What OpenAI's API has no place for."""
 
     lane: Lane
     workers: dict[str, int] = Field(description="answers by worker")
     failures: dict[str, int] = Field(description="failed rows by code")
+    prediction: BatchPrediction | None = Field(description="null for a batch that is over or being cancelled")
 
 
 class BatchObject(BaseModel):

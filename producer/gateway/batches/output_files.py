@@ -22,7 +22,8 @@ from producer.gateway.files.record import PREFIX as FILE_PREFIX
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer
 from vqa.errors import Cancelled, DeadlineExceeded, UnknownJob, VQAError
-from vqa.ledger.batches import EXPIRED_CODE, BatchState, batch_key
+from vqa.ledger.batch_state import EXPIRED_CODE, BatchState
+from vqa.ledger.batches import batch_key
 from vqa.ledger.commands import outcome_key
 from vqa.results import decode
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from producer.gateway.access.caller import Allowance, Caller
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 
 PREFIX = "batch"
 

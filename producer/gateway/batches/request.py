@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from vqa.frozen_model import Frozen
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 
 ENDPOINT = "/v1/chat/completions"
 
@@ -33,6 +33,11 @@ class Webhook(Frozen):
     """Where the end of the batch is told."""
 
     url: str = Field(min_length=1, max_length=2048, examples=[WEBHOOK_URL])
+    late: bool = Field(
+        default=False,
+        strict=True,
+        description="also tell if the batch will not end within its completion_window, as predicted",
+    )
 
 
 class BatchOptions(Frozen):

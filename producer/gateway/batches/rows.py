@@ -20,6 +20,7 @@ from producer.openai.chat_request import ChatRequest, parse_row
 from vqa.errors import BadImage, ImageUnavailable, InvalidJob, VQAError
 from vqa.gateway_settings import GatewaySettings
 from vqa.settings import QueueSettings
+from vqa.tracing.active import active
 
 #: images that are fetched before their rows are submitted, all of which are in memory at once
 _MOST_FETCHED = 8
@@ -35,6 +36,8 @@ class BatchRow:
     job: PreparedJob | None = None
     #: the test model that answers it; None for the workers
     test_model: str | None = None
+    #: as the row names it, unless it is a test model
+    model: str | None = None
     error: VQAError | None = None
 
 
@@ -80,7 +83,8 @@ class RowReader:
             builder = self._builder(row)
             request = parse_row(document, builder.resolve)
             test_model = request.model if is_test_model(request.model, self.settings) else None
-            return ReadRow(line, replace(row, test_model=test_model), request, builder.urls(request))
+            row = replace(row, test_model=test_model, model=None if test_model else request.model)
+            return ReadRow(line, row, request, builder.urls(request))
         except VQAError as error:
             return ReadRow(line, replace(row, error=_lasting(error)))
 
@@ -109,7 +113,9 @@ class RowReader:
             return replace(found.row, error=_lasting(error))
 
     def _builder(self, row: BatchRow) -> JobBuilder:
-        return JobBuilder(row.id, self.batch.tenant, self.batch.trace, self.queue_settings, self.images)
+        # each row has a trace of its own, or the batch's would have a million spans
+        trace = None if active() else self.batch.trace
+        return JobBuilder(row.id, self.batch.tenant, trace, self.queue_settings, self.images)
 
 
 def _lasting(error: VQAError) -> VQAError:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from producer.gateway.batches.lease import Lease, LeaseLost, Leases
 from producer.gateway.batches.work import BatchWork, Tools
 from producer.gateway.tasks import end_tasks
-from vqa.connection import REDIS_ERRORS
 from vqa.errors import VQAError
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.outage import RedisOutage
 
 log = logging.getLogger(__name__)
 

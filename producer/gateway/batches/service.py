@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Annotated, cast
@@ -31,7 +31,9 @@ from producer.gateway.files.store import missing
 from producer.gateway.tasks import end_tasks
 from producer.gateway.webhooks.webhooks import Webhooks
 from producer.ids import is_owner, new_id
-from vqa.ledger.batches import Batches, BatchState
+from producer.prediction import Prediction, predict
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import Batches
 
 #: a batch and its state in the ledger
 Found = tuple[SavedBatch, BatchState]
@@ -73,7 +75,8 @@ class BatchService:
                     return await self.get(id, caller)
             file = await self._tools.files.get(request.input_file_id)
             if request.vqa.webhook:
-                await self._webhooks.watch(id, request.vqa.webhook.url, caller, "vqa.webhook.url")
+                webhook = request.vqa.webhook
+                await self._webhooks.watch(id, webhook.url, caller, "vqa.webhook.url", late=webhook.late, trace=trace)
             record = self._record(id, request, file, caller, trace)
             await self._registry.add(record)
             # if this process dies before, the runner creates it
@@ -113,6 +116,12 @@ class BatchService:
             if found is not None:
                 return found
         raise NotFound(f"there is no batch {id}: it is not kept any more, or belongs to somebody else")
+
+    async def predict(self, found: Sequence[Found]) -> dict[str, Prediction]:
+        """Return when batches end, by id; none of those over or being cancelled."""
+        states, settings = [state for _, state in found], self._queue.settings
+        with self._redis_errors():
+            return await asyncio.to_thread(predict, self._queue.redis, states, settings.lease_s)
 
     async def newest(self, caller: Caller, after: str | None, limit: int) -> tuple[list[Found], bool]:
         """Return the newest batches after a cursor, and whether there are more. Raises InvalidRequest."""

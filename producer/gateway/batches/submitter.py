@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from producer.client.capacity import Offered
 from producer.client.job_queue import JobQueue
@@ -14,8 +15,9 @@ from producer.client.submission import PreparedJob, chunks
 from producer.gateway.batches.record import BatchRecord
 from producer.gateway.batches.rows import BatchRow
 from producer.gateway.chat.echo_models import answer_at_once
-from vqa.errors import DeadlineExceeded, ImageMissing, QueueFull, VQAError
-from vqa.ledger.batches import EXPIRED_CODE, Batches
+from vqa.errors import DeadlineExceeded, ImageMissing, ModelNotFound, QueueFull, VQAError
+from vqa.ledger.batch_state import EXPIRED_CODE
+from vqa.ledger.batches import Batches
 from vqa.ledger.commands import entry_key, outcome_key
 from vqa.results import encode
 
@@ -32,6 +34,7 @@ class Submitter:
 
     def submit(self, rows: Sequence[BatchRow]) -> tuple[list[BatchRow], Offered]:
         """Offer the rows; return those that the queue had no room for. Write the outcome of rows without a job."""
+        rows = self._routed(rows)
         self._refuse({row.id: row.error for row in rows if row.error is not None})
         full: dict[str, QueueFull] = {}
         for model in {row.test_model for row in rows if row.job is not None}:
@@ -42,6 +45,20 @@ class Submitter:
         offered = Offered.from_refusals([row.job for row in rows if row.job is not None], full)
         return rest, offered
 
+    def _routed(self, rows: Sequence[BatchRow]) -> list[BatchRow]:
+        """Return the rows with the models that they name, or with why there is no such model."""
+        with self._queue.redis_errors():
+            return [self._with_model(row) for row in rows]
+
+    def _with_model(self, row: BatchRow) -> BatchRow:
+        if row.job is None or row.model is None:
+            return row
+        try:
+            name = self._queue.models.named(row.model, counts=False)
+        except ModelNotFound as error:
+            return replace(row, job=None, error=error)
+        return row if name is None else replace(row, job=replace(row.job, job=row.job.job.for_model(name)))
+
     def _offer(self, jobs: Sequence[PreparedJob], model: str | None) -> dict[str, QueueFull]:
         """Return the error of each job that the queue had no room for, by id."""
         try:
@@ -50,7 +67,7 @@ class Submitter:
                     return dict(answer_at_once(self._queue, jobs, model))
             offered = self._queue.submit_chunk(jobs)
             return dict.fromkeys((job.id for job in offered.rest), offered.error) if offered.error else {}
-        except ImageMissing as error:
+        except (ImageMissing, ModelNotFound) as error:
             # nothing of the chunk was accepted; halves of it find the row
             if len(jobs) == 1:
                 self._refuse({jobs[0].id: error})

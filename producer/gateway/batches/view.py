@@ -9,13 +9,14 @@ from typing import Any, get_args
 from producer.gateway.batches.batch_files import has_file
 from producer.gateway.batches.output_files import FileKind, output_file_id
 from producer.gateway.batches.record import SavedBatch
-from vqa.ledger.batches import BatchState
+from producer.prediction import Prediction
+from vqa.ledger.batch_state import BatchState
 
 #: OpenAI's names of times, in seconds since 1970; null until the batch is there
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
-def batch_object(saved: SavedBatch, state: BatchState) -> dict[str, Any]:
+def batch_object(saved: SavedBatch, state: BatchState, prediction: Prediction | None) -> dict[str, Any]:
     """Return OpenAI's batch object, with our own fields under `vqa`."""
     record, progress = saved.record, saved.progress
     total = progress.total or 0
@@ -40,7 +41,21 @@ def batch_object(saved: SavedBatch, state: BatchState) -> dict[str, Any]:
         "request_counts": {"total": total, "completed": completed, "failed": min(state.failed, total - completed)},
         "usage": _usage(state),
         "metadata": record.metadata,
-        "vqa": {"lane": record.lane, "workers": dict(state.workers), "failures": dict(state.codes)},
+        "vqa": {
+            "lane": record.lane,
+            "workers": dict(state.workers),
+            "failures": dict(state.codes),
+            "prediction": prediction and _prediction(prediction),
+        },
+    }
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    times = {"ends_at": prediction.end, "earliest_at": prediction.earliest, "latest_at": prediction.latest}
+    return {
+        **{name: None if ms is None else ms // 1000 for name, ms in times.items()},
+        "in_time": prediction.in_time,
+        "unknown": prediction.unknown,
     }
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
 
 from producer.client.batches import cancel_batch
 from producer.client.capacity import Backoff
@@ -31,7 +30,8 @@ from producer.ids import owner_tag
 from producer.images.parts import Use
 from vqa.errors import BadImage, ImageUnavailable
 from vqa.gateway_settings import GatewaySettings
-from vqa.ledger.batches import Batches, BatchState
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import Batches
 from vqa.ledger.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -122,18 +122,23 @@ class BatchWork:
         if errors := check.finish():
             return await self._fail(saved, errors)
         await self._tools.registry.save_progress(saved.id, Progress(check.total, check.model))
-        await asyncio.to_thread(self._set_status, saved.id, "in_progress")
+        await asyncio.to_thread(self._begin, saved.id, check.total)
         await self._list_file(saved, "output")
 
     async def _fail(self, saved: SavedBatch, errors: Sequence[LineError]) -> None:
         await self._tools.registry.save_errors(saved.id, errors)
         if saved.progress.rows:
             await asyncio.to_thread(cancel_batch, self._tools.queue, saved.id)
-        await asyncio.to_thread(self._set_status, saved.id, "failed")
+        await asyncio.to_thread(self._set_failed, saved.id)
 
-    def _set_status(self, id: str, status: Literal["in_progress", "failed"]) -> None:
+    def _begin(self, id: str, rows: int) -> None:
         with self._tools.queue.redis_errors():
-            self._batches.set_status(id, status)
+            self._batches.expect(id, rows)
+            self._batches.set_status(id, "in_progress")
+
+    def _set_failed(self, id: str) -> None:
+        with self._tools.queue.redis_errors():
+            self._batches.set_status(id, "failed")
 
     async def _submit(self, saved: SavedBatch) -> None:
         """Submit the rest of the input; return early if the batch was stopped."""

@@ -44,18 +44,21 @@ class AdmittedRequest:
     ) -> Self:
         """Admit a request that `waits` for its answer or does not.
 
-        Raises Forbidden, RateLimited, KeyReused, QueueUnavailable, and NoWorker for an interactive request that waits.
+        Raises Forbidden, RateLimited, KeyReused, NotFound, QueueUnavailable, and NoWorker for an interactive
+        request that waits.
         """
         job = chat.job
         tested = is_test_model(chat.model, context.settings)
         if chat.webhook_url is not None:
             context.webhooks.check(chat.webhook_url, caller, _WEBHOOK)
         repeated = has_key and await is_repeated(context, chat)
+        if not tested:
+            chat = chat.for_model(await context.readiness.named_model(chat.model))
         if not repeated:
             if waits and not tested and job.lane == "interactive":
                 # an event loop that is busy hears Redis late; if Redis is away, the submission says so
                 with suppress(QueueUnavailable):
-                    await context.readiness.require_worker()
+                    await context.readiness.require_worker(chat.job.model)
             timeout_s = context.queue_settings.job_timeout_s(job)
             tokens = prompt_tokens(job) + answer_tokens(job)
             await context.admission.reserve(caller, chat.id, tokens=tokens, lane=job.lane, timeout_s=timeout_s)
@@ -67,7 +70,8 @@ class AdmittedRequest:
     async def _watch(self, url: str) -> None:
         """Have the webhook sent at the job's end; it is forgotten if no job comes within a minute."""
         try:
-            await self.context.webhooks.watch(self.chat.id, url, self.caller, _WEBHOOK)
+            trace = self.chat.prepared.trace
+            await self.context.webhooks.watch(self.chat.id, url, self.caller, _WEBHOOK, trace=trace)
         except VQAError:
             self.settle(0)
             raise

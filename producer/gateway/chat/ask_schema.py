@@ -20,7 +20,8 @@ from producer.gateway.chat.request_schema import (
 )
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer, FinishReason
-from vqa.job import LONGEST_TIMEOUT_S, Lane
+from vqa.jobs.job import LONGEST_TIMEOUT_S
+from vqa.jobs.lane import Lane
 
 Image = Annotated[str, Field(pattern=IMAGE_PATTERN)]
 

@@ -14,12 +14,12 @@ from vqa.answer import Answer, Timings, Usage
 from vqa.celery import publish_promoted
 from vqa.errors import InvalidJob, QueueFull
 from vqa.gateway_settings import GatewaySettings
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.jobs.message import TextPart
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending
-from vqa.message import TextPart
-from vqa.response_format import TextFormat
 from vqa.results import encode, tally
+from vqa.structured_output.response_format import TextFormat
 
 TEST_MODELS = ("batch-test-model", "vqa-echo")
 

@@ -19,7 +19,7 @@ from producer.openai.chat_request import ChatRequest
 from producer.openai.media_parts import ResolveUrl, parse_detail
 from vqa.errors import InvalidJob
 from vqa.frozen_model import shown
-from vqa.job import MOST_IMAGES
+from vqa.jobs.job import MOST_IMAGES
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 

@@ -1,4 +1,4 @@
-"""Response formats for the OpenAPI document; `vqa.response_format` checks them."""
+"""Response formats for the OpenAPI document; `vqa.structured_output.response_format` checks them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vqa.response_format import MOST_CHOICES
+from vqa.structured_output.response_format import MOST_CHOICES
 
 
 class _Format(BaseModel):

@@ -105,6 +105,8 @@ class ChatHandler:
         """Return the model that will answer, as far as it is known before."""
         if chat.model in TEST_MODELS:
             return chat.model
+        if chat.job.model is not None:
+            return chat.job.model
         workers = (await self._context.readiness.look()).workers
         about: Mapping[str, object] = workers[0].about if workers else {}
         return str(about.get("model") or chat.model or "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from producer.client.submission import PreparedJob
@@ -25,8 +25,8 @@ from vqa.errors import ImageMissing, InvalidJob
 from vqa.images.data_url import from_data_url
 from vqa.images.store import reference
 from vqa.images.stored_id import is_stored_id
-from vqa.job import Job
-from vqa.message import is_url
+from vqa.jobs.job import Job
+from vqa.jobs.message import is_url
 from vqa.settings import QueueSettings
 
 SHORTEST_TIMEOUT_S = 1
@@ -66,6 +66,12 @@ class ChatJob:
     @property
     def stream(self) -> bool:
         return self.prepared.stream
+
+    def for_model(self, model: str | None) -> ChatJob:
+        """Return the request for the workers of a model, if there is one."""
+        if model is None:
+            return self
+        return replace(self, prepared=replace(self.prepared, job=self.job.for_model(model)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from producer.ids import is_owner
 from producer.openai.chat_completion import chat_completion
 from vqa.answer import Answer
 from vqa.errors import AnswerTimeout, Cancelled, UnknownJob, VQAError
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.results import Outcome
 
 #: of the ids of chat completions, which are their jobs' ids

@@ -10,8 +10,9 @@ from pydantic.config import JsonDict
 from producer.gateway.chat.format_schema import ResponseFormat
 from producer.gateway.chat.job_builder import SHORTEST_TIMEOUT_S
 from producer.openai.chat_fields import FIXED, IGNORED
-from vqa.job import LONGEST_TIMEOUT_S, Lane
-from vqa.message import MOST_FRAMES, PAGES_PATTERN
+from vqa.jobs.job import LONGEST_TIMEOUT_S
+from vqa.jobs.lane import Lane
+from vqa.jobs.message import MOST_FRAMES, PAGES_PATTERN
 
 #: eight by eight pixels, dark red
 EXAMPLE_IMAGE = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vqa.answer import Answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 
 #: estimates for an image and for a chat template; what was not used is refunded
 _IMAGE_TOKENS, _TEMPLATE_TOKENS = 1024, 32

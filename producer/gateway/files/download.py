@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from vqa.connection import REDIS_ERRORS
 from vqa.errors import VQAError
+from vqa.redis.connection import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from producer.gateway.errors import BodyTooLarge, InvalidRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 #: bytes of a field that is no file, and how many parts there may be: each costs the event loop about 50 us
 _FIELD_BYTES = 4096
@@ -39,7 +43,7 @@ class Upload:
         #: the file's bytes in the chunk that is parsed
         self._found: list[bytes] = []
         try:
-            self._parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
+            self._parser = MultipartParser(boundary, self._callbacks())
         except FormParserError:
             raise InvalidRequest("the multipart boundary is not valid") from None
 
@@ -62,7 +66,7 @@ class Upload:
         if self.filename is None:
             raise InvalidRequest("file: this field is required", param="file")
 
-    def _callbacks(self) -> dict[str, object]:
+    def _callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._on_header_field,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.gateway.errors import ClientGone
+from producer.gateway.http.methods import METHODS
+from vqa.log.format import LogSettings, iso_time
 
 
 class AccessLog:
@@ -21,11 +23,13 @@ class AccessLog:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        #: whether the log's other lines are JSON, whose fields this one has then, too
+        self._logs_json = LogSettings().format == "json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        started, wall = time.monotonic(), datetime.now(UTC)
+        started, wall = time.monotonic(), time.time()
         status, bytes_in, bytes_out = ClientGone.status, 0, 0
 
         async def counted_receive() -> Message:
@@ -50,9 +54,14 @@ class AccessLog:
                 "bytes_out": bytes_out,
                 "duration_ms": round((time.monotonic() - started) * 1000, 1),
             }
-            line = {"time": wall.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **entry}
-            # never blocks: `vqa.output` writes it
+            line = {"time": iso_time(wall), **(_as_logged(entry) if self._logs_json else {}), **entry}
+            # never blocks: `vqa.log.output` writes it
             sys.stdout.write(json.dumps(line) + "\n")
+
+
+def _as_logged(entry: Mapping[str, Any]) -> dict[str, Any]:
+    message = f"{entry['method']} {entry['route']} {entry['status']}"
+    return {"level": "INFO", "logger": __name__, "message": message, "trace_id": entry["trace"]}
 
 
 def _entry(scope: Scope) -> dict[str, Any]:
@@ -61,12 +70,8 @@ def _entry(scope: Scope) -> dict[str, Any]:
     return {
         "request_id": state["request_id"],
         "trace": state["trace"].split("-")[1],
-        "method": scope["method"] if scope["method"] in _METHODS else "OTHER",
+        "method": scope["method"] if scope["method"] in METHODS else "OTHER",
         "route": getattr(scope.get("route"), "path", None),
         "key_id": (caller.key_id or None) if caller else None,
         "job_id": state.get("job_id"),
     }
-
-
-#: a method is a client's free text, too
-_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

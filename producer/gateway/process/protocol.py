@@ -70,7 +70,7 @@ class GatewayProtocol(HttpToolsProtocol):
         #: whether nothing more is read, because what came is no request that the application could answer
         self._refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's, too
         super().connection_made(transport)
         self._headers.start(HEADERS_S, self._headers_late)
         if len(self.connections) > self.config.max_connections:

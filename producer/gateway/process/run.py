@@ -10,13 +10,15 @@ import sys
 from producer.gateway.access.exposure import require_keys
 from producer.gateway.process.lifeline import Lifeline
 from producer.gateway.process.listening import bind, raise_file_limit, url_of
-from producer.gateway.process.server import serve
 from producer.gateway.process.supervisor import Processes
 from producer.process import INTERRUPTED, USAGE, Stopped
 from vqa.errors import SettingsError
 from vqa.gateway_settings import FilesSettings, GatewaySettings
-from vqa.output import protect_output
+from vqa.log.format import LogSettings, set_up_root
+from vqa.log.output import protect_output
+from vqa.metrics.server import require_package
 from vqa.settings import QueueSettings
+from vqa.tracing.settings import exporter
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ def run_gateway() -> int:
     settings, queue_settings = GatewaySettings(), QueueSettings()
     # read where it is used, but wrong values end the gateway before it listens
     FilesSettings()
+    if settings.metrics_key is not None:
+        require_package("VQA_GATEWAY_METRICS_KEY")
+    LogSettings()
+    exporter()
     require_keys(settings, queue_settings)
     listening = bind(settings)
     set_up_logging()
@@ -35,19 +41,23 @@ def run_gateway() -> int:
     try:
         if settings.processes > 1:
             return Processes(settings, listening).run()
-        return serve(settings, listening, raise_file_limit(), Lifeline())
+        return _serve(settings, listening, Lifeline())
     except Stopped as stopped:
         # before anything is served; afterwards signals are the server's
         return INTERRUPTED if stopped.number == signal.SIGINT else 0
 
 
+def _serve(settings: GatewaySettings, listening: socket.socket, lifeline: Lifeline) -> int:
+    # here, as the parent of several processes serves nothing
+    from producer.gateway.process.server import serve
+
+    return serve(settings, listening, raise_file_limit(), lifeline)
+
+
 def set_up_logging() -> None:
     """Log to standard error, which never blocks the event loop."""
     protect_output()
-    host = socket.gethostname()
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s %(levelname)s {host} %(name)s: %(message)s", force=True
-    )
+    set_up_root(logging.INFO)
     # our own lines tell of starts and ends; anybody could fill the log with its warnings about invalid requests
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.setLevel(logging.ERROR)
@@ -66,7 +76,7 @@ def main(arguments: list[str]) -> int:
     [descriptor] = arguments
     set_up_logging()
     try:
-        return serve(GatewaySettings(), socket.socket(fileno=int(descriptor)), raise_file_limit(), Lifeline.inherited())
+        return _serve(GatewaySettings(), socket.socket(fileno=int(descriptor)), Lifeline.inherited())
     except SettingsError as error:
         log.critical("%s", error)
         return USAGE

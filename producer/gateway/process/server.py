@@ -21,7 +21,8 @@ from producer.gateway.process.protocol import IDLE_S, Config, GatewayProtocol
 from producer.process import INTERRUPTED, USAGE
 from vqa.errors import SettingsError
 from vqa.gateway_settings import GatewaySettings
-from vqa.output import protect_output
+from vqa.log.output import protect_output
+from vqa.tracing.active import start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def _config(app: GatewayApp, max_files: int) -> Config:
 def serve(settings: GatewaySettings, listening: socket.socket, max_files: int, lifeline: Lifeline) -> int:
     """Serve until a signal, or until the parent has ended; return the exit status. Raises SettingsError."""
     sys.setswitchinterval(_SWITCH_S)
+    start_tracing("vqa-gateway", f"{socket.gethostname()}:{os.getpid()}")
     server = Server(create_app(settings=settings), max_files, lifeline)
     server.run([listening])
     return server.status

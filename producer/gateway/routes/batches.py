@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.batches.batch_schema import BatchList, BatchObject
 from producer.gateway.batches.request import BatchRequest
-from producer.gateway.batches.service import BatchesDep
+from producer.gateway.batches.service import BatchesDep, BatchService, Found
 from producer.gateway.batches.view import batch_object
 from producer.gateway.context import ContextDep
 from producer.gateway.files.listing import page_object
@@ -41,7 +41,7 @@ async def create_batch(
 ) -> dict[str, Any]:
     """Have all requests of an uploaded file answered."""
     await context.admission.check_batch(caller, body.vqa.lane)
-    return batch_object(*await batches.create(body, caller, request.state.trace, idempotency_key))
+    return await _shown(batches, await batches.create(body, caller, request.state.trace, idempotency_key))
 
 
 @router.get("/v1/batches", response_model=BatchList, responses=error_responses(400))
@@ -53,16 +53,21 @@ async def list_batches(
 ) -> dict[str, Any]:
     """List batches, the newest first."""
     found, more = await batches.newest(caller, after, limit)
-    return page_object([batch_object(*each) for each in found], more)
+    predictions = await batches.predict(found)
+    return page_object([batch_object(*each, predictions.get(each[0].id)) for each in found], more)
 
 
 @router.get("/v1/batches/{batch_id}", response_model=BatchObject, responses=error_responses(404))
 async def retrieve_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Tell how far a batch is; its output file can be read before it is completed."""
-    return batch_object(*await batches.get(batch_id, caller))
+    return await _shown(batches, await batches.get(batch_id, caller))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", response_model=BatchObject, responses=error_responses(404, 409))
 async def cancel_batch(batch_id: str, batches: BatchesDep, caller: CallerDep) -> dict[str, Any]:
     """Cancel what has not ended; rows that are answered stay in the output file."""
-    return batch_object(*await batches.cancel(batch_id, caller))
+    return await _shown(batches, await batches.cancel(batch_id, caller))
+
+
+async def _shown(batches: BatchService, found: Found) -> dict[str, Any]:
+    return batch_object(*found, (await batches.predict([found])).get(found[0].id))

@@ -25,7 +25,7 @@ from producer.images.stored import PREFIX, StoredImage
 from vqa.errors import ImageMissing
 from vqa.images.data_url import from_data_url
 from vqa.images.stored_id import is_stored_id
-from vqa.message import is_url
+from vqa.jobs.message import is_url
 
 router = APIRouter(tags=["images"], dependencies=[BEARER])
 

@@ -1,9 +1,8 @@
-"""The models that workers have loaded, as OpenAI lists them."""
+"""The models that workers serve, as OpenAI lists them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import APIRouter
@@ -14,7 +13,6 @@ from producer.gateway.chat.echo_models import TEST_MODELS
 from producer.gateway.context import Context, ContextDep
 from producer.gateway.errors import NotFound
 from producer.gateway.openapi.error_schema import error_responses
-from vqa.ledger.records import WorkerInfo
 
 router = APIRouter(dependencies=[BEARER], tags=["models"])
 
@@ -34,9 +32,12 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-@router.get("/v1/models", summary="List the models of the workers that are ready", responses=error_responses())
+@router.get("/v1/models", summary="List the models that requests may name", responses=error_responses())
 async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
-    """Return each model once, however many workers have it."""
+    """Return each model once, however many workers have it: what ready workers have loaded, or the names given to them.
+
+    A name that was given to a worker stays for a while after its last worker has ended, as requests wait for the next.
+    """
     return ModelList(data=[Model(id=name) for name in await _names(context)])
 
 
@@ -44,12 +45,10 @@ async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
 @router.get("/v1/models/{model:path}", summary="Look up one model", responses=error_responses(404))
 async def retrieve_model(model: str, context: ContextDep, caller: CallerDep) -> Model:
     if model not in await _names(context):
-        raise NotFound("no worker that is ready has this model", param="model", code="model_not_found")
+        raise NotFound("no worker serves this model", param="model", code="model_not_found")
     return Model(id=model)
 
 
 async def _names(context: Context) -> list[str]:
     """Raises QueueUnavailable."""
-    workers: Sequence[WorkerInfo] = await context.readiness.workers()
-    found = sorted({name for worker in workers if isinstance(name := worker.about.get("model"), str)})
-    return [*found, *(TEST_MODELS if context.settings.test_models else ())]
+    return [*await context.readiness.models(), *(TEST_MODELS if context.settings.test_models else ())]

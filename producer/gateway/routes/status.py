@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from producer.gateway.access.auth import BEARER, CallerDep
 from producer.gateway.context import Context, ContextDep
 from producer.gateway.openapi.error_schema import error_responses
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from vqa.ledger.records import WorkerInfo
 
 router = APIRouter(dependencies=[BEARER], tags=["status"])

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from producer.gateway.webhooks.records import DUE, Webhook, WebhookRecords
 from producer.gateway.webhooks.schedule import delay_s
 from producer.gateway.webhooks.sender import TIMEOUT_S, Reply, Sender
-from vqa.connection import REDIS_ERRORS
-from vqa.error_replies import describe
+from producer.gateway.webhooks.spans import traced
+from vqa.redis.connection import REDIS_ERRORS
+from vqa.redis.error_replies import describe
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Deliveries:
         secret = webhook.secret or self._secret
         if secret is None:
             return Reply(0, "VQA_GATEWAY_WEBHOOK_SECRET is not set any more")
-        return await self._sender.send(webhook, secret)
+        return await traced(webhook, self._sender.send(webhook, secret))
 
     async def _after(self, webhook: Webhook, reply: Reply) -> None:
         # the rest of the URL may be a secret

@@ -13,10 +13,13 @@ from typing import Literal, Self, cast
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from vqa.job import LONGEST_TIMEOUT_S
+from vqa.jobs.job import LONGEST_TIMEOUT_S
 
 _SCRIPT = files(__package__).joinpath("webhooks.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+#: before a batch's id: the record of the event that it will be late
+LATE_PREFIX = "late_"
 
 WATCHED = "vqa:webhooks:watched"
 DUE = "vqa:webhooks:due"
@@ -53,6 +56,10 @@ class Webhook:
     type: str = ""
     body: str = field(default="", repr=False)
     attempt: int = 0
+    #: whether it is to be told once that the batch will be late
+    late: bool = False
+    #: W3C traceparent of the request that asked for it
+    trace: str | None = None
 
     @property
     def age_s(self) -> float:
@@ -72,6 +79,8 @@ class Webhook:
             fields.get("type", ""),
             fields.get("body", ""),
             int(fields.get("attempt", 0)),
+            "late" in fields,
+            fields.get("trace"),
         )
 
 
@@ -81,9 +90,12 @@ class WebhookRecords:
     def __init__(self, connection: redis.asyncio.Redis) -> None:
         self._redis = connection
 
-    async def watch(self, id: str, url: str, secret: str, key_id: str) -> None:
+    async def watch(
+        self, id: str, url: str, secret: str, key_id: str, late: bool = False, trace: str | None = None
+    ) -> None:
         """Deliver an event to `url` when the job or batch ends; repeating it has no effect."""
-        fields = {"url": url, "secret": secret, "key_id": key_id, "event": f"evt_{secrets.token_hex(12)}"}
+        fields = {"url": url, "secret": secret, "key_id": key_id, "event": new_event()}
+        fields |= ({"late": "1"} if late else {}) | ({"trace": trace} if trace else {})
         await self._run("watch", id, _KEEP_S, _FIRST_LOOK_MS, *(word for pair in fields.items() for word in pair))
 
     async def claim(self, due: str, most: int, lease_s: float) -> list[Webhook]:
@@ -112,6 +124,10 @@ class WebhookRecords:
         """Have the event delivered; if that is under way, there is no effect."""
         await self._run("ended", id, type, body)
 
+    async def late(self, id: str, event: str, type: str, body: str) -> None:
+        """Have the event that the batch will be late delivered, once, unless its end has been noticed."""
+        await self._run("late", id, _KEEP_S, event, type, body)
+
     async def close(self, id: str, state: State) -> None:
         """Note that nothing more will be delivered, and forget the secret."""
         await self._run("close", id, state, _REMEMBER_S)
@@ -131,6 +147,11 @@ class WebhookRecords:
         except NoScriptError:
             # EVAL also loads it; SCRIPT LOAD is no right of a producer
             return await self._redis.eval(_SCRIPT, 0, *words)
+
+
+def new_event() -> str:
+    """Return the id of a new event, the same in all attempts to deliver it."""
+    return f"evt_{secrets.token_hex(12)}"
 
 
 def _gone_key(webhook: Webhook) -> str:

@@ -44,6 +44,8 @@ class Reply:
     said: str
     #: seconds that the receiver asks for
     retry_after_s: float | None = None
+    #: class of what went wrong below HTTP
+    failure: str = ""
 
     @property
     def delivered(self) -> bool:
@@ -67,7 +69,7 @@ class Sender:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._post(webhook, _headers(webhook, secret))
         except _FAILURES as error:
-            return Reply(0, str(error) or type(error).__name__)
+            return Reply(0, str(error) or type(error).__name__, failure=type(error).__name__)
 
     async def _post(self, webhook: Webhook, headers: list[tuple[str, str]]) -> Reply:
         # a pool of its own: its connection ends with the attempt, whatever the receiver would still send

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Sequence
 
 from producer.client.aio import AsyncClient
-from producer.gateway.webhooks.events import batch_event, job_event
-from producer.gateway.webhooks.records import WATCHED, Webhook, WebhookRecords
+from producer.gateway.webhooks.events import batch_event, job_event, late_event
+from producer.gateway.webhooks.records import WATCHED, Webhook, WebhookRecords, new_event
+from producer.prediction import Prediction
 from vqa.errors import AnswerTimeout, UnknownBatch, UnknownJob
+from vqa.ledger.batch_state import BatchState
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ _SHARE, _SHORTEST_S, _LONGEST_S = 0.1, 1.0, 30.0
 
 #: seconds within which the job or batch must exist: a job is accepted right after its webhook, a batch within a day
 _JOB_COMES_S, _BATCH_COMES_S = 60.0, 86_400.0
+
+#: ms after a batch's beginning for which only a rate of its own jobs tells that it will be late
+_OWN_RATE_MS = 60_000
 
 
 class Watch:
@@ -55,15 +60,19 @@ class Watch:
                 await self._records.ended(id, *job_event(webhook.event, id, outcome))
 
     async def _look_at_batch(self, webhook: Webhook, later: dict[str, float]) -> None:
+        batch = self._client.batches.retrieve(webhook.id)
         try:
-            state = await self._client.batches.retrieve(webhook.id).state()
+            state = await batch.state()
         except UnknownBatch:
             await self._unknown(webhook, _BATCH_COMES_S, later)
             return
         if state.is_over:
             await self._records.ended(webhook.id, *batch_event(webhook.event, state))
-        else:
-            later[webhook.id] = _pause_s(webhook)
+            return
+        if webhook.late and (prediction := await batch.prediction(state)) is not None and _is_late(prediction, state):
+            event = new_event()
+            await self._records.late(webhook.id, event, *late_event(event, webhook.id, prediction))
+        later[webhook.id] = _pause_s(webhook)
 
     async def _unknown(self, webhook: Webhook, comes_s: float, later: dict[str, float]) -> None:
         if webhook.age_s < comes_s:
@@ -72,6 +81,12 @@ class Watch:
         # refused after its webhook was accepted, or its outcome was not kept long enough
         log.info("webhook of %s: dropped, as there is no such job or batch", webhook.id)
         await self._records.close(webhook.id, "dropped")
+
+
+def _is_late(prediction: Prediction, state: BatchState) -> bool:
+    # told once: at first only jobs before the batch's tell how fast workers are, who may have had too few of them
+    began = state.times.get("in_progress", prediction.made)
+    return prediction.is_late and (prediction.earliest is not None or prediction.made - began >= _OWN_RATE_MS)
 
 
 def _pause_s(webhook: Webhook) -> float:

@@ -1,6 +1,7 @@
 -- Webhooks that were asked for. Each verb is atomic. All times are this server's, in ms.
 --
--- vqa:webhook:{id}       hash: url, secret, key_id, event (id of the event), created; once the job or batch `id` has
+-- vqa:webhook:{id}       hash: url, secret, key_id, event (id of the event), created, late (to be told once that a batch
+--                        will be late: that event has the id late_{id}), trace (W3C traceparent); once the job or batch `id` has
 --                        ended also type, body and attempt (attempts to deliver it that have begun); once that is over
 --                        also state, and neither secret nor body
 -- vqa:webhooks:watched   sorted set of the ids that may still be open, by when they are to be looked at
@@ -55,6 +56,20 @@ function verbs.ended(id, type, body)
   if redis.call('ZREM', WATCHED, id) == 0 then return 0 end
   redis.call('HSET', 'vqa:webhook:' .. id, 'type', type, 'body', body, 'attempt', 0)
   return redis.call('ZADD', DUE, now, id)
+end
+
+-- id, seconds that the event's record is kept, id, type and body of the event that the batch will be late: to be delivered
+-- now, once, unless the batch's end has been noticed
+function verbs.late(id, keep, event, type, body)
+  local key, own = 'vqa:webhook:' .. id, 'vqa:webhook:late_' .. id
+  local url, secret, key_id, trace = unpack(redis.call('HMGET', key, 'url', 'secret', 'key_id', 'trace'))
+  if not (url and secret and key_id) or redis.call('HEXISTS', key, 'type') == 1 then return 0 end
+  if redis.call('HDEL', key, 'late') == 0 then return 0 end
+  redis.call('HSET', own, 'created', now, 'url', url, 'secret', secret, 'key_id', key_id)
+  redis.call('HSET', own, 'event', event, 'type', type, 'body', body, 'attempt', 0)
+  if trace then redis.call('HSET', own, 'trace', trace) end
+  redis.call('EXPIRE', own, keep)
+  return redis.call('ZADD', DUE, now, 'late_' .. id)
 end
 
 -- id, how it ended, seconds for which a repeated watch has no effect

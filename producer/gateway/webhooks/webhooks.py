@@ -23,11 +23,11 @@ from producer.gateway.webhooks.records import WebhookRecords
 from producer.gateway.webhooks.sender import Sender
 from producer.gateway.webhooks.url import check_url
 from producer.gateway.webhooks.watch import Watch
-from vqa.connection import REDIS_ERRORS, connect_async
 from vqa.errors import QueueUnavailable
 from vqa.gateway_settings import GatewaySettings
 from vqa.net.guarded import GuardedBackend
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS, connect_async
+from vqa.redis.outage import RedisOutage
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,26 @@ class Webhooks:
             )
         return normal
 
-    async def watch(self, id: str, url: object, caller: Caller, param: str = "webhook.url") -> None:
+    async def watch(
+        self,
+        id: str,
+        url: object,
+        caller: Caller,
+        param: str = "webhook.url",
+        *,
+        late: bool = False,
+        trace: str | None = None,
+    ) -> None:
         """Tell `url` when the job or batch ends; call this before it is submitted, so that its end is not missed.
+
+        With `late`, also tell it once if the batch is predicted to expire before it ends. `trace` is the W3C
+        traceparent of the request, of which deliveries are part.
 
         Watching an id again has no effect. Raises InvalidRequest or QueueUnavailable.
         """
         normal = self.check(url, caller, param)
         with redis_errors(self._client.settings):
-            await self._records.watch(id, normal, caller.webhook_secret or "", caller.key_id)
+            await self._records.watch(id, normal, caller.webhook_secret or "", caller.key_id, late, trace)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -1,0 +1,1 @@
+"""The queue's metrics for Prometheus: read from Redis whenever they are asked for."""

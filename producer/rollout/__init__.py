@@ -1,0 +1,1 @@
+"""`vqa rollout`: restarts workers one after another, with another model."""
