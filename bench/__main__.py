@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 
 from rich.console import Console
@@ -14,85 +15,21 @@ from rich.table import Table
 
 from bench.figures import Row
 
-
-def _queue() -> list[Row]:
-    from bench import queue_rate
-
-    return queue_rate.rows()
-
-
-def _ledger() -> list[Row]:
-    from bench import ledger
-
-    return ledger.rows()
-
-
-def _inbox() -> list[Row]:
-    from bench import inbox
-
-    return inbox.rows()
-
-
-def _streaming() -> list[Row]:
-    from bench import streaming
-
-    return streaming.rows()
-
-
-def _replicas() -> list[Row]:
-    from bench import replicas
-
-    return replicas.rows()
-
-
-def _lanes() -> list[Row]:
-    from bench import lanes
-
-    return lanes.rows()
-
-
-def _engine() -> list[Row]:
-    from bench import engine_share
-
-    return engine_share.rows()
-
-
-def _media() -> list[Row]:
-    from bench import media
-
-    return media.rows()
-
-
-def _gateway() -> list[Row]:
-    from bench.gateway import run
-
-    return run.rows()
-
-
-def _bulk() -> list[Row]:
-    from bench import bulk
-
-    return bulk.rows()
-
-
-def _filter() -> list[Row]:
-    from bench import filter
-
-    return filter.rows()
-
-
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
-    "queue": _queue,
-    "ledger": _ledger,
-    "inbox": _inbox,
-    "streaming": _streaming,
-    "replicas": _replicas,
-    "lanes": _lanes,
-    "engine": _engine,
-    "media": _media,
-    "bulk": _bulk,
-    "gateway": _gateway,
-    "filter": _filter,
+#: the module of each, whose `rows` measures; imported when it is run
+BENCHMARKS = {
+    "queue": "bench.queue.rate",
+    "ledger": "bench.queue.ledger",
+    "inbox": "bench.queue.inbox",
+    "remote": "bench.remote",
+    "streaming": "bench.queue.streaming",
+    "replicas": "bench.queue.replicas",
+    "lanes": "bench.queue.lanes",
+    "engine": "bench.engine_share",
+    "media": "bench.media.decoding",
+    "bulk": "bench.queue.bulk",
+    "gateway": "bench.gateway.run",
+    "filter": "bench.filter",
+    "prediction": "bench.queue.prediction",
 }
 
 
@@ -107,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = ", ".join(f"{name} {version(name)}" for name in ("celery", "redis", "torch", "transformers"))
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, {versions}")
     table = Table("what", "figure: median (least to most)", "against", "wanted", "")
-    rows = [row for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
+    rows: list[Row] = [row for name in names or BENCHMARKS for row in import_module(BENCHMARKS[name]).rows()]
     for row in rows:
         table.add_row(row.what, row.figure, row.against, row.wanted, "reached" if row.reached else "SHORT")
     console.print(table)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import httpx2
-import psutil  # type: ignore[import-untyped]
+import psutil
 
-from bench.images import photo, renewed
+from bench.media.images import photo, renewed
 from bench.stage import process, worker
 from producer import Client
 from producer.demo.redis_server import EmbeddedRedis

@@ -1,0 +1,1 @@
+"""Images: what decoding costs a worker, and shrinking a producer."""
