@@ -11,7 +11,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY vqa vqa
 COPY producer producer
 COPY workers workers
-RUN pip install --constraint constraints.txt '.[flower,gateway]'
+# the build sees no git, and so no tags
+ARG VERSION=0.0.0
+RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_VQA_QUEUE=${VERSION} pip install --constraint constraints.txt '.[flower,gateway,metrics]'
 USER 10001
 WORKDIR /home/vqa
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["python", "-m", "producer.monitor.health", "queue"]
@@ -20,13 +22,17 @@ ENTRYPOINT ["vqa"]
 FROM base AS worker
 # for Triton, which comes with torch: it compiles C when the continuous engine's kernels first run
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# the release, with Triton 3.6, that the kernels for Hopper ran with; constraints.txt has that of the tests, which have no GPU
+ARG TORCH=2.11.0
+RUN sed --in-place "s/^torch==.*/torch==${TORCH}/" constraints.txt
 # gigabytes, CUDA included: a layer of its own, which a change of our code leaves as it is
 RUN pip install --constraint constraints.txt torch transformers accelerate
 COPY pyproject.toml README.md LICENSE ./
 COPY vqa vqa
 COPY producer producer
 COPY workers workers
-RUN pip install --constraint constraints.txt '.[worker]'
+ARG VERSION=0.0.0
+RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_VQA_QUEUE=${VERSION} pip install --constraint constraints.txt '.[worker,metrics]'
 # a new volume takes its owner from the folder that it covers
 ENV HF_HOME=/models
 RUN install --directory --owner=10001 /models
