@@ -1,6 +1,18 @@
-"""For every test: the `gpu` mark is deselected on a machine without a card."""
+"""For every test: the `gpu` mark is deselected on a machine without a card; properties have no limit of time."""
+
+import os
+import sys
 
 import pytest
+from hypothesis import settings
+
+# Containers often forbid bytecode. The hundreds of processes that tests start would each compile our 200 modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# on a busy machine an example takes whatever it takes
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def _cards() -> int:

@@ -11,8 +11,8 @@ from redis import Redis
 from producer.demo.redis_server import EmbeddedRedis
 from tests.worker_process import StartWorker, WorkerProcess
 from vqa.celery import make_app
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 

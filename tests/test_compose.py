@@ -1,4 +1,4 @@
-"""docker-compose.yml against the schema of the Compose specification, and what the schema does not say."""
+"""The compose files against the schema of the Compose specification, and what the schema does not say."""
 
 import re
 import subprocess
@@ -13,13 +13,17 @@ from producer.monitor.health import CHECKS
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
+#: workers on a further machine, and the example of its variables
+WORKER = ROOT / "deploy" / "compose.worker.yml"
+WORKER_EXAMPLE = ROOT / "deploy" / "worker.env.example"
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
 #: reached by other machines, and only where its profile is asked for
 PUBLIC = "nginx"
 
 
-def test_it_is_a_compose_file() -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+@pytest.mark.parametrize("file", [COMPOSE, WORKER], ids=["one machine", "a further machine"])
+def test_it_is_a_compose_file(file: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -68,4 +72,32 @@ def test_health_checks_of_ours_exist(name: str) -> None:
 
 
 def test_the_image_of_producers_has_what_its_services_need() -> None:
-    assert "'.[flower,gateway]'" in (ROOT / "Dockerfile").read_text()
+    assert "'.[flower,gateway,metrics]'" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_of_workers_has_what_shows_metrics() -> None:
+    assert "'.[worker,metrics]'" in (ROOT / "Dockerfile").read_text()
+
+
+def test_every_variable_of_a_further_machine_is_explained() -> None:
+    read = set(re.findall(r"\$\{(\w+)[:}]", WORKER.read_text()))
+    explained = set(re.findall(r"^(\w+)=", WORKER_EXAMPLE.read_text(), re.MULTILINE))
+    assert read == explained
+
+
+def test_workers_of_a_further_machine_differ_from_those_of_the_first_only_by_where_redis_is() -> None:
+    first, further = (yaml.safe_load(file.read_text())["x-worker"] for file in (COMPOSE, WORKER))
+    own = {"build", "depends_on", "environment", "volumes"}
+    assert {key: further[key] for key in further.keys() - own} == {key: first[key] for key in first.keys() - own}
+    more = {"VQA_IMAGES_URL", "VQA_REDIS_URL", "VQA_WAIT_REPLICAS"}
+    assert further["environment"].keys() - more == first["environment"].keys() - more - {"<<"}
+
+
+def test_workers_of_a_further_machine_show_themselves_to_it_alone_and_have_a_name_of_their_own() -> None:
+    services = yaml.safe_load(WORKER.read_text())["services"]
+    ports = [port for service in services.values() for port in service["ports"]]
+    assert all(port.startswith("${METRICS_ADDRESS:-127.0.0.1}:") for port in ports)
+    assert len({*ports}) == len(ports)
+    names = {service["hostname"] for service in services.values()}
+    assert len(names) == len(services)
+    assert all(name.startswith("${MACHINE:?") for name in names)

@@ -15,20 +15,23 @@ TINY = ROOT / "models" / "tiny-vl"
 
 
 class WorkerProcess:
-    """One Celery worker process without a supervisor; its output goes to the file `log`."""
+    """One Celery worker process, started as a supervisor starts one; its output goes to the file `log`."""
 
-    #: Python's arguments before Celery's own
+    #: Python's arguments before the app and Celery's own
     program: tuple[str, ...] = (
         *("-W", "error", "-W", "ignore:You're running the worker with superuser"),
-        *("-m", "celery"),
+        *("-m", "workers.celery_worker"),
     )
+
+    app = "workers.app"
 
     def __init__(self, redis_url: str, name: str, log: Path, **variables: str) -> None:
         self.name = name
         self.log = log
         environment = {key: value for key, value in os.environ.items() if not key.startswith("VQA_")}
         environment |= {"VQA_REDIS_URL": redis_url, "VQA_CARDS": "cpu", "VQA_ENGINE": "echo", "OMP_NUM_THREADS": "2"}
-        command = [sys.executable, *self.program, "-A", "workers.app", "worker", "-n", f"{name}@%h"]
+        command = [sys.executable, *self.program, self.app, "-n", f"{name}@%h"]
+        self.started_at = time.monotonic()
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--without-gossip", "--without-mingle"],
@@ -41,10 +44,15 @@ class WorkerProcess:
 
     def wait_ready(self, ledger: Ledger, timeout_s: float = 60) -> None:
         until = time.monotonic() + timeout_s
-        while not any(worker.name.startswith(self.name + "@") for worker in ledger.workers(within_s=5)):
+        while not self._is_listed(ledger):
             assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text()}"
             assert time.monotonic() < until, f"{self.name} is not ready:\n{self.log.read_text()}"
             time.sleep(0.05)
+
+    def _is_listed(self, ledger: Ledger) -> bool:
+        # a killed worker of this name may still be listed, and has not renewed since
+        living = ledger.workers(within_s=time.monotonic() - self.started_at)
+        return any(worker.name.startswith(self.name + "@") for worker in living)
 
     def kill(self) -> None:
         self.process.kill()

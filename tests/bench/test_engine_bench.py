@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import Figure
+from bench.engine.report import Figure
 from tests.worker_process import ROOT
 
-SMALL = ("--scale", "tiny", "--jobs", "6", "--slots", "4", "--repeats", "2")
+SMALL = ("--scale", "tiny", "--jobs", "6", "--slots", "4")
 
 
-def measured(out: Path, *options: str) -> dict[str, dict[str, object]]:
+Figures = dict[str, dict[str, object]]
+
+
+def measured(out: Path, *options: str, repeats: int = 1) -> Figures:
     """The figures of a run, by name."""
-    command = [sys.executable, "-W", "error", "-m", "bench.engine", *SMALL, *options, "--out", str(out)]
+    command = [sys.executable, "-W", "error", "-m", "bench.engine", *SMALL, "--repeats", str(repeats), *options]
+    command += ["--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return {line["what"]: line for line in map(json.loads, out.read_text().splitlines())}
@@ -23,7 +27,8 @@ def measured(out: Path, *options: str) -> dict[str, dict[str, object]]:
 
 @pytest.mark.timeout(240)
 def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "w1,alone,step,guided,w2", "--routing", "plain,spread")
+    parts = ("--only", "w1,alone,step,guided,w2", "--routing", "plain,spread")
+    figures = measured(tmp_path / "out.jsonl", *parts, repeats=2)
     for routing in ("plain", "spread"):
         saturated = figures[f"W1, {routing} routing, continuous, all at once"]
         runs = saturated["runs"]
@@ -51,31 +56,34 @@ def test_it_measures_workers_through_celery_against_that(tmp_path: Path) -> None
     assert float(str(figures[f"{name}, through Celery, 2 cards over one"]["worst"])) > 0
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    """What the engine is compared with, measured with the model loaded once."""
+    return measured(tmp_path_factory.mktemp("compared") / "out.jsonl", "--only", "rival,w3,w4,off,fp8")
+
+
 @pytest.mark.timeout(240)
-def test_it_measures_prompts_that_begin_alike_with_a_prefix_cache_and_without(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "w3,w4,off")
+def test_it_measures_prompts_that_begin_alike_with_a_prefix_cache_and_without(compared: Figures) -> None:
     for work in ("W3, in order", "W3, interleaved", "W4"):
-        cached, off = (figures[f"{work}, continuous{name}"] for name in ("", ", no prefix cache"))
-        assert float(str(figures[f"{work}: with a prefix cache over without"]["worst"])) > 0
+        cached, off = (compared[f"{work}, continuous{name}"] for name in ("", ", no prefix cache"))
+        assert float(str(compared[f"{work}: with a prefix cache over without"]["worst"])) > 0
         assert cached["notes"]["cached_share"] > 0.2 > off["notes"]["cached_share"] == 0  # type: ignore[index]
-    assert float(str(figures["W1: with a prefix cache over without, nothing shared"]["worst"])) > 0
+    assert float(str(compared["W1: with a prefix cache over without, nothing shared"]["worst"])) > 0
 
 
 @pytest.mark.timeout(240)
-def test_it_measures_float8_and_the_error_of_its_logits(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "fp8")
+def test_it_measures_float8_and_the_error_of_its_logits(compared: Figures) -> None:
     # the reference is the engine's own arithmetic, on a machine without a card
-    exact, quantized = (figures[f"relative error of {kind} logits"] for kind in ("float32", "fp8"))
+    exact, quantized = (compared[f"relative error of {kind} logits"] for kind in ("float32", "fp8"))
     assert float(str(exact["worst"])) < 1e-5
     assert exact["notes"]["same_greedy_token"] == 1  # type: ignore[index]
     assert 1e-4 < float(str(quantized["worst"])) < 0.05
-    assert float(str(figures["W1, spread routing, continuous, fp8, all at once"]["worst"])) > 0
+    assert float(str(compared["W1, spread routing, continuous, fp8, all at once"]["worst"])) > 0
 
 
 @pytest.mark.timeout(240)
-def test_it_measures_its_rivals(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "rival")
-    rates = [float(str(figures[f"W1, spread routing, generate with batch {n}"]["worst"])) for n in (1, 32, 64)]
+def test_it_measures_its_rivals(compared: Figures) -> None:
+    rates = [float(str(compared[f"W1, spread routing, generate with batch {n}"]["worst"])) for n in (1, 32, 64)]
     assert min(rates) > 0
 
 

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoModelForImageTextToText
 
-from bench import shape30b
-from bench.routing import Draw, Route, spread, spread_modules
+from bench.engine import shape30b
+from bench.engine.routing import Draw, Route, spread, spread_modules
 
 EXPERTS, COUNT, TOKENS = 128, 8, 4096
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from bench import shape30b
-from bench.shape30b import Scale
+from bench.engine import shape30b
+from bench.engine.shape30b import Scale
+from bench.engine.work import WORDS, Size, Stock
 from bench.stage import TINY
-from bench.work import WORDS, Size, Stock
 from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.model.footprint import read_footprint
 from workers.engine.model.loading import eos_ids

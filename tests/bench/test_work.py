@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from bench.catalogue import SYSTEM_PROMPT
-from bench.images import photo, renewed
+from bench.engine.catalogue import SYSTEM_PROMPT
+from bench.engine.work import ManyQuestions, Products, Size, Stock, poisson
+from bench.media.images import photo, renewed
 from bench.stage import TINY
-from bench.work import ManyQuestions, Products, Size, Stock, poisson
 
 SMALL = Size(image=1 / 16)
 

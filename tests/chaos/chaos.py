@@ -29,7 +29,7 @@ from tests.chaos.submitter import Submitter
 from tests.chaos.witness import Witness
 from tests.faketime import SteppedClock
 from tests.redis_server import RedisServer
-from vqa.connection import connect
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 #: Redis replies after the write is on disk. With `everysec` it delays the write for up to 2 s while an fsync is running

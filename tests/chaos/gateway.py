@@ -25,8 +25,8 @@ from tests.chaos.guard import Guard
 from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 #: requests that wait for their answers, streams, and jobs that are asked for later: 500 in all

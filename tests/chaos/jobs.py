@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from vqa.job import Job
+from vqa.jobs.job import Job
 from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.echo.engine import echo_of
 from workers.engine.image import RGBImage

@@ -9,12 +9,13 @@ from redis import Redis
 
 #: may stay if they have a time to live
 _EXPIRING = re.compile(
-    r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity|batch:.+|batches|damaged(:.+)?)|celery-task-meta-.+"
+    r"vqa:(dead(:.+)?|image:sha256:[0-9a-f]{64}|reply:.+|capacity(\..+)?|batch:.+|batches|damaged(:.+)?|models"
+    r"|closed:(interactive|bulk)(\..+)?:\d+|failed:\d+)|celery-task-meta-.+"
 )
 #: prefixes of the sets of open jobs
 _SETS = ("queued", "leased", "delayed", "waiting")
 #: keys of Celery and kombu; their lists may hold surplus messages, which `take` refuses
-_CELERY = re.compile(r"unacked.*|_kombu\..*|interactive|bulk|celery|celeryev.*|.+\.pidbox")
+_CELERY = re.compile(r"unacked.*|_kombu\..*|(interactive|bulk)(\..+)?|celery|celeryev.*|.+\.pidbox")
 
 
 def leftovers(redis: Redis) -> Iterator[str]:

@@ -24,7 +24,7 @@ from tests.chaos.jobs import make_case
 from tests.chaos.recovery import HeldJob, Recovery, held_by, watch
 from tests.redis_server import RedisServer
 from vqa.celery import make_app
-from vqa.connection import connect
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 from workers.process.janitor import Janitor
 

@@ -17,7 +17,7 @@ from tests.chaos.guard import Guard
 from tests.chaos.jobs import make_case
 from tests.redis_server import RedisServer
 from vqa.answer import Answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.settings import QueueSettings
 
 FEW = 10_000

@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
+import psutil
+
 from producer import Client
 from tests.chaos.fleet import Fleet
 from tests.chaos.guard import Guard
@@ -21,7 +23,7 @@ from tests.redis_server import RedisServer
 from tests.worker_process import TINY
 from training.questions import held_out
 from vqa.answer import Answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.settings import QueueSettings
 
 _LEASE_S = 3.0
@@ -84,6 +86,17 @@ def _kill(fleet: Fleet, random: Random) -> None:
             time.sleep(0.05)
 
 
+def _kill_engine(fleet: Fleet, random: Random) -> None:
+    """Kill the process with the model, as the kernel does when memory runs out; its worker gives its jobs back."""
+    with fleet.claim(random, 120) as worker:
+        assert worker.life is not None
+        for child in psutil.Process(worker.life.pid).children():
+            if "workers.engine.process.child" in child.cmdline():
+                child.kill()
+        while worker.life.end is None:
+            time.sleep(0.05)
+
+
 def _stop(fleet: Fleet, random: Random) -> None:
     with fleet.claim(random, 120) as worker:
         worker.signal(signal.SIGSTOP)
@@ -98,4 +111,4 @@ def _cut(fleet: Fleet, random: Random) -> None:
         worker.proxy.restore()
 
 
-_FAULTS: list[Fault] = [_kill, _stop, _cut]
+_FAULTS: list[Fault] = [_kill, _kill_engine, _stop, _cut]

@@ -10,7 +10,7 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from vqa.ledger.commands import entry_key
 from vqa.ledger.records import Header
 

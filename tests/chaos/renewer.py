@@ -17,8 +17,8 @@ from redis import Redis
 
 from tests.chaos.jobs import make_case
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 from workers.jobs.leases import Leases
 

@@ -4,7 +4,13 @@ from tests.chaos.leftovers import count_open_jobs, leftovers
 
 
 def test_only_what_expires_and_what_is_celerys_may_be_left(redis: Redis) -> None:
-    for key in ("vqa:dead:a", f"vqa:image:sha256:{'0' * 64}", "vqa:reply:x", "celery-task-meta-a"):
+    for key in (
+        "vqa:dead:a",
+        f"vqa:image:sha256:{'0' * 64}",
+        "vqa:reply:x",
+        "celery-task-meta-a",
+        "vqa:closed:bulk.m:1",
+    ):
         redis.set(key, "", ex=60)
     redis.lpush("interactive", "a wake-up too many")
     redis.hset("unacked", "tag", "message")

@@ -1,6 +1,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from celery import Celery
@@ -26,8 +27,8 @@ def client(queue_settings: QueueSettings) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def other_app(redis_url: str) -> Iterator[Celery]:
+@contextmanager
+def another_app(redis_url: str) -> Iterator[Celery]:
     """Another service's app: it knows the broker and the task's name, and has none of our code's settings."""
     app = Celery("other", broker=redis_url, backend=redis_url, set_as_current=False)
     yield app
@@ -35,6 +36,14 @@ def other_app(redis_url: str) -> Iterator[Celery]:
     gc.collect()
     # what Celery would leave to the garbage collector, as a warning in whichever test comes next
     app.backend.result_consumer.stop()
+    # a result that something still refers to is collected later, when the server may be gone: nothing to unsubscribe
+    app.backend.result_consumer.subscribed_to.clear()
     app.backend.client.connection_pool.disconnect()
     app.close()
     gc.collect()
+
+
+@pytest.fixture
+def other_app(redis_url: str) -> Iterator[Celery]:
+    with another_app(redis_url) as app:
+        yield app

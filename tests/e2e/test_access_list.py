@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,9 @@ def _ask_all_ways(client: Client) -> None:
     assert {late.id, batch.id} <= {state.id for state in client.batches.list()}
     assert client.states(ids[:1])[ids[0]].state == "answered"
     assert len(client.workers()) == 1
+    named = client.answer(client.submit(_job(model="echo")))
+    assert [model.name for model in client.models.list()] == [named.model] == ["echo"]
+    assert not client.models.remove_canary("echo")
     assert client.counts()["bulk"]["queued"] == 0
     running = client.submit(_job(seconds=60))
     _soon(lambda: client.states([running])[running].state == "leased")
@@ -141,7 +145,9 @@ def _look_and_revoke(flower: str, client: Client) -> None:
 
     _soon(sees_a_worker)
     assert PASSWORDS["worker"] not in str(asks("workers?refresh=1"))
-    assert {queue["name"] for queue in asks("queues/length")["active_queues"]} == {"interactive", "bulk", "celery"}
+    # the worker's own model has queues, too
+    queues = {"interactive", "bulk", "celery", "interactive.echo", "bulk.echo"}
+    assert {queue["name"] for queue in asks("queues/length")["active_queues"]} == queues
     running = client.submit(_job(seconds=60))
     _soon(lambda: running in asks("tasks"))
     requests.post(f"{flower}/api/task/revoke/{running}?terminate=true", auth=("vqa", "password"), timeout=10)
@@ -295,6 +301,27 @@ def test_a_gateway_works_with_its_rights_and_tries_nothing_else(
         assert gateway.stop() == 0
     keys("revoke", made["id"])
     assert _refusals(operator) == []
+
+
+def test_a_rollout_is_for_the_user_of_workers(server: RedisServer, login: Login, work: Work) -> None:
+    worker = work("only")
+    for user, named in (
+        ("worker", f"NotReady: only@{socket.gethostname()}: rollout is refused: this worker has no supervisor"),
+        ("producer", f"QueueUnavailable: Redis at 127.0.0.1:{server.port} does not let this user do what vqa needs"),
+        ("flower", f"QueueUnavailable: Redis at 127.0.0.1:{server.port} does not let this user do what vqa needs"),
+    ):
+        login("operator").acl_log_reset()
+        said = subprocess.run(
+            [sys.executable, "-m", "producer.cli.main", "rollout", "--model", "org/new", "--allow-gap"],
+            env=os.environ | {"VQA_REDIS_URL": _url(server, user)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert f"vqa: {named}" in said.stderr
+        assert bool(_refusals(login("operator"))) == (user != "worker")
+    assert worker.process.poll() is None
 
 
 def test_doctor_examines_and_repairs_as_a_worker(server: RedisServer, login: Login) -> None:

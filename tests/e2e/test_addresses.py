@@ -20,8 +20,8 @@ from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from vqa import Job
 from vqa.celery import make_app
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 PASSWORD = "a/b@c:d#é"

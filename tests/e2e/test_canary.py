@@ -5,6 +5,7 @@ at log level DEBUG. Afterwards the word is looked for in all that came out, besi
 """
 
 import base64
+import gc
 import io
 import json
 import os
@@ -30,8 +31,8 @@ from tests.e2e.conftest import WAIT_S, until
 from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, TINY, WorkerProcess
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 #: the word; its length is a multiple of 3, so that base64 of it alone is a part of base64 of more
@@ -262,6 +263,8 @@ def ask_as_another_app(site: Site) -> list[str]:
         broken = {"body": WORD, "headers": {"task": "vqa.answer", "id": "1"}, "properties": {}}
         redis.lpush("bulk", WORD.encode(), json.dumps(broken))
         until(lambda: all(redis.exists(f"celery-task-meta-{id}") for id in sent))
+    # results in cycles unsubscribe as they are collected, for which they need the connection
+    gc.collect()
     app.backend.result_consumer.stop()
     app.backend.client.connection_pool.disconnect()
     app.close()

@@ -134,7 +134,7 @@ def test_jobs_of_a_worker_that_vanishes_return_soon_though_the_clock_was_set_bac
 
 
 class SteppedWorker(WorkerProcess):
-    program = ("-c", f"{SLEEP}; import sys; from celery.__main__ import main; sys.exit(main())")
+    program = ("-c", f"{SLEEP}; import sys; from workers.celery_worker import main; main(*sys.argv[1:])")
 
 
 PRODUCER = f"""

@@ -17,12 +17,12 @@ from producer.demo.redis_server import EmbeddedRedis
 from tests.worker_process import WorkerProcess
 from vqa import Answer, InvalidJob, Job, JobGivenUp, VQAError
 from vqa.celery import make_app, wake
-from vqa.connection import connect
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from vqa.ledger.batches import Batches
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.damage import FIXED_TYPES, Damage
 from vqa.ledger.ledger import DEAD, DEADLINES, DROPPED, WORKERS, Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 WAIT_S = 60.0
@@ -212,11 +212,13 @@ def test_keys_of_a_wrong_type_are_set_aside_and_the_jobs_are_answered(
 
 
 def test_doctor_names_what_is_of_a_wrong_type_and_repairs_it(
-    settings: QueueSettings, redis_url: str, redis_server: str, monkeypatch: pytest.MonkeyPatch
+    redis_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with connect(QueueSettings(redis_url=redis_url)) as redis:
+    # not this module's server, whose worker may repair it first
+    with connect(QueueSettings(redis_url=redis_server)) as redis:
+        redis.flushall()
         redis.hset(WORKERS, mapping=dict(enumerate(GARBAGE)))
-        monkeypatch.setenv("VQA_REDIS_URL", redis_url)
+        monkeypatch.setenv("VQA_REDIS_URL", redis_server)
         said = CliRunner().invoke(command_line, ["doctor"]).output
         assert (
             f"lines of workers that cannot be read, because another program has written to them: {len(GARBAGE)}" in said

@@ -1,6 +1,7 @@
-"""How large images are seen: as their job asks, as their worker allows, and smaller where the prompt would not fit."""
+"""How large images and videos are seen: as their job asks, as their worker allows, and smaller where it must be."""
 
 import re
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 from PIL import Image
 
 from producer import Client
-from tests.worker_process import TINY, StartWorker
+from tests.e2e import videos
+from tests.e2e.site import Site, open_site
+from tests.worker_process import TINY
+from tests.workers.media.video_files import animation, video_file
 from vqa import Answer, InvalidJob, Job, PromptTooLong, VQAError
 from vqa.images.fit import Fit
 
@@ -19,7 +23,16 @@ LIMITS = {"VQA_MAX_IMAGE_TOKENS": "36", "VQA_HIGH_IMAGE_TOKENS": "50", "VQA_SLOT
 #: of the bundled model, for images of up to 64 tokens
 FIT = Fit(32, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.parametrize("engine", ["continuous", "pipeline"])]
+#: with a video of 24 tokens, a prompt of five tokens too many
+TOO_LONG = "why? " * 92
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module", params=["continuous", "pipeline"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with open_site(tmp_path_factory.mktemp("detail"), VQA_ENGINE=request.param, **MODEL, **LIMITS) as site:
+        yield site
 
 
 def encoded(image: Image.Image, format: str = "PNG", **how: Any) -> bytes:
@@ -48,10 +61,8 @@ def photo(width: int, height: int) -> bytes:
     return encoded(Image.effect_noise((width, height), 90).convert("RGB"))
 
 
-def test_images_are_seen_as_their_job_asks_and_smaller_where_a_slot_is_too_small(
-    start_worker: StartWorker, client: Client, engine: str
-) -> None:
-    worker = start_worker(VQA_ENGINE=engine, **MODEL, **LIMITS)
+def test_images_are_seen_as_their_job_asks_and_smaller_where_a_slot_is_too_small(site: Site) -> None:
+    client = site.client
     (info,) = client.workers()
     assert info.about["fit"] == {
         **{"factor": 32, "min_pixels": 4096, "max_pixels": 36 * 1024, "high": 50 * 1024, "resample": 3}
@@ -59,7 +70,7 @@ def test_images_are_seen_as_their_job_asks_and_smaller_where_a_slot_is_too_small
     check_detail(client)
     check_reuse(client)
     check_shrinking(client)
-    log = worker.log.read_text()
+    log = site.worker.log.read_text()
     assert "images are seen at up to 36 tokens (VQA_MAX_IMAGE_TOKENS), with detail low 36, high 50 " in log
     assert "is small for an image of 36 (detail auto)" in log
     assert "VQA_SLOT_TOKENS=548 is enough" in log
@@ -143,3 +154,48 @@ def check_pages(client: Client) -> None:
     paged = answer_to(client, about([file], detail="high", shrink_images=True))
     assert [(image.page, image.pages) for image in paged.images] == [(page, 8) for page in range(1, 9)]
     assert {image.tokens for image in paged.images} == {25}
+
+
+def test_frames_animations_and_video_files_are_answered(site: Site) -> None:
+    # the model was not trained on them: only the form of its answers is checked
+    frames = [videos.png(number) for number in range(5)]
+    times_s = [0.0, 0.5, 1.0, 2.5, 4.0]
+    # the same video, in files of several kinds
+    jobs = [
+        videos.about({"frames": frames, "times_s": times_s}, "frames"),
+        videos.about({"frames": frames, "fps": 4}, "fps"),
+        videos.about({"video": animation("GIF", [100] * 30)}, "gif"),
+        videos.about({"video": animation("WEBP", [100] * 30), "max_frames": 3}, "webp"),
+        videos.about({"video": video_file(30)}, "mp4"),
+        videos.about({"frames": frames, "detail": "low"}, "small", max_image_tokens=4),
+        # five tokens too many for a slot
+        videos.about({"frames": frames}, "shrunk", TOO_LONG, shrink_images=True),
+    ]
+
+    found = videos.outcomes(site.client, *jobs, videos.about({"frames": frames}, "too-long", TOO_LONG))
+
+    too_long = found.pop("too-long")
+    assert isinstance(too_long, PromptTooLong)
+    assert "1 video takes 24 of them: send fewer frames, or set max_image_tokens" in str(too_long)
+
+    answers = {id: each for id, each in found.items() if isinstance(each, Answer)}
+    assert answers.keys() == {job.id for job in jobs}, found
+    seen = {id: answer.videos[0] for id, answer in answers.items()}
+    assert {id: each.frames for id, each in seen.items()} == {
+        "frames": 5,
+        "fps": 5,
+        "gif": 6,
+        "webp": 3,
+        "mp4": 6,
+        "small": 5,
+        "shrunk": 5,
+    }
+    assert {(each.source_width, each.source_height) for each in seen.values()} == {(200, 120), (96, 64)}
+    for id, each in seen.items():
+        # two frames become one
+        assert each.tokens == -(-each.frames // 2) * each.width * each.height // 32**2
+        assert answers[id].images == ()
+        assert answers[id].usage.prompt_tokens > each.tokens
+    assert seen["frames"].tokens == 24
+    assert seen["small"].tokens <= 3 * 4
+    assert seen["small"].tokens < seen["shrunk"].tokens <= 19

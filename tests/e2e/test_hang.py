@@ -32,9 +32,12 @@ def test_a_hung_workers_jobs_are_answered_by_another_and_those_without_a_slot_lo
     until(leased(client, 2))
     client.submit(job(id="waits", retry={"attempts": 1}))
     assert hung.process.wait(WAIT_S) == EXIT_HUNG
+    # back at once: no lease has to run out
+    assert client.counts()["interactive"]["leased"] == 0
     start_worker("heir", VQA_ECHO_DELAY_S="0")
-    attempts = {id: client.answer(id, timeout_s=WAIT_S).attempt for id in ("culprit", "neighbour", "waits")}
-    assert attempts == {"culprit": 2, "neighbour": 2, "waits": 1}
+    answers = {id: client.answer(id, timeout_s=WAIT_S) for id in ("culprit", "neighbour", "waits")}
+    assert {id: answer.attempt for id, answer in answers.items()} == {"culprit": 2, "neighbour": 2, "waits": 1}
+    assert answers["culprit"].last_error == "EngineError: the engine hung in decode"
     log = hung.log.read_text()
     assert "the engine hangs, this worker ends: no sign of life for" in log
     assert "Traceback" not in log
@@ -64,15 +67,16 @@ def test_a_worker_whose_consumer_stands_still_ends(
 def test_a_model_that_hangs_ends_its_worker(
     client: Client, redis_url: str, start_worker: StartWorker, tmp_path: Path, engine: dict[str, str]
 ) -> None:
-    model = {"VQA_MODEL": str(TINY)} | engine
     client.submit(job("word " * LONG, id="culprit"))
     client.submit(job("What colour is it?", id="waits"))
-    hung = BrokenWorker(redis_url, "hung", tmp_path / "hung.log", BREAKS="hang", VQA_HANG_S="1", **model)
+    hung = BrokenWorker(
+        redis_url, "hung", tmp_path / "hung.log", BREAKS="hang", VQA_HANG_S="1", VQA_MODEL=str(TINY), **engine
+    )
     try:
         assert hung.process.wait(WAIT_S) == EXIT_HUNG, hung.log.read_text()
     finally:
         hung.stop()
-    start_worker("heir", **model)
+    start_worker("heir")
     assert {id: client.answer(id, timeout_s=WAIT_S).attempt for id in ("culprit", "waits")} == {
         "culprit": 2,
         "waits": 1,

@@ -9,7 +9,7 @@ from typing import Any
 from producer import Client
 from tests.worker_process import StartWorker
 from vqa import Job
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 
 WAIT_S = 60.0
 SLOTS = 8

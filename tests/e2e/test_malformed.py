@@ -16,7 +16,7 @@ from producer import Client
 from tests.worker_process import StartWorker, WorkerProcess
 from vqa import Answer, DeadlineExceeded, InvalidJob, Job, UnsupportedVersion, VQAError
 from vqa.celery import DEFAULT_QUEUE, TASK
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from vqa.ledger.commands import dead_key
 from vqa.ledger.ledger import DEAD, DEAD_LETTER_BYTES
 from vqa.ledger.records import Header

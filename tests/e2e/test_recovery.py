@@ -94,21 +94,6 @@ def test_a_job_that_always_crashes_the_engine_is_given_up(client: Client, start_
         client.answer("poison", timeout_s=WAIT_S)
 
 
-def test_an_engine_that_hangs_ends_its_worker_which_gives_back_what_it_held(
-    client: Client, start_worker: StartWorker
-) -> None:
-    hanging = start_worker("hanging", VQA_HANG_S="1", VQA_SLOTS="1")
-    hangs_once = {"echo_delay_s": "0.2", "echo_fail": "hang", "echo_fail_attempts": "1"}
-    client.submit(job(id="hangs", metadata=hangs_once, retry={"attempts": 1}))
-    client.submit(job(id="waits", retry={"attempts": 1}))
-    assert hanging.process.wait(WAIT_S) == 71
-    assert client.counts()["interactive"]["leased"] == 0
-    assert "the engine hangs, this worker ends: no sign of life" in hanging.log.read_text()
-    start_worker("heir")
-    assert client.answer("hangs", timeout_s=WAIT_S).last_error == "EngineError: the engine hung in decode"
-    assert client.answer("waits", timeout_s=WAIT_S).attempt == 1
-
-
 def test_a_worker_that_is_asked_twice_to_stop_gives_back_at_once(client: Client, start_worker: StartWorker) -> None:
     worker = start_worker("asked-twice")
     id = client.submit(job(metadata={"echo_delay_s": "5"}))

@@ -18,8 +18,8 @@ from PIL import Image
 from producer import AsyncClient, Cancelled, Client, Job, TextPiece
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT, TINY, StartWorker, WorkerProcess
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 WAIT_S = 60.0

@@ -10,57 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from producer import Client, Job
 from tests.e2e.conftest import WAIT_S, until
+from tests.supervisor_process import Program, SupervisorProcess, two_cards
 from tests.worker_process import ROOT, TINY
 from workers.supervisor.link import EXIT_NEVER_READY
 
-Program = tuple[str, ...]
 ONE_CARD: Program = ("-m", "workers", "--cards", "cpu")
-#: a supervisor of two cards where there is none: two workers on the processor, under names of their own
-TWO_CARDS: Program = (
-    "-c",
-    """
-import sys
-from workers.engine.settings import EngineSettings
-from workers.log import set_up_logging
-from workers.settings import WorkerSettings
-from workers.supervisor.supervisor import Supervisor
-
-set_up_logging("INFO")
-supervisor = Supervisor([(), ()], None, WorkerSettings(), EngineSettings())
-for worker, name in zip(supervisor._workers, ("bad", "good"), strict=True):
-    worker.name = name
-sys.exit(supervisor.run())
-""",
-)
-
-
-class SupervisorProcess:
-    def __init__(self, redis_url: str, log: Path, *options: str, program: Program, **variables: str) -> None:
-        self.log = log
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("VQA_")}
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *options],
-                env=environment | {"VQA_REDIS_URL": redis_url} | variables,
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def worker(self, node: str = "") -> psutil.Process:
-        children = psutil.Process(self.process.pid).children()
-        (child,) = (each for each in children if any(word.startswith(node) for word in each.cmdline() if "@%h" in word))
-        return child
-
 
 Supervise = Callable[..., SupervisorProcess]
 
@@ -97,22 +55,19 @@ def taken(client: Client) -> None:
     until(lambda: client.counts()["interactive"]["leased"])
 
 
-def test_it_starts_a_worker_that_answers_and_stops_it_with_status_0(client: Client, supervise: Supervise) -> None:
+def test_it_starts_a_worker_that_answers_refuses_another_of_its_name_and_stops_with_status_0(
+    client: Client, supervise: Supervise
+) -> None:
     supervisor = supervise("--engine", "echo", "--name", "desk")
     ready(supervisor)
+    assert ask(client).startswith("desk@")
+    second = supervise("--engine", "echo", "--name", "desk", VQA_DRAIN_S="1")
+    assert second.process.wait(WAIT_S) == EXIT_NEVER_READY
+    assert "given up: NotReady: a worker named desk@" in second.said()
     assert ask(client).startswith("desk@")
     supervisor.process.send_signal(signal.SIGINT)
     assert supervisor.process.wait(WAIT_S) == 0
     assert client.workers() == []
-
-
-def test_a_worker_that_dies_is_started_again(client: Client, supervise: Supervise) -> None:
-    supervisor = supervise("--engine", "echo")
-    ready(supervisor)
-    supervisor.worker().kill()
-    ready(supervisor, times=2)
-    assert ask(client).startswith("cpu@")
-    assert "restarting in 1 s" in supervisor.said()
 
 
 def test_a_worker_that_never_gets_ready_is_given_up_with_the_reason(supervise: Supervise) -> None:
@@ -123,27 +78,16 @@ def test_a_worker_that_never_gets_ready_is_given_up_with_the_reason(supervise: S
     assert "Traceback" not in supervisor.said()
 
 
-def test_a_second_worker_of_the_same_name_is_refused_and_the_first_goes_on(
-    client: Client, supervise: Supervise
-) -> None:
-    first = supervise("--engine", "echo", "--name", "desk")
-    ready(first)
-    second = supervise("--engine", "echo", "--name", "desk", VQA_DRAIN_S="1")
-    assert second.process.wait(WAIT_S) == EXIT_NEVER_READY
-    assert "given up: NotReady: a worker named desk@" in second.said()
-    assert ask(client).startswith("desk@")
-
-
 def test_without_redis_it_says_at_once_what_it_waits_for(supervise: Supervise) -> None:
     # no time without Redis counts
-    variables = {"VQA_REDIS_URL": "redis://no-host.invalid/0", "VQA_READY_TIMEOUT_S": "5"}
+    variables = {"VQA_REDIS_URL": "redis://no-host.invalid/0", "VQA_READY_TIMEOUT_S": "12"}
     supervisor = supervise("--model", str(TINY), **variables)
     waits = "waiting for Redis at no-host.invalid:6379: its host name is unknown (VQA_REDIS_URL)"
     until(lambda: waits in supervisor.said(), supervisor.said)
     # its worker, too, before it loads the model
     until(lambda: supervisor.said().count(waits) == 2, supervisor.said)
     with pytest.raises(subprocess.TimeoutExpired):
-        supervisor.process.wait(7)
+        supervisor.process.wait(14)
     supervisor.process.terminate()
     assert supervisor.process.wait(WAIT_S) == 0
     assert "Loading weights" not in supervisor.said()
@@ -192,7 +136,7 @@ def test_a_worker_that_keeps_dying_is_given_up_after_so_many_restarts(supervise:
 
 
 def test_a_card_that_keeps_dying_is_given_up_while_the_other_goes_on(client: Client, supervise: Supervise) -> None:
-    supervisor = supervise(program=TWO_CARDS, VQA_ENGINE="echo", VQA_RESTARTS="1")
+    supervisor = supervise(program=two_cards("bad", "good"), VQA_ENGINE="echo", VQA_RESTARTS="1")
     ready(supervisor, times=2)
     supervisor.worker("bad").kill()
     ready(supervisor, times=3)
@@ -204,16 +148,15 @@ def test_a_card_that_keeps_dying_is_given_up_while_the_other_goes_on(client: Cli
     assert supervisor.process.wait(WAIT_S) == 0
 
 
-@pytest.mark.parametrize(("fails", "named"), [("hang", "status 71 (its engine hung)"), ("crash", "70 (its engine cra")])
-def test_a_worker_whose_engine_fails_is_started_again_and_answers_the_job(
-    client: Client, supervise: Supervise, fails: str, named: str
-) -> None:
+def test_a_worker_whose_engine_fails_is_started_again_and_answers_the_job(client: Client, supervise: Supervise) -> None:
     supervisor = supervise("--engine", "echo", VQA_HANG_S="2")
     ready(supervisor)
-    failing = job(metadata={"echo_fail": fails, "echo_fail_attempts": "1"}, retry={"attempts": 1})
-    answer = client.answer(client.submit(failing), timeout_s=WAIT_S)
-    assert answer.attempt == 2
-    assert named in supervisor.said()
+    for times, fails, named in ((1, "hang", "status 71 (its engine hung)"), (2, "crash", "70 (its engine cra")):
+        failing = job(metadata={"echo_fail": fails, "echo_fail_attempts": "1"}, retry={"attempts": 1})
+        answer = client.answer(client.submit(failing), timeout_s=WAIT_S)
+        assert answer.attempt == 2
+        assert named in supervisor.said()
+        assert supervisor.said().count("restarting in ") == times
     assert "restarting in 1 s" in supervisor.said()
 
 
@@ -228,8 +171,10 @@ def test_a_worker_that_says_nothing_is_killed_and_started_again(client: Client, 
     assert "was killed after 10 s without a heartbeat; restarting in 1 s" in supervisor.said()
 
 
-def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_silence(client: Client, supervise: Supervise) -> None:
-    supervisor = supervise("--engine", "echo", VQA_HANG_S="2")
+def test_nobody_is_killed_for_silence_while_the_supervisor_was_stopped_itself_or_a_worker_drains(
+    client: Client, supervise: Supervise
+) -> None:
+    supervisor = supervise("--engine", "echo", VQA_HANG_S="1")
     ready(supervisor)
     worker = supervisor.worker()
     # as a container is frozen and thawed, one process after the other; longer than a worker may be silent
@@ -245,14 +190,9 @@ def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_silence(client: C
     time.sleep(2)
     assert supervisor.worker() == worker
     assert "no heartbeat" not in supervisor.said()
-
-
-def test_a_worker_that_drains_for_long_is_not_killed_for_silence(client: Client, supervise: Supervise) -> None:
-    supervisor = supervise("--engine", "echo", VQA_HANG_S="1")
-    ready(supervisor)
     held = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "14"}))
     taken(client)
-    supervisor.worker().send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
     assert client.answer(held, timeout_s=WAIT_S).attempt == 1
     until(lambda: "exited with status 0" in supervisor.said(), supervisor.said)
     assert "no heartbeat" not in supervisor.said()
@@ -305,9 +245,15 @@ def test_a_wrong_value_of_the_echo_engine_stops_it_before_a_worker_starts(superv
     assert supervisor.said().startswith("vqa: SettingsError: VQA_ECHO_DELAY_S")
 
 
-def test_workers_drain_when_their_supervisor_is_killed(client: Client, supervise: Supervise) -> None:
+def test_a_worker_that_dies_is_started_again_and_drains_when_its_supervisor_is_killed(
+    client: Client, supervise: Supervise
+) -> None:
     supervisor = supervise("--engine", "echo")
     ready(supervisor)
+    supervisor.worker().kill()
+    ready(supervisor, times=2)
+    assert ask(client).startswith("cpu@")
+    assert "restarting in 1 s" in supervisor.said()
     worker = supervisor.worker()
     supervisor.process.kill()
     supervisor.process.wait()

@@ -12,10 +12,10 @@ from producer import Client
 from tests.e2e.conftest import until
 from tests.worker_process import StartWorker
 from vqa import Answer, Job
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Lease
 from vqa.ledger.sweep import Sweep
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 
@@ -111,7 +111,9 @@ def test_another_apps_job_of_a_tenant_runs_whoever_waits(
 ) -> None:
     client.submit_many(job("one", metadata={"echo_delay_s": "3600"}) for _ in range(100))
     redis.delete("bulk")
-    start_worker("a", VQA_SLOTS="2")
     body = {"messages": [{"role": "user", "content": "from elsewhere"}], "tenant": "one"}
+    # before the worker starts, or its janitor may publish the jobs above, whose messages are lost, before this one
     sent = other_app.send_task("vqa.answer", args=[body], queue="bulk")
+    # those are then what it runs at the test's end
+    start_worker("a", VQA_SLOTS="2", VQA_DRAIN_S="1")
     until(lambda: client.states([sent.id])[sent.id].state == "answered")

@@ -1,7 +1,6 @@
 """Jobs through a real Redis and real Celery workers; the echo engine stands where the model would."""
 
 import base64
-import inspect
 import json
 import time
 from pathlib import Path
@@ -13,72 +12,13 @@ from redis import Redis
 
 from producer import Client
 from tests.worker_process import StartWorker
-from vqa import (
-    Answer,
-    Cancelled,
-    DeadlineExceeded,
-    InvalidJob,
-    Job,
-    JobGivenUp,
-    PermanentError,
-    UnsupportedVersion,
-    VQAError,
-    errors,
-)
-from vqa.ledger.commands import dead_key
+from vqa import Cancelled, DeadlineExceeded, Job
 
-OUTCOMES = [
-    error
-    for _, error in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(error, PermanentError) and error not in {PermanentError, Cancelled}
-]
 WAIT_S = 60.0
 
 
 def job(**fields: Any) -> Job:
     return Job(messages=[{"role": "user", "content": "What is it?"}], **fields)
-
-
-def failing(name: str, **fields: Any) -> Job:
-    attempts = {"echo_fail_attempts": str(fields.pop("attempts"))} if "attempts" in fields else {}
-    return job(metadata={"echo_fail": name, **attempts}, **fields)
-
-
-def test_every_permanent_error_comes_back_as_itself(client: Client, start_worker: StartWorker) -> None:
-    start_worker()
-    ids = client.submit_many(failing(error.__name__, lane="bulk") for error in OUTCOMES)
-    outcomes = dict(client.answers(ids, timeout_s=WAIT_S))
-    assert [type(outcomes[id]) for id in ids] == OUTCOMES
-
-
-def test_a_transient_error_is_retried_until_it_succeeds(client: Client, start_worker: StartWorker) -> None:
-    start_worker()
-    retry = {"attempts": 5, "base_s": 0.01}
-    id = client.submit(failing("EngineError", attempts=2, retry=retry))
-    answer = client.answer(id, timeout_s=WAIT_S)
-    assert answer.attempt == 3
-    assert answer.last_error is not None
-    assert answer.last_error.startswith("EngineError: ")
-
-
-def test_a_job_is_given_up_when_its_attempts_are_used_up(
-    client: Client, redis: Redis, start_worker: StartWorker
-) -> None:
-    start_worker()
-    id = client.submit(failing("EngineError", retry={"attempts": 2, "base_s": 0.01}))
-    with pytest.raises(JobGivenUp, match="attempts_used_up") as caught:
-        client.answer(id, timeout_s=WAIT_S)
-    assert caught.value.attempts == 2
-    assert caught.value.last_error is not None
-    assert caught.value.last_error.startswith("EngineError: ")
-    assert redis.exists(dead_key(id))
-
-
-def test_a_permanent_error_is_not_retried(client: Client, start_worker: StartWorker) -> None:
-    start_worker()
-    with pytest.raises(errors.BadImage) as caught:
-        client.answer(client.submit(failing("BadImage", retry={"attempts": 5})), timeout_s=WAIT_S)
-    assert caught.value.attempts == 1
 
 
 def test_the_same_id_submitted_twice_runs_once(client: Client, start_worker: StartWorker) -> None:
@@ -105,14 +45,6 @@ def test_a_job_past_its_deadline_never_reaches_the_engine(
         client.answer("late", timeout_s=WAIT_S)
     assert caught.value.attempts == 0
     assert client.answer("early", timeout_s=WAIT_S)
-
-
-def test_a_deadline_ends_a_job_that_is_being_answered(client: Client, start_worker: StartWorker) -> None:
-    start_worker()
-    started = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
-        client.answer(client.submit(job(timeout_s=1, metadata={"echo_delay_s": "60"})), timeout_s=WAIT_S)
-    assert time.monotonic() - started < 10
 
 
 def test_cancelling_ends_a_job_that_is_being_answered_and_frees_its_slot(
@@ -174,70 +106,12 @@ def test_interactive_jobs_are_taken_before_bulk_ones_and_foreign_ones_last(
     foreign.get(timeout=WAIT_S)
     worker.stop()
     received = [line for line in worker.log.read_text().splitlines() if "] received" in line]
-    assert [line.partition("[")[2].partition("]")[0] for line in received] == ["interactive", "bulk", foreign.id]
+    # on a slow machine the sweep repeats a message that has waited for 5 s
+    first = dict.fromkeys(line.partition("[")[2].partition("]")[0] for line in received)
+    assert list(first) == ["interactive", "bulk", foreign.id]
 
 
-@pytest.mark.parametrize("queue", ["interactive", "bulk", None])
-def test_a_job_that_another_celery_app_sends_is_accepted(
-    other_app: Celery, start_worker: StartWorker, queue: str | None
-) -> None:
-    start_worker()
-    sent = {"messages": [{"role": "user", "content": "What is it?"}]}
-    result = other_app.send_task("vqa.answer", [sent], queue=queue)
-    answer = Answer.model_validate(result.get(timeout=WAIT_S))
-    assert (answer.id, answer.attempt) == (result.id, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ([{"version": 99}], "UnsupportedVersion"),
-        ([{"question": "misspelt"}], "InvalidJob"),
-        (["not a job"], "InvalidJob"),
-        ([None], "InvalidJob"),
-        (["[" * 100_000], "InvalidJob"),
-        ([[1, 2, 3]], "InvalidJob"),
-        ([{"messages": [{"role": "user", "content": [{"type": "image", "image": "file:///x.png"}]}]}], "InvalidJob"),
-    ],
-)
-def test_a_foreign_message_that_is_no_job_gets_a_named_error(
-    client: Client, other_app: Celery, start_worker: StartWorker, arguments: list[object], named: str
-) -> None:
-    start_worker()
-    result = other_app.send_task("vqa.answer", arguments, queue="interactive")
-    with pytest.raises(VQAError) as caught:
-        client_answer(client, result.id)
-    assert type(caught.value).__name__ == named
-    assert isinstance(caught.value, InvalidJob | UnsupportedVersion)
-
-
-def test_a_job_spread_over_keyword_arguments_is_accepted(other_app: Celery, start_worker: StartWorker) -> None:
-    start_worker()
-    fields = {"messages": [{"role": "user", "content": "What is it?"}]}
-    assert other_app.send_task("vqa.answer", kwargs=fields, queue="bulk").get(timeout=WAIT_S)["text"]
-
-
-def client_answer(client: Client, id: str) -> Answer:
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return client.answer(id, timeout_s=1)
-        except (errors.UnknownJob, errors.AnswerTimeout):
-            # unknown until a worker has accepted it
-            assert time.monotonic() < until
-
-
-def test_a_stopping_worker_finishes_what_it_holds(client: Client, start_worker: StartWorker) -> None:
-    worker = start_worker(VQA_SLOTS="2")
-    ids = client.submit_many(job(metadata={"echo_delay_s": "2"}) for _ in range(2))
-    until = time.monotonic() + WAIT_S
-    while client.counts()["interactive"]["leased"] < 2:
-        assert time.monotonic() < until
-    assert worker.stop() == 0
-    assert {client.states([id])[id].state for id in ids} == {"answered"}
-
-
-def test_what_a_stopping_worker_finishes_is_sent_to_flower(
+def test_a_stopping_worker_finishes_what_it_holds_and_tells_flower(
     client: Client, redis: Redis, start_worker: StartWorker
 ) -> None:
     worker = start_worker(VQA_SLOTS="2")
@@ -248,6 +122,7 @@ def test_what_a_stopping_worker_finishes_is_sent_to_flower(
         while client.counts()["interactive"]["leased"] < 2:
             assert time.monotonic() < until
         assert worker.stop() == 0
+        assert {client.states([id])[id].state for id in ids} == {"answered"}
         succeeded: set[str] = set()
         while succeeded != set(ids):
             assert time.monotonic() < until, succeeded

@@ -124,7 +124,6 @@ class Stage:
 
     def away(self, seconds: float) -> None:
         """Redis is killed while jobs run and wait, and comes back with its data after so long."""
-        self.work()
         ids = self.submit(6)
         self.wait_until_running(ids, 2)
         with self.waiting(ids[-1]) as got:

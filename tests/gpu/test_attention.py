@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,3 +170,102 @@ def planned_spans(lengths: Sequence[int]) -> Spans:
     for _ in range(200):
         counted.are_common(lengths)
     return spans_of(lengths, CARD, counted)
+
+
+IMAGES = {
+    "one": (3072,),
+    "shortest": (128,),
+    "one-more": (129,),
+    "odd": (200, 640, 1003),
+    "long-and-short": (4096, 131),
+    "equal": (1024,) * 8,
+    "ten": (131, 132, 133, 134, 135, 136, 137, 1385, 777, 2049),
+}
+
+
+@pytest.fixture
+def ours() -> Any:
+    """The kernel for Hopper, for the heads of Qwen3-VL's vision tower."""
+    from workers.engine.continuous.ops.attention import _image_attention
+    from workers.engine.continuous.ops.gluon import runs_on
+
+    if not runs_on(CARD):
+        pytest.skip("needs a Hopper card and the Triton of its kernel")
+
+    made = _image_attention(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, 16, 72)
+    assert made is not None
+    return made
+
+
+def drawn_images(draw: Draw, patches: int, heads: int = 16, width: int = 72) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, and values as the tower has them: a part of a wider product."""
+    q, k = (draw(patches, heads, width, dtype=torch.bfloat16) for _ in range(2))
+    return q, k, draw(patches, 3, heads, width, dtype=torch.bfloat16)[:, 2]
+
+
+@pytest.mark.parametrize("lengths", IMAGES.values(), ids=IMAGES)
+def test_on_hopper_images_attend_to_themselves_and_write_nothing_else(
+    ours: Any, draw: Draw, lengths: tuple[int, ...]
+) -> None:
+    patches, spans = sum(lengths), spans_of(lengths, CARD)
+    q, k, v = drawn_images(draw, patches)
+    # more rows than a tile on either side
+    around = q.new_full((300 + patches + 300, 16 * 72), UNTOUCHED)
+    made = around[300:-300]
+
+    ours(q, k, v, spans, made)
+
+    assert_close([made.float()], [reference.attend(q.float(), k.float(), v.float(), spans)], ERRORS[torch.bfloat16][1])
+    assert (around[:300] == UNTOUCHED).all()
+    assert (around[-300:] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("lengths", [(300, 3001, 129), (129, 3000, 300), (128, 192, 128)], ids=str)
+def test_on_hopper_nothing_of_one_image_reaches_another(ours: Any, draw: Draw, lengths: tuple[int, ...]) -> None:
+    spans = spans_of(lengths, CARD)
+    q, k, v = drawn_images(draw, sum(lengths))
+    middle = slice(lengths[0], lengths[0] + lengths[1])
+    wanted = reference.attend(q.float(), k.float(), v.float(), spans)[middle]
+    outside = torch.ones(len(q), dtype=torch.bool, device=CARD)
+    outside[middle] = False
+    for part in (q, k, v):
+        part[outside] = torch.nan
+    made = q.new_empty(len(q), 16 * 72)
+
+    ours(q, k, v, spans, made)
+
+    assert_close([made[middle].float()], [wanted], ERRORS[torch.bfloat16][1])
+
+
+@pytest.mark.parametrize(("heads", "width"), [(16, 72), (12, 80), (16, 64), (3, 72), (16, 128)], ids=str)
+@pytest.mark.parametrize("lengths", [(640, 200), (4096, 16)], ids=str)
+def test_images_attend_to_themselves_with_heads_of_any_width(
+    fused: Any, draw: Draw, heads: int, width: int, lengths: tuple[int, ...]
+) -> None:
+    spans = spans_of(lengths, CARD)
+    q, k, v = drawn_images(draw, sum(lengths), heads, width)
+
+    wanted = reference.attend(q.float(), k.float(), v.float(), spans)
+    assert_close([fused.attend(q, k, v, spans).float()], [wanted], ERRORS[torch.bfloat16][1])
+
+
+@pytest.mark.parametrize("fault", ["raises", "writes zeros", "writes NaN"])
+def test_a_kernel_that_fails_its_trial_is_not_used(
+    ours: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    from workers.engine.continuous.ops import attention, vision_attention
+
+    class Broken:
+        def __init__(self, *shape: Any) -> None:
+            if fault == "raises":
+                raise AttributeError("gluon.jit")
+
+        def __call__(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, out: Tensor) -> None:
+            out.fill_(0.0 if fault == "writes zeros" else torch.nan)
+
+    monkeypatch.setattr(vision_attention, "ImageAttention", Broken)
+
+    with caplog.at_level(logging.WARNING):
+        assert attention._image_attention.__wrapped__(CARD, torch.bfloat16, 16, 72) is None
+    assert len(caplog.records) == 1
+    assert "slower attention" in caplog.text

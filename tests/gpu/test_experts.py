@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.gpu.conftest import CARD, Draw, error_of
+from tests.gpu.conftest import CARD, ERRORS, Draw, error_of
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Float8Matrix
 from workers.engine.continuous.ops.float8 import dequantize, quantize_matrix
@@ -53,6 +54,7 @@ def test_the_order_has_each_pair_once_and_blocks_of_one_expert(
             assert wanted[block] == experts
             wanted[block] = expert
     assert order.blocks.tolist() == wanted
+    assert not order.drawn.any()
 
 
 @each_count
@@ -119,3 +121,156 @@ def test_a_graph_follows_the_experts_that_are_chosen(fused: Any, draw: Draw, tok
         graph.replay()
 
         assert torch.equal(made, fused.experts(x, weights, chosen, *matrices))
+
+
+#: the 30B's sizes and small ones, both for Hopper's kernels
+HOPPER_SIZES = {"30B": SIZES["30B"], "small": (12, 384, 512, 3)}
+#: evenly; all to the same experts; one expert has all tokens; every second expert has none
+CROWDS = ["even", "same", "one", "half"]
+
+
+class Layer(NamedTuple):
+    x: Tensor
+    weights: Tensor
+    chosen: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+def drawn_choice(draw: Draw, tokens: int, number: int, count: int, crowd: str) -> tuple[Tensor, Tensor]:
+    logits = draw(tokens, number)
+    crowded = {"even": slice(0), "same": slice(count), "one": slice(1), "half": slice(0, None, 2)}[crowd]
+    logits[:, crowded] += 10
+    return reference.route(logits, count)
+
+
+def drawn_layer(draw: Draw, size: tuple[int, int, int, int], tokens: int, dtype: torch.dtype, crowd: str) -> Layer:
+    number, inner, width, count = size
+    weights, chosen = drawn_choice(draw, tokens, number, count, crowd)
+    gate_up, down = draw(number, 2 * inner, width) * width**-0.5, draw(number, width, inner) * inner**-0.5
+    return Layer(draw(tokens, width, dtype=dtype), weights.to(dtype), chosen, gate_up.to(dtype), down.to(dtype))
+
+
+@pytest.fixture
+def hopper() -> Any:
+    """Says where the kernels for Hopper are used; skips where they are not."""
+    from workers.engine.continuous.ops.gluon import runs_on
+    from workers.engine.continuous.ops.hopper import support
+
+    if not runs_on(CARD):
+        pytest.skip("needs a Hopper card and the Triton of its kernels")
+    return support
+
+
+@pytest.fixture
+def present(fused: Any) -> Any:
+    """The operation without the kernels for Hopper."""
+    from workers.engine.continuous.ops import experts
+
+    def computed(layer: Layer) -> Tensor:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experts, "hopper_experts_for", lambda *_: None)
+            made: Tensor = fused.experts(*layer)
+            return made
+
+    return computed
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [
+        (HOPPER_SIZES["30B"], torch.bfloat16),
+        (HOPPER_SIZES["small"], torch.bfloat16),
+        (HOPPER_SIZES["small"], torch.float16),
+    ],
+    ids=["30B bfloat16", "small bfloat16", "small float16"],
+)
+@pytest.mark.parametrize("crowd", CROWDS)
+@pytest.mark.parametrize("tokens", [1024, 1100, 2048, 2624, 3072, 4096])
+def test_on_hopper_experts_of_many_tokens_are_exactly_those_of_the_kernels_for_other_cards(
+    fused: Any, hopper: Any, present: Any, draw: Draw, size: tuple[int, int, int, int], dtype: torch.dtype,
+    tokens: int, crowd: str,
+) -> None:  # fmt: skip
+    layer = drawn_layer(draw, size, tokens, dtype, crowd)
+    assert hopper.hopper_experts_for(layer.x, *layer[2:]) is not None
+
+    made = fused.experts(*layer)
+
+    assert torch.equal(made, present(layer))
+    assert torch.equal(made, fused.experts(*layer))
+    if tokens in (1024, 4096):
+        assert error_of(made, reference.experts(*layer)) <= ERRORS[dtype][1]
+
+
+def test_on_hopper_a_graph_of_many_tokens_follows_what_it_is_given(
+    fused: Any, hopper: Any, present: Any, draw: Draw
+) -> None:
+    size, tokens, dtype = HOPPER_SIZES["30B"], 2048, torch.bfloat16
+    layer = drawn_layer(draw, size, tokens, dtype, "even")
+    fused.experts(*layer)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = fused.experts(*layer)
+
+    for number in range(100):
+        weights, chosen = drawn_choice(draw, tokens, size[0], size[3], CROWDS[number % len(CROWDS)])
+        for old, new in zip(layer, (draw(*layer.x.shape), weights, chosen), strict=False):
+            old.copy_(new)
+        graph.replay()
+
+        assert torch.equal(made, present(layer))
+
+
+def test_on_hopper_rows_that_are_no_numbers_change_no_other_row(fused: Any, hopper: Any, draw: Draw) -> None:
+    layer = drawn_layer(draw, HOPPER_SIZES["small"], 1500, torch.bfloat16, "even")
+    wanted = fused.experts(*layer)
+    layer.x[::7] = torch.nan
+
+    made = fused.experts(*layer)
+
+    fine = torch.arange(1500, device=CARD) % 7 != 0
+    assert torch.equal(made[fine], wanted[fine])
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "dtype"),
+    [
+        (SIZES["odd"], 2048, torch.bfloat16),
+        (HOPPER_SIZES["small"], 1023, torch.bfloat16),
+        (HOPPER_SIZES["small"], 2048, torch.float32),
+    ],
+    ids=["odd sizes", "few tokens", "float32"],
+)
+def test_the_kernels_for_hopper_are_not_used_for(
+    hopper: Any, draw: Draw, size: tuple[int, int, int, int], tokens: int, dtype: torch.dtype
+) -> None:
+    layer = drawn_layer(draw, size, tokens, dtype, "even")
+
+    assert hopper.hopper_experts_for(layer.x, *layer[2:]) is None
+
+
+@pytest.mark.parametrize("fault", ["raises", "makes zeros", "makes NaN"])
+def test_experts_of_many_tokens_do_without_kernels_that_fail_their_trial(
+    fused: Any, hopper: Any, present: Any, draw: Draw, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, fault: str,
+) -> None:  # fmt: skip
+    from workers.engine.continuous.ops.grouped_experts import grouped_experts
+    from workers.engine.continuous.ops.hopper import experts
+
+    def broken(*given: Tensor) -> tuple[Tensor, Tensor]:
+        if fault == "raises":
+            raise AttributeError("gluon.jit")
+        made, places = grouped_experts(*given)
+        return made.fill_(0.0 if fault == "makes zeros" else torch.nan), places
+
+    monkeypatch.setattr(experts, "hopper_experts", broken)
+    monkeypatch.setattr(hopper, "_tried", {})
+    layer = drawn_layer(draw, HOPPER_SIZES["small"], 1500, torch.bfloat16, "even")
+
+    with caplog.at_level(logging.WARNING):
+        made = [fused.experts(*layer) for _ in range(2)]
+
+    for one in made:
+        assert torch.equal(one, present(layer))
+    assert len(caplog.records) == 1
+    assert "experts of many tokens are slower" in caplog.text

@@ -18,14 +18,16 @@ from redis import Redis
 from producer import Answer, Client, Job, JobGivenUp, Timings, Usage
 from producer.cli.main import main
 from tests.producer.image_host import Identity, ImageHost, image_host
+from tests.tracing import Recorded
 from vqa.celery import make_app, publish_promoted
-from vqa.connection import connect
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
+from vqa.jobs.message import TextPart
 from vqa.ledger.ledger import Lease, Ledger
 from vqa.ledger.records import Ending
-from vqa.message import TextPart
+from vqa.redis.connection import connect
 from vqa.results import Outcome, encode, tally
 from vqa.settings import QueueSettings
+from vqa.tracing import active
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,6 +150,16 @@ def echoing(answering: Callable[[Behaviour], None]) -> None:
 def client(queue_settings: QueueSettings) -> Iterator[Client]:
     with Client(queue_settings) as client:
         yield client
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+    """This process traces."""
+    recorded = Recorded()
+    monkeypatch.setattr(active, "_started", True)
+    monkeypatch.setattr(active, "_own", recorded.tracing)
+    yield recorded
+    recorded.provider.shutdown()
 
 
 @pytest.fixture(scope="session")

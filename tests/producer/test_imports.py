@@ -26,6 +26,10 @@ def test_the_command_starts_without_the_queue() -> None:
     assert not imported("import producer.cli.main") & {"celery", "kombu", "redis", "pydantic", "PIL"}
 
 
+def test_the_parent_of_several_gateway_processes_imports_no_server() -> None:
+    assert not imported("import producer.gateway.process.run") & {"fastapi", "uvicorn", "limits", "celery"}
+
+
 def test_whatever_vqa_offers_is_offered_by_producer() -> None:
     assert set(vqa.__all__) < set(producer.__all__)
     for name in producer.__all__:

@@ -61,6 +61,8 @@ def test_what_is_said_of_an_address_holds_no_password() -> None:
     [
         ("localhost:6379", "redis://"),
         ("http://localhost", "redis://"),
+        (f"amqp://user:{SECRET}@host:5672//", "amqp:// names RabbitMQ, which vqa cannot use: .*; write redis://"),
+        (f"amqps://user:{SECRET}@host//", "amqps:// names RabbitMQ"),
         ("redis:///0", "host"),
         ("redis://[::1/0", "IPv6"),
         ("redis://host:port/0", "host"),
@@ -131,3 +133,13 @@ def test_celery_and_flower_are_told_the_same(url: str, backend: type[RedisBacken
 
 def test_a_user_without_a_name_has_the_password_alone() -> None:
     assert Credentials(password="p").options() == {"password": "p"}
+
+
+def test_variables_of_another_celery_app_in_the_process_are_not_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+        monkeypatch.setenv(name, "amqp://elsewhere//")
+    app = make_app(QueueSettings(redis_url="redis://host:7000/3"))
+    connections = [app.connection_for_read(), app.connection_for_write(), app.connection()]
+    assert {(each.transport_cls, each.hostname, each.port) for each in connections} == {("redis", "host", 7000)}
+    assert isinstance(app.backend, RedisBackend)
+    assert app.backend.connparams["port"] == 7000

@@ -13,8 +13,9 @@ from vqa.answer import Answer, SeenImage, Timings, Usage
 from vqa.errors import InvalidJob, VQAError
 from vqa.ledger.commands import entry_key, outcome_key
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.records import AttemptRecord, Header
 from vqa.outcome_schema import outcome_schema
-from vqa.results import Outcome, encode
+from vqa.results import Outcome, encode, trace_of
 
 ANSWER = Answer(
     id="job",
@@ -29,6 +30,8 @@ ANSWER = Answer(
     attempt=1,
 )
 
+TRACE, OTHER = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-01"
+
 #: errors that jobs end with
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VQAError)]
 
@@ -37,8 +40,19 @@ ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and i
     "outcome", [ANSWER, *(kind("why") for kind in ERRORS)], ids=lambda outcome: type(outcome).__name__
 )
 def test_outcomes_are_valid(app: Celery, outcome: Outcome) -> None:
-    written = json.loads(encode(app.backend, "job", outcome, 3, "EngineError: why"))
+    past = AttemptRecord(1, "worker", 5, 6, "WorkerLost: why")
+    header = Header("leased", "bulk", 1, 9, 2, 1, worker="worker", taken=7, history=(past,) * 20)
+    told = {"trace": TRACE, "times": header.times()}
+    written = json.loads(encode(app.backend, "job", outcome, 3, "EngineError: why", **told))
     validator_for(outcome_schema()).validate(written)
+    assert len(written["times"]["attempts"]) == 5
+
+
+@pytest.mark.parametrize("trace", [TRACE, None], ids=["traced", "not-traced"])
+def test_the_trace_is_found_without_reading_the_outcome(app: Celery, trace: str | None) -> None:
+    # what an answer says cannot be taken for it
+    outcome = ANSWER.model_copy(update={"text": '{"task_id": "x", "trace": "' + OTHER, "parsed": {"trace": OTHER}})
+    assert trace_of(encode(app.backend, "job", outcome, trace=trace)) == trace
 
 
 def test_the_outcome_of_a_damaged_entry_is_valid(redis: Redis) -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from vqa import Job, RetryPolicy, SettingsError
-from vqa.settings import FlowerSettings, QueueSettings
+from vqa.flower_settings import FlowerSettings
+from vqa.settings import QueueSettings
 
 
 def test_a_name_that_is_no_setting_stops_the_process_and_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:

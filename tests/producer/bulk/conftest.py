@@ -10,7 +10,7 @@ import pytest
 
 from producer.bulk.output.codec import codec_for
 from tests.producer.conftest import COMMAND, echo
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 
@@ -123,10 +123,16 @@ def submit(
 def start_submit(environment: dict[str, str], tmp_path: Path) -> Start:
     """`vqa submit` while it runs; the caller ends it."""
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
         command = [*COMMAND, "submit", *map(str, arguments)]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
         )
 
     return start

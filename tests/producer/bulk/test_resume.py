@@ -142,6 +142,18 @@ def test_answers_stay_where_images_cannot_be_read_for_the_moment(
     assert journal.runs() == 4
 
 
+def test_answers_stay_where_no_worker_serves_the_model_that_is_asked_for_now(
+    submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal
+) -> None:
+    plays()
+    write(tmp_path / "rows.jsonl", [chat("q", "?")])
+    assert submit("rows.jsonl", "-o", "out.jsonl").returncode == 0
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    assert submit("rows.jsonl", "-o", "out.jsonl", "--model", "gone").returncode == 3
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    assert journal.runs() == 1
+
+
 def test_a_glob_is_gone_on_with(
     submit: Submit, plays: Callable[[], None], tmp_path: Path, journal: Journal, png: bytes
 ) -> None:

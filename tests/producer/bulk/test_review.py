@@ -15,7 +15,7 @@ from producer.inputs import Row
 from tests.producer.bulk.conftest import Submit, chat, lines, write
 from tests.producer.conftest import answer
 from vqa.images.store import reference
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 

@@ -21,8 +21,8 @@ from tests.redis_server import RedisServer
 from tests.vqa.images.stores.bucket_server import BucketServer
 from tests.worker_process import StartWorker
 from vqa.celery import make_app
-from vqa.connection import connect
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 from workers.process.janitor import Janitor
 

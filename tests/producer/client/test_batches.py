@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from PIL import Image
 from redis import Redis
 
 from producer import Answer, Batch, Client, InvalidJob, Job, QueueFull, UnknownBatch
-from producer.demo.redis_server import free_port
-from tests.worker_process import ROOT, StartWorker
+from tests.worker_process import StartWorker
 from vqa.ledger.commands import entry_key
 from vqa.settings import QueueSettings
 
@@ -50,24 +43,6 @@ def test_a_batch_goes_on_without_its_client_and_another_one_reads_it(
     assert (state.status, state.total, state.done, state.failed, state.left) == ("completed", 300, 300, 0, 0)
     assert sum(state.workers.values()) == 300
     assert [each.id for each in client.batches.list()] == [id]
-
-
-def test_images_and_jobs_are_rows_too(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    start_worker()
-
-    batch = client.batches.create(
-        [
-            {"custom_id": "one", "image": tmp_path / "red.png", "question": "What colour?"},
-            Job(id="two", messages=[{"role": "user", "content": "And you?"}]),
-        ],
-        max_new_tokens=7,
-    )
-
-    records = {each["custom_id"]: each for each in batch.records(WAIT_S)}
-    assert records.keys() == {"one", "two"}
-    assert all(record["text"].startswith("echo:") for record in records.values())
-    assert not any(record["error"] for record in records.values())
 
 
 def test_a_job_keeps_its_own_terms_within_the_batchs(client: Client) -> None:
@@ -159,91 +134,3 @@ def test_batches_are_forgotten_some_time_after_their_end(
         assert batch.wait(WAIT_S).status == "completed"
 
     assert all(0 < redis.pttl(key) <= 60_000 for key in redis.scan_iter("vqa:batch:*"))
-
-
-@pytest.mark.parametrize("script", ["caption_folder.py images", "receipts.py images/colour-01.jpg"])
-def test_the_example_scripts_run(script: str, start_worker: StartWorker, redis_url: str) -> None:
-    start_worker()
-    name, argument = script.split()
-
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", f"examples/{name}", f"examples/{argument}"],
-        cwd=ROOT,
-        env=os.environ | {"VQA_REDIS_URL": redis_url},
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    assert "colour-01.jpg" in ran.stdout
-
-
-def test_the_example_for_a_folder_says_that_there_is_none() -> None:
-    ran = subprocess.run(
-        [sys.executable, "examples/caption_folder.py", "nowhere"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.endswith("error: nowhere is not a folder\n")
-
-
-@pytest.mark.parametrize("script", ["caption_folder.py examples/images", "receipts.py examples/images/colour-01.jpg"])
-def test_an_example_script_says_in_one_line_that_redis_does_not_answer(script: str) -> None:
-    name, argument = script.split()
-    variables = {"VQA_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0", "VQA_REDIS_TIMEOUT_S": "1"}
-    ran = subprocess.run(
-        [sys.executable, f"examples/{name}", argument],
-        cwd=ROOT,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("QueueUnavailable: ")
-    assert ran.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "examples/caption_folder.py examples/images",
-        "examples/receipts.py examples/images/*.jpg",
-        "examples/compare_models.py examples/questions.jsonl $VQA_REDIS_URL $VQA_REDIS_URL",
-    ],
-)
-def test_an_example_script_ends_quietly_when_its_reader_has_gone(
-    command: str, start_worker: StartWorker, redis_url: str
-) -> None:
-    start_worker()
-
-    ran = subprocess.run(
-        f"{sys.executable} -W error {command} | true",
-        shell=True,
-        cwd=ROOT,
-        env=os.environ | {"VQA_REDIS_URL": redis_url},
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=WAIT_S,
-    )
-
-    assert not [line for line in ran.stderr.splitlines() if not line.startswith("batch_")]
-
-
-def test_two_models_are_compared(start_worker: StartWorker, redis_url: str) -> None:
-    start_worker()
-
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "examples/compare_models.py", "examples/questions.jsonl", redis_url, redis_url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-
-    count = len([json.loads(line) for line in (ROOT / "examples/questions.jsonl").read_text().splitlines()])
-    assert ran.stdout == f"the same answer to {count} of {count} questions\n", ran.stderr

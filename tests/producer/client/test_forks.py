@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from producer import AsyncClient, Client
+from producer import AsyncClient, Client, Job
 from tests.producer.conftest import MakeJob, PlayedWorker, answer
 from vqa.settings import QueueSettings
 
@@ -142,6 +142,29 @@ def test_handles_and_iterators_from_before_the_fork_work_or_say_what_to_do(
     assert status(fork(child)) == 0
     worker.close(second, answer(second, "second"))
     assert next(outcomes)[0] == second
+
+
+def test_a_generator_that_was_read_before_the_fork_is_not_read_on_in_the_child(
+    client: Client, echoing: None, question: MakeJob
+) -> None:
+    forked = threading.Event()
+
+    def jobs() -> Iterator[Job]:
+        yield question("0")
+        yield question("1")
+        assert forked.wait(60)
+        yield question("2")
+
+    outcomes = client.ask_many(jobs())
+    next(outcomes)
+
+    def child() -> None:
+        with pytest.raises(RuntimeError, match="the process forked during this call"):
+            list(outcomes)
+
+    assert status(fork(child)) == 0
+    forked.set()
+    assert len(list(outcomes)) == 2
 
 
 def test_the_asyncio_client_asks_in_children_too(queue_settings: QueueSettings, echoing: None, png: bytes) -> None:

@@ -14,7 +14,7 @@ from producer import Answer, AsyncClient, Client, Job, QueueUnavailable
 from tests.producer.conftest import MakeJob, PlayedWorker, answer, wait_until
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
-from vqa.connection import connect
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 #: beyond the time that a call is given: a loaded machine, Python's start of threads

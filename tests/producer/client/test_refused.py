@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from producer import AsyncClient, Cancelled, Client, Job, QueueUnavailable
 from tests.producer.conftest import wait_until
 from tests.redis_server import RedisServer, flushing_scripts
-from vqa.connection import RETRY_S, connect_async
+from vqa.redis.connection import RETRY_S, connect_async
 from vqa.settings import QueueSettings
 
 #: beyond the time that a call is given

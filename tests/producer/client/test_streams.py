@@ -26,9 +26,9 @@ from tests.producer.client.streaming import write
 from tests.producer.client.test_forks import fork, status
 from tests.producer.conftest import MakeJob, PlayedWorker, answer, wait_until
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.ledger.commands import entry_key
 from vqa.ledger.text_stream import stream_key
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -12,8 +12,9 @@ from producer import PromptTooLong
 from producer.demo.demo import CHECKOUT, Demo
 from producer.demo.questions import Example, read_examples, table
 from tests.producer.conftest import answer
+from vqa.flower_settings import FlowerSettings
 from vqa.results import Outcome
-from vqa.settings import FlowerSettings, QueueSettings
+from vqa.settings import QueueSettings
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from producer.gateway.app import create_app
 from tests.producer.gateway.gateway_process import GatewayProcess, StartGateway
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
-from vqa.connection import connect
 from vqa.gateway_settings import FilesSettings, GatewaySettings
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 #: `async with asgi(test_models=True) as http: await http.get("/healthz")`

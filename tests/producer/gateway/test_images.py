@@ -17,7 +17,7 @@ from tests.producer.conftest import PlayedWorker
 from vqa.gateway_settings import GatewaySettings
 from vqa.images.data_url import to_data_url
 from vqa.images.store import image_key, reference
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.settings import QueueSettings
 
 

@@ -13,7 +13,7 @@ from producer.images.stored import record_key
 from tests.producer.gateway.batches.conftest import BatchClient, batches, counts
 from tests.producer.gateway.batches.inputs import row, rows_file
 from tests.producer.gateway.chat_bodies import chat
-from vqa.connection import connect
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 __all__ = ["batches"]

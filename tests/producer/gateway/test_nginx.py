@@ -190,7 +190,7 @@ def test_a_chat_passes_over_tls(https: httpx2.Client, nginx: Nginx) -> None:
 
 def test_a_stream_arrives_piece_by_piece(https: httpx2.Client) -> None:
     arrived: list[tuple[float, str]] = []
-    body = chat(stream=True, metadata={"echo_delay_s": "0.6"})
+    body = chat(stream=True, metadata={"echo_delay_s": "2"})
     with https.stream("POST", "/v1/chat/completions", json=body) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         for line in reply.iter_lines():

@@ -22,11 +22,11 @@ from tests.producer.gateway.chat_bodies import chat
 from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.producer.image_host import Identity, ImageHost, failing, image, image_host, slow
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.gateway_settings import GatewaySettings
 from vqa.images.store import image_key, reference
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.ledger import Lease, Ledger
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 PATH = "/v1/chat/completions"

@@ -11,8 +11,8 @@ from producer.images.shrinker import Shrinker
 from vqa import Job, QueueUnavailable
 from vqa.images.fit import Fit
 from vqa.images.limits import FileLimits
+from vqa.jobs.message import Detail
 from vqa.ledger.records import WorkerInfo
-from vqa.message import Detail
 from workers.engine.detail import ImageTokens
 
 LIMITS = FileLimits(20 * 2**20, 50_000_000)

@@ -6,8 +6,8 @@ import pytest
 
 from producer.openai.chat_request import parse_body
 from vqa.errors import InvalidJob
-from vqa.job import Job
-from vqa.message import ImagePart, VideoPart
+from vqa.jobs.job import Job
+from vqa.jobs.message import ImagePart, VideoPart
 
 JPEG = "data:video/jpeg;base64,"
 

@@ -3,7 +3,8 @@
 import pytest
 from redis import Redis
 
-from vqa.ledger.batches import Batches, BatchState
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import BATCHES, Batches, batch_key
 from vqa.ledger.commands import entry_key
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending
@@ -207,6 +208,15 @@ def test_the_newest_come_first_and_those_that_are_gone_are_forgotten(redis: Redi
     assert [batch.id for batch in batches.newest(4)] == ["9", "7", "6", "5"]
     assert redis.zcard("vqa:batches") == 9
     assert len(batches.newest(100)) == 9
+
+
+def test_the_index_forgets_batches_that_have_expired_though_nobody_lists_them(redis: Redis) -> None:
+    batches = Batches(redis)
+    for number in range(400):
+        assert batches.create(f"batch_{number}", "bulk", "", "", keep_s=100)
+        redis.delete(batch_key(f"batch_{number}"))
+    # half of them, and some chance
+    assert redis.zcard(BATCHES) < 40
 
 
 def test_a_batch_of_which_an_entry_was_removed_by_hand_says_so_as_long_as_it_is_kept(

@@ -5,7 +5,7 @@ import re
 import pytest
 from redis import Redis
 
-from bench.ledger import Stage
+from bench.queue.ledger import Stage
 from vqa.ledger.commands import SCRIPT, dead_key, entry_key
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending, Lease

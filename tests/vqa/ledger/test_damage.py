@@ -4,17 +4,21 @@ import json
 from typing import Any
 
 import pytest
+from celery import Celery
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from vqa.errors import InvalidJob
 from vqa.ledger.batches import Batches
+from vqa.ledger.closing import Closing
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.damage import Damage
 from vqa.ledger.ledger import DEAD, DEADLINES, Ledger
 from vqa.ledger.records import Ending, Header, Lease, Unreadable, WorkerInfo
 from vqa.settings import Limits
+from workers.jobs.log_context import logging_about_job
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["queued", "bulk"]),
@@ -77,7 +81,7 @@ def test_no_entry_makes_a_verb_fail_and_none_is_lost(entry: bytes, redis: Redis)
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_make_a_parser_raise_anything_else(raw: bytes) -> None:
     for parse in (
-        Header.parse,
+        lambda data: Header.parse(data).times(),
         lambda data: WorkerInfo.parse(b"w", data),
         lambda data: WorkerInfo.parse(data, b'{"seen": 1}\n{}'),
     ):
@@ -85,6 +89,29 @@ def test_no_bytes_make_a_parser_raise_anything_else(raw: bytes) -> None:
             parse(raw)
         except Unreadable:
             continue
+
+
+INFINITE = float("inf")
+#: what is told of a job, as no program of ours writes it
+TOLD = (
+    *({"taken": taken} for taken in ("x", [1], INFINITE)),
+    *({"trace": trace} for trace in ([1], 5, {"a": 1})),
+    {"worker": [1]},
+    {"history": [{"attempt": INFINITE, "worker": "w", "taken": 1, "ended": INFINITE, "error": "e", "token": 5}]},
+)
+
+
+@pytest.mark.parametrize("damage", TOLD, ids=str)
+def test_damaged_times_and_traces_keep_no_job_from_being_closed(
+    damage: dict[str, Any], redis: Redis, app: Celery
+) -> None:
+    ledger = Ledger(redis)
+    redis.set(entry_key("damaged"), json.dumps(FIELDS | damage).encode() + b"\n{}")
+    assert ledger.accept("neighbour", "bulk", b"{}", 60) == "accepted"
+    with logging_about_job(Lease("damaged", "token", ledger.headers(["damaged"])["damaged"], b"", 1)):
+        assert Closing(app, ledger, 60).close_all(["damaged", "neighbour"], InvalidJob("as an example"))[-1:] == [
+            "neighbour"
+        ]
 
 
 def test_a_damaged_job_of_a_batch_counts_as_failed(redis: Redis) -> None:

@@ -7,10 +7,11 @@ import pytest
 from redis import Redis
 
 from vqa.celery import make_app, publish
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.ledger import DROPPED, Ledger, Limits
 from vqa.ledger.records import Ending, Header, Lease
+from vqa.results import Tally
 from vqa.settings import QueueSettings
 
 LEASE_S = 60.0
@@ -72,15 +73,18 @@ def test_what_is_unknown_closed_or_late_is_refused_with_the_reason(ledger: Ledge
     assert ledger.take("late", "worker", "t", LEASE_S) == "closed"
 
 
-def test_a_close_leaves_the_outcome_and_nothing_else(ledger: Ledger, redis: Redis) -> None:
+def test_a_close_leaves_the_outcome_a_count_and_nothing_else(ledger: Ledger, redis: Redis) -> None:
     accept(ledger, reply="vqa:reply:me")
     take(ledger)
-    assert ledger.close(Ending("a", "t", b"outcome", 60))
+    assert ledger.close(Ending("a", "t", b"outcome", 60, tally=Tally(code="")))
     assert redis.get(outcome_key("a")) == b"outcome"
     assert 0 < redis.ttl(outcome_key("a")) <= 60
     assert redis.lrange("vqa:reply:me", 0, -1) == [b"a"]
     assert redis.ttl("vqa:reply:me") > 0
-    assert set(redis.keys()) == {outcome_key("a").encode(), b"vqa:reply:me"}
+    # of the ten seconds in which it was closed, for predictions: one key for all jobs, and it expires
+    [counted] = redis.keys("vqa:closed:bulk:*")
+    assert 0 < redis.ttl(counted) <= 330
+    assert set(redis.keys()) == {outcome_key("a").encode(), b"vqa:reply:me", counted}
 
 
 def test_who_lost_a_job_cannot_close_renew_or_retry_it(ledger: Ledger, redis: Redis) -> None:

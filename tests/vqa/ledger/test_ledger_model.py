@@ -14,9 +14,12 @@ from vqa.ledger.ledger import DEAD, DEADLINES, Ledger
 from vqa.ledger.records import Ending, Header, Lease
 from vqa.settings import Limits
 
-#: the only line of the script that asks for the time, and what stands in its place
+#: the only lines of the script that ask for the time, and what stands in their place
 ASKED = "local time = redis.call('TIME')\nlocal now = time[1] * 1000 + math.floor(time[2] / 1000)\n"
-TOLD = "local now = tonumber(redis.call('GET', 'now'))\n"
+TOLD = """
+local now = tonumber(redis.call('GET', 'now'))
+local time = {string.format('%.0f', math.floor(now / 1000)), string.format('%.0f', now % 1000 * 1000)}
+"""
 #: so that a few jobs are too many
 MANY = "local LEAST_QUEUED = 64\n"
 FEW = "local LEAST_QUEUED = 2\n"
@@ -244,29 +247,34 @@ class Verbs(RuleBasedStateMachine):
     def every_job_is_in_one_place(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        for state in ("queued", "leased", "delayed"):
-            scores = {id.encode(): job.score for id, job in self.jobs.items() if job.state == state}
-            assert dict(self.redis.zrange(f"vqa:{state}:{LANE}", 0, -1, withscores=True)) == scores
-        open_jobs = {id.encode(): job.deadline for id, job in self.jobs.items() if job.open}
-        assert dict(self.redis.zrange(DEADLINES, 0, -1, withscores=True)) == open_jobs
-        assert set(self.redis.zrange(DEAD, 0, -1)) == {
-            id.encode() for id, job in self.jobs.items() if job.state == "dead"
-        }
+        states = ("queued", "leased", "delayed")
+        with self.redis.pipeline(transaction=False) as pipe:
+            for state in states:
+                pipe.zrange(f"vqa:{state}:{LANE}", 0, -1, withscores=True)
+            pipe.zrange(DEADLINES, 0, -1, withscores=True).zrange(DEAD, 0, -1)
+            *placed, deadlines, dead = pipe.execute()
+        for state, found in zip(states, placed, strict=True):
+            assert dict(found) == {id.encode(): job.score for id, job in self.jobs.items() if job.state == state}
+        assert dict(deadlines) == {id.encode(): job.deadline for id, job in self.jobs.items() if job.open}
+        assert set(dead) == {id.encode() for id, job in self.jobs.items() if job.state == "dead"}
 
     @invariant()
     def turns_and_jobs_in_flight_are_as_the_model_says(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        in_flight = {
+        tenants = ("", "red", "blue")
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(f"vqa:flight:{LANE}").zrange(f"vqa:turns:{LANE}", 0, -1, withscores=True)
+            for tenant in tenants:
+                pipe.zrange(f"vqa:waiting:{LANE}:{tenant}", 0, -1, withscores=True)
+            in_flight, turns, *waiting = pipe.execute()
+        assert in_flight == {
             job.tenant.encode(): b"%d" % flight(self.jobs, job.tenant) for job in self.jobs.values() if job.in_flight
         }
-        assert self.redis.hgetall(f"vqa:flight:{LANE}") == in_flight
-        turns = self.redis.zrange(f"vqa:turns:{LANE}", 0, -1, withscores=True)
         assert [tenant.decode() for tenant, turn in turns if turn != inf] == self.turns.round
         assert {tenant.decode() for tenant, turn in turns if turn == inf} == self.turns.held
-        for tenant in ("", "red", "blue"):
-            scores = {id.encode(): self.jobs[id].score for id in self.turns.waiting.get(tenant, ())}
-            assert dict(self.redis.zrange(f"vqa:waiting:{LANE}:{tenant}", 0, -1, withscores=True)) == scores
+        for tenant, found in zip(tenants, waiting, strict=True):
+            assert dict(found) == {id.encode(): self.jobs[id].score for id in self.turns.waiting.get(tenant, ())}
         states = ("waiting", "queued", "leased", "delayed")
         counts = {state: sum(job.state == state for job in self.jobs.values()) for state in states}
         assert self.ledger.counts()[LANE] == counts

@@ -1,7 +1,9 @@
-"""The ledger's script in pipelines: flushed, refused in the middle, and confirmed by replicas or not."""
+"""The ledger's script: flushed, refused in the middle, and confirmed by replicas or not."""
 
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -11,15 +13,21 @@ from redis.exceptions import ResponseError
 
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer, flushing_scripts
-from vqa.connection import connect
-from vqa.error_replies import describe, is_temporary
+from vqa.ledger.commands import SCRIPT
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending
 from vqa.ledger.script import Script, Unconfirmed
+from vqa.redis.connection import connect
+from vqa.redis.error_replies import describe, is_temporary
 from vqa.settings import Limits, QueueSettings
 
 #: counts its runs, so that one that is sent twice is seen
 COUNT = "return {ARGV[1], redis.call('INCR', KEYS[1])}"
+
+
+def test_no_part_of_the_script_hides_a_name_of_another() -> None:
+    named = Counter(re.findall(r"^local (?:function )?(\w+)", SCRIPT, re.MULTILINE))
+    assert {name for name, count in named.items() if count > 1} == set()
 
 
 def test_each_command_runs_once_while_the_scripts_are_flushed(redis: Redis, redis_url: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.commands import Command, accept_command, entry_key
 from vqa.ledger.ledger import Ledger
 from vqa.ledger.records import Ending, Header, Lease

@@ -36,6 +36,8 @@ class Popping(RuleBasedStateMachine):
         self.lanes = Lanes(self.messages, Reserve(reserve))
         self.lanes.update(ORDER)
         self.waiting = dict.fromkeys(ORDER, 0)
+        #: taken since a pop found less than it asked for
+        self.of_backlog = 0
         #: by list: takes from those before it since its own, and those that it could have been instead
         self.since = dict.fromkeys(ORDER, 0)
         self.passed = dict.fromkeys(ORDER, 0)
@@ -47,13 +49,22 @@ class Popping(RuleBasedStateMachine):
     @precondition(lambda self: self.messages.unacked < self.messages.prefetch_count)
     @rule()
     def pops(self) -> None:
-        bulk, taken = self.messages.unacked_bulk, self.messages.unacked
         order = self.lanes.consume(len(ORDER))
         assert self.lanes.skips_lists == (len(order) < len(ORDER))
         assert "interactive" in order
+        count = self.lanes.count
         queue = next((queue for queue in order if self.waiting[queue]), None)
-        if queue is None:
-            return
+        found = min(count, self.waiting[queue]) if queue else 0
+        assert count <= max(1, self.of_backlog // 4)
+        self.of_backlog = self.of_backlog + found if found == count else 0
+        for _ in range(found):
+            assert queue is not None
+            self.takes(queue)
+        self.lanes.found(count, found)
+
+    def takes(self, queue: str) -> None:
+        bulk, taken = self.messages.unacked_bulk, self.messages.unacked
+        assert taken < self.messages.prefetch_count
         self.waiting[queue] -= 1
         self.messages.queues.append(queue)
         self.lanes.rotate(queue)

@@ -14,11 +14,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from vqa.celery import make_app
-from vqa.connection import connect
 from vqa.errors import Cancelled
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
+from vqa.redis.connection import connect
 from vqa.results import decode
 from vqa.settings import QueueSettings
 from workers.consumer.remote_control import register_commands

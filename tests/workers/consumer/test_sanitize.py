@@ -19,7 +19,7 @@ from kombu.transport.redis import dumps, loads
 
 from vqa.celery import TASK, make_app, publish
 from vqa.errors import InvalidJob
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.settings import QueueSettings
 from workers.consumer.sanitize import MalformedMessage, sanitize, usable_id
 from workers.tasks import AnswerTask

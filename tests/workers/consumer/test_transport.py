@@ -37,11 +37,14 @@ class Consumer:
     dead_letters: list[tuple[bytes, str, MalformedMessage]] = field(default_factory=list)
     refuses: Exception | None = None
     fails: Exception | None = None
+    #: called after each message
+    then: Callable[[], None] = lambda: None
 
     def receive(self, message: Any) -> None:
         if self.fails is not None:
             raise self.fails
         self.messages.append(message)
+        self.then()
 
     def keep(self, raw: bytes, queue: str, malformed: MalformedMessage) -> None:
         if self.refuses is not None:
@@ -232,8 +235,78 @@ def test_a_wake_up_that_is_put_back_is_popped_next(consumer: Consumer, app: Cele
     wake(app, [(f"job{number}", "bulk") for number in range(3)])
     consumer.drain_until(lambda: len(consumer.messages) == 1)
     consumer.messages[0].requeue()
-    consumer.drain_until(lambda: len(consumer.messages) == 2)
-    assert consumer.ids() == ["job0", "job0"]
+    consumer.drain_until(lambda: len(consumer.messages) == 4)
+    assert consumer.ids() == ["job0", "job0", "job1", "job2"]
+
+
+def test_a_backlog_of_wake_ups_is_popped_several_at_a_time_in_order(
+    consumer: Consumer, app: Celery, redis: Redis
+) -> None:
+    wake(app, [(f"job{number}", "bulk") for number in range(100)])
+    redis.config_resetstat()
+    consumer.drain_until(lambda: len(consumer.messages) == 100)
+    assert consumer.ids() == [f"job{number}" for number in range(100)]
+    # one at a time, then a quarter of what it has taken, then 8
+    assert redis.info("commandstats")["cmdstat_blmpop"]["calls"] <= 33
+    wake(app, [("last", "interactive")])
+    consumer.drain_until(lambda: len(consumer.messages) == 101)
+
+
+def test_the_first_messages_of_a_backlog_are_popped_one_at_a_time(consumer: Consumer, app: Celery) -> None:
+    wake(app, [(f"job{number}", "bulk") for number in range(40)])
+    counts = []
+    for _ in range(8):
+        consumer.drain(WAIT_S)
+        counts.append(len(consumer.messages))
+    assert counts == list(range(1, 9))
+
+
+def test_after_a_pop_in_vain_the_next_takes_one(consumer: Consumer, app: Celery, redis: Redis) -> None:
+    wake(app, [(f"job{number}", "bulk") for number in range(48)])
+    # the last pop of these takes all that it asks for
+    copies = redis.lrange("bulk", 0, 7)
+    consumer.drain_until(lambda: len(consumer.messages) == 48)
+    # a pop lasts a tenth of a second
+    consumer.drain_for(0.3)
+    redis.lpush("bulk", *copies)
+    consumer.drain_until(lambda: len(consumer.messages) > 48)
+    assert len(consumer.messages) == 49
+
+
+def test_what_comes_behind_a_lost_connection_in_one_pop_goes_back(
+    consumer: Consumer, app: Celery, redis: Redis
+) -> None:
+    # of 12 that it has taken, a quarter: the next pop takes 3
+    wake(app, [(f"job{number}", "bulk") for number in range(15)])
+    consumer.drain_until(lambda: len(consumer.messages) == 12)
+    consumer.fails = ConnectionResetError()
+    with pytest.raises(ConnectionResetError):
+        consumer.drain_until(lambda: False)
+    consumer.fails = None
+    assert redis.llen("bulk") == 0
+    consumer.drain_until(lambda: len(consumer.messages) == 14)
+    assert consumer.ids() == [f"job{number}" for number in range(15) if number != 12]
+
+
+def test_what_was_popped_at_once_goes_back_in_order_when_it_is_stopped_meanwhile(
+    consumer: Consumer, app: Celery, redis: Redis
+) -> None:
+    # of 20 that it has taken, a quarter: the next pop takes 5
+    wake(app, [(f"job{number}", "bulk") for number in range(25)])
+    consumer.drain_until(lambda: len(consumer.messages) == 20)
+    consumer.then = consumer.intake.stop
+    consumer.drain_for(0.3)
+    assert consumer.ids() == [f"job{number}" for number in range(21)]
+    waiting = [json.loads(message)["headers"]["id"] for message in redis.lrange("bulk", 0, -1)]
+    # the last one is popped next
+    assert waiting == [f"job{number}" for number in range(24, 20, -1)]
+
+
+def test_messages_of_other_apps_are_popped_one_at_a_time(consumer: Consumer, redis: Redis) -> None:
+    redis.lpush("bulk", *(foreign(f"job{number}") for number in range(12)))
+    redis.config_resetstat()
+    consumer.drain_until(lambda: len(consumer.messages) == 12)
+    assert redis.info("commandstats")["cmdstat_blmpop"]["calls"] >= 12
 
 
 def test_what_nobody_began_goes_back_when_the_connection_is_closed(app: Celery, redis: Redis) -> None:
@@ -366,7 +439,7 @@ def test_a_worker_that_must_connect_to_a_full_redis_goes_on_when_there_is_room(
             assert time.monotonic() < until, worker.log.read_text()
             time.sleep(0.01)
 
-    wait_until(lambda: any(client["cmd"] == "brpop" for client in redis.client_list()))
+    wait_until(lambda: any(client["cmd"] == "blmpop" for client in redis.client_list()))
     full(True)
     redis.client_kill_filter(_type="normal", skipme=True)
     wait_until(lambda: worker.log.read_text().count("Connected to") == 2)

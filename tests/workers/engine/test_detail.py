@@ -10,7 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vqa.errors import InvalidJob
 from vqa.images.fit import Fit
-from vqa.message import Detail
+from vqa.jobs.message import Detail
 from workers.engine.detail import ImageTokens
 from workers.engine.settings import EngineSettings
 from workers.media.limits import ImageLimits

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqa import SettingsError
-from vqa.job import LANES
+from vqa.jobs.lane import LANES
 from workers.engine.fair_share import BULK_TURN, LINGER_S, FairShare, Reserve
 from workers.engine.settings import EngineSettings
 

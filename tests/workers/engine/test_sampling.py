@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tests.workers.engine.conftest import SOON, ask
-from vqa.grammar import one_of
+from vqa.structured_output.grammar import one_of
 from workers.engine.base import Completion, Engine, Prompt, SamplingParams
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.factory import choose_engine

@@ -20,8 +20,8 @@ from tests.worker_process import TINY
 from tests.workers.engine.conftest import SOON, ask, ask_about, guided
 from training.questions import held_out
 from vqa.errors import AnswerTooLong, EngineError, InvalidJob
-from vqa.grammar import json_grammar, one_of
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.structured_output.grammar import json_grammar, one_of
 from workers.engine.base import Completion, Engine, Prompt
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.image import RGBImage

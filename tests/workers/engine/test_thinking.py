@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.workers.engine.conftest import SOON, ask, build_model, image, make_prompt
 from vqa.errors import PromptTooLong
-from vqa.grammar import json_grammar, one_of
+from vqa.structured_output.grammar import json_grammar, one_of
 from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.model.loading import eos_ids, load

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.workers.filter.making import words
-from vqa.response_format import ChoiceFormat, JsonObjectFormat, JsonSchemaFormat, TextFormat
+from vqa.structured_output.response_format import ChoiceFormat, JsonObjectFormat, JsonSchemaFormat, TextFormat
 from workers.filter.structured import filter_structured
 
 FILTER = words({"bad": "a", "坏词": "a", "brand": "b", "worst": "c"}, b="flag", c="refuse")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqa.job import Job
+from vqa.jobs.job import Job
 from workers.consumer.sanitize import usable_id
 from workers.inbox.entry import Entry, Refused, Request, parse
 

@@ -9,15 +9,17 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from vqa.error_replies import describe
 from vqa.errors import InvalidJob
 from vqa.images.store import ImageStore
 from vqa.inbox import GROUP, INBOX, OUTBOX
-from vqa.job import VERSION, Job
+from vqa.jobs.job import Job
+from vqa.jobs.version import VERSION
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import dead_key, entry_key, outcome_key
 from vqa.ledger.ledger import Ledger
+from vqa.ledger.models import ModelRegistry
 from vqa.ledger.records import Header
+from vqa.redis.error_replies import describe
 from vqa.results import decode
 from vqa.settings import QueueSettings
 from workers.inbox.accept import Acceptance
@@ -37,7 +39,8 @@ def make_reader(redis: Redis, app: Celery, redis_url: str) -> MakeReader:
     def make(name: str = "worker", lease_s: float = LEASE_S, **own: Any) -> InboxReader:
         settings = QueueSettings(redis_url=redis_url, **own)
         closing = Closing(app, Ledger(redis, settings.limits.unbounded), settings.result_ttl_s)
-        foreign = ForeignJobs(settings, closing, ImageStore(redis))
+        models = ModelRegistry(redis, settings.model_keep_s, settings.lease_s)
+        foreign = ForeignJobs(settings, closing, ImageStore(redis), models)
         stream = InboxStream(redis, name, settings.result_ttl_s)
         stream.create()
         return InboxReader(stream, Acceptance(redis, foreign, 100_000), lease_s, 1.0)

@@ -6,11 +6,11 @@ from redis import Redis
 
 from vqa import Answer, Job
 from vqa.answer import Timings, Usage
-from vqa.connection import connect
 from vqa.images.store import reference
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 from workers.engine.settings import EngineSettings
-from workers.jobs.answer_cache import AnswerCache, model_identity
+from workers.jobs.answer_cache import AnswerCache, model_identity, remote_identity
 
 PNG = b"\x89PNG an image"
 CHOICE: dict[str, Any] = {"type": "choice", "choices": ["red", "blue"]}
@@ -135,3 +135,14 @@ _OTHER: dict[str, Any] = {
     **{"max_image_tokens": 500, "high_image_tokens": 2000, "slot_tokens": 2000},
     "max_reasoning_tokens": 100,
 }
+
+
+def test_models_that_other_servers_call_the_same_are_told_apart_by_the_names_given_to_workers() -> None:
+    settings = EngineSettings(engine="remote", model="unused")
+
+    def identity(*names: str) -> str:
+        return remote_identity(settings, "served", names)
+
+    assert identity() == model_identity(EngineSettings(engine="remote", model="served"))
+    assert identity("chat", "fast") == identity("fast", "chat")
+    assert len({identity(), identity("chat"), identity("chat-next"), identity("chat", "fast")}) == 4

@@ -1,7 +1,10 @@
 """Attempts that end by an error which is neither the job's nor the engine's."""
 
 import logging
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -13,16 +16,19 @@ from vqa.errors import JobGivenUp
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
-from vqa.job import Job, RetryPolicy
+from vqa.jobs.job import Job
+from vqa.jobs.retry_policy import RetryPolicy
 from vqa.ledger.closing import Closing
 from vqa.ledger.commands import outcome_key
 from vqa.ledger.ledger import Ledger
-from vqa.ledger.records import Header, Lease
+from vqa.ledger.models import ModelRegistry
+from vqa.ledger.records import Ending, Header, Lease
 from vqa.results import Outcome, decode
 from vqa.settings import QueueSettings
 from workers.engine.base import Engine
 from workers.jobs.answering import Answering
-from workers.jobs.attempt import Attempts, Delayed
+from workers.jobs.attempt import Attempts
+from workers.jobs.endings import Delayed
 from workers.jobs.foreign import ForeignJobs
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
@@ -71,9 +77,10 @@ def ledger(redis: Redis) -> Ledger:
 def make_attempts(redis: Redis, app: Celery, settings: QueueSettings, policy: Policy) -> Attempts:
     closing, store = Closing(app, Ledger(redis), 60), ImageStore(redis)
     leases = Leases(redis, "worker", 9, {})
+    models = ModelRegistry(redis, settings.model_keep_s, settings.lease_s)
     images = ImageSource(store, Fetcher(FetchSettings(), 1), 1)
     answering = Answering("worker", images, cast(DecoderPool, None), cast(Engine, None), leases, TextWriter(redis))
-    return Attempts(settings, closing, ForeignJobs(settings, closing, store), answering, leases, [policy])
+    return Attempts(settings, closing, ForeignJobs(settings, closing, store, models), answering, leases, [policy])
 
 
 def run_to_the_end(attempts: Attempts, redis: Redis) -> Outcome:
@@ -134,3 +141,55 @@ def test_a_lease_that_ends_before_it_began_lasts_no_time() -> None:
     header = Header(state="leased", lane="bulk", accepted=2000, deadline=500, attempt=1, lost=0)
     lease = Lease("a", "token", header, b"", taken=1000)
     assert (lease.queued_s, lease.remaining_s) == (0, 0)
+
+
+class CloseElsewhere(Policy):
+    """Lets somebody else close each job while it is answered, as a cancellation does."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(failures=0)
+        self.ledger = ledger
+
+    def before(self, job: Job, lease: Lease) -> Answer | None:
+        self.ledger.close(Ending(lease.id, "", b"cancelled", 60))
+        return super().before(job, lease)
+
+
+@pytest.mark.parametrize("failures", [pytest.param(0, id="answered"), pytest.param(1, id="retried")])
+def test_a_job_that_ends_right_before_a_renewal_is_not_lost(
+    failures: int,
+    redis: Redis,
+    app: Celery,
+    ledger: Ledger,
+    queue_settings: QueueSettings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @contextmanager
+    def renewed_at_the_end(lease: Lease) -> Iterator[None]:
+        with suppress(Delayed):
+            yield
+        # the second one began after the job was closed
+        enough, until = leases.renewals + 2, time.monotonic() + 60
+        while leases.renewals < enough:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    leases, lost = Leases(redis, "worker", 0.3, {}), list[str]()
+    leases.start(on_lost=lost.append)
+    made = make_attempts(redis, app, queue_settings, Policy(failures))
+    attempts = replace(made, leases=leases, around=[renewed_at_the_end])
+    try:
+        with caplog.at_level(logging.INFO, "workers.jobs.leases"):
+            attempts.answer(ID, None, "bulk")
+    finally:
+        leases.stop()
+    assert (leases.lost, lost, len(leases)) == (0, [], 0)
+    assert "no longer this worker's" not in caplog.text
+
+
+def test_a_job_that_is_closed_elsewhere_before_its_answer_is_written_is_lost(
+    redis: Redis, app: Celery, ledger: Ledger, queue_settings: QueueSettings
+) -> None:
+    attempts = make_attempts(redis, app, queue_settings, CloseElsewhere(ledger))
+    attempts.answer(ID, None, "bulk")
+    assert (attempts.leases.lost, len(attempts.leases)) == (1, 0)

@@ -14,12 +14,13 @@ from redis import Redis
 from vqa.fetch.fetcher import Fetcher
 from vqa.fetch.settings import FetchSettings
 from vqa.images.store import ImageStore
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Header, Lease
 from workers.engine.base import Completion, Engine, Prompt
 from workers.jobs.answering import Answering
 from workers.jobs.image_source import ImageSource
 from workers.jobs.leases import Leases
+from workers.jobs.permits import Permits
 from workers.jobs.text_writer import TextWriter
 from workers.media.pool import DecoderPool
 
@@ -68,6 +69,6 @@ def test_jobs_of_other_tenants_have_other_salts_if_the_setting_says_so(
     )
     for tenant in ("one", "one", "two", None):
         job = Job(id="a", messages=[{"role": "user", "content": "?"}], lane="bulk", tenant=tenant)
-        answering.answer(job, LEASE, time.monotonic())
+        answering.answer(job, LEASE, Permits().next("bulk"), time.monotonic())
 
     assert [prompt.cache_salt for prompt in listening.prompts] == salts

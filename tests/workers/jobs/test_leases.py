@@ -88,3 +88,13 @@ def test_what_an_engine_that_hangs_holds_is_not_renewed(redis: Redis, lease: Lea
         while expire(redis) != (["a"], []):
             assert time.monotonic() < until
     leases.stop()
+
+
+def test_a_worker_whose_engine_has_hung_for_a_while_is_listed_soon_after_it_recovers(redis: Redis) -> None:
+    looks = iter([False])
+    leases = Leases(redis, "worker", 600, {})
+    leases.start(on_lost=lambda id: None, engine_alive=lambda: next(looks, True))
+    until = time.monotonic() + WAIT_S
+    while not Ledger(redis).workers(within_s=5):
+        assert time.monotonic() < until
+    leases.stop()

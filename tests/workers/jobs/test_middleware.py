@@ -4,7 +4,7 @@ import pytest
 
 from vqa.answer import Answer, Timings, Usage
 from vqa.errors import EngineError, VQAError
-from vqa.job import Job
+from vqa.jobs.job import Job
 from vqa.ledger.records import Lease
 from vqa.results import Outcome
 from workers.jobs.middleware import run

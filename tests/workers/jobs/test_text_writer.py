@@ -11,9 +11,9 @@ import pytest
 from redis import Redis
 
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.ledger.records import Header, Lease
 from vqa.ledger.text_stream import STREAM_TTL_MS, Portion, stream_key
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 from workers.jobs.text_buffer import MOST_UNWRITTEN
 from workers.jobs.text_writer import ROUND_S, OnText, TextWriter

@@ -7,8 +7,8 @@ from PIL import Image
 
 from vqa.errors import InvalidJob, PromptTooLong
 from vqa.images.video_fit import QWEN3_VL, VideoFit
-from vqa.job import Job
-from vqa.message import VideoPart
+from vqa.jobs.job import Job
+from vqa.jobs.message import VideoPart
 from workers.engine.image import RGBImage
 from workers.engine.video import Video
 from workers.jobs.videos import VideoTokens, requests_for, seen_video, smaller_videos, video_of

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.workers.media.test_pool import LIMITS, SOON, many_pages, png, wait_until
 from vqa.errors import DeadlineExceeded, ImageMissing
+from vqa.images.store import reference
 from workers.engine.image import RGBImage
 from workers.media.decoder import Decoder
 from workers.media.pool import DecoderPool
@@ -92,7 +93,45 @@ def test_a_job_is_admitted_by_its_own_count_of_pages(media: DecoderPool) -> None
         assert [len(each) for each in images] == [2] * 3
 
 
-def test_every_job_fetches_for_itself(media: DecoderPool) -> None:
+def test_a_file_whose_reference_is_its_hash_is_fetched_once(media: DecoderPool) -> None:
+    data = png()
+    fetched: list[str] = []
+
+    def fetch(name: str) -> bytes:
+        fetched.append(name)
+        return data
+
+    request = ImageRequest(reference(data))
+    with media.decoded([request], fetch=fetch) as first, media.decoded([request], fetch=fetch) as second:
+        assert first[0][0] is second[0][0]
+        # another size is another image
+        media.decode([ImageRequest(reference(data), max_pixels=64 * 64)], fetch=fetch)
+    assert len(fetched) == 2
+    del first, second
+    gc.collect()
+    media.decode([request], fetch=fetch)
+    assert len(fetched) == 3
+
+
+def test_a_job_fetches_for_itself_what_another_could_not_fetch(media: DecoderPool) -> None:
+    data, waiting, release = png(), threading.Event(), threading.Event()
+
+    def gone(name: str) -> bytes:
+        waiting.set()
+        assert release.wait(SOON)
+        raise ImageMissing(name)
+
+    request = ImageRequest(reference(data))
+    with ThreadPoolExecutor(2) as jobs:
+        first = jobs.submit(media.decode, [request], fetch=gone)
+        assert waiting.wait(SOON)
+        second = jobs.submit(media.decode, [request], fetch=lambda name: data)
+        release.set()
+        assert isinstance(first.exception(SOON), ImageMissing)
+        assert len(second.result(SOON)) == 1
+
+
+def test_every_job_fetches_for_itself_by_another_kind_of_reference(media: DecoderPool) -> None:
     data = png()
 
     def gone(reference: str) -> bytes:
@@ -105,15 +144,15 @@ def test_every_job_fetches_for_itself(media: DecoderPool) -> None:
 def test_a_job_decodes_for_itself_where_another_one_failed() -> None:
     shared, started, release = SharedImages(), threading.Event(), threading.Event()
 
-    def late() -> Images:
+    def late(data: bytes) -> Images:
         started.set()
         assert release.wait(SOON)
         raise DeadlineExceeded("this job's own")
 
     with ThreadPoolExecutor(2) as jobs:
-        first = jobs.submit(shared.get, b"data", ImageRequest("a"), late)
+        first = jobs.submit(shared.get, ImageRequest("a"), lambda: b"data", late)
         assert started.wait(SOON)
-        second = jobs.submit(shared.get, b"data", ImageRequest("b"), lambda: (ONE,))
+        second = jobs.submit(shared.get, ImageRequest("b"), lambda: b"data", lambda data: (ONE,))
         assert not second.done()
         release.set()
         assert isinstance(first.exception(SOON), DeadlineExceeded)

@@ -64,8 +64,8 @@ KINDS = [
     *(Kind("CMYK", format) for format in ("JPEG", "TIFF")),
     *(Kind(mode, "TIFF") for mode in ("LAB", "YCbCr", "I", "F")),
     Kind("I;16", "PNG"),
-    Kind("RGB", "AVIF"),
-    Kind("RGBA", "AVIF"),
+    # five times as fast to write as by default
+    *(Kind(mode, "AVIF", {"speed": 10}) for mode in ("RGB", "RGBA")),
     Kind("RGBA", "WEBP", {"lossless": True}),
     *(Kind(mode, "JPEG2000") for mode in ("RGB", "L", "RGBA")),
     *(Kind("RGB", "JPEG", colours=colours) for colours in ("Display P3", "Adobe RGB")),

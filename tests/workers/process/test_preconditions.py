@@ -18,10 +18,10 @@ from redis import Redis
 from producer.demo.redis_server import free_port
 from tests.redis_server import RedisServer
 from tests.worker_process import ROOT
-from vqa.connection import REDIS_ERRORS, connect
 from vqa.errors import NotReady
 from vqa.ledger.ledger import Ledger
-from vqa.redis_outage import RedisOutage
+from vqa.redis.connection import REDIS_ERRORS, connect
+from vqa.redis.outage import RedisOutage
 from vqa.settings import QueueSettings
 from workers.process.preconditions import require_own_name, wait_for_redis
 

@@ -8,16 +8,19 @@ import time
 import psutil
 import pytest
 
+from vqa.rollout import Target
 from workers.cards import Cards
 from workers.child_process import LINK_FD
 from workers.engine.runtime.heartbeat import limit_s
 from workers.engine.settings import EngineSettings
 from workers.settings import WorkerSettings
+from workers.supervisor.card_model import CardModel
 from workers.supervisor.link import READY, FirstAnswer, SupervisorLink
 from workers.supervisor.supervisor import Supervisor, Worker
 from workers.supervisor.worker_process import SupervisedProcess
 
 HANG_S = 100.0
+MODEL = CardModel(Target(model="org/old"))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ HANG_S = 100.0
 )
 def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float | None, failures: int) -> None:
     supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings(hang_s=HANG_S))
-    worker = Worker((), "cpu", state="ready", failures=3)
+    worker = Worker((), "cpu", MODEL, state="ready", failures=3)
     if steady_s is not None:
         worker.ready_at = time.monotonic() - steady_s
 
@@ -43,10 +46,13 @@ def test_ends_are_in_a_row_unless_the_worker_was_well_in_between(steady_s: float
 
 
 class Ended:
-    """A process that has ended; whether it had answered."""
+    """A process that has ended; whether it had answered. No rollout has asked for another model."""
+
+    request = None
 
     def __init__(self, answered: bool) -> None:
         self.has_answered = lambda: answered
+        self.read = str
 
     def wait(self, timeout_s: float) -> bool:
         return True
@@ -55,7 +61,7 @@ class Ended:
 @pytest.mark.parametrize(("answered", "state"), [(True, "ended"), (False, "given up")])
 def test_a_card_whose_worker_answered_jobs_is_not_given_up_for_later_deaths(answered: bool, state: str) -> None:
     supervisor = Supervisor([()], None, WorkerSettings(restarts=3), EngineSettings())
-    worker = Worker((), "cpu")
+    worker = Worker((), "cpu", MODEL)
     for number in range(5):
         worker.state, worker.ready_at = "ready", time.monotonic()
         worker.process = Ended(answered and number == 0)  # type: ignore[assignment]
@@ -66,6 +72,38 @@ def test_a_card_whose_worker_answered_jobs_is_not_given_up_for_later_deaths(answ
     worker.process = Ended(False)  # type: ignore[assignment]
     supervisor._on_end(worker, "exited with status 1 before it was ready")
     assert worker.state == "given up"
+
+
+def test_a_card_is_free_once_no_process_has_the_workers_end_of_the_link() -> None:
+    child = SupervisedProcess("node", (), "INFO")
+    child.end()
+    child.link, theirs = socket.socketpair()
+    with child.link, theirs, theirs.dup() as engines:
+        theirs.send(b"\n\n")
+        theirs.close()
+        assert not child.has_freed_card()
+        engines.close()
+        assert child.has_freed_card()
+
+
+def test_a_worker_is_started_once_the_card_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lingering(Ended):
+        has_freed_card = staticmethod(lambda: freed)
+
+    freed, started = False, list[Worker]()
+    supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings())
+    monkeypatch.setattr(supervisor, "_start", started.append)
+    worker = Worker((), "cpu", MODEL, process=Lingering(True), next_start=time.monotonic())  # type: ignore[arg-type]
+    supervisor._check(worker, late=False)
+    assert not started
+    freed = True
+    supervisor._check(worker, late=False)
+    assert started == [worker]
+    freed = False
+    # it hangs in the driver
+    worker.next_start -= 10
+    supervisor._check(worker, late=False)
+    assert started == [worker, worker]
 
 
 def test_an_answer_is_reported_at_once_and_read_after_the_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from producer.gateway.access.keys import Keys
 from tests.producer.gateway.gateway_process import GatewayProcess
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 
 
 class Holder(httpx2.Client):

@@ -9,8 +9,8 @@ from producer.gateway.access.caller import Allowance
 from producer.gateway.access.keys import Keys
 from tests.e2e.test_addresses import PASSWORD, QUOTED, Certificates
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.gateway_settings import GatewaySettings
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 LIMITS = Allowance(requests_per_minute=5, requests_per_day=50, tokens_per_minute=1000, in_flight=2)

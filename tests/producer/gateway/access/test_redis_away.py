@@ -15,9 +15,9 @@ from producer.gateway.app import create_app
 from tests.producer.conftest import wait_until
 from tests.producer.gateway.gateway_process import StartGateway
 from tests.redis_server import RedisServer
-from vqa.connection import connect
 from vqa.errors import QueueUnavailable
 from vqa.gateway_settings import GatewaySettings
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from openai import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
-from tests.producer.gateway.batches.conftest import BatchClient, counts
+from tests.producer.gateway.batches.conftest import OVER, BatchClient, counts
 from tests.producer.gateway.batches.inputs import PIXEL, row, rows_file
 
 
@@ -38,6 +38,19 @@ def test_a_batch_goes_from_its_file_to_its_output(batches: BatchClient) -> None:
     content = batches.openai.files.content(batch.output_file_id).read()
     assert (file.purpose, file.bytes) == ("batch_output", len(content))
     assert content == batches.openai.files.content(batch.output_file_id).read()
+
+
+def test_when_a_batch_ends_is_predicted(batches: BatchClient, http: httpx2.Client) -> None:
+    slow = [row(n, "q", metadata={"echo_delay_s": "0.2"}) for n in range(40)]
+    batch = batches.create(rows_file(slow), completion_window="2h")
+    seen = []
+    while batches.openai.batches.retrieve(batch.id).status not in OVER:
+        seen.append(http.get(f"/v1/batches/{batch.id}").json()["vqa"]["prediction"])
+    assert http.get(f"/v1/batches/{batch.id}").json()["vqa"]["prediction"] is None
+    known = [each for each in seen if each and each["ends_at"]]
+    assert all(each["in_time"] and each["unknown"] is None for each in known)
+    assert {each["unknown"] for each in seen if each and not each["ends_at"]} <= {"rows_unknown", "no_answers"}
+    assert seen
 
 
 def test_rows_that_cannot_be_answered_are_in_the_error_file_alone(batches: BatchClient) -> None:
@@ -142,6 +155,7 @@ def test_the_same_key_makes_one_batch(batches: BatchClient) -> None:
         ({"metadata": {"x": "y" * 513}}, "metadata"),
         ({"extra_body": {"vqa": {"lane": "fast"}}}, "lane"),
         ({"extra_body": {"vqa": {"webhook": {"url": "https://example.com"}}}}, "webhook"),
+        ({"extra_body": {"vqa": {"webhook": {"url": "https://example.com", "late": 1}}}}, "late"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),
     ],
 )

@@ -26,9 +26,10 @@ from producer.gateway.files.upload import Upload
 from producer.gateway.tasks import end_tasks
 from producer.ids import new_id
 from tests.producer.gateway.batches.inputs import row, rows_file
-from vqa.connection import connect_async
 from vqa.gateway_settings import FilesSettings, GatewaySettings
-from vqa.ledger.batches import Batches, BatchState
+from vqa.ledger.batch_state import BatchState
+from vqa.ledger.batches import Batches
+from vqa.redis.connection import connect_async
 from vqa.settings import QueueSettings
 
 pytestmark = pytest.mark.anyio

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producer.gateway.batches.view import _usage
-from vqa.ledger.batches import BatchState
+from vqa.ledger.batch_state import BatchState
 
 
 def test_cached_tokens_and_those_of_thoughts_are_told() -> None:

@@ -26,7 +26,7 @@ from tests.producer.conftest import wait_until
 from tests.producer.gateway.chat_bodies import chat, image_bytes, image_url, new_open_id, open_ids, slow
 from tests.producer.gateway.conftest import Asgi
 from tests.producer.gateway.gateway_process import GatewayProcess, StartGateway
-from vqa.connection import connect
+from vqa.redis.connection import connect
 from vqa.settings import QueueSettings
 
 PATH = "/v1/chat/completions"

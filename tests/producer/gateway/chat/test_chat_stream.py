@@ -19,10 +19,10 @@ from producer.gateway.chat.event_stream import SentText, StreamRestarted
 from tests.producer.conftest import PlayedWorker, answer, wait_until
 from tests.producer.gateway.chat_bodies import chat, image_url, new_open_id, open_ids, slow
 from tests.producer.gateway.gateway_process import GatewayProcess, StartGateway
-from vqa.connection import connect
 from vqa.ledger.ledger import Lease
 from vqa.ledger.records import Ending
 from vqa.ledger.text_stream import Portion, stream_key
+from vqa.redis.connection import connect
 from vqa.results import encode
 from vqa.settings import QueueSettings
 

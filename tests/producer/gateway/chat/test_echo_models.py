@@ -15,7 +15,8 @@ from tests.producer.gateway.chat_bodies import chat, image_url, open_ids
 from tests.producer.gateway.conftest import Asgi
 from vqa.answer import Answer
 from vqa.errors import Cancelled, QueueFull
-from vqa.job import LANES, Job
+from vqa.jobs.job import Job
+from vqa.jobs.lane import LANES
 from vqa.ledger.batches import Batches
 from vqa.ledger.commands import outcome_key
 from vqa.results import decode

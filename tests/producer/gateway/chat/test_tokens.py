@@ -8,7 +8,7 @@ import pytest
 
 from producer.gateway.chat.tokens import answer_tokens, prompt_tokens, used_tokens
 from tests.producer.conftest import answer
-from vqa.job import Job
+from vqa.jobs.job import Job
 
 SCORED = {"type": "choice", "choices": ["yes", "perhaps"], "probabilities": True}
 

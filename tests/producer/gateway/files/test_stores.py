@@ -14,9 +14,9 @@ from producer.gateway.files.record import FileRecord
 from producer.gateway.files.store import FileStoreFull
 from producer.gateway.files.upload import Upload
 from producer.ids import new_id
-from vqa.connection import connect_async
 from vqa.errors import SettingsError
 from vqa.gateway_settings import FilesSettings
+from vqa.redis.connection import connect_async
 from vqa.settings import QueueSettings
 
 pytestmark = pytest.mark.anyio

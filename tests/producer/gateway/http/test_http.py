@@ -8,7 +8,6 @@ import httpx2
 import pytest
 
 from producer.gateway.app import create_app
-from producer.gateway.middleware.request_id import valid_trace
 from tests.producer.gateway.conftest import Asgi
 from tests.producer.gateway.gateway_process import GatewayProcess
 from vqa.gateway_settings import FilesSettings, GatewaySettings
@@ -29,23 +28,6 @@ def test_a_request_id_is_made_or_kept(http: httpx2.Client) -> None:
     assert http.get("/healthz", headers={"X-Request-ID": "order-17"}).headers["X-Request-ID"] == "order-17"
     given = http.get("/healthz", headers={"X-Request-ID": "a cat {}" * 40}).headers["X-Request-ID"]
     assert re.fullmatch(r"req_[0-9a-f]{24}", given)
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        (TRACE, TRACE),
-        (TRACE.replace("00-4", "cc-4", 1) + "-later", TRACE),
-        (TRACE + "-more", None),
-        (TRACE.replace("00-4", "ff-4", 1), None),
-        (TRACE.upper(), None),
-        (f"00-{'0' * 32}-00f067aa0ba902b7-01", None),
-        (f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", None),
-        ("", None),
-    ],
-)
-def test_a_trace_is_kept_if_it_is_valid(given: str, kept: str | None) -> None:
-    assert valid_trace(given) == kept
 
 
 def test_a_request_is_one_line_without_words_of_the_user(http: httpx2.Client, gateway: GatewayProcess) -> None:

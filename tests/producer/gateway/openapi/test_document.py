@@ -13,7 +13,7 @@ from producer.gateway.access.caller import Allowance
 from producer.gateway.chat.request_schema import EXAMPLE_IMAGE
 from producer.ids import new_id
 from tests.clients.site import Site, open_site
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 
 #: of the gateway
 BODY_BYTES = 2**20

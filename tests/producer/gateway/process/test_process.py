@@ -179,6 +179,7 @@ def unfinished_request(url: str) -> socket.socket:
 def refused(url: str) -> bool:
     try:
         connected(url).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
+        # reset: it was in the queue of the socket that is closed now
         return True
     return False

@@ -14,8 +14,8 @@ from producer.gateway.webhooks.records import DUE, WATCHED, WebhookRecords
 from producer.gateway.webhooks.sender import Sender
 from producer.gateway.webhooks.watch import Watch
 from tests.producer.gateway.webhooks.receiver import SECRET, Receiver
-from vqa.connection import connect_async
 from vqa.net.guarded import GuardedBackend
+from vqa.redis.connection import connect_async
 from vqa.settings import QueueSettings
 
 

@@ -16,6 +16,7 @@ from tests.producer.conftest import MakeJob, PlayedWorker, answer
 from tests.producer.gateway.webhooks.conftest import Process, Rounds, due_now, look_now
 from tests.producer.gateway.webhooks.receiver import SECRET, Receiver
 from vqa.ledger.batches import Batches
+from vqa.ledger.ledger import Ledger
 from vqa.settings import QueueSettings
 
 
@@ -111,6 +112,78 @@ def test_the_ends_of_batches_are_events_that_openais_client_reads(
             event = reader.webhooks.unwrap(request.body, dict(request.headers))
         assert isinstance(event, BatchCompletedWebhookEvent)
         assert event.data.id == done.id
+
+    rounds(body)
+
+
+@pytest.fixture
+def slow(redis: Redis) -> None:
+    """A worker that has answered a job a second for five minutes."""
+    Ledger(redis).renew("card0@host", [], 60, {"slots": 4})
+    newest = redis.time()[0] // 10
+    for age in range(31):
+        redis.set(f"vqa:closed:bulk:{newest - age}", 10)
+
+
+def begin(redis: Redis, id: str, s_ago: float) -> None:
+    """A batch that takes 1,000 s at that rate, and may take 60 s."""
+    batches = Batches(redis)
+    batches.create(id, "bulk", expires_s=60)
+    batches.expect(id, 1000)
+    redis.hset(f"vqa:batch:{id}", "in_progress_at", round((redis.time()[0] - s_ago) * 1000))
+
+
+@pytest.mark.usefixtures("slow")
+def test_that_a_batch_will_be_late_is_told_once_to_who_asks(rounds: Rounds, receiver: Receiver, redis: Redis) -> None:
+    async def body(process: Process) -> None:
+        for id, late in (("batch_late", True), ("batch_silent", False)):
+            begin(redis, id, s_ago=200)
+            await process.records.watch(id, receiver.url, "", "", late)
+        for _ in range(2):
+            look_now(redis)
+            await process.watch.look()
+            await process.deliver()
+        [event] = [request.verified() for request in receiver.received]
+        assert (event["type"], event["data"]["id"]) == ("vqa.batch.late", "batch_late")
+        assert event["data"]["ends_at"] > event["data"]["expires_at"]
+        # its end is still to be told
+        assert redis.zscore("vqa:webhooks:watched", "batch_late") is not None
+
+    rounds(body)
+
+
+@pytest.mark.usefixtures("slow")
+def test_jobs_before_a_batch_alone_do_not_tell_that_it_will_be_late(
+    rounds: Rounds, receiver: Receiver, redis: Redis
+) -> None:
+    # workers may have had less to do than they could
+    async def body(process: Process) -> None:
+        begin(redis, "batch_new", s_ago=1)
+        await process.records.watch("batch_new", receiver.url, "", "", late=True)
+        look_now(redis)
+        await process.watch.look()
+        await process.deliver()
+        assert receiver.received == []
+        assert redis.hget("vqa:webhook:batch_new", "late")
+
+    rounds(body)
+
+
+def test_lateness_that_two_processes_notice_is_told_once_and_not_after_the_end(
+    rounds: Rounds, receiver: Receiver, redis: Redis
+) -> None:
+    async def body(process: Process) -> None:
+        for id in ("batch_a", "batch_b"):
+            await process.records.watch(id, receiver.url, "", "", late=True)
+        await process.records.ended("batch_b", "batch.expired", '{"type":"batch.expired"}')
+        for number, id in enumerate(("batch_a", "batch_a", "batch_b", "batch_gone")):
+            await process.records.late(id, f"evt_{number}", "vqa.batch.late", '{"type":"vqa.batch.late"}')
+        due_now(redis)
+        await process.deliver()
+        told = [(request.verified()["type"], request.id) for request in receiver.received]
+        assert len(told) == 2
+        assert ("vqa.batch.late", "evt_0") in told
+        assert "batch.expired" in dict(told)
 
     rounds(body)
 

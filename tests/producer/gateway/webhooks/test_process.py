@@ -17,9 +17,9 @@ from tests.producer.gateway.gateway_process import StartGateway
 from tests.producer.gateway.webhooks.conftest import due_now, look_now
 from tests.producer.gateway.webhooks.receiver import SECRET, Receiver, status
 from tests.redis_server import RedisServer
-from vqa.connection import connect, connect_async
 from vqa.gateway_settings import GatewaySettings
-from vqa.job import Job
+from vqa.jobs.job import Job
+from vqa.redis.connection import connect, connect_async
 from vqa.settings import QueueSettings
 
 _ALLOWED = {"VQA_GATEWAY_WEBHOOK_PRIVATE": "1", "VQA_GATEWAY_WEBHOOK_SECRET": SECRET}

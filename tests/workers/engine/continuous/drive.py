@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Sequence

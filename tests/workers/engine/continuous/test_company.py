@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.workers.engine.conftest import image, make_prompt
 from tests.workers.engine.continuous.conftest import Bench, Sizes, Timetable
 from vqa.errors import Cancelled, EngineError
-from vqa.job import Job
+from vqa.jobs.job import Job
 from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import RequestEncoder
 from workers.engine.continuous.requests import ImageSpan

@@ -21,9 +21,9 @@ from workers.engine.base import Completion, Engine, Prompt, Turn
 from workers.engine.continuous import build
 from workers.engine.continuous.engine import ContinuousEngine
 from workers.engine.continuous.ops import reference
-from workers.engine.continuous.stats import Stats
 from workers.engine.image import RGBImage
 from workers.engine.settings import EngineSettings
+from workers.engine.stats import Stats
 
 #: more than can be computed while a test runs
 ENDLESS = 40_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.workers.engine.continuous.drive import Drive
-from vqa.job import LANES, Lane
+from vqa.jobs.lane import LANES, Lane
 from workers.engine.continuous.block_manager import BlockManager
 from workers.engine.continuous.scheduler import Batch, Scheduler
 from workers.engine.continuous.sequence import Chunk, Sequence

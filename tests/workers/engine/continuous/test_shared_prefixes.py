@@ -21,9 +21,9 @@ from vqa.errors import Cancelled
 from workers.engine.base import Prompt, Turn
 from workers.engine.continuous.encode import RequestEncoder
 from workers.engine.continuous.loop import Loop
-from workers.engine.continuous.stats import Stats
 from workers.engine.runtime.heartbeat import Heartbeat
 from workers.engine.runtime.pending import Pending
+from workers.engine.stats import Stats
 
 MOST = 10
 #: prompts of one run of the engine

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from workers.engine.continuous.scheduler import Batch
 from workers.engine.continuous.sequence import Chunk, Sequence
-from workers.engine.continuous.stats import Stats, StatsCounter
+from workers.engine.continuous.stats import StatsCounter
+from workers.engine.stats import Stats
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.workers.engine.conftest import SOON, Crashes, guided, wait_until
 from vqa.errors import AnswerTooLong, Cancelled, DeadlineExceeded, EngineError, InvalidJob, NotReady, TransientError
-from vqa.grammar import json_grammar, one_of
+from vqa.structured_output.grammar import json_grammar, one_of
 from workers.engine.base import Prompt, SamplingParams, Turn
 from workers.engine.echo.engine import EXIT_STATUS, EchoEngine
 from workers.engine.echo.settings import EchoSettings
@@ -327,6 +327,16 @@ def test_stopping_fails_what_is_held(engine: EchoEngine) -> None:
     engine.stop()
 
     assert isinstance(future.exception(0), EngineError)
+
+
+def test_what_waits_for_a_slot_when_the_engine_stops_never_enters_one(tmp_path: Path) -> None:
+    engine = EchoEngine(EngineSettings(engine="echo"), 1, EchoSettings(journal=tmp_path / "journal"))
+    engine.start(lambda error, ids: None)
+    futures = [engine.submit(ask(f"job-{number}", echo_delay_s=SOON)) for number in range(3)]
+    engine.stop()
+
+    assert all(isinstance(future.exception(0), EngineError) for future in futures)
+    assert [line["id"] for line in lines(tmp_path / "journal") if line["event"] == "start"] == ["job-0"]
 
 
 def test_many_threads_may_submit_at_once(engine: EchoEngine) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vqa.errors import Cancelled
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from workers.engine.base import Completion, Prompt, SamplingParams
 from workers.engine.echo.slots import Slots
 from workers.engine.fair_share import BULK_TURN, Reserve

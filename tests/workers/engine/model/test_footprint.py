@@ -24,8 +24,21 @@ except NotReady as error:
 
 
 @pytest.mark.parametrize("model", ["tiny-vll", "Qwen/Qwen3-VL-3B-Instruct"])
-@pytest.mark.parametrize("variables", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
-def test_a_name_that_is_no_folder_is_not_looked_for_again_and_again(model: str, variables: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("variables", "ways"),
+    [
+        (
+            {"HF_ENDPOINT": "http://127.0.0.1:9"},
+            ("http://127.0.0.1:9", "HF_ENDPOINT", "HF_HUB_OFFLINE=1", "VQA_HUB=modelscope", "local folder"),
+        ),
+        ({"HF_ENDPOINT": "http://no-such-host.invalid"}, ("HF_ENDPOINT", "HF_HUB_OFFLINE=1", "local folder")),
+        ({"HF_HUB_OFFLINE": "1"}, ("HF_HUB_OFFLINE is set", "HF_HOME", "local folder")),
+    ],
+    ids=["refused", "no such host", "offline"],
+)
+def test_a_hub_that_does_not_answer_is_told_at_once_in_one_line(
+    model: str, variables: dict[str, str], ways: tuple[str, ...]
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", READ, model],
         cwd=ROOT,
@@ -35,6 +48,8 @@ def test_a_name_that_is_no_folder_is_not_looked_for_again_and_again(model: str, 
         timeout=60,
         check=True,
     )
-    assert done.stdout.startswith(f"{model} (VQA_MODEL) is no folder on this machine, and the hub cannot be reached (")
+    assert done.stdout.startswith(f"{model} (VQA_MODEL) is no folder on this machine, ")
+    assert done.stdout.count("\n") == 1
+    assert [way for way in ways if way not in done.stdout] == []
     # its client would wait for 24 s between its tries
     assert "Retrying" not in done.stderr

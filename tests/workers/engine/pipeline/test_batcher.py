@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.workers.engine.conftest import SOON, make_prompt, wait_until
 from vqa.errors import Cancelled
-from vqa.job import Lane
+from vqa.jobs.lane import Lane
 from workers.engine.fair_share import BULK_TURN
 from workers.engine.pipeline.batcher import Batcher, Encoded
 from workers.engine.pipeline.encoding import ModelInputs

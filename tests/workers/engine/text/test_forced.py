@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import make_prompt
-from vqa.grammar import one_of
+from vqa.structured_output.grammar import one_of
 from workers.engine.base import Prompt, Turn
 from workers.engine.text.chat import Chat, ChatEncoder
 from workers.engine.text.forced import ForcedTokens

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tests.schemas import WORDS, Schema, schemas
 from tests.worker_process import TINY
 from vqa.errors import InvalidJob
-from vqa.grammar import json_grammar, one_of
+from vqa.structured_output.grammar import json_grammar, one_of
 from workers.engine.text.grammar import Guides
 from workers.engine.text.guide import Guide, masks
 from workers.engine.text.masks import unpack_masks

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tests.worker_process import TINY
 from tests.workers.engine.conftest import make_prompt
-from vqa.grammar import one_of
+from vqa.structured_output.grammar import one_of
 from workers.engine.base import Completion
 from workers.engine.runtime.pending import Pending
 from workers.engine.text.generation import Generation
