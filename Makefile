@@ -7,12 +7,12 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,flower,gateway,fetch,heic,pdf,video,filter,embedded,parquet,zstd,dev
+EXTRAS := worker,modelscope,flower,gateway,fetch,heic,pdf,video,filter,otel,embedded,parquet,zstd,dev
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # what is checked, as far as it exists
-CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py))))
+CODE := $(patsubst %/,%,$(sort $(dir $(wildcard vqa/*.py producer/*.py workers/*.py training/*.py bench/*.py examples/*.py deploy/*.py))))
 
-.PHONY: help install demo test equality test-quant check eval bench chaos fuzz clean
+.PHONY: help install dashboard demo test equality test-quant lint check eval bench chaos soak fuzz docs version clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -50,6 +50,9 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt constraints-dev.txt
 demo: $(STAMP) ## Redis, one worker with the small model, Flower and questions; DEMO_EXIT=1 ends by itself
 	@$(BIN)/vqa demo $(if $(DEMO_EXIT),--exit)
 
+dashboard: $(STAMP) ## Grafana's dashboard again, from deploy/grafana/rows.py
+	@$(BIN)/python -m deploy.grafana
+
 test: $(STAMP) ## the tests; TESTS='tests/producer -k embedded' runs some
 	@# many processes on few cores: threads of torch would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(TESTS)
@@ -61,12 +64,14 @@ test-quant: $(STAMP) ## the tests of VQA_QUANT, for which this installs what `vq
 	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[quant]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workers/engine/model/test_quantize.py
 
-check: $(STAMP) ## formatting, lint, types, import rules, the compose file
+lint: $(STAMP) ## formatting, lint, import rules, the compose files: also what pre-commit runs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --strict $(CODE)
 	@$(BIN)/lint-imports --no-logo --no-cache
-	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose.worker.yml
+
+check: lint ## the same, and types
+	@$(BIN)/mypy --strict $(CODE)
 
 eval: $(STAMP) ## how often the small model is right on questions that it has not seen
 	@$(BIN)/python -m bench.evaluate $(ARGS)
@@ -77,9 +82,21 @@ bench: $(STAMP) ## answers a second, and how long they take
 chaos: $(STAMP) ## jobs under kills, hangs and partitions, up to an hour; CHAOS=short takes three minutes, ARGS='--seed 7'
 	@$(BIN)/python -W error -m tests.chaos $(if $(filter short,$(CHAOS)),--short) $(ARGS)
 
+soak: $(STAMP) ## hours of a modest load, to see that nothing grows; SOAK_HOURS=4, ARGS='--folder DIR' keeps the samples there
+	@OMP_NUM_THREADS=1 $(BIN)/python -W error -m tests.soak --hours $(or $(SOAK_HOURS),4) $(ARGS)
+
 fuzz: $(STAMP) ## the gateway's API and bad images; ARGS='--seed 7' repeats a run, ARGS='--images 5000' makes so many images and leaves out the API
 	@$(if $(findstring --images,$(ARGS)),,$(BIN)/python -W error -m tests.producer.gateway.openapi $(ARGS))
 	@$(BIN)/python -m tests.corpus $(ARGS)
+
+docs: $(STAMP) ## the documents as a site in build/docs/site; fails on links that lead nowhere
+	@$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[docs]'
+	@$(BIN)/python docs/site/stage.py build/docs
+	@cd build/docs && $(abspath $(BIN))/zensical build --strict --clean
+
+version: ## the version that the tags say, for images: VERSION=$$(make version) docker compose build
+	@$(MAKE) --silent install >&2
+	@$(BIN)/python -m hatchling version
 
 clean: ## remove what was made here, the virtual environment included
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
