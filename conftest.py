@@ -1,7 +1,9 @@
 """For every test: the `gpu` mark is deselected on a machine without a card; properties have no limit of time."""
 
+import gc
 import os
 import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,17 @@ sys.dont_write_bytecode = False
 # on a busy machine an example takes whatever it takes
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: what is made then stays, and each run would go through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _cards() -> int:
