@@ -119,9 +119,9 @@ def test_it_shows_states_by_job_id_and_none_of_a_users_words(watched: Watched) -
     words = [{"role": "user", "content": SECRET}]
     answered = client.submit(Job(messages=words))
     failed = client.submit(Job(messages=words, **fail))
-    retried = client.submit(
-        Job(messages=words, metadata={"echo_fail": "EngineError"}, retry={"attempts": 2, "base_s": 60, "cap_s": 60})
-    )
+    # the delay is drawn from none to the longest: after a short one it would have failed before it is looked at
+    once = {"attempts": 2, "base_s": 86_400, "cap_s": 86_400}
+    retried = client.submit(Job(messages=words, metadata={"echo_fail": "EngineError"}, retry=once, timeout_s=3600))
     foreign = other_app.send_task("vqa.answer", [{"messages": words}], queue="bulk").id
     refused = other_app.send_task("vqa.answer", [{"messages": words, SECRET: SECRET}], kwargs={"x": SECRET}).id
     client.answer(answered, timeout_s=WAIT_S)
