@@ -44,6 +44,10 @@ NEEDLES = [
     WORD.encode().hex(),
 ]
 PASSWORD = "a password for tests"
+
+#: its site is seven processes, each of which takes long to start on a machine that does much else
+pytestmark = pytest.mark.timeout(400)
+
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBnYXRld2F5IGZvciB0ZXN0cw=="
 CHOICE = {"type": "choice", "choices": [f"the {WORD} answer"]}
 
@@ -116,6 +120,8 @@ class Site:
         debug["VQA_FILTER_ACTIONS"] = "default=flag,hard=refuse"
         (folder / "words").write_text(f"{WORD}\n{WORD}-refused\thard\n")
         self.events = opened.enter_context(_events(self.url, self.model_url))
+        self._started: list[subprocess.Popen[bytes]] = []
+        opened.callback(self._end_started)
         self._start("supervisor", "-m", "workers", VQA_ENGINE="echo", VQA_CARDS="cpu", **self.fetch, **debug)
         model = {"VQA_ENGINE": "continuous", "VQA_MODEL": str(TINY), "VQA_SLOTS": "1", **debug}
         self.model = WorkerProcess(self.model_url, "model", folder / "model.log", **model)
@@ -126,7 +132,6 @@ class Site:
         hooks = {"VQA_GATEWAY_WEBHOOK_PRIVATE": "1", "VQA_GATEWAY_WEBHOOK_SECRET": SECRET}
         self.gateway = GatewayProcess(self.url, folder / "gateway", **hooks, **self.fetch)
         opened.callback(self.gateway.stop)
-        opened.callback(self.stop)
 
     def _start(self, name: str, *program: str, **variables: str) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("VQA_")}
@@ -135,16 +140,19 @@ class Site:
             process = subprocess.Popen(
                 [sys.executable, *program], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        setattr(self, name, process)
+        self._started.append(process)
 
     def stop(self) -> None:
-        for process in (self.supervisor, self.flower):  # type: ignore[attr-defined]
-            if process.poll() is None:
-                process.terminate()
-        for process in (self.supervisor, self.flower):  # type: ignore[attr-defined]
-            process.wait(WAIT_S)
+        self._end_started()
         self.gateway.stop()
         self.model.stop()
+
+    def _end_started(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._started:
+            process.wait(WAIT_S)
 
     def run(self, name: str, *arguments: str) -> None:
         """Run a command to its end; its output is kept."""
@@ -157,6 +165,13 @@ class Site:
             timeout=WAIT_S,
         )
         (self.folder / f"{name}.log").write_bytes(ended.stderr)
+
+    def has_flower(self) -> bool:
+        try:
+            return requests.get(f"http://127.0.0.1:{self.flower_port}/healthcheck", timeout=5).ok
+        except requests.ConnectionError:
+            # it does not listen yet
+            return False
 
     def flower_pages(self, ids: Sequence[str]) -> str:
         pages = ["api/tasks", "tasks", "workers", "api/workers?refresh=1", "metrics", "broker", "api/queues/length"]
@@ -343,7 +358,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         settings = QueueSettings(redis_url=site.url, **{"fetch": "worker"})
         with Client(settings) as client:
             site.gateway.wait_ready()
-            until(lambda: requests.get(f"http://127.0.0.1:{site.flower_port}/healthcheck", timeout=5).ok)
+            until(site.has_flower)
             ids, errors = ask_echo(site, client)
             until(client.workers)
             ids += ask_as_another_app(site)
