@@ -134,8 +134,9 @@ def test_a_damaged_entry_ends_as_a_dead_letter_and_its_neighbours_are_answered(
     running: bool, client: Client, redis: Redis, worker: WorkerProcess, settings: QueueSettings, vqa: Callable[..., str]
 ) -> None:
     ledger, kept = Ledger(redis), {}
-    metadata = {"echo_delay_s": "4"}
-    well = [client.submit(Job.from_json(PAYLOAD).model_copy(update={"metadata": metadata})) for _ in range(3)]
+    # the damaged ones would never be done before they are damaged
+    slow, metadata = {"echo_delay_s": "4"}, {"echo_delay_s": "500"}
+    well = [client.submit(Job.from_json(PAYLOAD).model_copy(update={"metadata": slow})) for _ in range(3)]
     ids = {kind: f"{kind}-{running}" for kind in (*ENTRIES, "type")}
     for id in ids.values():
         payload = json.dumps(json.loads(PAYLOAD) | {"id": id, "metadata": metadata}).encode()
@@ -340,6 +341,6 @@ def test_senders_that_are_no_client_of_ours_hear_what_is_wrong(
     }
     for field, result in waited.items():
         with pytest.raises(InvalidJob, match=field):
-            result.get(timeout=10)
+            result.get(timeout=WAIT_S)
     assert [each["attempt"] for each in together.get(timeout=WAIT_S)] == [1, 1]
     ask(client, worker)

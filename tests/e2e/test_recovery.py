@@ -71,8 +71,8 @@ def test_a_job_that_kills_its_workers_is_given_up_and_its_neighbours_are_answere
 
 
 def test_a_crash_counts_only_against_the_job_that_raised_it(client: Client, start_worker: StartWorker) -> None:
-    crashing = start_worker("crashing")
-    client.submit(job(id="innocent", metadata={"echo_delay_s": "4"}, retry={"attempts": 1}))
+    crashing = start_worker("crashing", VQA_ECHO_DELAY_S="100")
+    client.submit(job(id="innocent", retry={"attempts": 1}))
     until(leased(client, 1), crashing)
     fails_once = {"echo_delay_s": "0.2", "echo_fail": "crash", "echo_fail_attempts": "1"}
     client.submit(job(id="crash", metadata=fails_once, retry={"attempts": 1}))
@@ -95,15 +95,15 @@ def test_a_job_that_always_crashes_the_engine_is_given_up(client: Client, start_
 
 
 def test_a_worker_that_is_asked_twice_to_stop_gives_back_at_once(client: Client, start_worker: StartWorker) -> None:
-    worker = start_worker("asked-twice")
-    id = client.submit(job(metadata={"echo_delay_s": "5"}))
+    worker = start_worker("asked-twice", VQA_ECHO_DELAY_S="100", VQA_DRAIN_S="100")
+    id = client.submit(job())
     until(leased(client, 1), worker)
     worker.process.send_signal(signal.SIGTERM)
     until(lambda: "draining: 1 running jobs" in worker.log.read_text(), worker)
     asked = time.monotonic()
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(WAIT_S) == 0
-    assert time.monotonic() - asked < 4
+    assert time.monotonic() - asked < 10
     assert client.counts()["interactive"] == {"waiting": 0, "queued": 1, "leased": 0, "delayed": 0}
     start_worker("heir")
     assert client.answer(id, timeout_s=WAIT_S).attempt == 1
@@ -112,8 +112,8 @@ def test_a_worker_that_is_asked_twice_to_stop_gives_back_at_once(client: Client,
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing_when_it_comes_back(
     client: Client, start_worker: StartWorker
 ) -> None:
-    paused = start_worker("paused", VQA_LEASE_S="1")
-    id = client.submit(job(metadata={"echo_delay_s": "1"}))
+    paused = start_worker("paused", VQA_LEASE_S="1", VQA_ECHO_DELAY_S="100")
+    id = client.submit(job())
     until(leased(client, 1), paused)
     paused.process.send_signal(signal.SIGSTOP)
     try:

@@ -62,8 +62,8 @@ def test_cancelling_ends_a_job_that_is_being_answered_and_frees_its_slot(
 
 
 def test_a_killed_workers_job_is_answered_by_another(client: Client, start_worker: StartWorker) -> None:
-    doomed = start_worker("doomed", VQA_LEASE_S="2")
-    id = client.submit(job(metadata={"echo_delay_s": "3"}))
+    doomed = start_worker("doomed", VQA_LEASE_S="2", VQA_ECHO_DELAY_S="100")
+    id = client.submit(job(timeout_s=300))
     until = time.monotonic() + WAIT_S
     while client.counts()["interactive"]["leased"] == 0:
         assert time.monotonic() < until
@@ -75,14 +75,14 @@ def test_a_killed_workers_job_is_answered_by_another(client: Client, start_worke
 
 
 def test_a_worker_is_not_ready_before_its_model_is_loaded(client: Client, start_worker: StartWorker) -> None:
+    client.submit(job(id="waits"))
     worker = start_worker("slow", ready=False, VQA_ECHO_LOAD_S="3")
     until = time.monotonic() + WAIT_S
     # the slot plan is the last line before loading
     while "16 slots" not in worker.log.read_text():
         assert time.monotonic() < until
-    client.submit(job(id="waits"))
     assert client.workers() == []
-    assert client.answer("waits", timeout_s=WAIT_S).timings.queued_s > 2
+    assert client.answer("waits", timeout_s=WAIT_S).timings.queued_s > 3
 
 
 def test_a_worker_that_fails_to_start_in_an_unforeseen_way_takes_nothing(
@@ -139,8 +139,8 @@ def _succeeded(message: Any) -> set[str]:
 def test_a_worker_that_cannot_finish_in_time_gives_its_jobs_back_uncounted(
     client: Client, start_worker: StartWorker
 ) -> None:
-    worker = start_worker("hasty", VQA_DRAIN_S="1")
-    id = client.submit(job(timeout_s=300, metadata={"echo_delay_s": "5"}))
+    worker = start_worker("hasty", VQA_DRAIN_S="1", VQA_ECHO_DELAY_S="100")
+    id = client.submit(job(timeout_s=300))
     until = time.monotonic() + WAIT_S
     while client.counts()["interactive"]["leased"] == 0:
         assert time.monotonic() < until

@@ -122,6 +122,10 @@ class Stage:
             time.sleep(0.1)
         return answers
 
+    def answering(self, ids: Iterable[str]) -> set[str]:
+        """Return the workers that answer these jobs."""
+        return {answer.worker.partition("@")[0] for answer in self.answered_once(ids).values()}
+
     def away(self, seconds: float) -> None:
         """Redis is killed while jobs run and wait, and comes back with its data after so long."""
         ids = self.submit(6)
