@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,10 +36,14 @@ class Pair:
             time.sleep(0.05)
         self._link.slow(LAG_S)
 
-    def fail_over(self) -> None:
-        # what the master accepts in this time never reaches the replica, however busy this machine is
+    def fail_over(self, lost: Callable[[], object]) -> None:
+        """Kill the master once something is `lost`: what it accepts from now on never reaches the replica."""
         self._link.silence()
         time.sleep(LAG_S)
+        until = time.monotonic() + 20
+        while not lost():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         self.stage.server.kill()
         self._link.cut()
         self._redis.replicaof("NO", "ONE")
@@ -59,9 +63,8 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
             worker.stop()
 
 
-def _submit(pair: Pair, over: threading.Event) -> list[str]:
-    """Submit one job after the other until it is over; the ids of those that were accepted."""
-    accepted: list[str] = []
+def _submit(pair: Pair, over: threading.Event, accepted: list[str]) -> None:
+    """Submit one job after the other until it is over; note the ids of those that were accepted."""
     while not over.is_set():
         one = job()
         try:
@@ -69,23 +72,32 @@ def _submit(pair: Pair, over: threading.Event) -> list[str]:
         except QueueUnavailable:
             continue
         accepted.append(one.id)
-    return accepted
 
 
-def _submitted_around_a_failover(pair: Pair) -> list[str]:
-    over = threading.Event()
+def _submitted_around_a_failover(pair: Pair, loses: bool) -> list[str]:
+    """Return what was accepted; if `loses`, something of it after its way to the replica was cut."""
+    over, accepted = threading.Event(), list[str]()
     with ThreadPoolExecutor(8) as threads:
-        accepted = [threads.submit(_submit, pair, over) for _ in range(8)]
+        submitting = [threads.submit(_submit, pair, over, accepted) for _ in range(8)]
         time.sleep(1.5)
-        pair.fail_over()
+        before: list[int] = []
+
+        def lost() -> bool:
+            # the first look comes after the cut
+            before.append(len(accepted))
+            return not loses or before[-1] > before[0] + 8
+
+        pair.fail_over(lost)
         time.sleep(1)
         over.set()
-        return [id for each in accepted for id in each.result(30)]
+        for each in submitting:
+            each.result(30)
+    return accepted
 
 
 @pytest.mark.parametrize("pair", ["0"], indirect=True)
 def test_a_failover_loses_what_was_accepted_last_if_nobody_waits_for_the_replica(pair: Pair) -> None:
-    ids = _submitted_around_a_failover(pair)
+    ids = _submitted_around_a_failover(pair, loses=True)
     states = Counter(state.state for state in pair.stage.client.states(ids).values())
     assert 0 < states["unknown"] < len(ids)
 
@@ -93,7 +105,7 @@ def test_a_failover_loses_what_was_accepted_last_if_nobody_waits_for_the_replica
 @pytest.mark.parametrize("pair", ["1"], indirect=True)
 def test_a_failover_loses_no_accepted_job_if_producers_wait_for_the_replica(pair: Pair) -> None:
     pair.stage.work()
-    ids = _submitted_around_a_failover(pair)
+    ids = _submitted_around_a_failover(pair, loses=False)
     assert len(ids) > 8
     # a job whose close was lost runs again
     pair.stage.answered_once(ids, timeout_s=60)

@@ -49,9 +49,15 @@ def test_a_draining_worker_reads_no_more_and_another_one_does(redis: Redis, star
 
 def kill_with_entries(redis: Redis, worker: WorkerProcess) -> None:
     """Kill it; and as if it had died in the moment after Redis sent it ten more entries, half of them known by now."""
+
+    def names() -> list[bytes]:
+        listed = cast(list[dict[str, Any]], redis.xinfo_consumers(INBOX, GROUP))
+        return [each["name"] for each in listed if each["name"].startswith(f"{worker.name}@".encode())]
+
+    # a worker that has just got ready may not have read yet
+    until(names)
     worker.kill()
-    listed = cast(list[dict[str, Any]], redis.xinfo_consumers(INBOX, GROUP))
-    [name] = [each["name"] for each in listed if each["name"].startswith(f"{worker.name}@".encode())]
+    [name] = names()
     with redis.pipeline(transaction=True) as pipe:
         for number in range(10):
             again = job(f"job-{number}" if number < 5 else f"{worker.name}-{number}", lane="bulk")
