@@ -74,7 +74,8 @@ def rounds(queue_settings: QueueSettings) -> Rounds:
 def pass_time(redis: Redis, of: str) -> None:
     """Let every time in the sorted set pass: that of a pause, or of another process's lease."""
     for id in redis.zrange(of, 0, -1):
-        redis.zadd(of, {id: 0})
+        # unless it has just been delivered or seen to have ended
+        redis.zadd(of, {id: 0}, xx=True)
 
 
 def look_now(redis: Redis) -> None:
