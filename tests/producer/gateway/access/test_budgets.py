@@ -61,17 +61,17 @@ def test_places_of_a_dead_gateway_free_themselves_at_the_deadline(budgets: Open)
     async def run() -> None:
         async with budgets() as each:
             for job in ("a", "b", "c"):
-                assert (await each.reserve(IN_FLIGHT, job, 1, 0.3)).verdict == ""
+                assert (await each.reserve(IN_FLIGHT, job, 1, 2)).verdict == ""
             full = await each.reserve(IN_FLIGHT, "d", 1, 60)
             assert full.verdict == "flight"
-            assert 0 <= full.free_in_s <= 0.3
+            assert 0 <= full.free_in_s <= 2
             # the three began one after the other, and those that are over leave when another one is reserved
             while (await each.reserve(IN_FLIGHT, "d", 1, 60)).in_flight > 1:
                 await each.settle(IN_FLIGHT, "d", 0)
                 await asyncio.sleep(0.02)
             assert (await each.look(IN_FLIGHT)).in_flight == 1
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_the_expected_wait_follows_how_long_jobs_last(budgets: Open, redis: Redis) -> None:

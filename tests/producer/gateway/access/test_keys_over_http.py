@@ -77,12 +77,14 @@ def test_what_is_no_key_at_all_is_told_so(gateways: list[GatewayProcess], sent: 
 
 
 def test_a_key_ends_when_it_expires(gateways: list[GatewayProcess], holder: MakeHolder) -> None:
-    short = holder(expires=datetime.now(UTC) + timedelta(seconds=1))
+    short = holder(expires=datetime.now(UTC) + timedelta(seconds=4))
+    until = time.monotonic() + 4 + REVOKED_S
     assert short.get("/v1/models").status_code == 200
-    until = time.monotonic() + 1 + REVOKED_S
+    asked = 0.0
     while (reply := short.get("/v1/models")).status_code == 200:
-        assert time.monotonic() < until
+        assert asked < until
         time.sleep(0.05)
+        asked = time.monotonic()
     refusal(reply)
 
 
@@ -90,16 +92,14 @@ def test_a_revocation_holds_on_every_gateway_within_two_seconds(
     gateways: list[GatewayProcess], holder: MakeHolder, keys: Keys
 ) -> None:
     key = holder()
-    revoked: list[float] = []
     assert [with_key(gateway, key.key).status_code for gateway in gateways] == [200, 200]
     keys.revoke(key.record.id)
-    start = time.monotonic()
-    while time.monotonic() < start + REVOKED_S:
-        # used all the time, so that it stays in both caches
-        if {with_key(gateway, key.key).status_code for gateway in gateways} == {401}:
-            revoked.append(time.monotonic() - start)
-            break
-    assert revoked, "the key still opens a gateway"
+    until = time.monotonic() + REVOKED_S
+    # used all the time, so that it stays in both caches
+    while {with_key(gateway, key.key).status_code for gateway in gateways} != {401} and time.monotonic() < until:
+        pass
+    # a reply may take its time, and is good for when it was asked for
+    assert {with_key(gateway, key.key).status_code for gateway in gateways} == {401}
 
 
 def test_a_key_without_the_lane_is_refused(holder: MakeHolder) -> None:

@@ -30,7 +30,7 @@ def test_without_redis_the_answer_is_503_and_after_a_loss_of_all_keys_401(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     with RedisServer(tmp_path / "redis") as server:
-        gateway = start_gateway(redis=server.url, VQA_REDIS_TIMEOUT_S="0.3")
+        gateway = start_gateway(redis=server.url, VQA_REDIS_TIMEOUT_S="1")
         assert ask(gateway.url, None).status_code == 400
         with connect(QueueSettings(redis_url=server.url)) as connection:
             key, _ = Keys(connection).create("test", allowance=Allowance(requests_per_minute=100))
