@@ -4,7 +4,10 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+# ms; Playwright's five seconds are short on a machine that does much else
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
