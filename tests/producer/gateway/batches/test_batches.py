@@ -41,7 +41,7 @@ def test_a_batch_goes_from_its_file_to_its_output(batches: BatchClient) -> None:
 
 
 def test_when_a_batch_ends_is_predicted(batches: BatchClient, http: httpx2.Client) -> None:
-    slow = [row(n, "q", metadata={"echo_delay_s": "0.2"}) for n in range(40)]
+    slow = [row(n, "q", metadata={"echo_delay_s": "1"}) for n in range(40)]
     batch = batches.create(rows_file(slow), completion_window="2h")
     seen = []
     while batches.openai.batches.retrieve(batch.id).status not in OVER:

@@ -71,7 +71,7 @@ def test_a_look_at_a_running_job_tells_how_long_it_has(http: httpx2.Client) -> N
 
 
 def test_a_look_may_wait_for_the_end(http: httpx2.Client) -> None:
-    address = submit(http, slow(0.5))
+    address = submit(http, slow(3))
     assert http.get(address, params={"wait": 0.1}).json()["status"] != "completed"
     assert http.get(address, params={"wait": 20}).json()["status"] == "completed"
 
@@ -157,7 +157,7 @@ def in_process(asgi: Asgi, work: Callable[[httpx2.AsyncClient], Awaitable[None]]
 
 def test_a_job_waits_for_a_worker_until_its_deadline(asgi: Asgi) -> None:
     async def work(http: httpx2.AsyncClient) -> None:
-        reply = await http.post(PATH, json=chat(vqa={"timeout_s": 1}), headers=LATER)
+        reply = await http.post(PATH, json=chat(vqa={"timeout_s": 3}), headers=LATER)
         assert reply.status_code == 202
         address = reply.headers["location"]
         assert (await http.get(address)).json()["status"] == "queued"
