@@ -142,16 +142,25 @@ def test_a_script_of_somebody_else_that_runs_too_long_is_waited_for(server: Redi
         until = "local t = redis.call('TIME')[1] + 2; repeat local now = redis.call('TIME')[1] + 0 until now >= t"
         looping = threading.Thread(target=lambda: other.eval(until, 0))
         looping.start()
-        time.sleep(0.3)
+        wait_until(lambda: _busy(admin), "the script runs")
         client.submit(_job())
         looping.join()
         endless = threading.Thread(target=lambda: _killed(other))
         endless.start()
-        time.sleep(0.3)
+        wait_until(lambda: _busy(admin), "the endless script runs")
         with pytest.raises(QueueUnavailable, match=r"busy with a script .* SCRIPT KILL"):
             client.submit(_job())
         admin.script_kill()
         endless.join()
+
+
+def _busy(admin: Redis) -> bool:
+    """Whether a script has run for longer than `busy-reply-threshold`."""
+    try:
+        admin.ping()
+    except ResponseError as error:
+        return "BUSY" in str(error)
+    return False
 
 
 def _killed(redis: Redis) -> None:

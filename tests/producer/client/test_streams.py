@@ -358,7 +358,7 @@ def test_a_restart_of_redis_does_not_end_a_stream(server: RedisServer, question:
 
 
 def test_a_redis_that_stays_away_ends_the_stream_and_not_the_job(server: RedisServer, question: MakeJob) -> None:
-    settings = QueueSettings(redis_url=server.url, redis_timeout_s=1)
+    settings = QueueSettings(redis_url=server.url, redis_timeout_s=4)
     with Client(settings) as client:
         stream = client.stream(question())
         server.kill()
@@ -366,7 +366,8 @@ def test_a_redis_that_stays_away_ends_the_stream_and_not_the_job(server: RedisSe
             next(stream)
         began = time.monotonic()
         stream.close()
-        assert time.monotonic() - began < 0.5
+        # it does not try for so long again
+        assert time.monotonic() - began < 2
         server.start()
         assert state(client, stream.id) == "queued"
 
