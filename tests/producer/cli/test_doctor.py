@@ -119,8 +119,11 @@ def test_what_nobody_acts_on_is_wrong_and_repaired_by_hand(
     worker.take(leased)
     worker.ledger.retry(delayed, worker.take(delayed).token, 5, "EngineError: once")
     redis.delete("bulk")
+    # it is up for doctors who take their time, too
+    worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     assert wrong(doctor(VQA_LEASE_S="1")[1]) == []
     age(redis, 60)
+    worker.ledger.renew("card0@here", [], 9, {"slots": 4})
     status, report = doctor()
     assert status == 1
     assert wrong(report) == [

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from producer.demo.child import Child
 
+#: seconds, for a program to start or end on a machine that does much else
+WAIT_S = 60.0
+
 STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -27,7 +30,7 @@ def gone(pid: int) -> bool:
 def test_its_exit_code_is_told() -> None:
     with tempfile.TemporaryFile() as log:
         child = Child([sys.executable, "-c", "raise SystemExit(7)"], log)
-        end = time.monotonic() + 10
+        end = time.monotonic() + WAIT_S
         while child.code() is None and time.monotonic() < end:
             time.sleep(0.01)
         assert child.code() == 7
@@ -38,7 +41,7 @@ def test_one_that_does_not_stop_is_ended_with_what_it_started() -> None:
     with tempfile.NamedTemporaryFile() as log:
         child = Child([sys.executable, "-c", STUBBORN], log.file, grace_s=0.3)
         pids: list[int] = []
-        end = time.monotonic() + 10
+        end = time.monotonic() + WAIT_S
         while len(pids) < 2 and time.monotonic() < end:
             pids = [int(word) for word in Path(log.name).read_text().split()]
             time.sleep(0.02)
@@ -47,7 +50,7 @@ def test_one_that_does_not_stop_is_ended_with_what_it_started() -> None:
         child.stop()
         assert time.monotonic() - began < 4
         assert len(pids) == 2
-        end = time.monotonic() + 5
+        end = time.monotonic() + WAIT_S
         while not all(map(gone, pids)) and time.monotonic() < end:
             time.sleep(0.02)
         assert all(map(gone, pids))
@@ -67,7 +70,7 @@ def test_a_command_that_is_not_there_leaves_no_folder() -> None:
 def test_its_command_reads_nothing_of_ours() -> None:
     with tempfile.TemporaryFile() as log:
         child = Child(["cat"], log)
-        end = time.monotonic() + 10
+        end = time.monotonic() + WAIT_S
         while child.code() is None and time.monotonic() < end:
             time.sleep(0.01)
         assert child.code() == 0
