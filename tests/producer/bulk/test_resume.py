@@ -39,7 +39,7 @@ def waiting_for(path: Path, count: int, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "kills"), [("out.jsonl", 20), ("out.jsonl.gz", 5)])
+@pytest.mark.parametrize(("name", "kills"), [("out.jsonl", 10), ("out.jsonl.gz", 4)])
 def test_however_often_it_is_killed_the_file_is_the_undisturbed_one(
     submit: Submit,
     start_submit: Start,
