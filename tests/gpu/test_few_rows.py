@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.gpu.conftest import BLOCK, CARD, ERRORS, Draw, assert_close, each_dtype, each_shape
 from workers.engine.continuous.ops import reference
 from workers.engine.continuous.ops.base import Heads
+from workers.engine.continuous.ops.float8 import quantize_matrix
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -49,6 +50,24 @@ def test_products_of_few_rows(fused: Any, draw: Draw, dtype: torch.dtype, size: 
     for before in (residual, None):
         given = (delta, before, norm, 1e-6, weight)
         assert_close(fused.norm_linear(*given), reference.norm_linear(*given), most)
+
+
+@pytest.mark.parametrize("size", [SIZES["qkv"], SIZES["out"], (200, 72), (384, 512), (640, 200)], ids=str)
+@each_count
+def test_products_of_few_rows_in_float8_round_what_they_multiply(
+    fused: Any, draw: Draw, size: tuple[int, int], rows: int
+) -> None:
+    width, out = size
+    delta, residual, norm = (draw(*shape, dtype=torch.bfloat16) for shape in ((rows, width), (rows, width), (width,)))
+    weight = quantize_matrix(draw(out, width) * width**-0.5)
+    most = ERRORS[torch.bfloat16][1]
+
+    assert_close([fused.linear(delta, weight)], [reference.linear(delta, weight)], most)
+    for before in (residual, None):
+        made, normed, total = fused.norm_linear(delta, before, norm, 1e-6, weight)
+        # the norm may be rounded otherwise, and so quantized otherwise: the product is that of the norm that is told
+        assert_close([made], [reference.linear(normed, weight)], most)
+        assert_close([normed, total], reference.norm_linear(delta, before, norm, 1e-6, weight)[1:], most)
 
 
 @each_dtype

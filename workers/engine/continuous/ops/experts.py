@@ -10,12 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.engine.continuous.ops import few_float8_pairs, few_pairs
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
 from workers.engine.continuous.ops.early_launch import await_inputs, early
 from workers.engine.continuous.ops.few_experts import MAX_TOKENS, few_experts
 from workers.engine.continuous.ops.few_float8_experts import MAX_TOKENS as MAX_FLOAT8_TOKENS
 from workers.engine.continuous.ops.few_float8_experts import few_float8_experts
-from workers.engine.continuous.ops.few_pairs import few_pairs, suits
 from workers.engine.continuous.ops.float8 import dequantize
 from workers.engine.continuous.ops.float8_grouped_experts import float8_grouped_experts
 from workers.engine.continuous.ops.grouped_experts import grouped_experts
@@ -69,27 +69,45 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
-    if isinstance(gate_up, Tensor) and isinstance(down, Tensor) and suits(x):
-        return few_pairs(x, weights, chosen, gate_up, down)
-    tokens, count = chosen.shape
+    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix) and not _has_whole_blocks(down):
+        # too small a model to be read in float8
+        gate_up, down = dequantize(gate_up).to(x.dtype), dequantize(down).to(x.dtype)
+    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix):
+        if few_float8_pairs.suits(x):
+            return few_float8_pairs.few_float8_pairs(x, weights, chosen, gate_up, down)
+        made, places = _float8_multiply(x, chosen, gate_up, down)
+    else:
+        assert isinstance(gate_up, Tensor)
+        assert isinstance(down, Tensor)
+        if few_pairs.suits(x):
+            return few_pairs.few_pairs(x, weights, chosen, gate_up, down)
+        made, places = _multiply(x, chosen, gate_up, down)
+    return _add_up(x, weights, made, places)
+
+
+def _add_up(x: Tensor, weights: Tensor, made: Tensor, places: Tensor) -> Tensor:
+    tokens, count = places.shape
     width = x.shape[-1]
-    made, places = _multiply(x, chosen, gate_up, down)
     out = torch.empty_like(x)
     block = min(1024, triton.next_power_of_2(width))
     _sum_kernel[(tokens, triton.cdiv(width, block))](made, weights, places, out, WIDTH=width, BLOCK=block, COUNT=count)
     return out
 
 
-def _multiply(x: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> tuple[Tensor, Tensor]:
+def _has_whole_blocks(matrix: Float8Matrix) -> bool:
+    return all(size % FLOAT8_BLOCK == 0 for size in matrix.values.shape[1:])
+
+
+def _float8_multiply(x: Tensor, chosen: Tensor, gate_up: Float8Matrix, down: Float8Matrix) -> tuple[Tensor, Tensor]:
     """Return each pair's output (pairs, H) in the experts' order, and each pair's place in it (T, k)."""
-    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix):
-        if all(size % FLOAT8_BLOCK == 0 for size in down.values.shape[1:]):
-            multiply = few_float8_experts if len(x) <= MAX_FLOAT8_TOKENS else float8_grouped_experts
-            return multiply(x, chosen, gate_up, down)
-        # blocks with a scale that are not whole: too small a model to be read in float8
-        gate_up, down = dequantize(gate_up).to(x.dtype), dequantize(down).to(x.dtype)
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
+    if len(x) <= MAX_FLOAT8_TOKENS:
+        return few_float8_experts(x, chosen, gate_up, down)
+    many = hopper_experts_for(x, chosen, gate_up, down) or float8_grouped_experts
+    return many(x, chosen, gate_up, down)
+
+
+def _multiply(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what `_float8_multiply` does with other weights."""
     # the tensor cores do not multiply float32
     if len(x) <= MAX_TOKENS or x.element_size() != 2:
         return few_experts(x, chosen, gate_up, down)

@@ -34,7 +34,7 @@ _GATE_UP = Tile(1, 1)
 _DOWN = Tile(1, 2)
 
 #: the widest input of a program, in bytes
-_MAX_WIDTH = 8192
+MAX_WIDTH = 8192
 
 
 @triton.jit
@@ -108,7 +108,7 @@ def _down_kernel(
 
 def suits(x: Tensor) -> bool:
     """Whether (T, H) are few tokens, each of which fits a program's registers."""
-    return len(x) <= MAX_TOKENS and x.shape[-1] * x.element_size() <= _MAX_WIDTH
+    return len(x) <= MAX_TOKENS and x.shape[-1] * x.element_size() <= MAX_WIDTH
 
 
 def few_pairs(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

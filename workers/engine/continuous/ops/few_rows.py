@@ -14,11 +14,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
 from workers.engine.continuous.ops.early_launch import await_inputs, await_inputs_alone, early
+from workers.engine.continuous.ops.quantize import rounded
 
 #: the most rows of an input; with more than `_LARGE_ROWS`, cuBLAS reads weights of over `_LARGE` bytes faster
 MAX_ROWS = 4
 _LARGE_ROWS, _LARGE = 2, 2**20
+#: the same in float8, whatever the weights' size
+MAX_FLOAT8_ROWS = 2
 
 #: bytes of the weights in a program, and Triton's warps
 _TILE_BYTES, _WARPS = 16_384, 4
@@ -26,14 +30,20 @@ _TILE_BYTES, _WARPS = 16_384, 4
 #: fewer programs than this leave multiprocessors without work
 _MIN_PROGRAMS = 64
 
+#: width of a block that shares a scale
+_GROUP = tl.constexpr(FLOAT8_BLOCK)
+
 
 @triton.jit
 def _product_kernel(
-    x, residual, norm, weight, out, normed, total, epsilon,
+    x, residual, norm, weight, scales, out, normed, total, epsilon,
     TOKENS: tl.constexpr, OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Multiply (TOKENS, WIDTH), after adding `residual` and the RMSNorm if given, by a matrix (OUT, WIDTH)."""
+    """Multiply (TOKENS, WIDTH), after adding `residual` and the RMSNorm if given, by a matrix (OUT, WIDTH).
+
+    In float8 (with `scales`) the input is rounded as it is for many rows.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.arange(0, BLOCK)
     inside = at < WIDTH
@@ -42,6 +52,11 @@ def _product_kernel(
         matrix = tl.load(places)
     else:
         matrix = tl.load(places, mask=(row < OUT)[:, None] & inside[None, :], other=0.0)
+    if scales is not None:
+        group = tl.arange(0, BLOCK // _GROUP)
+        # the rows of a program share a block's scales
+        by_group = scales + tl.program_id(0) * ROWS // _GROUP * (WIDTH // _GROUP) + group
+        weight_scales = tl.load(by_group, mask=group < WIDTH // _GROUP, other=0.0)
     if norm is not None:
         scale = tl.load(norm + at, mask=inside, other=0.0).to(tl.float32)
     if norm is not None and residual is None:
@@ -65,18 +80,26 @@ def _product_kernel(
             if tl.program_id(0) == 0:
                 tl.store(normed + token * WIDTH + at, value, mask=inside)
             wide = value.to(tl.float32)
+        if scales is not None:
+            groups = tl.reshape(wide, [BLOCK // _GROUP, _GROUP])
+            wide = tl.reshape(rounded(groups, weight_scales, matrix.dtype), [BLOCK])
         made = tl.sum(matrix.to(tl.float32) * wide[None, :], axis=1)
         tl.store(out + token * OUT + row, made.to(kind), mask=row < OUT)
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
+def suits(x: Tensor, weight: Matrix) -> bool:
     """Whether the product (T, H) by (O, H) has few rows, each of which fits a program's registers."""
+    if x.shape[-1] * x.element_size() > _TILE_BYTES:
+        return False
+    if isinstance(weight, Float8Matrix):
+        # others have blocks that are not whole
+        return len(x) <= MAX_FLOAT8_ROWS and x.shape[-1] % FLOAT8_BLOCK == 0
     most = MAX_ROWS if weight.nbytes <= _LARGE else min(MAX_ROWS, _LARGE_ROWS)
-    return len(x) <= most and x.shape[-1] * x.element_size() <= _TILE_BYTES and weight.is_contiguous()
+    return len(x) <= most and weight.is_contiguous()
 
 
 def norm_linear(
-    delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Tensor
+    delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Matrix
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `Ops.norm_linear`."""
     normed = torch.empty_like(delta)
@@ -84,22 +107,23 @@ def norm_linear(
     return _launch(delta, residual, norm, weight, normed, total, epsilon), normed, total
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Matrix) -> Tensor:
     """See `Ops.linear`."""
     return _launch(x, None, None, weight, x, x, 0.0)
 
 
 def _launch(
-    x: Tensor, residual: Tensor | None, norm: Tensor | None, weight: Tensor, normed: Tensor, total: Tensor,
+    x: Tensor, residual: Tensor | None, norm: Tensor | None, weight: Matrix, normed: Tensor, total: Tensor,
     epsilon: float,
 ) -> Tensor:  # fmt: skip
-    count, width = weight.shape
+    matrix, scales = (weight.values, weight.scales) if isinstance(weight, Float8Matrix) else (weight, None)
+    count, width = matrix.shape
     out = x.new_empty(len(x), count)
     block = triton.next_power_of_2(width)
-    most = max(1, _TILE_BYTES // (block * x.element_size()))
+    most = max(1, _TILE_BYTES // (block * matrix.element_size()))
     rows = min(most, triton.next_power_of_2(max(1, count // _MIN_PROGRAMS)))
     _product_kernel[(triton.cdiv(count, rows),)](
-        x.contiguous(), residual, norm, weight, out, normed, total, epsilon,
+        x.contiguous(), residual, norm, matrix, scales, out, normed, total, epsilon,
         TOKENS=len(x), OUT=count, WIDTH=width, ROWS=rows, BLOCK=block, num_warps=_WARPS, **early(),
     )  # fmt: skip
     return out

@@ -17,7 +17,7 @@ from torch.nn import functional
 from workers.engine.continuous.ops import few_rows
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
 from workers.engine.continuous.ops.norms import add_norm
-from workers.engine.continuous.ops.quantize import quantize, scale_of
+from workers.engine.continuous.ops.quantize import quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,42 +30,11 @@ class Tile:
     stages: int
 
 
-#: up to this many tokens activations are quantized in the product: one launch instead of two
+#: up to this many tokens Triton's product is faster than cuBLAS's
 FEW_TOKENS = 64
 
 
 # by value, each number of tokens that is 1 or a multiple of 16 would be compiled on its own
-@triton.jit(do_not_specialize=["tokens"])
-def _few_kernel(
-    x, values, scales, out, tokens,
-    OUT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Quantize and multiply few tokens; the weights are on the long side of the tensor cores' tiles."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
-    depth = tl.arange(0, BLOCK)
-    groups: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
-    total = tl.zeros([ROWS, TOKENS], dtype=tl.float32)
-    for group in range(groups):
-        at = group * BLOCK + depth
-        weight = tl.load(
-            values + row[:, None].to(tl.int64) * WIDTH + at[None, :],
-            mask=(row < OUT)[:, None] & (at < WIDTH)[None, :], other=0.0,
-        )  # fmt: skip
-        wide = tl.load(
-            x + token[None, :] * WIDTH + at[:, None], mask=(token < tokens)[None, :] & (at < WIDTH)[:, None], other=0.0
-        ).to(tl.float32)
-        scale = scale_of(wide, 0)
-        value = tl.div_rn(wide, tl.broadcast_to(scale[None, :], wide.shape)).to(weight.dtype)
-        weight_scale = tl.load(scales + row // BLOCK * groups + group, mask=row < OUT, other=0.0)
-        total += tl.dot(weight, value) * weight_scale[:, None] * scale[None, :]
-    tl.store(
-        out + token[None, :].to(tl.int64) * OUT + row[:, None],
-        total.to(out.dtype.element_ty),
-        mask=(row < OUT)[:, None] & (token < tokens)[None, :],
-    )
-
-
 @triton.jit(do_not_specialize=["tokens"])
 def _many_kernel(
     x, x_scales, values, scales, out, tokens,
@@ -107,32 +76,22 @@ def _many_kernel(
 def norm_linear(
     delta: Tensor, residual: Tensor | None, norm: Tensor, epsilon: float, weight: Matrix
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if isinstance(weight, Tensor) and few_rows.suits(delta, weight):
+    if few_rows.suits(delta, weight):
         return few_rows.norm_linear(delta, residual, norm, epsilon, weight)
     h, residual = add_norm(delta, residual, norm, epsilon)
     return linear(h, weight), h, residual
 
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
+    if few_rows.suits(x, weight):
+        return few_rows.linear(x, weight)
     if isinstance(weight, Tensor):
-        return few_rows.linear(x, weight) if few_rows.suits(x, weight) else functional.linear(x, weight)
+        return functional.linear(x, weight)
     if len(x) <= FEW_TOKENS:
-        return few_tokens(x, weight, Tile(32, max(16, triton.next_power_of_2(len(x))), 4, 4))
+        return many_tokens(x, weight, Tile(64, 64, 4, 4))
     if _suits_cublas(x, weight):
         return cublas(x, weight)
     return many_tokens(x, weight, Tile(128, 128, 8, 3) if len(x) > 512 else Tile(128, 64, 4, 4))
-
-
-def few_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:
-    """Multiply (T, H) by (O, H), quantizing activations on the way; made for few tokens."""
-    rows, width = weight.values.shape
-    out = x.new_empty(len(x), rows)
-    _few_kernel[(triton.cdiv(rows, tile.rows), triton.cdiv(len(x), tile.tokens))](
-        x.contiguous(), weight.values, weight.scales, out, len(x),
-        OUT=rows, WIDTH=width, ROWS=tile.rows, TOKENS=tile.tokens, BLOCK=FLOAT8_BLOCK,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-    return out
 
 
 def many_tokens(x: Tensor, weight: Float8Matrix, tile: Tile) -> Tensor:

@@ -26,6 +26,14 @@ def scale_of(x, axis: tl.constexpr):
     return tl.div_rn(tl.maximum(tl.max(tl.abs(x), axis=axis), MIN_AMAX), tl.full([], 448.0, tl.float32))
 
 
+@triton.jit
+def rounded(x, weight_scales, kind: tl.constexpr):
+    """Return float32 `x` (..., groups, 128) as quantized values stand for it, times the weights' scales (groups)."""
+    scale = scale_of(x, len(x.shape) - 1)
+    values = tl.div_rn(x, tl.broadcast_to(tl.expand_dims(scale, len(x.shape) - 1), x.shape)).to(kind).to(tl.float32)
+    return values * tl.expand_dims(scale * weight_scales, len(x.shape) - 1)
+
+
 @triton.jit(do_not_specialize=["rows", "tokens", "token_stride", "group_stride"])
 def _quantize_kernel(
     x, values, scales, rows, tokens, token_stride, group_stride,

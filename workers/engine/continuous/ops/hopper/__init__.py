@@ -3,7 +3,7 @@
 A program stays on its multiprocessor and draws tiles from a counter, which the order's kernel has set to 0 before each
 launch. Its producer (a warp group or one warp) fills stages of shared memory, its consumers (three warp groups of 64
 lines each) multiply, as CUTLASS's warp-specialized persistent kernels do. Three consumers share each tile of weights,
-which is 256 columns wide: with smaller tiles, reading from the L2 cache takes longer than the products.
+which is 256 columns wide (in float8 128): with smaller tiles, reading from the L2 cache takes longer than the products.
 
 A stage has two barriers. `full` ends a phase when the producer's copies into the stage are there, `empty` when all
 consumers have released it. Nothing waits forever, whatever the experts: the producer fills the stages in turn, and each

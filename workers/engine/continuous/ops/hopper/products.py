@@ -14,34 +14,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from workers.engine.continuous.ops.hopper.tiles import COLUMNS, CONSUMERS, DEPTH, ROWS, STAGES, next_stage
+from workers.engine.continuous.ops.hopper.consumer import await_tile, gated, pass_over, store
+from workers.engine.continuous.ops.hopper.tiles import CONSUMERS, ROWS, next_stage
 
-#: columns of one product: ptxas finds too few registers for one that is 256 wide
+#: columns of a tile, of which each of two products has half: ptxas finds too few registers for one of 256
+COLUMNS = gl.constexpr(256)
 WIDE = gl.constexpr(128)
-
-
-@gluon.constexpr_function
-def _stored_layout():
-    """Lines and columns of a consumer's threads, of which each has 8 neighbouring columns, which is a store's width."""
-    return gl.DistributedLinearLayout(
-        reg_bases=[[0, 1], [0, 2], [0, 4], [0, 32], [0, 64], [8, 0]],
-        lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
-        warp_bases=[[16, 0], [32, 0]],
-        block_bases=[],
-        shape=[64, 128],
-    )
-
-
-@gluon.jit
-def _store(out, made, start, line, lines, column, SIZE: gl.constexpr):
-    """Store a product, whose columns come as `_spread` of experts.py has put them."""
-    layout: gl.constexpr = _stored_layout()
-    made = made.reshape([ROWS, 4, 4, 4, 2]).permute([0, 1, 3, 2, 4]).reshape([ROWS, WIDE])
-    made = gl.convert_layout(made, layout, assert_trivial=True)
-    own = line + gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout))
-    at = column + gl.arange(0, WIDE, layout=gl.SliceLayout(0, layout))
-    row = out + (start + own).to(gl.int64)[:, None] * SIZE
-    gl.store(row + at[None, :], made, mask=(own < lines)[:, None])
+#: depth of a stage, and stages
+DEPTH = gl.constexpr(64)
+STAGES = gl.constexpr(4)
 
 
 @gluon.jit
@@ -70,7 +51,7 @@ def _multiply(a, b, full, empty, stage, phase, WHICH: gl.constexpr, STEPS: gl.co
         # products of the stage before have ended; those of this one go on while the next one is awaited
         one, two = warpgroup_mma_wait(2, deps=[one, two])
         _release_one_before(empty, stage, k > 0)
-        stage, phase = next_stage(stage, phase)
+        stage, phase = next_stage(stage, phase, STAGES)
     one, two = warpgroup_mma_wait(0, deps=[one, two])
     _release_one_before(empty, stage, True)
     return one, two, stage, phase
@@ -82,31 +63,20 @@ def consume(
     WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, GATHER: gl.constexpr,
 ):  # fmt: skip
     """Multiply and store the lines of consumer WHICH of each tile; `out` is SIZE wide."""
-    one_layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     kind: gl.constexpr = out.dtype.element_ty
     line: gl.constexpr = WHICH * ROWS
     stage = gl.to_tensor(0)
     phase = gl.to_tensor(0)
-    mbarrier.wait(full.index(stage), phase)
-    packed = gl.max(notes.index(2 * stage + 1).load(one_layout), axis=0)
-    start = gl.max(notes.index(2 * stage).load(one_layout), axis=0)
+    packed, start, _ = await_tile(notes, full, stage, phase)
     while packed > 0:
         lines, column = packed & 255, packed >> 8
         if lines > line:
             one, two, stage, phase = _multiply(a, b, full, empty, stage, phase, WHICH, WIDTH // DEPTH, GATHER)
             if HALF > 0:
-                # rounded as the separate operations round
-                gate, up = one.to(kind).to(gl.float32), two.to(kind).to(gl.float32)
-                made = (gate * (1.0 / (1.0 + gl.exp(-gate)))).to(kind).to(gl.float32) * up
-                _store(out, made.to(kind), start, line, lines, column * WIDE, SIZE)
+                store(out, gated(one, two, kind), start, line, lines, column * WIDE, SIZE, WIDE)
             else:
-                _store(out, one.to(kind), start, line, lines, column * COLUMNS, SIZE)
-                _store(out, two.to(kind), start, line, lines, column * COLUMNS + WIDE, SIZE)
+                store(out, one.to(kind), start, line, lines, column * COLUMNS, SIZE, WIDE)
+                store(out, two.to(kind), start, line, lines, column * COLUMNS + WIDE, SIZE, WIDE)
         else:
-            for _ in range(0, WIDTH // DEPTH):
-                mbarrier.wait(full.index(stage), phase)
-                mbarrier.arrive(empty.index(stage), count=1)
-                stage, phase = next_stage(stage, phase)
-        mbarrier.wait(full.index(stage), phase)
-        packed = gl.max(notes.index(2 * stage + 1).load(one_layout), axis=0)
-        start = gl.max(notes.index(2 * stage).load(one_layout), axis=0)
+            stage, phase = pass_over(full, empty, stage, phase, WIDTH // DEPTH, STAGES)
+        packed, start, _ = await_tile(notes, full, stage, phase)

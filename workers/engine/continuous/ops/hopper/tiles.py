@@ -9,17 +9,18 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import async_copy, mbarrier, tma
 
-#: lines of a consumer (a wgmma's), consumers, lines of a tile, depth of a stage, columns of a tile, and stages
+#: lines of a consumer (a wgmma's), consumers, and lines of a tile
 ROWS = gl.constexpr(64)
 CONSUMERS = gl.constexpr(3)
 LINES = gl.constexpr(192)
-DEPTH = gl.constexpr(64)
-COLUMNS = gl.constexpr(256)
-STAGES = gl.constexpr(4)
+#: bytes of a line or of a row of weights in a stage, which is as wide as shared memory's swizzle
+SWIZZLE = gl.constexpr(128)
+#: notes of a tile: its first line; 256 * column + lines; the row of its weights' scales
+NOTES = gl.constexpr(3)
 
 
 @gluon.jit
-def next_stage(stage, phase):
+def next_stage(stage, phase, STAGES: gl.constexpr):
     stage += 1
     phase = gl.where(stage == STAGES, phase ^ 1, phase)
     stage = gl.where(stage == STAGES, 0, stage)
@@ -27,7 +28,10 @@ def next_stage(stage, phase):
 
 
 @gluon.jit
-def _draw_tile(drawn, spans, blocks, total, HALF: gl.constexpr, TILES: gl.constexpr, EXPERTS: gl.constexpr):
+def _draw_tile(
+    drawn, spans, blocks, total,
+    HALF: gl.constexpr, TILES: gl.constexpr, EXPERTS: gl.constexpr, COLUMNS: gl.constexpr,
+):  # fmt: skip
     """Return the next tile that has an expert; its first line; 256 * column + lines; its first row of weights.
 
     Behind the last tile (`total` or more), the others say nothing.
@@ -61,8 +65,9 @@ def _find_tokens(pairs, start, lines, places, WIDTH: gl.constexpr, COUNT: gl.con
 
 
 @gluon.jit
-def _copy_tokens(rows, places, a, stage, ready):
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
+def _copy_tokens(rows, places, a, stage, ready, DEPTH: gl.constexpr):
+    # 16 bytes a thread
+    layout: gl.constexpr = gl.BlockedLayout([1, DEPTH // 8], [4, 8], [gl.num_warps(), 1], [1, 0])
     depth = gl.arange(0, DEPTH, layout=gl.SliceLayout(0, layout))
     for n in gl.static_range(CONSUMERS):
         place = gl.multiple_of(places.index(n).load(gl.SliceLayout(1, layout)), [DEPTH])
@@ -79,29 +84,29 @@ def _copy_lines(rows, start, lines, k, a, stage, ready):
 
 
 @gluon.jit
-def _expect(ready, lines, GATHER: gl.constexpr):
+def _expect(ready, lines, GATHER: gl.constexpr, COLUMNS: gl.constexpr):
     """Say how many bytes the tensor memory accelerator will copy into a stage."""
     if GATHER:
-        mbarrier.expect(ready, COLUMNS * DEPTH * 2)
+        mbarrier.expect(ready, COLUMNS * SWIZZLE)
     elif lines > 2 * ROWS:
-        mbarrier.expect(ready, (COLUMNS + 3 * ROWS) * DEPTH * 2)
+        mbarrier.expect(ready, (COLUMNS + 3 * ROWS) * SWIZZLE)
     elif lines > ROWS:
-        mbarrier.expect(ready, (COLUMNS + 2 * ROWS) * DEPTH * 2)
+        mbarrier.expect(ready, (COLUMNS + 2 * ROWS) * SWIZZLE)
     else:
-        mbarrier.expect(ready, (COLUMNS + ROWS) * DEPTH * 2)
+        mbarrier.expect(ready, (COLUMNS + ROWS) * SWIZZLE)
 
 
 @gluon.jit
 def produce(
     rows, weights, pairs, spans, blocks, drawn, total, a, b, notes, places, full, empty,
     WIDTH: gl.constexpr, HALF: gl.constexpr, TILES: gl.constexpr, EXPERTS: gl.constexpr, COUNT: gl.constexpr,
-    GATHER: gl.constexpr,
+    GATHER: gl.constexpr, DEPTH: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Copy the tiles that it draws, depth by depth, and hand consumers a tile's place with its first stage."""
     one: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     stage = gl.to_tensor(0)
     phase = gl.to_tensor(1)
-    tile, start, packed, first = _draw_tile(drawn, spans, blocks, total, HALF, TILES, EXPERTS)
+    tile, start, packed, first = _draw_tile(drawn, spans, blocks, total, HALF, TILES, EXPERTS, COLUMNS)
     while tile < total:
         lines = packed & 255
         second = first + (HALF if HALF > 0 else COLUMNS // 2)
@@ -112,25 +117,26 @@ def produce(
             mbarrier.wait(empty.index(stage), phase)
             ready = full.index(stage)
             if k == 0:
-                notes.index(2 * stage).store(gl.full([1], start, gl.int32, layout=one))
-                notes.index(2 * stage + 1).store(gl.full([1], packed, gl.int32, layout=one))
-            _expect(ready, lines, GATHER)
+                notes.index(NOTES * stage).store(gl.full([1], start, gl.int32, layout=one))
+                notes.index(NOTES * stage + 1).store(gl.full([1], packed, gl.int32, layout=one))
+                notes.index(NOTES * stage + 2).store(gl.full([1], first // 128, gl.int32, layout=one))
+            _expect(ready, lines, GATHER, COLUMNS)
             tma.async_copy_global_to_shared(weights, [first // 32, 0, 0, 0, k], ready, b.index(2 * stage))
             tma.async_copy_global_to_shared(weights, [second // 32, 0, 0, 0, k], ready, b.index(2 * stage + 1))
             if GATHER:
-                _copy_tokens(rows + k, places, a, stage, ready)
+                _copy_tokens(rows + k, places, a, stage, ready, DEPTH)
             else:
                 _copy_lines(rows, start, lines, k, a, stage, ready)
-            stage, phase = next_stage(stage, phase)
+            stage, phase = next_stage(stage, phase, STAGES)
             # in the middle of a tile, where stages are ahead and nobody waits for these loads
             if k == WIDTH // DEPTH // 2 * DEPTH:
                 ahead, ahead_start, ahead_packed, ahead_first = _draw_tile(
-                    drawn, spans, blocks, total, HALF, TILES, EXPERTS
+                    drawn, spans, blocks, total, HALF, TILES, EXPERTS, COLUMNS
                 )
         tile, start, packed, first = ahead, ahead_start, ahead_packed, ahead_first
     mbarrier.wait(empty.index(stage), phase)
     # no lines: the end
-    notes.index(2 * stage + 1).store(gl.full([1], 0, gl.int32, layout=one))
+    notes.index(NOTES * stage + 1).store(gl.full([1], 0, gl.int32, layout=one))
     mbarrier.expect(full.index(stage), 0)
     if GATHER:
         async_copy.mbarrier_arrive(full.index(stage), increment_count=False)

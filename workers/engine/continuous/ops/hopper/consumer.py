@@ -1,0 +1,66 @@
+"""What consumers of both kinds do: await a tile, pass over one without lines of theirs, gate, and store."""
+
+# Triton has no types
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+from workers.engine.continuous.ops.hopper.tiles import NOTES, ROWS, next_stage
+
+
+@gluon.jit
+def await_tile(notes, full, stage, phase):
+    """Wait for a tile's first stage; return 256 * column + lines (0: no more tiles), its first line, its scales' row."""
+    mbarrier.wait(full.index(stage), phase)
+    return _note(notes, NOTES * stage + 1), _note(notes, NOTES * stage), _note(notes, NOTES * stage + 2)
+
+
+@gluon.jit
+def _note(notes, at):
+    return gl.max(notes.index(at).load(gl.BlockedLayout([1], [32], [4], [0])), axis=0)
+
+
+@gluon.jit
+def pass_over(full, empty, stage, phase, STEPS: gl.constexpr, STAGES: gl.constexpr):
+    """Release the stages of a tile."""
+    for _ in range(0, STEPS):
+        mbarrier.wait(full.index(stage), phase)
+        mbarrier.arrive(empty.index(stage), count=1)
+        stage, phase = next_stage(stage, phase, STAGES)
+    return stage, phase
+
+
+@gluon.jit
+def gated(gate, up, kind: gl.constexpr):
+    """Return silu(gate) * up, rounded as the separate operations round."""
+    gate, up = gate.to(kind).to(gl.float32), up.to(kind).to(gl.float32)
+    made = (gate * (1.0 / (1.0 + gl.exp(-gate)))).to(kind).to(gl.float32) * up
+    return made.to(kind)
+
+
+@gluon.constexpr_function
+def _stored_layout(wide):
+    """Lines and columns of a consumer's threads, of which each has 8 neighbouring columns, which is a store's width."""
+    return gl.DistributedLinearLayout(
+        reg_bases=[[0, 1], [0, 2], [0, 4], [0, 32], *([[0, 64]] if wide == 128 else []), [8, 0]],
+        lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[64, wide],
+    )
+
+
+@gluon.jit
+def store(out, made, start, line, lines, column, SIZE: gl.constexpr, WIDE: gl.constexpr):
+    """Store a product, 64 or 128 wide, whose columns come as `_spread` of experts.py has put them."""
+    layout: gl.constexpr = _stored_layout(WIDE)
+    made = made.reshape([ROWS, WIDE // 32, 4, 4, 2]).permute([0, 1, 3, 2, 4]).reshape([ROWS, WIDE])
+    made = gl.convert_layout(made, layout, assert_trivial=True)
+    own = line + gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout))
+    at = column + gl.arange(0, WIDE, layout=gl.SliceLayout(0, layout))
+    row = out + (start + own).to(gl.int64)[:, None] * SIZE
+    gl.store(row + at[None, :], made, mask=(own < lines)[:, None])
