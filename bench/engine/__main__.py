@@ -46,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = shape30b.write_folder(Path(folder) / f"random-{options.scale}", options.scale)
         settings = EngineSettings(model=str(model), slot_tokens=SLOT_TOKENS)
-        options.slots_fp8 = options.slots or _planned(settings.model_copy(update={"quant": "fp8"}), options)
         options.slots = options.slots or _planned(settings, options)
         report = Report(options.out, _about(options))
         report.say("drawing images")

@@ -93,10 +93,12 @@ class Suite:
                 w1.guided(self.w1, rate)
             self._shared(w1, parts, options.engine)
             if "w2" in parts:
-                self.report.say("drawing images for W2")
-                stock = Stock.w2(max(8, options.jobs // 2), options.size)
-                self._measures(trial, f"W2, {routing} routing, {options.engine}").mixed(stock)
+                self._mixed(trial, f"W2, {routing} routing, {options.engine}")
         return rate
+
+    def _mixed(self, trial: Trial, name: str) -> None:
+        self.report.say("drawing images for W2")
+        self._measures(trial, name).mixed(Stock.w2(max(8, self.options.jobs // 2), self.options.size))
 
     def _shared(self, direct: Direct, parts: set[str], name: str) -> None:
         if {"w3", "celery"} & parts:
@@ -120,17 +122,20 @@ class Suite:
             self._shared(direct, set(self.options.only) - {"celery"}, name)
 
     def _float8(self, routing: Routing) -> None:
-        """Measure W1 with the same weights in float8, and the error of the logits in bfloat16 and in float8."""
+        """Measure W1 (and W2 if selected) with the same weights in float8, and the logits' error with and without."""
         options, settings = self.options, self.settings.model_copy(update={"quant": "fp8"})
         report_error(self.report, language_weights(self.model(self.settings).model), targets.NOTHING)
         release()
-        with self._trial(options.engine, settings, options.slots_fp8, routing) as trial:
+        with self._trial(options.engine, settings, options.slots, routing) as trial:
             weights = engine_weights(trial.engine)
             if not is_float8(weights):
                 self.report.say("fp8: the engine did not quantize the weights, so nothing is measured")
                 return
-            name = f"W1, {routing} routing, {options.engine}, fp8"
-            self._measures(trial, name).saturated(self.w1, targets.W1_FP8)
+            w1 = self._measures(trial, f"W1, {routing} routing, {options.engine}, fp8")
+            w1.saturated(self.w1, targets.W1_FP8)
+            w1.alone(self.w1)
+            if "w2" in options.only:
+                self._mixed(trial, f"W2, {routing} routing, {options.engine}, fp8")
         # its cache takes the memory that the reference needs
         del trial
         release()

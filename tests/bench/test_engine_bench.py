@@ -10,7 +10,8 @@ import pytest
 from bench.engine.report import Figure
 from tests.worker_process import ROOT
 
-SMALL = ("--scale", "tiny", "--jobs", "6", "--slots", "4")
+SMALL = ("--scale", "tiny", "--jobs", "6")
+FEW_SLOTS = ("--slots", "4")
 
 
 Figures = dict[str, dict[str, object]]
@@ -28,7 +29,7 @@ def measured(out: Path, *options: str, repeats: int = 1) -> Figures:
 @pytest.mark.timeout(240)
 def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
     parts = ("--only", "w1,alone,step,guided,w2", "--routing", "plain,spread")
-    figures = measured(tmp_path / "out.jsonl", *parts, repeats=2)
+    figures = measured(tmp_path / "out.jsonl", *FEW_SLOTS, *parts, repeats=2)
     for routing in ("plain", "spread"):
         saturated = figures[f"W1, {routing} routing, continuous, all at once"]
         runs = saturated["runs"]
@@ -49,7 +50,7 @@ def test_it_measures_the_engine_called_directly(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_it_measures_workers_through_celery_against_that(tmp_path: Path) -> None:
-    figures = measured(tmp_path / "out.jsonl", "--only", "celery,cards", "--routing", "spread")
+    figures = measured(tmp_path / "out.jsonl", *FEW_SLOTS, "--only", "celery,cards", "--routing", "spread")
     name = "W1, spread routing, continuous"
     share = figures[f"{name}, through Celery, of what it does directly"]
     assert 0 < float(str(share["worst"])) < 3
@@ -58,7 +59,7 @@ def test_it_measures_workers_through_celery_against_that(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    """What the engine is compared with, measured with the model loaded once."""
+    """What the engine is compared with, measured with the model loaded once, and with the slots that are planned."""
     return measured(tmp_path_factory.mktemp("compared") / "out.jsonl", "--only", "rival,w3,w4,off,fp8")
 
 
@@ -78,7 +79,8 @@ def test_it_measures_float8_and_the_error_of_its_logits(compared: Figures) -> No
     assert float(str(exact["worst"])) < 1e-5
     assert exact["notes"]["same_greedy_token"] == 1  # type: ignore[index]
     assert 1e-4 < float(str(quantized["worst"])) < 0.05
-    assert float(str(compared["W1, spread routing, continuous, fp8, all at once"]["worst"])) > 0
+    for part in ("all at once", "one alone, p50 of 10"):
+        assert float(str(compared[f"W1, spread routing, continuous, fp8, {part}"]["worst"])) > 0
 
 
 @pytest.mark.timeout(240)
