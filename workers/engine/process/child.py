@@ -5,6 +5,7 @@ It serves until its end of the link is closed, and ends at once then: prompts th
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -75,8 +76,17 @@ def _is_closed(link: socket.socket) -> bool:
 
 
 def _make_engine(start: Start) -> Engine:
+    """Import the engine and make it, without the garbage collector, which takes a sixth of the time for that.
+
+    torch and transformers leave no garbage, but hundreds of thousands of objects that stay.
+    """
     module, _, function = start.factory.partition(":")
-    engine: Engine = getattr(import_module(module), function)(EngineSettings(**start.settings), start.slots)
+    gc.disable()
+    try:
+        engine: Engine = getattr(import_module(module), function)(EngineSettings(**start.settings), start.slots)
+    finally:
+        gc.freeze()
+        gc.enable()
     return engine
 
 
