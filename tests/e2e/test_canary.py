@@ -169,8 +169,8 @@ class Site:
     def has_flower(self) -> bool:
         try:
             return requests.get(f"http://127.0.0.1:{self.flower_port}/healthcheck", timeout=5).ok
-        except requests.ConnectionError:
-            # it does not listen yet
+        except (requests.ConnectionError, requests.Timeout):
+            # it does not listen yet, or has much to do
             return False
 
     def flower_pages(self, ids: Sequence[str]) -> str:

@@ -46,19 +46,23 @@ def running(redis_url: str, tmp_path: Path, port: int, **variables: str) -> Iter
         )
     url = f"http://127.0.0.1:{port}"
     until = time.monotonic() + WAIT_S
-    while True:
-        assert process.poll() is None, (tmp_path / "flower.log").read_text()
-        assert time.monotonic() < until
-        try:
-            requests.get(f"{url}/healthcheck", timeout=5)
-            break
-        except requests.ConnectionError:
-            time.sleep(0.05)
     try:
+        while not answers(url):
+            assert process.poll() is None, (tmp_path / "flower.log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
         yield url
     finally:
         process.terminate()
         process.wait(WAIT_S)
+
+
+def answers(url: str) -> bool:
+    try:
+        requests.get(f"{url}/healthcheck", timeout=5)
+    except (requests.ConnectionError, requests.Timeout):
+        return False
+    return True
 
 
 @pytest.fixture

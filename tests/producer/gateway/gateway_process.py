@@ -34,7 +34,12 @@ class GatewayProcess:
                 stderr=log,
                 process_group=0,
             )
-        self.url = self._wait_listening() if listens else ""
+        try:
+            self.url = self._wait_listening() if listens else ""
+        except BaseException:
+            # nobody else would, and the warning of it would fail another test
+            self.kill()
+            raise
 
     def _wait_listening(self, timeout_s: float = 60) -> str:
         until = time.monotonic() + timeout_s
