@@ -38,11 +38,11 @@ def take(ledger: Ledger, id: str = "a", token: str = "token", lease_s: float = 0
 def queue(redis: Redis, ledger: Ledger, app: Celery, *ids: str, ago_s: float = 0, message: bool = True) -> None:
     """Jobs that were queued so long ago, each a millisecond after the one before."""
     now = redis.time()[0] * 1000
-    for number, id in enumerate(ids):
+    for id in ids:
         assert ledger.accept(id, "bulk", b"{}", 3600) == "accepted"
-        redis.zadd("vqa:queued:bulk", {id: now - ago_s * 1000 + number})
-        if message:
-            wake(app, [(id, "bulk")])
+    redis.zadd("vqa:queued:bulk", {id: now - ago_s * 1000 + number for number, id in enumerate(ids)})
+    if message:
+        wake(app, [(id, "bulk") for id in ids])
 
 
 def test_a_job_whose_lease_ran_out_is_published_again(redis: Redis, ledger: Ledger, sweep: RunSweep) -> None:
