@@ -1,5 +1,7 @@
 """The soak's verdict finds what grows, what is left over and what was lost."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.soak.samples import ProcessSample, Sample, prefix_of
@@ -54,6 +56,15 @@ def test_a_step_during_the_warm_up_is_no_growth() -> None:
     samples = series()
     samples[0] = sample(0, -50.0, 0.0, 0.0, 0.0)
     assert wrong(samples) == []
+
+
+@pytest.mark.parametrize(("fills_s", "good"), [(3500, True), (7200, False)], ids=["an hour", "longer"])
+def test_a_key_that_fills_for_an_hour_is_no_growth(fills_s: int, good: bool) -> None:
+    samples = [
+        replace(each, keys={"vqa:files": 1}, key_bytes={"vqa:files": int(min(each.at_s, fills_s)) * 20})
+        for each in series()
+    ]
+    assert (wrong(samples) == []) is good
 
 
 def test_a_restarted_process_is_judged_by_its_longest_life() -> None:

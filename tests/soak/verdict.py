@@ -20,6 +20,9 @@ _LATE = 0.01
 #: points that slopes are computed from
 _POINTS = 240
 
+#: seconds in which a key fills: it has the ids of deleted files, for an hour
+_FILLS_S = {"keys vqa:files": 3600.0, "keys vqa:files: memory, KiB": 3600.0}
+
 #: the process of the load itself, which keeps a digest of each outcome, is not judged
 LOAD = "load"
 
@@ -70,8 +73,9 @@ def _trends(samples: Sequence[Sample]) -> Iterator[Trend]:
             if prefix.startswith(_LASTING):
                 kib = sample.key_bytes.get(prefix, 0) / 1024
                 figures[f"keys {prefix}: memory, KiB", "kib"].append((sample.at_s, kib))
-    for (name, unit), points in figures.items():
-        if points[-1][0] - points[0][0] >= _LEAST_S:
+    for (name, unit), whole in figures.items():
+        points = [point for point in whole if point[0] >= _FILLS_S.get(name, 0.0)]
+        if points and points[-1][0] - points[0][0] >= _LEAST_S:
             yield trend(name, points, _LEAST[unit])
 
 
