@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +211,15 @@ def run_here(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command to its end in this process: a new one takes a second of processor time to start."""
 
-    def run(words: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        words: list[str], folder: Path | None = None, extra: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         capfd.readouterr()
         with monkeypatch.context() as patch:
             if folder is not None:
                 patch.chdir(folder)
             patch.setattr("sys.argv", ["vqa", *words])
-            for name, value in environment.items() - os.environ.items():
+            for name, value in {**environment, **(extra or {})}.items() - os.environ.items():
                 patch.setenv(name, value)
             with pytest.raises(SystemExit) as end:
                 main()
@@ -228,13 +230,17 @@ def run_here(
 
 @pytest.fixture
 def vqa(environment: dict[str, str], run_here: Callable[..., subprocess.CompletedProcess[str]]) -> Vqa:
-    """Run the command to its end, in a new process where it is given `options` or becomes another program."""
+    """Run the command to its end, in a new process where it is given `options` or becomes another program.
 
-    def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        words = [*map(str, arguments)]
+    `env` has variables of the command's own.
+    """
+
+    def run(
+        *arguments: object, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        words, extra = [*map(str, arguments)], env or {}
         if not options and not {"settings", "worker", "tune"} & {*words}:
-            return run_here(words)
-        extra = options.pop("env", {})
+            return run_here(words, extra=extra)
         command = [*COMMAND, *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment | extra, **options)
 

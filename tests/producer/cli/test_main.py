@@ -301,8 +301,9 @@ def test_the_version_is_printed(vqa: Vqa) -> None:
 
 def test_a_shell_can_complete_commands(vqa: Vqa) -> None:
     # a process of its own: the shell is looked for among its parents
-    assert "_VQA_COMPLETE=complete_bash" in vqa("--show-completion", "bash", env={}).stdout.replace(" ", "")
-    completed = vqa(env={"_VQA_COMPLETE": "complete_bash", "COMP_WORDS": "vqa sta", "COMP_CWORD": "1"})
+    own = {"stdin": subprocess.DEVNULL}
+    assert "_VQA_COMPLETE=complete_bash" in vqa("--show-completion", "bash", **own).stdout.replace(" ", "")
+    completed = vqa(env={"_VQA_COMPLETE": "complete_bash", "COMP_WORDS": "vqa sta", "COMP_CWORD": "1"}, **own)
     assert completed.stdout.split() == ["status"]
 
 
