@@ -79,6 +79,9 @@ class AsyncReplyReader:
         if self._reader:
             self._reader.cancel()
             await asyncio.wait([self._reader], timeout=_CLOSE_S)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._redis.aclose(), _CLOSE_S)
 
@@ -117,8 +120,19 @@ class AsyncReplyReader:
         await self.look(ids)
 
     async def look(self, ids: Sequence[str]) -> None:
-        with suppress(Unreachable), _cancellable():
-            await self._look(ids)
+        """Look up and distribute these jobs' outcomes. Raises RuntimeError if the client is closed meanwhile."""
+        try:
+            with suppress(Unreachable), _cancellable():
+                await self._look(ids)
+        except Exception:
+            if self._closed.is_set():
+                # redis-py raises an AttributeError where a connection is closed while it is made
+                raise closed() from None
+            raise
+        finally:
+            if self._closed.is_set():
+                # also one that was made since `close`
+                await self._disconnect()
 
     async def _look(self, ids: Sequence[str]) -> None:
         async with self._looks:
@@ -164,7 +178,7 @@ class AsyncReplyReader:
                     await asyncio.sleep(unreachable.pause_s)
         except Exception as error:
             # the waiters raise it; the next wait starts another task
-            self._waiters.fail(error)
+            self._waiters.fail(closed() if self._closed.is_set() else error)
         finally:
             self._reader = None
 

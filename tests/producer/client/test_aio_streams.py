@@ -236,14 +236,18 @@ def test_a_loop_that_ends_with_a_stream_half_read_cancels_its_job(
     wait_until(lambda: state(client, job.id) == "cancelled", "it is cancelled")
 
 
+# it looks for an outcome while its connection is made, and waits later
+@pytest.mark.parametrize("late_s", [0, 0.002, 0.004, 0.006, 0.008, 0.2])
 def test_a_wait_ends_when_the_client_is_closed(
-    queue_settings: QueueSettings, client: Client, question: MakeJob
+    queue_settings: QueueSettings, client: Client, redis: Redis, question: MakeJob, late_s: float
 ) -> None:
     job = question()
 
     async def body(own: AsyncClient) -> None:
         waiting = asyncio.ensure_future(anext(own.stream(job)))
-        await asyncio.sleep(0.2)
+        while not redis.exists(entry_key(job.id)):
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(late_s)
         await own.close()
         with pytest.raises(RuntimeError, match="closed"):
             await waiting
