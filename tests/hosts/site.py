@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -62,6 +63,18 @@ class HostProcess:
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )
+
+    def freeze(self) -> None:
+        """Stop all of it, so that what it does at this moment can be looked at."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
 
     def kill(self) -> None:
         """End all at once, as a loss of power does; return when nothing of it runs any more."""
@@ -120,8 +133,21 @@ class Site:
         sentinels = ";".join(self.network.address(host) for host in REDIS_HOSTS)
         return f"sentinel://:{_PASSWORD}@{sentinels}/0?master=vqa"
 
+    def cut_off(self, host: str) -> set[str]:
+        """Drop the packets of a worker's host; return the jobs that were in its slots at that moment."""
+        worker = self._workers[host]
+        # or it may be done with them before they are looked at
+        worker.freeze()
+        self.network.cut(host)
+        held = self.running(host)
+        worker.thaw()
+        return held
+
     def lose(self, host: str) -> None:
         """Lose power on a host. Nobody is told: its connections stay open at their other ends."""
+        if host in self._workers:
+            # it would be done with its jobs in the time between the two, on a busy machine
+            self._workers[host].freeze()
         self.network.cut(host)
         for server in self._servers.get(host, ()):
             server.kill()

@@ -65,8 +65,7 @@ def test_a_host_that_is_cut_off_silently_loses_its_jobs_and_answers_none_of_them
     # few, as jobs that are back in the queue are behind the others
     batch = Batch(site, tmp_path / "batch", 20)
     _wait_until_working(site, *WORKER_HOSTS)
-    site.network.cut("two")
-    cut_off = site.running("two")
+    cut_off = site.cut_off("two")
     took_s = _back_in_queue(site, cut_off, other="one")
     print(f"back in the queue {took_s:.1f} s after a host was cut off")
     lines = batch.finish()
