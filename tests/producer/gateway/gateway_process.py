@@ -34,8 +34,11 @@ class GatewayProcess:
                 stderr=log,
                 process_group=0,
             )
+        self.url = ""
         try:
-            self.url = self._wait_listening() if listens else ""
+            if listens:
+                self.url = self._wait_listening()
+                self._wait_answering()
         except BaseException:
             # nobody else would, and the warning of it would fail another test
             self.kill()
@@ -48,6 +51,13 @@ class GatewayProcess:
             assert time.monotonic() < until, f"the gateway does not listen:\n{self.log.read_text()}"
             time.sleep(0.02)
         return said[1]
+
+    def _wait_answering(self, timeout_s: float = 60) -> None:
+        """Wait for the process that serves: the one that listens starts it, and requests wait for it until then."""
+        try:
+            httpx2.get(f"{self.url}/healthz", timeout=timeout_s)
+        except httpx2.TransportError as error:
+            raise AssertionError(f"the gateway does not answer ({error!r}):\n{self.log.read_text()}") from error
 
     def wait_ready(self, timeout_s: float = 60) -> None:
         """Wait until Redis and a worker are there."""

@@ -76,7 +76,7 @@ def test_requests_that_wait_for_others_fail_with_them(tmp_path: Path) -> None:
     async def run() -> list[BaseException | Budget]:
         exchanges = Exchanges(QueueSettings(redis_url=late.url, redis_timeout_s=0.5))
         budgets = Budgets(exchanges)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             found = await asyncio.gather(*(budgets.look(caller) for _ in range(2000)), return_exceptions=True)
         await exchanges.close()
         return found

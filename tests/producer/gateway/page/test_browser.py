@@ -30,7 +30,7 @@ class Visit:
         self.page = page
         self.requests: list[Request] = []
         self.said: list[str] = []
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requests.append(request))
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.said.append(str(error)))

@@ -104,7 +104,7 @@ class Receiver:
     def port(self) -> int:
         return self._server.server_port
 
-    def wait(self, count: int, timeout_s: float = 20) -> list[Received]:
+    def wait(self, count: int, timeout_s: float = 60) -> list[Received]:
         """Return what came, once it is at least so many requests."""
         until = time.monotonic() + timeout_s
         while len(self.received) < count:
