@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from producer.inputs import Columns, RowCount, detect_source, read_rows
 from tests.producer.conftest import COMMAND, Vqa, wait_until
 from vqa.ledger.ledger import Ledger
 
-#: of a worker that renews no more
+#: seconds
 LEASE_S = 9.0
 
 
@@ -34,12 +35,25 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def slow(redis: Redis) -> None:
-    """A worker that has answered a job a second for five minutes."""
-    Ledger(redis).renew("card0@host", [], LEASE_S, {"slots": 4})
+def slow(redis: Redis) -> Iterator[None]:
+    """A worker that has answered a job a second for five minutes, and stays up."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while True:
+            Ledger(redis).renew("card0@host", [], LEASE_S, {"slots": 4})
+            if over.wait(1):
+                return
+
     newest = redis.time()[0] // 10
     for age in range(31):
         redis.set(f"vqa:closed:bulk:{newest - age}", 10)
+    Ledger(redis).renew("card0@host", [], LEASE_S, {"slots": 4})
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    yield
+    over.set()
+    renewing.join()
 
 
 @pytest.mark.usefixtures("slow")
@@ -72,19 +86,13 @@ def test_that_it_cannot_be_told_is_said(vqa: Vqa, rows: Path) -> None:
 
 @pytest.mark.usefixtures("slow")
 def test_a_run_that_waits_says_it_before_its_first_answer(
-    environment: dict[str, str], rows: Path, tmp_path: Path, client: Client, redis: Redis
+    environment: dict[str, str], rows: Path, tmp_path: Path, client: Client
 ) -> None:
     log = tmp_path / "log"
     command = [*COMMAND, "submit", rows, "-o", tmp_path / "out.jsonl", "--within", "60"]
     with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as run:
-
-        def is_warned() -> bool:
-            # the command may take longer to start than the worker counts as up
-            Ledger(redis).renew("card0@host", [], LEASE_S, {"slots": 4})
-            return b"start more workers" in log.read_bytes()
-
         try:
-            wait_until(is_warned, "the warning", 60)
+            wait_until(lambda: b"start more workers" in log.read_bytes(), "the warning", 60)
             [batch] = client.batches.list()
             assert (batch.expected, batch.sealed) == (400, False)
         finally:

@@ -98,7 +98,9 @@ def test_workers_dead_letters_and_the_inbox_are_counted(
     Ledger(redis).dead_letter_message("id", "bulk", b"x", "malformed")
     Ledger(redis).renew("gone", [], 9, {"slots": 5})
     name, line = next((name, line) for name, line in redis.hgetall("vqa:workers").items() if name == b"gone")
-    redis.hset("vqa:workers", name, re.sub(rb'"seen":\d+[\d.e+]*', b'"seen":1', line))
+    # a minute later the worker that is up would forget it
+    seen = b'"seen":%d' % ((redis.time()[0] - 30) * 1000)
+    redis.hset("vqa:workers", name, re.sub(rb'"seen":\d+[\d.e+]*', seen, line))
     found = scrape(queue_settings)
     assert found.value("vqa_workers", state="ready") == 1
     assert found.value("vqa_workers", state="vanished") == 1
@@ -224,7 +226,7 @@ def test_a_wrong_address_is_a_mistake_in_the_command(address: str) -> None:
 def status_of(url: str, key: str = "") -> int:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return int(reply.status)
     except urllib.error.HTTPError as error:
         with error:
