@@ -52,7 +52,7 @@ def test_rows_do_not_wait_for_the_next_one_and_neither_do_their_answers(
         # the writer stops in the middle of a row; bad rows, which nobody sends, do not hold up the others
         half = json.dumps(chat("half", "The first half and the second?"))
         write(process, *questions(range(40)), "not JSON\n", half[:50])
-        wait_until(lambda: len(lines(out)) == 40, "40 rows of a pipe that stays open are answered", 20)
+        wait_until(lambda: len(lines(out)) == 40, "40 rows of a pipe that stays open are answered", 60)
         assert codes(tmp_path / "out.errors.jsonl") == {None: "invalid_job"}
         for number in range(40, 44):
             began = time.monotonic()
@@ -67,7 +67,7 @@ def test_rows_do_not_wait_for_the_next_one_and_neither_do_their_answers(
 def test_rows_of_a_detached_batch_are_on_the_queue_before_the_next_one_comes(begin: Begin, redis: Redis) -> None:
     with begin("--detach") as process:
         write(process, *questions(range(40)))
-        wait_until(lambda: redis.zcard("vqa:deadlines") == 40, "40 rows of a pipe that stays open are on the queue")
+        wait_until(lambda: redis.zcard("vqa:deadlines") == 40, "40 rows of a pipe that stays open are on the queue", 60)
         process.communicate(timeout=30)
         assert process.returncode == 0
 
@@ -76,7 +76,7 @@ def test_ctrl_c_ends_a_submission_whose_pipe_is_silent(begin: Begin, plays: Call
     plays()
     with begin("-o", "out.jsonl") as process:
         write(process, *questions(range(3)))
-        wait_until(lambda: len(lines(tmp_path / "out.jsonl")) == 3, "the rows are answered")
+        wait_until(lambda: len(lines(tmp_path / "out.jsonl")) == 3, "the rows are answered", 60)
         process.send_signal(signal.SIGINT)
         # the pipe stays open
         assert process.wait(timeout=30) == 130
