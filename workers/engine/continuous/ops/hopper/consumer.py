@@ -1,4 +1,4 @@
-"""What consumers of both kinds do: await a tile, pass over one without lines of theirs, gate, and store."""
+"""The consumers: products of the lines and weights that the producer has copied, and what is stored of them."""
 
 # Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
@@ -9,12 +9,47 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from workers.engine.continuous.ops.hopper.float8_products import multiply_float8
+from workers.engine.continuous.ops.hopper.products import multiply
 from workers.engine.continuous.ops.hopper.tiles import NOTES, ROWS, next_stage
 
 
 @gluon.jit
-def await_tile(notes, full, stage, phase):
-    """Wait for a tile's first stage; return 256 * column + lines (0: no more tiles), its first line, its scales' row."""
+def consume(
+    out, a, b, notes, full, empty, pairs, x_scales, scales, step,
+    WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, COUNT: gl.constexpr,
+    GATHER: gl.constexpr, FLOAT8: gl.constexpr, DEPTH: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Multiply and store the lines of consumer WHICH of each tile; `out` is SIZE wide."""
+    kind: gl.constexpr = out.dtype.element_ty
+    line: gl.constexpr = WHICH * ROWS
+    wide: gl.constexpr = COLUMNS // 2
+    stage = gl.to_tensor(0)
+    phase = gl.to_tensor(0)
+    packed, start, block = _await_tile(notes, full, stage, phase)
+    while packed > 0:
+        lines, column = packed & 255, packed >> 8
+        if lines > line:
+            if FLOAT8:
+                one, two, stage, phase = multiply_float8(
+                    a, b, full, empty, stage, phase, pairs, x_scales, scales, step, start, lines, block,
+                    WHICH, WIDTH, HALF, COUNT, GATHER,
+                )  # fmt: skip
+            else:
+                one, two, stage, phase = multiply(a, b, full, empty, stage, phase, WHICH, WIDTH, GATHER)
+            if HALF > 0:
+                _store(out, _gated(one, two, kind), start, line, lines, column * wide, SIZE, wide)
+            else:
+                _store(out, one.to(kind), start, line, lines, column * COLUMNS, SIZE, wide)
+                _store(out, two.to(kind), start, line, lines, column * COLUMNS + wide, SIZE, wide)
+        else:
+            stage, phase = _pass_over(full, empty, stage, phase, WIDTH // DEPTH, STAGES)
+        packed, start, block = _await_tile(notes, full, stage, phase)
+
+
+@gluon.jit
+def _await_tile(notes, full, stage, phase):
+    """Wait for a tile's first stage; return 256 * column + lines (0: no more), its first line, its scales' row."""
     mbarrier.wait(full.index(stage), phase)
     return _note(notes, NOTES * stage + 1), _note(notes, NOTES * stage), _note(notes, NOTES * stage + 2)
 
@@ -25,7 +60,7 @@ def _note(notes, at):
 
 
 @gluon.jit
-def pass_over(full, empty, stage, phase, STEPS: gl.constexpr, STAGES: gl.constexpr):
+def _pass_over(full, empty, stage, phase, STEPS: gl.constexpr, STAGES: gl.constexpr):
     """Release the stages of a tile."""
     for _ in range(0, STEPS):
         mbarrier.wait(full.index(stage), phase)
@@ -35,7 +70,7 @@ def pass_over(full, empty, stage, phase, STEPS: gl.constexpr, STAGES: gl.constex
 
 
 @gluon.jit
-def gated(gate, up, kind: gl.constexpr):
+def _gated(gate, up, kind: gl.constexpr):
     """Return silu(gate) * up, rounded as the separate operations round."""
     gate, up = gate.to(kind).to(gl.float32), up.to(kind).to(gl.float32)
     made = (gate * (1.0 / (1.0 + gl.exp(-gate)))).to(kind).to(gl.float32) * up
@@ -55,7 +90,7 @@ def _stored_layout(wide):
 
 
 @gluon.jit
-def store(out, made, start, line, lines, column, SIZE: gl.constexpr, WIDE: gl.constexpr):
+def _store(out, made, start, line, lines, column, SIZE: gl.constexpr, WIDE: gl.constexpr):
     """Store a product, 64 or 128 wide, whose columns come as `_spread` of experts.py has put them."""
     layout: gl.constexpr = _stored_layout(WIDE)
     made = made.reshape([ROWS, WIDE // 32, 4, 4, 2]).permute([0, 1, 3, 2, 4]).reshape([ROWS, WIDE])

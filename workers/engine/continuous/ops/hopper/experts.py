@@ -15,24 +15,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from workers.engine.continuous.ops.base import Float8Matrix, Matrix
 from workers.engine.continuous.ops.expert_order import Order, order_of
 from workers.engine.continuous.ops.hopper import float8_products, products
-from workers.engine.continuous.ops.hopper.float8_products import consume_float8
-from workers.engine.continuous.ops.hopper.products import consume
+from workers.engine.continuous.ops.hopper.consumer import consume
 from workers.engine.continuous.ops.hopper.tiles import CONSUMERS, LINES, NOTES, ROWS, SWIZZLE, produce
 from workers.engine.continuous.ops.quantize import quantize
-
-
-@gluon.jit
-def _consume(
-    out, a, b, notes, full, empty, pairs, x_scales, scales, step,
-    WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, COUNT: gl.constexpr,
-    GATHER: gl.constexpr, FLOAT8: gl.constexpr,
-):  # fmt: skip
-    if FLOAT8:
-        consume_float8(
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, WHICH, WIDTH, HALF, SIZE, COUNT, GATHER
-        )
-    else:
-        consume(out, a, b, notes, full, empty, WHICH, WIDTH, HALF, SIZE, GATHER)
 
 
 @gluon.jit(do_not_specialize=["total", "step"])
@@ -59,14 +44,17 @@ def _kernel(
         mbarrier.init(full.index(n), count=1 + 32 * WARPS if GATHER else 1)
         mbarrier.init(empty.index(n), count=CONSUMERS)
     gl.warp_specialize([
-        (_consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 0, WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8,
+        (consume, (
+            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 0,
+            WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
-        (_consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 1, WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8,
+        (consume, (
+            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 1,
+            WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
-        (_consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 2, WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8,
+        (consume, (
+            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 2,
+            WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
         (produce, (
             rows, weights, pairs, spans, blocks, drawn, total, a, b, notes, places, full, empty,

@@ -1,4 +1,4 @@
-"""The consumers: products of the lines and weights that the producer has copied, and what is stored of them."""
+"""Products with 16-bit weights."""
 
 # Triton has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
@@ -14,7 +14,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from workers.engine.continuous.ops.hopper.consumer import await_tile, gated, pass_over, store
 from workers.engine.continuous.ops.hopper.tiles import CONSUMERS, ROWS, next_stage
 
 #: columns of a tile, of which each of two products has half: ptxas finds too few registers for one of 256
@@ -34,11 +33,12 @@ def _release_one_before(empty, stage, pred):
 
 
 @gluon.jit
-def _multiply(a, b, full, empty, stage, phase, WHICH: gl.constexpr, STEPS: gl.constexpr, GATHER: gl.constexpr):
+def multiply(a, b, full, empty, stage, phase, WHICH: gl.constexpr, WIDTH: gl.constexpr, GATHER: gl.constexpr):
+    """Return a consumer's products with both halves of a tile's columns."""
     mma: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, WIDE, 16])
     one = gl.zeros([ROWS, WIDE], dtype=gl.float32, layout=mma)
     two = gl.zeros([ROWS, WIDE], dtype=gl.float32, layout=mma)
-    for k in range(0, STEPS):
+    for k in range(0, WIDTH // DEPTH):
         mbarrier.wait(full.index(stage), phase)
         if GATHER:
             # what threads have copied, the tensor cores read otherwise than threads do
@@ -55,28 +55,3 @@ def _multiply(a, b, full, empty, stage, phase, WHICH: gl.constexpr, STEPS: gl.co
     one, two = warpgroup_mma_wait(0, deps=[one, two])
     _release_one_before(empty, stage, True)
     return one, two, stage, phase
-
-
-@gluon.jit
-def consume(
-    out, a, b, notes, full, empty,
-    WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, GATHER: gl.constexpr,
-):  # fmt: skip
-    """Multiply and store the lines of consumer WHICH of each tile; `out` is SIZE wide."""
-    kind: gl.constexpr = out.dtype.element_ty
-    line: gl.constexpr = WHICH * ROWS
-    stage = gl.to_tensor(0)
-    phase = gl.to_tensor(0)
-    packed, start, _ = await_tile(notes, full, stage, phase)
-    while packed > 0:
-        lines, column = packed & 255, packed >> 8
-        if lines > line:
-            one, two, stage, phase = _multiply(a, b, full, empty, stage, phase, WHICH, WIDTH // DEPTH, GATHER)
-            if HALF > 0:
-                store(out, gated(one, two, kind), start, line, lines, column * WIDE, SIZE, WIDE)
-            else:
-                store(out, one.to(kind), start, line, lines, column * COLUMNS, SIZE, WIDE)
-                store(out, two.to(kind), start, line, lines, column * COLUMNS + WIDE, SIZE, WIDE)
-        else:
-            stage, phase = pass_over(full, empty, stage, phase, WIDTH // DEPTH, STAGES)
-        packed, start, _ = await_tile(notes, full, stage, phase)
