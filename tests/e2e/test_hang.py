@@ -24,12 +24,13 @@ def leased(client: Client, count: int) -> Callable[[], bool]:
 def test_a_hung_workers_jobs_are_answered_by_another_and_those_without_a_slot_lose_no_attempt(
     client: Client, start_worker: StartWorker
 ) -> None:
-    hung = start_worker("hung", VQA_SLOTS="2", VQA_HANG_S="1", VQA_ECHO_DELAY_S="0.2")
-    client.submit(job(id="neighbour", metadata={"echo_delay_s": "6"}, retry={"attempts": 1}))
+    hung = start_worker("hung", VQA_SLOTS="2", VQA_HANG_S="1", VQA_ECHO_DELAY_S="100")
+    client.submit(job(id="neighbour", retry={"attempts": 1}))
     until(leased(client, 1))
-    hang = {"echo_fail": "hang", "echo_fail_attempts": "1"}
+    hang = {"echo_delay_s": "0.2", "echo_fail": "hang", "echo_fail_attempts": "1"}
     client.submit(job(id="culprit", metadata=hang, retry={"attempts": 1}))
-    until(leased(client, 2))
+    # it may have ended before this is seen
+    until(lambda: leased(client, 2)() or hung.process.poll() is not None)
     client.submit(job(id="waits", retry={"attempts": 1}))
     assert hung.process.wait(WAIT_S) == EXIT_HUNG
     # back at once: no lease has to run out
