@@ -52,13 +52,15 @@ def test_64_mb_of_empty_lists_neither_end_nor_hold_up_the_gateway(
     body = b"[" + b"[]," * ((SIZE - 10) // 3) + b"[]]"
     headers = {"Content-Type": "application/json"}
     with ThreadPoolExecutor(1) as thread:
+        began = time.monotonic()
         refused = thread.submit(http.post, path, content=body, headers=headers)
         longest_s = 0.0
         while not refused.done():
             started = time.monotonic()
             assert http.get("/healthz").status_code == 200
             longest_s = max(longest_s, time.monotonic() - started)
+    took_s = time.monotonic() - began
     assert refused.result().status_code in (400, 413)
-    # a busy machine; parsed on the event loop they take several times as long
-    assert longest_s < 2
+    # parsed on the event loop they would hold others up for nearly all of the time, however busy the machine is
+    assert longest_s < max(2, took_s / 2)
     assert psutil.Process(gateway.process.pid).memory_info().rss < 600 * 2**20
