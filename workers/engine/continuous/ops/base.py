@@ -21,7 +21,10 @@ FLOAT8_BLOCK = 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Float8Matrix:
-    """Weights in float8 (e4m3fn) with a scale for each block of 128 x 128, as DeepSeek-V3 and Qwen's -FP8 have them."""
+    """Weights in float8 (e4m3fn) with a scale for each block of 128 x 128, as DeepSeek-V3 and Qwen's -FP8 have them.
+
+    Both are contiguous.
+    """
 
     #: (..., O, H) float8_e4m3fn
     values: Tensor
@@ -30,6 +33,11 @@ class Float8Matrix:
 
 
 Matrix = Tensor | Float8Matrix
+
+
+def parts(matrix: Matrix) -> tuple[Tensor, Tensor | None]:
+    """Return the values of a matrix and the scales of one in float8."""
+    return (matrix.values, matrix.scales) if isinstance(matrix, Float8Matrix) else (matrix, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,20 +69,19 @@ def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
-    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix) and not _has_whole_blocks(down):
-        # too small a model to be read in float8
-        gate_up, down = dequantize(gate_up).to(x.dtype), dequantize(down).to(x.dtype)
-    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix):
-        if few_float8_pairs.suits(x):
+    if isinstance(gate_up, Float8Matrix) and isinstance(down, Float8Matrix) and _has_whole_blocks(down):
+        if few_float8_pairs.suits(x, chosen, down):
             return few_float8_pairs.few_float8_pairs(x, weights, chosen, gate_up, down)
-        made, places = _float8_multiply(x, chosen, gate_up, down)
-    else:
-        assert isinstance(gate_up, Tensor)
-        assert isinstance(down, Tensor)
-        if few_pairs.suits(x):
-            return few_pairs.few_pairs(x, weights, chosen, gate_up, down)
-        made, places = _multiply(x, chosen, gate_up, down)
-    return _add_up(x, weights, made, places)
+        return _add_up(x, weights, *_float8_multiply(x, chosen, gate_up, down))
+    # too small a model to be read in float8, or one of the two was left as it is
+    gate_up, down = _in_full(gate_up, x.dtype), _in_full(down, x.dtype)
+    if few_pairs.suits(x):
+        return few_pairs.few_pairs(x, weights, chosen, gate_up, down)
+    return _add_up(x, weights, *_multiply(x, chosen, gate_up, down))
+
+
+def _in_full(matrix: Matrix, dtype: torch.dtype) -> Tensor:
+    return dequantize(matrix).to(dtype) if isinstance(matrix, Float8Matrix) else matrix
 
 
 def _add_up(x: Tensor, weights: Tensor, made: Tensor, places: Tensor) -> Tensor:
@@ -107,7 +106,7 @@ def _float8_multiply(x: Tensor, chosen: Tensor, gate_up: Float8Matrix, down: Flo
 
 
 def _multiply(x: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Do what `_float8_multiply` does with other weights."""
+    """Do as `_float8_multiply`, with weights that are not quantized."""
     # the tensor cores do not multiply float32
     if len(x) <= MAX_TOKENS or x.element_size() != 2:
         return few_experts(x, chosen, gate_up, down)

@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix
 from workers.engine.continuous.ops.expert_order import order_of
 from workers.engine.continuous.ops.few_experts import Tile, expert_lines
-from workers.engine.continuous.ops.quantize import quantize
+from workers.engine.continuous.ops.quantize import GROUP, quantize
 
 #: above this a grouped product is faster
 MAX_TOKENS = 384
@@ -24,8 +24,6 @@ _TILES = (
     (192, (Tile(16, 64, FLOAT8_BLOCK, 4, 4), Tile(16, 128, FLOAT8_BLOCK, 4, 3))),
     (sys.maxsize, (Tile(32, 128, FLOAT8_BLOCK, 4, 3), Tile(32, 128, FLOAT8_BLOCK, 4, 3))),
 )
-
-_GROUP = tl.constexpr(FLOAT8_BLOCK)
 
 
 @triton.jit
@@ -37,23 +35,23 @@ def _gate_up_kernel(
     """Compute silu(gate) * up of the pairs, in the experts' order; `x_scales` (T, WIDTH / 128)."""
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
-        groups: tl.constexpr = WIDTH // _GROUP
+        groups: tl.constexpr = WIDTH // GROUP
         line = first + tl.arange(0, LINES)
         token = tl.load(order + line, mask=line < last, other=0) // COUNT
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        depth = tl.arange(0, _GROUP)
+        depth = tl.arange(0, GROUP)
         gates = weights + expert.to(tl.int64) * (2 * INNER * WIDTH) + row[:, None] * WIDTH + depth[None, :]
         ups = gates + INNER * WIDTH
-        scales += (expert * (2 * INNER // _GROUP) + tl.program_id(0) * ROWS // _GROUP) * groups
+        scales += (expert * (2 * INNER // GROUP) + tl.program_id(0) * ROWS // GROUP) * groups
         inputs = x + token[None, :] * WIDTH + depth[:, None]
         gate = tl.zeros([ROWS, LINES], dtype=tl.float32)
         up = tl.zeros([ROWS, LINES], dtype=tl.float32)
         for n in range(0, groups):
-            gate_scale, up_scale = tl.load(scales + n), tl.load(scales + (INNER // _GROUP) * groups + n)
-            value = tl.load(inputs + n * _GROUP, mask=(line < last)[None, :], other=0.0)
+            gate_scale, up_scale = tl.load(scales + n), tl.load(scales + (INNER // GROUP) * groups + n)
+            value = tl.load(inputs + n * GROUP, mask=(line < last)[None, :], other=0.0)
             scale = tl.load(x_scales + token * groups + n)
-            gate += tl.dot(tl.load(gates + n * _GROUP), value) * (scale * gate_scale)[None, :]
-            up += tl.dot(tl.load(ups + n * _GROUP), value) * (scale * up_scale)[None, :]
+            gate += tl.dot(tl.load(gates + n * GROUP), value) * (scale * gate_scale)[None, :]
+            up += tl.dot(tl.load(ups + n * GROUP), value) * (scale * up_scale)[None, :]
         # rounded as the separate operations round
         kind = out.dtype.element_ty
         gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
@@ -70,19 +68,19 @@ def _down_kernel(
     """Multiply by the down weights, from `INNER` to `WIDTH`; input and output in the experts' order."""
     expert, first, last = expert_lines(ends, tl.program_id(1), EXPERTS, BINS, LINES)
     if expert < EXPERTS:
-        groups: tl.constexpr = INNER // _GROUP
+        groups: tl.constexpr = INNER // GROUP
         line = first + tl.arange(0, LINES)
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        depth = tl.arange(0, _GROUP)
+        depth = tl.arange(0, GROUP)
         inside = (line < last)[None, :]
         downs = weights + expert.to(tl.int64) * (WIDTH * INNER) + row[:, None] * INNER + depth[None, :]
-        scales += (expert * (WIDTH // _GROUP) + tl.program_id(0) * ROWS // _GROUP) * groups
+        scales += (expert * (WIDTH // GROUP) + tl.program_id(0) * ROWS // GROUP) * groups
         inputs = x + line[None, :] * INNER + depth[:, None]
         made = tl.zeros([ROWS, LINES], dtype=tl.float32)
         for n in range(0, groups):
-            value = tl.load(inputs + n * _GROUP, mask=inside, other=0.0)
+            value = tl.load(inputs + n * GROUP, mask=inside, other=0.0)
             scale = tl.load(x_scales + line * groups + n, mask=line < last, other=0.0) * tl.load(scales + n)
-            made += tl.dot(tl.load(downs + n * _GROUP), value) * scale[None, :]
+            made += tl.dot(tl.load(downs + n * GROUP), value) * scale[None, :]
         tl.store(out + line[None, :] * WIDTH + row[:, None], made.to(out.dtype.element_ty), mask=inside)
 
 

@@ -14,24 +14,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix
+from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix, Matrix, parts
 from workers.engine.continuous.ops.early_launch import await_inputs, await_inputs_alone, early
-from workers.engine.continuous.ops.quantize import rounded
+from workers.engine.continuous.ops.quantize import GROUP, rounded_and_scaled
 
 #: the most rows of an input; with more than `_LARGE_ROWS`, cuBLAS reads weights of over `_LARGE` bytes faster
 MAX_ROWS = 4
 _LARGE_ROWS, _LARGE = 2, 2**20
-#: the same in float8, whatever the weights' size
-MAX_FLOAT8_ROWS = 2
+#: the same in float8, but one row where weights have more bytes than were measured: all programs round the whole input
+MAX_FLOAT8_ROWS, _LARGE_FLOAT8 = 2, 16 * 2**20
 
 #: bytes of the weights in a program, and Triton's warps
 _TILE_BYTES, _WARPS = 16_384, 4
 
 #: fewer programs than this leave multiprocessors without work
 _MIN_PROGRAMS = 64
-
-#: width of a block that shares a scale
-_GROUP = tl.constexpr(FLOAT8_BLOCK)
 
 
 @triton.jit
@@ -53,10 +50,10 @@ def _product_kernel(
     else:
         matrix = tl.load(places, mask=(row < OUT)[:, None] & inside[None, :], other=0.0)
     if scales is not None:
-        group = tl.arange(0, BLOCK // _GROUP)
+        group = tl.arange(0, BLOCK // GROUP)
         # the rows of a program share a block's scales
-        by_group = scales + tl.program_id(0) * ROWS // _GROUP * (WIDTH // _GROUP) + group
-        weight_scales = tl.load(by_group, mask=group < WIDTH // _GROUP, other=0.0)
+        own_scales = scales + tl.program_id(0) * ROWS // GROUP * (WIDTH // GROUP) + group
+        weight_scales = tl.load(own_scales, mask=group < WIDTH // GROUP, other=0.0)
     if norm is not None:
         scale = tl.load(norm + at, mask=inside, other=0.0).to(tl.float32)
     if norm is not None and residual is None:
@@ -81,8 +78,8 @@ def _product_kernel(
                 tl.store(normed + token * WIDTH + at, value, mask=inside)
             wide = value.to(tl.float32)
         if scales is not None:
-            groups = tl.reshape(wide, [BLOCK // _GROUP, _GROUP])
-            wide = tl.reshape(rounded(groups, weight_scales, matrix.dtype), [BLOCK])
+            groups = tl.reshape(wide, [BLOCK // GROUP, GROUP])
+            wide = tl.reshape(rounded_and_scaled(groups, weight_scales, matrix.dtype), [BLOCK])
         made = tl.sum(matrix.to(tl.float32) * wide[None, :], axis=1)
         tl.store(out + token * OUT + row, made.to(kind), mask=row < OUT)
 
@@ -93,7 +90,8 @@ def suits(x: Tensor, weight: Matrix) -> bool:
         return False
     if isinstance(weight, Float8Matrix):
         # others have blocks that are not whole
-        return len(x) <= MAX_FLOAT8_ROWS and x.shape[-1] % FLOAT8_BLOCK == 0
+        whole = x.shape[-1] % FLOAT8_BLOCK == 0
+        return whole and len(x) <= (MAX_FLOAT8_ROWS if weight.values.nbytes <= _LARGE_FLOAT8 else 1)
     most = MAX_ROWS if weight.nbytes <= _LARGE else min(MAX_ROWS, _LARGE_ROWS)
     return len(x) <= most and weight.is_contiguous()
 
@@ -116,7 +114,7 @@ def _launch(
     x: Tensor, residual: Tensor | None, norm: Tensor | None, weight: Matrix, normed: Tensor, total: Tensor,
     epsilon: float,
 ) -> Tensor:  # fmt: skip
-    matrix, scales = (weight.values, weight.scales) if isinstance(weight, Float8Matrix) else (weight, None)
+    matrix, scales = parts(weight)
     count, width = matrix.shape
     out = x.new_empty(len(x), count)
     block = triton.next_power_of_2(width)

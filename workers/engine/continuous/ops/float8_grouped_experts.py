@@ -17,14 +17,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from workers.engine.continuous.ops.base import FLOAT8_BLOCK, Float8Matrix
 from workers.engine.continuous.ops.expert_order import Order, order_of
 from workers.engine.continuous.ops.grouped_experts import Tile, block_of
-from workers.engine.continuous.ops.quantize import quantize
+from workers.engine.continuous.ops.quantize import GROUP, quantize
 
 #: an expert's pairs in a block, and the tiles as `grouped_experts` has them: the fastest of 15 from 192 to 4096 tokens;
 #: an iteration is as deep as a block with a scale
 _LINES, _GATE_UP, _DOWN = 64, Tile(64, FLOAT8_BLOCK, 4, 4), Tile(128, FLOAT8_BLOCK, 4, 3)
-
-#: width of a block that shares a scale
-_GROUP = tl.constexpr(FLOAT8_BLOCK)
 
 
 @triton.jit
@@ -36,25 +33,25 @@ def _gate_up_kernel(
     """Compute silu(gate) * up of the pairs in the experts' order; `x_scales` (T, WIDTH / 128)."""
     expert, begin, last, own = block_of(spans, blocks, INNER // COLUMNS, EXPERTS)
     if expert < EXPERTS:
-        groups: tl.constexpr = WIDTH // _GROUP
+        groups: tl.constexpr = WIDTH // GROUP
         count = tl.cdiv(last - begin, LINES)
         line = begin + (own % count) * LINES + tl.arange(0, LINES)
         inside = line < last
         first = own // count * COLUMNS
         token = tl.load(order + line, mask=inside, other=0) // COUNT
-        inputs = x + token.to(tl.int64)[:, None] * WIDTH + tl.arange(0, _GROUP)[None, :]
+        inputs = x + token.to(tl.int64)[:, None] * WIDTH + tl.arange(0, GROUP)[None, :]
         token_scales = x_scales + token * groups
         gates = expert * (2 * INNER) + first
-        scales += (expert * (2 * INNER // _GROUP) + first // _GROUP) * groups
+        scales += (expert * (2 * INNER // GROUP) + first // GROUP) * groups
         gate = tl.zeros([LINES, COLUMNS], dtype=tl.float32)
         up = tl.zeros([LINES, COLUMNS], dtype=tl.float32)
         for n in range(0, groups):
             scale = tl.load(token_scales + n, mask=inside, other=0.0)
-            gate_scale, up_scale = tl.load(scales + n), tl.load(scales + (INNER // _GROUP) * groups + n)
+            gate_scale, up_scale = tl.load(scales + n), tl.load(scales + (INNER // GROUP) * groups + n)
             # all lines without a pair would load the same row, at a third of the speed
-            value = tl.load(inputs + n * _GROUP, mask=inside[:, None], other=0.0)
-            gate += tl.dot(value, weights.load([gates, n * _GROUP]).T) * (scale * gate_scale)[:, None]
-            up += tl.dot(value, weights.load([gates + INNER, n * _GROUP]).T) * (scale * up_scale)[:, None]
+            value = tl.load(inputs + n * GROUP, mask=inside[:, None], other=0.0)
+            gate += tl.dot(value, weights.load([gates, n * GROUP]).T) * (scale * gate_scale)[:, None]
+            up += tl.dot(value, weights.load([gates + INNER, n * GROUP]).T) * (scale * up_scale)[:, None]
         # rounded as the separate operations round
         kind = out.dtype.element_ty
         gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
@@ -75,18 +72,18 @@ def _down_kernel(
     """
     expert, begin, last, own = block_of(spans, blocks, WIDTH // COLUMNS, EXPERTS)
     if expert < EXPERTS:
-        groups: tl.constexpr = INNER // _GROUP
+        groups: tl.constexpr = INNER // GROUP
         count = tl.cdiv(last - begin, LINES)
         start = begin + (own % count) * LINES
         first = (own // count) * COLUMNS
         line = start + tl.arange(0, LINES)
         inside = line < last
-        scales += (expert * (WIDTH // _GROUP) + first // _GROUP) * groups
+        scales += (expert * (WIDTH // GROUP) + first // GROUP) * groups
         made = tl.zeros([LINES, COLUMNS], dtype=tl.float32)
         for n in range(0, groups):
             scale = tl.load(x_scales + n * pairs + line, mask=inside, other=0.0) * tl.load(scales + n)
-            weight = weights.load([expert * WIDTH + first, n * _GROUP])
-            made += tl.dot(x.load([start, n * _GROUP]), weight.T) * scale[:, None]
+            weight = weights.load([expert * WIDTH + first, n * GROUP])
+            made += tl.dot(x.load([start, n * GROUP]), weight.T) * scale[:, None]
         column = first + tl.arange(0, COLUMNS)
         row = out + line.to(tl.int64)[:, None] * WIDTH
         tl.store(row + column[None, :], made.to(out.dtype.element_ty), mask=inside[:, None])

@@ -15,6 +15,9 @@ from workers.engine.continuous.ops.base import FLOAT8_BLOCK
 #: the scale of a group of zeros, times 448
 MIN_AMAX = tl.constexpr(1e-10)
 
+#: width of a group, which is that of a block with a scale
+GROUP = tl.constexpr(FLOAT8_BLOCK)
+
 #: groups of one program
 _GROUPS = 16
 
@@ -27,11 +30,18 @@ def scale_of(x, axis: tl.constexpr):
 
 
 @triton.jit
-def rounded(x, weight_scales, kind: tl.constexpr):
-    """Return float32 `x` (..., groups, 128) as quantized values stand for it, times the weights' scales (groups)."""
-    scale = scale_of(x, len(x.shape) - 1)
-    values = tl.div_rn(x, tl.broadcast_to(tl.expand_dims(scale, len(x.shape) - 1), x.shape)).to(kind).to(tl.float32)
-    return values * tl.expand_dims(scale * weight_scales, len(x.shape) - 1)
+def _quantized(x, kind: tl.constexpr):
+    """Return values and scales of groups, which are float32 and lie along the last axis."""
+    last: tl.constexpr = len(x.shape) - 1
+    scale = scale_of(x, last)
+    return tl.div_rn(x, tl.broadcast_to(tl.expand_dims(scale, last), x.shape)).to(kind), scale
+
+
+@triton.jit
+def rounded_and_scaled(x, weight_scales, kind: tl.constexpr):
+    """Quantize and dequantize float32 (..., groups, 128), and multiply by the weights' scales (..., groups)."""
+    values, scale = _quantized(x, kind)
+    return values.to(tl.float32) * tl.expand_dims(scale * weight_scales, len(x.shape) - 1)
 
 
 @triton.jit(do_not_specialize=["rows", "tokens", "token_stride", "group_stride"])
@@ -47,8 +57,7 @@ def _quantize_kernel(
     at = token.to(tl.int64)[:, None] * WIDTH + column
     inside = (token < rows)[:, None] & (column < WIDTH)
     wide = tl.load(x + at, mask=inside & (token < tokens)[:, None], other=0.0).to(tl.float32)
-    scale = scale_of(wide, 1)
-    made = tl.div_rn(wide, tl.broadcast_to(scale[:, None], wide.shape)).to(values.dtype.element_ty)
+    made, scale = _quantized(wide, values.dtype.element_ty)
     tl.store(values + at, made, mask=inside)
     tl.store(scales + token * token_stride + group * group_stride, scale, mask=token < rows)
 

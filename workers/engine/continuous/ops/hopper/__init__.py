@@ -8,6 +8,7 @@ which is 256 columns wide (in float8 128): with smaller tiles, reading from the 
 A stage has two barriers. `full` ends a phase when the producer's copies into the stage are there, `empty` when all
 consumers have released it. Nothing waits forever, whatever the experts: the producer fills the stages in turn, and each
 consumer waits for each of them once and releases it once, in the same turn, also without lines in the tile. To release
-a stage it needs the next one to be filled, or none at a tile's end, and to fill that one the producer needs only what
-was released a whole turn of stages before. Each number is drawn once, and one behind the last tile ends the program.
+a stage it needs the next one to be filled, or none at a tile's end (in float8 nowhere), and to fill that one the
+producer needs only what was released a whole turn of stages before. Each number is drawn once, and one behind the last
+tile ends the program.
 """

@@ -16,7 +16,7 @@ from workers.engine.continuous.ops.hopper.tiles import NOTES, ROWS, next_stage
 
 @gluon.jit
 def consume(
-    out, a, b, notes, full, empty, pairs, x_scales, scales, step,
+    out, a, b, notes, full, empty, pairs, x_scales, scales, group_stride,
     WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, COUNT: gl.constexpr,
     GATHER: gl.constexpr, FLOAT8: gl.constexpr, DEPTH: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -26,13 +26,13 @@ def consume(
     wide: gl.constexpr = COLUMNS // 2
     stage = gl.to_tensor(0)
     phase = gl.to_tensor(0)
-    packed, start, block = _await_tile(notes, full, stage, phase)
+    packed, start, scale_row = _await_tile(notes, full, stage, phase)
     while packed > 0:
         lines, column = packed & 255, packed >> 8
         if lines > line:
             if FLOAT8:
                 one, two, stage, phase = multiply_float8(
-                    a, b, full, empty, stage, phase, pairs, x_scales, scales, step, start, lines, block,
+                    a, b, full, empty, stage, phase, pairs, x_scales, scales, group_stride, start, lines, scale_row,
                     WHICH, WIDTH, HALF, COUNT, GATHER,
                 )  # fmt: skip
             else:
@@ -44,7 +44,7 @@ def consume(
                 _store(out, two.to(kind), start, line, lines, column * COLUMNS + wide, SIZE, wide)
         else:
             stage, phase = _pass_over(full, empty, stage, phase, WIDTH // DEPTH, STAGES)
-        packed, start, block = _await_tile(notes, full, stage, phase)
+        packed, start, scale_row = _await_tile(notes, full, stage, phase)
 
 
 @gluon.jit

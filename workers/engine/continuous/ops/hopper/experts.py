@@ -12,7 +12,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from workers.engine.continuous.ops.base import Float8Matrix, Matrix
+from workers.engine.continuous.ops.base import Float8Matrix, Matrix, parts
 from workers.engine.continuous.ops.expert_order import Order, order_of
 from workers.engine.continuous.ops.hopper import float8_products, products
 from workers.engine.continuous.ops.hopper.consumer import consume
@@ -20,9 +20,9 @@ from workers.engine.continuous.ops.hopper.tiles import CONSUMERS, LINES, NOTES, 
 from workers.engine.continuous.ops.quantize import quantize
 
 
-@gluon.jit(do_not_specialize=["total", "step"])
+@gluon.jit(do_not_specialize=["total", "group_stride"])
 def _kernel(
-    rows, weights, pairs, spans, blocks, drawn, out, x_scales, scales, total, step,
+    rows, weights, pairs, spans, blocks, drawn, out, x_scales, scales, total, group_stride,
     WIDTH: gl.constexpr, HALF: gl.constexpr, SIZE: gl.constexpr, TILES: gl.constexpr, EXPERTS: gl.constexpr,
     COUNT: gl.constexpr, GATHER: gl.constexpr, FLOAT8: gl.constexpr, DEPTH: gl.constexpr, COLUMNS: gl.constexpr,
     STAGES: gl.constexpr, WARPS: gl.constexpr, FLAT: gl.constexpr, SPREAD: gl.constexpr, REGISTERS: gl.constexpr,
@@ -45,15 +45,15 @@ def _kernel(
         mbarrier.init(empty.index(n), count=CONSUMERS)
     gl.warp_specialize([
         (consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 0,
+            out, a, b, notes, full, empty, pairs, x_scales, scales, group_stride, 0,
             WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
         (consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 1,
+            out, a, b, notes, full, empty, pairs, x_scales, scales, group_stride, 1,
             WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
         (consume, (
-            out, a, b, notes, full, empty, pairs, x_scales, scales, step, 2,
+            out, a, b, notes, full, empty, pairs, x_scales, scales, group_stride, 2,
             WIDTH, HALF, SIZE, COUNT, GATHER, FLOAT8, DEPTH, COLUMNS, STAGES,
         )),
         (produce, (
@@ -65,7 +65,7 @@ def _kernel(
 
 def hopper_experts(x: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> tuple[Tensor, Tensor]:
     """Do what `grouped_experts` or `float8_grouped_experts` does, where `hopper_experts_for` returns it."""
-    number, width, inner = (down.values if isinstance(down, Float8Matrix) else down).shape
+    number, width, inner = parts(down)[0].shape
     order = order_of(chosen, number, LINES.value)
     gated, made = x.new_empty(chosen.numel(), inner), x.new_empty(chosen.numel(), width)
     if isinstance(gate_up, Float8Matrix):
@@ -84,8 +84,8 @@ def _launch(
     out: Tensor, half: int,
 ) -> None:  # fmt: skip
     gather = isinstance(rows, Tensor)
-    float8 = isinstance(matrix, Float8Matrix)
-    weights, scales = (matrix.values, matrix.scales) if isinstance(matrix, Float8Matrix) else (matrix, None)
+    weights, scales = parts(matrix)
+    float8 = scales is not None
     shape = float8_products if float8 else products
     experts, columns, width = weights.shape
     tiles = columns // shape.COLUMNS.value

@@ -35,13 +35,13 @@ def _halves(made):
 
 @gluon.jit
 def multiply_float8(
-    a, b, full, empty, stage, phase, pairs, x_scales, scales, step, start, lines, block,
+    a, b, full, empty, stage, phase, pairs, x_scales, scales, group_stride, start, lines, scale_row,
     WHICH: gl.constexpr, WIDTH: gl.constexpr, HALF: gl.constexpr, COUNT: gl.constexpr, GATHER: gl.constexpr,
 ):  # fmt: skip
     """Return a consumer's products with both halves of a tile's columns, which may have scales of their own.
 
-    `scales` has the weights' (rows / 128, WIDTH / 128), the tile's in row `block` and with HALF so much behind it;
-    `x_scales` the tokens' (T, WIDTH / 128) with GATHER, else the lines' (WIDTH / 128, `step`).
+    `scales` has the weights' (rows / 128, WIDTH / 128), the tile's in row `scale_row` and with HALF so much behind it;
+    `x_scales` the tokens' (T, WIDTH / 128) with GATHER, else the lines' (WIDTH / 128, `group_stride`).
     """
     mma: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, COLUMNS, 32])
     flat: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
@@ -49,17 +49,17 @@ def multiply_float8(
     own = WHICH * ROWS + gl.arange(0, ROWS, layout=gl.SliceLayout(1, mma))
     inside = own < lines
     places = gl.load(pairs + start + own, mask=inside, other=0) // COUNT * groups if GATHER else start + own
-    first = scales + block * groups
+    first = scales + scale_row * groups
     second = first + HALF // DEPTH * groups
     # two pieces that are copied apart are one of all columns
     whole = b._reinterpret(b.dtype, [STAGES, COLUMNS, DEPTH], flat)
     nothing = gl.zeros([ROWS, COLUMNS], dtype=gl.float32, layout=mma)
     one, two = _halves(nothing)
-    kind: gl.constexpr = gl.SliceLayout(1, one.type.layout)
+    scale_layout: gl.constexpr = gl.SliceLayout(1, one.type.layout)
     for k in range(0, groups):
-        scale = gl.load(x_scales + places + k * step, mask=inside, other=0.0)
-        one_scale = gl.convert_layout(scale * gl.load(first + k), kind, assert_trivial=True)
-        two_scale = gl.convert_layout(scale * gl.load(second + k), kind, assert_trivial=True)
+        scale = gl.load(x_scales + places + k * group_stride, mask=inside, other=0.0)
+        one_scale = gl.convert_layout(scale * gl.load(first + k), scale_layout, assert_trivial=True)
+        two_scale = gl.convert_layout(scale * gl.load(second + k), scale_layout, assert_trivial=True)
         mbarrier.wait(full.index(stage), phase)
         if GATHER:
             # what threads have copied, the tensor cores read otherwise than threads do

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from workers.engine.continuous.ops.base import Float8Matrix, Matrix
+from workers.engine.continuous.ops.base import Float8Matrix, Matrix, parts
 from workers.engine.continuous.ops.float8_grouped_experts import float8_grouped_experts
 from workers.engine.continuous.ops.gluon import runs_on
 from workers.engine.continuous.ops.grouped_experts import grouped_experts
@@ -18,7 +18,7 @@ from workers.engine.continuous.ops.trial import tried
 
 Multiply = Callable[[Tensor, Tensor, Any, Any], tuple[Tensor, Tensor]]
 
-#: tokens from which they are faster: by 2 % here (not at all in float8), by 9 to 19 % (14 to 22 %) from 2,048 to 3,072,
+#: tokens from which they are faster: by 2 % here (not at all in float8), by 9 to 19 % (14 to 20 %) from 2,048 to 3,072,
 #: on an H200 for the 30B's sizes
 _LEAST_TOKENS = 1024
 
@@ -32,10 +32,10 @@ def hopper_experts_for(x: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix)
     The first call for sizes compiles and tries it, which takes seconds and is not possible while a graph is captured.
     """
     float8 = isinstance(down, Float8Matrix)
-    weights = [matrix.values if isinstance(matrix, Float8Matrix) else matrix for matrix in (gate_up, down)]
+    weights = [parts(matrix)[0] for matrix in (gate_up, down)]
     _, width, inner = weights[1].shape
     whole = inner % 128 == 0 and width % (128 if float8 else 256) == 0 and all(map(Tensor.is_contiguous, weights))
-    # lines' places are 32 bits wide, and the tensor cores multiply two bytes here, or quantized ones
+    # lines' places are 32 bits wide, and activations have 16 bits, in float8 before they are quantized
     if len(x) < _LEAST_TOKENS or not whole or x.numel() >= 2**31 or x.element_size() != 2:
         return None
     key = (x.device, x.dtype, float8, weights[0].shape, weights[1].shape, chosen.shape[1])
@@ -61,7 +61,7 @@ def _trial_error(like: Tensor, gate_up: Matrix, down: Matrix, count: int, ours: 
     """Return the relative difference from the kernels for other cards, NaN if something is NaN."""
     generator = torch.Generator(like.device).manual_seed(1)
     drawn = partial(torch.randn, device=like.device, generator=generator)
-    experts = len(gate_up.values if isinstance(gate_up, Float8Matrix) else gate_up)
+    experts = len(parts(gate_up)[0])
     x, logits = drawn(_LEAST_TOKENS, like.shape[1]).to(like.dtype), drawn(_LEAST_TOKENS, experts)
     # half of the tokens crowd, so that some experts have tiles of all their lines, and others few lines
     logits[::2, :count] += 100
