@@ -42,7 +42,7 @@ class WorkerProcess:
                 process_group=0,
             )
 
-    def wait_ready(self, ledger: Ledger, timeout_s: float = 60) -> None:
+    def wait_ready(self, ledger: Ledger, timeout_s: float = 90) -> None:
         until = time.monotonic() + timeout_s
         while not self._is_listed(ledger):
             assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text()}"
