@@ -21,12 +21,12 @@ def load(worker: Worker) -> None:
         case "org/broken":
             raise NotReady("the card has 3.0 GiB free,\nand the weights need 58.0 GiB")
         case "org/crashing":
-            EchoEngine._submit = lambda engine, pending, _: engine._crash(pending.prompt.id)  # type: ignore[method-assign]
+            EchoEngine._submit = lambda engine, pending, _: engine._crash(pending.prompt.id)
         case "org/slow":
             while not Path(os.environ["LOADS"]).exists():
                 time.sleep(0.05)
     _load(worker)
 
 
-Worker.load = load  # type: ignore[method-assign]
+Worker.load = load
 app = make_worker_app()

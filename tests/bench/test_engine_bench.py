@@ -79,7 +79,7 @@ def test_it_measures_prompts_that_begin_alike_with_a_prefix_cache_and_without(co
     for work in ("W3, in order", "W3, interleaved", "W4"):
         cached, off = (compared[f"{work}, continuous{name}"] for name in ("", ", no prefix cache"))
         assert float(str(compared[f"{work}: with a prefix cache over without"]["worst"])) > 0
-        assert cached["notes"]["cached_share"] > 0.2 > off["notes"]["cached_share"] == 0  # type: ignore[index]
+        assert cached["notes"]["cached_share"] > 0.2 > off["notes"]["cached_share"] == 0
     assert float(str(compared["W1: with a prefix cache over without, nothing shared"]["worst"])) > 0
 
 
@@ -88,7 +88,7 @@ def test_it_measures_float8_and_the_error_of_its_logits(compared: Figures) -> No
     # the reference is the engine's own arithmetic, on a machine without a card
     exact, quantized = (compared[f"relative error of {kind} logits"] for kind in ("float32", "fp8"))
     assert float(str(exact["worst"])) < 1e-5
-    assert exact["notes"]["same_greedy_token"] == 1  # type: ignore[index]
+    assert exact["notes"]["same_greedy_token"] == 1
     assert 1e-4 < float(str(quantized["worst"])) < 0.05
     for part in ("all at once", "one alone, p50 of 10"):
         assert float(str(compared[f"W1, spread routing, continuous, fp8, {part}"]["worst"])) > 0

@@ -43,17 +43,17 @@ def test_usage_counts_calls_and_bytes_since(redis: Redis) -> None:
 
 
 def test_the_ledger_works_as_a_function(redis: Redis) -> None:
-    redis.execute_command("FUNCTION", "LOAD", library())  # type: ignore[no-untyped-call]
+    redis.execute_command("FUNCTION", "LOAD", library())
     try:
         commands = [accept_command("a", "interactive", b"{}", 60, "", Limits())] * 2
         commands.append(([entry_key("a")], ["take", "a", outcome_key("a"), "w", "token", 9000, "0", 0]))
         commands.append(close_command(Ending("a", "token", b"{}", 60), Limits()))
-        replies = [redis.execute_command("FCALL", "vqa", len(keys), *keys, *words) for keys, words in commands]  # type: ignore[no-untyped-call]
+        replies = [redis.execute_command("FCALL", "vqa", len(keys), *keys, *words) for keys, words in commands]
         assert replies[:2] == [b"accepted", b"open"]
         assert replies[2][0] == b"taken"
         assert replies[3] == [1, [], b"interactive"]
     finally:
-        redis.execute_command("FUNCTION", "DELETE", "vqa")  # type: ignore[no-untyped-call]
+        redis.execute_command("FUNCTION", "DELETE", "vqa")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 1.0], ids=["30%", "70%", "100%"])

@@ -87,7 +87,7 @@ def test_one_worker_serves_a_lane_in_order_and_is_not_idle_while_interactive_job
     assert began == sorted(began)
     for work in works:
         busy = [other for other in works if (other.began or 0) <= work.arrives < (other.ended or 0)]
-        assert work.waited_s == pytest.approx(0) or len(busy) >= 3 or any(b < work.began for b in began)  # type: ignore[operator]
+        assert work.waited_s == pytest.approx(0) or len(busy) >= 3 or any(b < work.began for b in began)
 
 
 def waits_of_erlangs_queue(servers: int, utilisation: float, seed: int, jobs: int) -> list[float]:

@@ -56,7 +56,7 @@ def flush(chaos: Chaos, random: random.Random) -> bool:
     chaos.load(random)
     try:
         for _ in range(20):
-            chaos.redis.script_flush()  # type: ignore[no-untyped-call]
+            chaos.redis.script_flush()
             time.sleep(random.uniform(0, 0.1))
     except RedisError:
         return False

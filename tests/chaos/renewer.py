@@ -65,7 +65,7 @@ def _measure(redis: Redis, seconds: float) -> tuple[float, Counter[str]]:
     assert thread.ident
     clock = time.pthread_getcpuclockid(thread.ident)
     calls: Counter[str] = Counter()
-    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+    with redis.monitor() as monitor:
         before, until = time.clock_gettime(clock), time.monotonic() + seconds
         watching = threading.Thread(target=_count, args=(monitor, calls, until))
         watching.start()
@@ -78,7 +78,7 @@ def _measure(redis: Redis, seconds: float) -> tuple[float, Counter[str]]:
 
 
 def _count(monitor: object, calls: Counter[str], until: float) -> None:
-    for command in monitor.listen():  # type: ignore[attr-defined]
+    for command in monitor.listen():
         if time.monotonic() >= until:
             return
         if command["client_type"] != "lua":

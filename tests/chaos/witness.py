@@ -35,7 +35,7 @@ class Witness:
         self._thread.join()
 
     def _run(self) -> None:
-        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
         while not self._stopping.is_set():
             try:
                 if not pubsub.subscribed:

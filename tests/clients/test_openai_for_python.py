@@ -187,7 +187,7 @@ def test_lists_go_on_over_pages(site: Site) -> None:
     client = site.client()
     files = [client.files.create(file=(f"{n}.jsonl", batch_line(n, {})), purpose="batch").id for n in range(5)]
     given = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    batches = [client.batches.create(input_file_id=id, **given).id for id in files]  # type: ignore[arg-type]
+    batches = [client.batches.create(input_file_id=id, **given).id for id in files]
     assert [file.id for file in client.files.list(limit=2, purpose="batch")] == files[::-1]
     assert [file.id for file in client.files.list(limit=2, purpose="batch", order="asc")] == files
     assert [batch.id for batch in client.batches.list(limit=2)] == batches[::-1]

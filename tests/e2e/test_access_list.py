@@ -406,7 +406,7 @@ FLOWER = [
 )
 def test_what_a_user_is_not_for_is_refused(login: Login, user: str, command: tuple[str, ...]) -> None:
     with pytest.raises(NoPermissionError):
-        login(user).execute_command(*command)  # type: ignore[no-untyped-call]
+        login(user).execute_command(*command)
 
 
 @pytest.mark.parametrize("user", ["producer", "worker", "flower", "gateway"])

@@ -189,7 +189,7 @@ def _events(*urls: str) -> Iterator[list[str]]:
     stopping = threading.Event()
 
     def listen(url: str) -> None:
-        with Redis.from_url(url) as redis, redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+        with Redis.from_url(url) as redis, redis.pubsub() as pubsub:
             pubsub.psubscribe("*celeryev*", "*pidbox*")
             while not stopping.is_set():
                 message = pubsub.get_message(timeout=0.1)

@@ -220,7 +220,7 @@ def test_under_load_it_counts_each_job_once_and_says_what_it_is(
     cancelled = client.submit_many(Job(messages=words) for _ in range(10))
     overdue = client.submit_many(Job(messages=words, timeout_s=0.2) for _ in range(10))
     assert all(client.cancel(id) for id in cancelled)
-    assert {each.code() for _, each in client.answers(overdue, timeout_s=WAIT_S)} == {"deadline_exceeded"}  # type: ignore[union-attr]
+    assert {each.code() for _, each in client.answers(overdue, timeout_s=WAIT_S)} == {"deadline_exceeded"}
     assert all(client.cancel(id) for id in slow)
     failed = client.submit_many(Job(messages=words, metadata={"echo_fail": "BadImage"}) for _ in range(20))
     again = {"attempts": 2, "base_s": 0, "cap_s": 0}

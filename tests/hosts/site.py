@@ -232,7 +232,7 @@ class Site:
 
     def _sentinel_knows(self, host: str, master: str) -> bool:
         with suppress(RedisError), Redis(unix_socket_path=str(self._path(host, "sentinel.sock"))) as sentinel:
-            about = sentinel.sentinel_masters()["vqa"]  # type: ignore[index,call-overload]
+            about = sentinel.sentinel_masters()["vqa"]
             others = len(REDIS_HOSTS) - 1
             known = about["num-slaves"], about["num-other-sentinels"]
             return bool(about["ip"] == self.network.address(master) and known == (others, others))

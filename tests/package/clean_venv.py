@@ -34,7 +34,7 @@ class CleanVenv:
         program, *arguments = command
         return subprocess.run(
             [self.python.parent / program, *arguments], capture_output=True, text=True, timeout=100, **options
-        )  # type: ignore[call-overload, no-any-return]
+        )
 
     def _copy(self, found: Distribution) -> None:
         for file in found.files or ():

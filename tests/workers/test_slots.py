@@ -132,7 +132,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def download(model: str, name: str, revision: str | None) -> str:
         if model != "some/model" or revision != "v1" or not (tmp_path / name).is_file():
-            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
         fetched.append(name)
         return str(tmp_path / name)
 

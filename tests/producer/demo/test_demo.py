@@ -24,7 +24,7 @@ def answered() -> list[tuple[Example, Outcome]]:
 
 
 def printed(thing: object, **options: object) -> str:
-    console = Console(file=io.StringIO(), width=80, **options)  # type: ignore[arg-type]
+    console = Console(file=io.StringIO(), width=80, **options)
     console.print(thing)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -51,7 +51,7 @@ def shared_host(identity: Identity, png: bytes) -> Iterator[ImageHost]:
 @pytest.fixture(scope="module")
 def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(QueueSettings(redis_url=server.url)) as redis:
-        redis.url = server.url  # type: ignore[attr-defined]
+        redis.url = server.url
         yield redis
 
 
@@ -61,7 +61,7 @@ def fetching(
 ) -> Iterator[GatewayProcess]:
     """A gateway that may fetch from `shared_host`; no worker takes its jobs."""
     variables = shared_host.variables | {"VQA_FETCH_ROOTS": str(folder), "VQA_GATEWAY_TEST_MODELS": "1"}
-    gateway = GatewayProcess(own_redis.url, tmp_path_factory.mktemp("gateway"), **variables)  # type: ignore[attr-defined]
+    gateway = GatewayProcess(own_redis.url, tmp_path_factory.mktemp("gateway"), **variables)
     yield gateway
     gateway.stop()
 

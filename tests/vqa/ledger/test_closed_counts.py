@@ -19,7 +19,7 @@ def counted(redis: Redis, queue: str) -> int:
 def test_jobs_that_workers_close_are_counted_by_lane(redis: Redis) -> None:
     ledger = Ledger(redis)
     for id, lane in (("a", "bulk"), ("b", "bulk"), ("c", "interactive")):
-        ledger.accept(id, lane, b"{}", 60)  # type: ignore[arg-type]
+        ledger.accept(id, lane, b"{}", 60)
         assert close(ledger, id)
     assert (counted(redis, "bulk"), counted(redis, "interactive")) == (2, 1)
     assert all(300_000 < redis.pttl(key) <= 330_000 for key in redis.keys("vqa:closed:*"))

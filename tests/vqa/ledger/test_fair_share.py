@@ -22,10 +22,7 @@ def ledger(redis: Redis) -> Ledger:
 def submit(ledger: Ledger, tenant: str | None, count: int, lane: str = "bulk", timeout_s: float = 60) -> list[str]:
     """Jobs as a producer submits them; what became of each."""
     ids = (f"{tenant}-{lane}-{number:05d}" for number in range(count))
-    return [
-        ledger.accept(id, lane, b"{}", timeout_s, tenant=tenant, may_wait=True)  # type: ignore[arg-type]
-        for id in ids
-    ]
+    return [ledger.accept(id, lane, b"{}", timeout_s, tenant=tenant, may_wait=True) for id in ids]
 
 
 def take(ledger: Ledger, id: str) -> Lease:

@@ -162,7 +162,7 @@ class Verbs(RuleBasedStateMachine):
     )
     def retry(self, id: str, back: int, charge: str, delay_s: int, error: str) -> None:
         job, token = self.jobs[id], self.token(id, back)
-        again = self.ledger.retry(id, token, delay_s, error, charge)  # type: ignore[arg-type]
+        again = self.ledger.retry(id, token, delay_s, error, charge)
         holds = job.state == "leased" and job.token == token
         assert again == (holds or (job.open and job.retried == token))
         if holds:

@@ -89,7 +89,7 @@ def test_a_dead_letter_is_retried_with_its_trace_and_streamed_to_nobody(ledger: 
 
 def test_a_portion_is_read_as_it_was_written(redis: Redis) -> None:
     portion = Portion(2, 1_700_000_000_000, 5, "naïve \n\0 猫")
-    redis.xadd("x", portion.fields())  # type: ignore[arg-type]
+    redis.xadd("x", portion.fields())
     [(_, fields)] = cast(list[tuple[bytes, dict[bytes, bytes]]], redis.xrange("x"))
     assert Portion.parse(fields | {b"later": b"1"}) == portion
 

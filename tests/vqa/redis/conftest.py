@@ -56,7 +56,9 @@ def call_async(
             if once_connected:
                 await cast(Awaitable[Any], connection.ping())
                 once_connected()
-            return await cast(Awaitable[Any], connection.execute_command(*command.split()))  # type: ignore[no-untyped-call]  # redis-py has no type for it
+            return await cast(
+                Awaitable[Any], connection.execute_command(*command.split())
+            )  # redis-py has no type for it
 
     return asyncio.run(call())
 

@@ -50,12 +50,12 @@ REPLIES = [
 
 def _raised(reply: str) -> RedisError:
     """What redis-py makes of it."""
-    error: RedisError = BaseParser.parse_error(reply)  # type: ignore[no-untyped-call]
+    error: RedisError = BaseParser.parse_error(reply)
     return error
 
 
 def _in_a_pipeline(error: RedisError, command: str) -> RedisError:
-    Pipeline.annotate_exception(cast(Pipeline, None), error, 3, ["SET", "key", command])  # type: ignore[no-untyped-call]
+    Pipeline.annotate_exception(cast(Pipeline, None), error, 3, ["SET", "key", command])
     return error
 
 

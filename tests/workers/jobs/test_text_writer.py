@@ -126,7 +126,7 @@ def test_a_stream_that_another_program_has_overwritten_keeps_no_other_back(
         began = time.monotonic()
         for number in range(3):
             b(str(number))
-            soon(lambda said=str(number): text(redis, "b").endswith(said))  # type: ignore[misc]
+            soon(lambda said=str(number): text(redis, "b").endswith(said))
         assert time.monotonic() - began < 0.4
     assert redis.get(stream_key("a")) == b"a secret"
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -153,8 +153,8 @@ def test_a_turned_image_is_set_upright(format: str, mode: str, useful_pixels: in
 
     # a quarter turn clockwise: what was left is on top
     assert photo.height > photo.width
-    assert near(photo.getpixel((3, 3))[:1], (top,))  # type: ignore[index]
-    assert near(photo.getpixel((3, photo.height - 3))[:1], (bottom,))  # type: ignore[index]
+    assert near(photo.getpixel((3, 3))[:1], (top,))
+    assert near(photo.getpixel((3, photo.height - 3))[:1], (bottom,))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (31, 17)])

@@ -37,7 +37,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[ImageRequest]:
 
     def counted(self: Decoder, data: bytes, admit: object, request: ImageRequest) -> Images:
         requests.append(request)
-        return decode(self, data, admit, request)  # type: ignore[arg-type]
+        return decode(self, data, admit, request)
 
     monkeypatch.setattr(Decoder, "decode", counted)
     return requests

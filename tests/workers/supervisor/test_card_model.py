@@ -71,7 +71,7 @@ def test_a_model_that_fails_gives_way_to_the_last_that_was_ready(kept: bool) -> 
 
 def test_a_process_that_ends_after_it_asked_is_followed_by_the_new_model_at_once() -> None:
     supervisor = Supervisor([()], None, WorkerSettings(restarts=0), EngineSettings())
-    worker = Worker((), "cpu", CardModel(OWN), process=Ended(REQUEST), failures=3)  # type: ignore[arg-type]
+    worker = Worker((), "cpu", CardModel(OWN), process=Ended(REQUEST), failures=3)
     supervisor._on_end(worker, "was killed by SIGKILL")
     assert (worker.state, worker.failures, worker.model.target) == ("ended", 0, NEW)
     assert worker.next_start <= time.monotonic()
@@ -96,7 +96,7 @@ def test_a_request_is_read_after_a_process_was_killed_that_sent_it(monkeypatch: 
 
 def test_a_new_model_that_dies_before_it_is_ready_gives_way_to_the_old_one() -> None:
     supervisor = Supervisor([()], None, WorkerSettings(restarts=0), EngineSettings())
-    worker = Worker((), "cpu", CardModel(OWN), process=Ended())  # type: ignore[arg-type]
+    worker = Worker((), "cpu", CardModel(OWN), process=Ended())
     worker.model.try_out(REQUEST)
     supervisor._on_end(worker, "was killed by SIGKILL before it was ready")
     assert (worker.state, worker.model.target) == ("ended", OWN)
@@ -108,10 +108,10 @@ def test_a_new_model_that_dies_before_it_is_ready_gives_way_to_the_old_one() -> 
 @pytest.mark.parametrize(("up_s", "target"), [(29, OWN), (31, NEW)], ids=["watched", "kept"])
 def test_a_new_model_gives_way_to_the_old_one_if_it_ends_while_it_is_watched(up_s: float, target: Target) -> None:
     supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings())
-    worker = Worker((), "cpu", CardModel(OWN), process=Ended())  # type: ignore[arg-type]
+    worker = Worker((), "cpu", CardModel(OWN), process=Ended())
     worker.model.try_out(REQUEST.model_copy(update={"watch_s": 30.0}))
     worker.state, worker.ready_at = "ready", time.monotonic() - up_s
-    supervisor._check_ready(worker, worker.process, late=True)  # type: ignore[arg-type]
+    supervisor._check_ready(worker, worker.process, late=True)
     supervisor._on_end(worker, "exited with status 70")
     # one that was kept is restarted as ever
     assert (worker.state, worker.failures, worker.model.target) == ("ended", int(target == NEW), target)

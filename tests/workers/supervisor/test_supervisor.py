@@ -64,12 +64,12 @@ def test_a_card_whose_worker_answered_jobs_is_not_given_up_for_later_deaths(answ
     worker = Worker((), "cpu", MODEL)
     for number in range(5):
         worker.state, worker.ready_at = "ready", time.monotonic()
-        worker.process = Ended(answered and number == 0)  # type: ignore[assignment]
+        worker.process = Ended(answered and number == 0)
         supervisor._on_end(worker, "exited with status 1")
         if worker.state == "given up":
             break
     assert worker.state == state
-    worker.process = Ended(False)  # type: ignore[assignment]
+    worker.process = Ended(False)
     supervisor._on_end(worker, "exited with status 1 before it was ready")
     assert worker.state == "given up"
 
@@ -93,7 +93,7 @@ def test_a_worker_is_started_once_the_card_is_free(monkeypatch: pytest.MonkeyPat
     freed, started = False, list[Worker]()
     supervisor = Supervisor([()], None, WorkerSettings(), EngineSettings())
     monkeypatch.setattr(supervisor, "_start", started.append)
-    worker = Worker((), "cpu", MODEL, process=Lingering(True), next_start=time.monotonic())  # type: ignore[arg-type]
+    worker = Worker((), "cpu", MODEL, process=Lingering(True), next_start=time.monotonic())
     supervisor._check(worker, late=False)
     assert not started
     freed = True

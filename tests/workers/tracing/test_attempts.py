@@ -76,13 +76,13 @@ class AnsweringEngine:
 
 def test_the_stages_of_an_answer_are_in_order_and_tell_no_text(recorded: Recorded) -> None:
     spans = AttemptSpans(recorded.tracing, "w", "m")
-    engine = TracedEngine(AnsweringEngine(), spans.stages)  # type: ignore[arg-type]
+    engine = TracedEngine(AnsweringEngine(), spans.stages)
     own, job = lease(tenant="a tenant"), Job(messages=[{"role": "user", "content": "secret"}])
     with spans.around(own):
         assert spans.before(job, own) is None
-        engine.submit(Prompt("job", (), params=None))  # type: ignore[arg-type]
+        engine.submit(Prompt("job", (), params=None))
         time.sleep(0.7)
-        spans.stages("job").settled_ns = time.time_ns()  # type: ignore[union-attr]
+        spans.stages("job").settled_ns = time.time_ns()
         assert spans.after(job, own, ANSWER) is ANSWER
     [attempt], [chat], [prefill], [decode] = map(recorded.spans, ("process bulk", "chat m", "prefill", "decode"))
     assert (span_id(attempt), parent_id(attempt)) == (TOKENS[0][:16], SENT)

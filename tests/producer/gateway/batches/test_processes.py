@@ -98,7 +98,7 @@ def test_the_output_grows_while_rows_are_answered_and_stays_when_the_rest_is_can
         assert set(seen) < set(now)
         seen = now
         done = counts(client.openai.batches.retrieve(batch.id))[1]
-        client.until(batch, lambda batch, done=done: counts(batch)[1] > done + 8)  # type: ignore[misc]
+        client.until(batch, lambda batch, done=done: counts(batch)[1] > done + 8)
     assert client.openai.files.retrieve(batch.output_file_id or "").purpose == "batch_output"
 
     assert client.openai.batches.cancel(batch.id).status in ("cancelling", "cancelled")

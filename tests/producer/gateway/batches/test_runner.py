@@ -214,7 +214,7 @@ async def test_jobs_carry_the_lane_the_tenant_and_the_trace_of_their_batch(bench
     id = await bench.begin([row(1, "q")], tenant="a", lane="interactive", trace=trace)
     await bench.until(id, lambda state: state.open == 1)
     [job] = Batches(redis).open_ids(id)
-    header, _, payload = redis.get(f"vqa:job:{job}").partition(b"\n")  # type: ignore[union-attr]
+    header, _, payload = redis.get(f"vqa:job:{job}").partition(b"\n")
 
     assert json.loads(header) | {"lane": "interactive", "tenant": "a", "batch": id, "trace": trace} == json.loads(
         header

@@ -194,7 +194,7 @@ class Restarting:
 
     def _write(self, lease: Lease, text: str) -> None:
         portion = Portion(lease.header.attempt, lease.header.taken or 0, 0, text)
-        self._redis.xadd(stream_key(lease.id), portion.fields())  # type: ignore[arg-type]
+        self._redis.xadd(stream_key(lease.id), portion.fields())
         self._redis.rpush(lease.header.reply, lease.id)
 
 

@@ -33,10 +33,10 @@ def test_it_counts_what_waits_and_bears_with_workers_of_earlier_releases(
 
     async def read() -> dict[str, object]:
         async with asgi(body_max_bytes=2**20) as http:
-            return (await http.get("/v1/status")).json()  # type: ignore[no-any-return]
+            return (await http.get("/v1/status")).json()
 
     status = asyncio.run(read())
-    assert status["lanes"]["bulk"]["queued"] == 3  # type: ignore[index]
+    assert status["lanes"]["bulk"]["queued"] == 3
     expected = {"name": "card0@here", "model": None, "engine": None, "slots": 4, "answered_1m": None}
     assert status["workers"] == [expected]
     # with its form it fits into a body

@@ -579,7 +579,7 @@ def test_interactive_prompts_go_before_bulk(starting: Starting, monkeypatch: pyt
         assert gate.reached.wait(SOON)
         for number, lane in enumerate(("bulk", "bulk", "interactive"), start=1):
             future = engine.submit(ask(number, lane=lane))
-            future.add_done_callback(lambda _, lane=lane: order.append(lane))  # type: ignore[misc]
+            future.add_done_callback(lambda _, lane=lane: order.append(lane))
             futures.append(future)
         wait_until(lambda: len(engine._intake._new) == 3)
 

@@ -100,7 +100,7 @@ class CachingBench:
                     each.fail(Cancelled("by a test"))
 
         loop = self.bench.loop(sizes, self.bench.ends)
-        loop._runner.forward = Failing(loop._runner.forward, failing)  # type: ignore[method-assign]
+        loop._runner.forward = Failing(loop._runner.forward, failing)
         loop.serve(Timetable(table, cancel), Heartbeat(60))
         return [each.future.exception(0) or each.future.result(0) for each in pending], loop
 

@@ -109,7 +109,7 @@ def failing(loop: Loop, passes: frozenset[int]) -> Loop:
             raise RuntimeError("a pass fails")
         return forward(batch)
 
-    loop._runner.forward = maybe  # type: ignore[method-assign]
+    loop._runner.forward = maybe
     return loop
 
 

@@ -19,7 +19,7 @@ class Ended:
 
 
 def count(counter: StatsCounter, batch: Batch, at: float) -> None:
-    counter.count(batch, Ended(at))  # type: ignore[arg-type]  # their times are all that is counted
+    counter.count(batch, Ended(at))  # their times are all that is counted
 
 
 def test_passes_with_prompts_and_steps_add_up() -> None:

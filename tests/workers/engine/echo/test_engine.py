@@ -136,7 +136,7 @@ def test_interactive_prompts_get_the_next_slot(engine: EchoEngine) -> None:
     lanes = {"c": "bulk", "d": "bulk", "e": "interactive", "f": "interactive"}
     futures = {id: engine.submit(ask(id, echo_delay_s=0.05, lane=lane)) for id, lane in lanes.items()}
     for id, future in futures.items():
-        future.add_done_callback(lambda _, id=id: order.append(id))  # type: ignore[misc]
+        future.add_done_callback(lambda _, id=id: order.append(id))
 
     wait_until(lambda: len(order) == 4)
     assert set(order[:2]) == {"e", "f"}

@@ -30,7 +30,7 @@ class Entered:
 
     def enter(self, slots: Slots, *prompts: Pending) -> None:
         for prompt in prompts:
-            slots.enter(prompt, lambda prompt=prompt: self.order.append(prompt))  # type: ignore[misc]
+            slots.enter(prompt, lambda prompt=prompt: self.order.append(prompt))
 
     def inside(self) -> list[Pending]:
         return [prompt for prompt in self.order if not prompt.settled]

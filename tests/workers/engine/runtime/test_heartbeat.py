@@ -39,7 +39,7 @@ def test_it_stalls_when_its_last_beat_is_older_than_its_phase_allows(story: list
             last = (what, tuple(how), now)
 
         late = last is not None and now - last[2] > limit_s(last[0], HANG_S)
-        assert heartbeat.stall() == (Stall(last[0], now - last[2], last[1], limit_s(last[0], HANG_S)) if late else None)  # type: ignore[index]
+        assert heartbeat.stall() == (Stall(last[0], now - last[2], last[1], limit_s(last[0], HANG_S)) if late else None)
         assert heartbeat.ids == (last[1] if last else ())
 
 

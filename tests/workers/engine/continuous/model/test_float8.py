@@ -61,7 +61,7 @@ def built(folders: pytest.TempPathFactory, experts: bool) -> Path:
         text = {"hidden_size": 192, "intermediate_size": 256, "head_dim": 64}
         for name, value in text.items():
             patch.setitem(TEXT, name, value)
-        patch.setitem(TEXT, "rope_parameters", {**TEXT["rope_parameters"], "mrope_section": [16, 8, 8]})  # type: ignore[dict-item]
+        patch.setitem(TEXT, "rope_parameters", {**TEXT["rope_parameters"], "mrope_section": [16, 8, 8]})
         patch.setitem(EXPERTS, "moe_intermediate_size", 128)
         patch.setitem(VISION, "out_hidden_size", 192)
         return build_model(folders.mktemp("whole"), experts=experts)
