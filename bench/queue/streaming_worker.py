@@ -19,7 +19,7 @@ CHARACTERS = 400
 
 _echo_of = engine.echo_of
 _append = text_writer.TextWriter._append
-_file = open(os.environ["BENCH_PIECES"], "a", buffering=1)  # noqa: SIM115
+_file = open(os.environ["BENCH_PIECES"], "a", buffering=1)  # noqa: SIM115  # until the process ends
 
 
 def _long_echo(prompt: Prompt) -> str:
